@@ -1,0 +1,408 @@
+"""The one schema: every key of a run, its default, its unit, and the checks between keys.
+
+Values come from the dataclass defaults, then a YAML file, then dotted overrides (`optim.batch_size=64`). A key that does
+not exist, a value of the wrong type and an impossible combination are `UserError`s that name the key, the value and what
+was expected.
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue
+
+from hpm_video.types import UserError
+
+
+def key(
+    default: Any, help: str, choices: Sequence[str] = (), least: float | None = None, most: float | None = None
+) -> Any:
+    """A field of the schema: default, one line of help with the unit, and what values it may take."""
+    metadata = {"help": help, "choices": tuple(choices), "least": least, "most": most}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    root: str = key(MISSING, "folder of the data set (SSv2 layout) or any folder of videos")
+    format: str = key("auto", "auto looks for labels.json + train.json", ["auto", "ssv2", "folder"])
+    annotations: str | None = key(None, "folder of SSv2's json files; null = data.root, or data.root/labels")
+    num_frames: int = key(16, "frames of a clip", least=1)
+    frame_size_px: list[int] = key([224, 224], "height and width of a clip, pixels")
+    sampling: str = key(
+        "segments",
+        "segments: one frame of each of num_frames parts (SSv2); dense: every stride-th frame (K400)",
+        ["segments", "dense"],
+    )
+    stride: int = key(4, "dense sampling: frames from one to the next", least=1)
+    crop: str = key(
+        "multiscale",
+        "multiscale (VideoMAE), random_resized (MAE) or center",
+        ["multiscale", "random_resized", "center"],
+    )
+    crop_scales: list[float] = key([1.0, 0.875, 0.75, 0.66], "multiscale: shares of the short side")
+    crop_area: list[float] = key([0.2, 1.0], "random_resized: least and most share of the area")
+    flip: bool = key(
+        False, "mirror half of the clips left-right (wrong for labels that name left and right, as SSv2's)"
+    )
+    mean: list[float] = key([0.485, 0.456, 0.406], "per channel, of values in 0..1")
+    std: list[float] = key([0.229, 0.224, 0.225], "per channel, of values in 0..1")
+    reader: str = key(
+        "auto", "auto: decord where installed, PyAV where decord fails or is absent", ["auto", "decord", "pyav"]
+    )
+    num_workers: int = key(2, "loader processes of each rank; 0 = read in the training process", least=0)
+    cache_gib: float = key(
+        0.0, "decoded frames kept in memory by each reading process, GiB; 0 = none (small sets only)", least=0
+    )
+    max_bad_share: float = key(
+        0.05, "stop when more than this share of the samples read so far could not be decoded", least=0, most=1
+    )
+    num_held_out: int = key(
+        32, "clips kept apart to measure the hardness gain (from the validation split where there is one)", least=1
+    )
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    size: str = key(
+        "b", "encoder: ti 192x12, s 384x12, b 768x12, l 1024x24, h 1280x32 (width x blocks)", ["ti", "s", "b", "l", "h"]
+    )
+    patch_px: int = key(16, "side of a patch, pixels", least=1)
+    tubelet: int = key(2, "frames of a token (1 for images)", least=1)
+    width: int | None = key(None, "encoder width; null = of the size", least=1)
+    depth: int | None = key(None, "encoder blocks; null = of the size", least=1)
+    num_heads: int | None = key(None, "encoder heads; null = of the size", least=1)
+    decoder_width: int | None = key(None, "pixel decoder and predictor width; null = of the size", least=1)
+    decoder_depth: int = key(4, "pixel decoder blocks", least=0)
+    decoder_heads: int | None = key(None, "pixel decoder and predictor heads; null = of the size", least=1)
+    predictor_depth: int = key(4, "loss predictor blocks", least=0)
+    positions: str = key(
+        "sincos1d",
+        "sincos1d (VideoMAE), sincos2d (MAE, one frame), sincos3d (separable space-time), learned",
+        ["sincos1d", "sincos2d", "sincos3d", "learned"],
+    )
+    cls_token: bool = key(False, "a class token before the patch tokens (MAE has one, VideoMAE none)")
+    drop_path: float = key(0.0, "largest rate of stochastic depth, rising linearly with the block", least=0, most=0.99)
+    checkpointing: bool = key(False, "recompute the blocks in the backward pass: less memory, about a third more time")
+
+
+@dataclass(kw_only=True)
+class MaskConfig:
+    mode: str = key(
+        "hpm",
+        "hpm; predictor_only (random masks, predictor trained); random (VideoMAE, MAE); inverted (hardest kept visible)",
+        ["hpm", "predictor_only", "random", "inverted"],
+    )
+    unit: str = key(
+        "tube", "tokens masked as one: tube (a place over all time), token, block", ["tube", "token", "block"]
+    )
+    block: list[int] = key([1, 1, 1], "unit block: tokens in time, height, width")
+    ratio: float = key(0.9, "share of the units that is masked", least=0, most=1)
+    hard_share_start: float = key(
+        0.0, "alpha_0: share of the masked units chosen by difficulty at the start", least=0, most=1
+    )
+    hard_share_end: float = key(0.5, "alpha_T: the same at the end, linear in between", least=0, most=1)
+
+
+@dataclass(kw_only=True)
+class TeacherConfig:
+    view: str = key(
+        "all",
+        "all: sees every token (paper); partial: sees a random share of the units, as a student does",
+        ["all", "partial"],
+    )
+    visible_share: float | None = key(
+        None, "partial view: share of the units the teacher sees; null = 1 - mask.ratio", least=0, most=1
+    )
+    num_views: int = key(1, "partial view: random views whose predictions are averaged", least=1)
+    aggregate: str = key("mean", "difficulty of a unit from its tokens", ["mean", "max", "topk"])
+    top_k: int = key(2, "aggregate topk: mean of the k hardest tokens of a unit", least=1)
+    momentum_start: float = key(0.999, "EMA momentum at the start", least=0, most=1)
+    momentum_end: float = key(0.9999, "EMA momentum after the rise", least=0, most=1)
+    momentum_rise: float = key(
+        0.125, "share of the run over which the momentum rises linearly (paper: 100 of 800 epochs)", least=0, most=1
+    )
+
+
+@dataclass(kw_only=True)
+class ObjectiveConfig:
+    target: str = key(
+        "norm_channel",
+        "raw pixels; norm_token (MAE: all values of a token together); norm_channel (VideoMAE)",
+        ["raw", "norm_token", "norm_channel"],
+    )
+    ranking: str = key(
+        "relative", "relative (all pairs of masked units) or absolute (z-scored loss)", ["relative", "absolute"]
+    )
+    level: str = key("unit", "what is ranked: masked units or masked tokens", ["unit", "token"])
+    ranking_weight: float = key(1.0, "weight of the predictor's loss (paper: 1)", least=0)
+    ranking_reaches_encoder: bool = key(False, "whether the predictor's gradient trains the encoder (paper: true)")
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    batch_size: int = key(256, "clips of an optimizer step: all ranks, all accumulation rounds", least=1)
+    base_lr: float = key(1.5e-4, "learning rate for 256 clips; lr = base_lr * batch_size / 256", least=0)
+    min_lr: float = key(1e-5, "learning rate at the end of the cosine, for 256 clips", least=0)
+    betas: list[float] = key([0.9, 0.95], "AdamW")
+    eps: float = key(1e-8, "AdamW", least=0)
+    weight_decay: float = key(0.05, "AdamW; none for biases, norms, positions and single tokens", least=0)
+    warmup_share: float = key(
+        0.05, "share of the run with rising learning rate (VideoMAE: 40 of 800 epochs)", least=0, most=1
+    )
+    clip_norm: float | None = key(None, "largest norm of the gradient; null = not clipped", least=0)
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    output: str = key(MISSING, "folder of the run; rerunning with the same folder resumes")
+    epochs: float = key(800.0, "passes over the data", least=0)
+    steps: int | None = key(None, "optimizer steps; overrides epochs", least=1)
+    seed: int = key(0, "of weights, order, crops and masks", least=0)
+    log_every_steps: int = key(20, "steps from one log line to the next", least=1)
+    measure_every_steps: int = key(200, "steps from one hardness gain and gradient share to the next", least=1)
+    save_every_steps: int = key(1000, "steps from one checkpoint to the next", least=1)
+    keep_checkpoints: int = key(2, "latest checkpoints kept", least=1)
+    max_nonfinite_steps: int = key(10, "stop after this many skipped steps with a non-finite loss or gradient", least=0)
+    num_pictures: int = key(4, "held-out clips whose masks and reconstructions are drawn at the end", least=0)
+
+
+@dataclass(kw_only=True)
+class EngineConfig:
+    kind: str = key(
+        "auto", "auto: deepspeed when started by its launcher, else plain (one process)", ["auto", "plain", "deepspeed"]
+    )
+    zero_stage: int = key(1, "DeepSpeed ZeRO stage", least=0, most=3)
+    micro_batch_size: int | None = key(
+        None, "clips of one forward pass of one rank; null = batch_size / ranks; less = gradient accumulation", least=1
+    )
+    precision: str = key(
+        "auto", "auto: bf16 on a GPU, else fp32; bf16 = autocast, weights stay fp32", ["auto", "fp32", "bf16"]
+    )
+    deepspeed_json: str | None = key(None, "file of further DeepSpeed settings; a key that is set here too is an error")
+    compile: bool = key(False, "torch.compile the student")
+    num_threads: int | None = key(None, "CPU threads of each rank; null = cores / ranks of the machine", least=1)
+
+
+@dataclass(kw_only=True)
+class PretrainConfig:
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+def load_config(file: str | Path | None = None, overrides: Iterable[str] = (), check: bool = True) -> PretrainConfig:
+    """Defaults <- YAML file <- dotted overrides, typed and (unless `check` is off) checked across keys. Raises UserError."""
+    merged = OmegaConf.structured(PretrainConfig)
+    if file is not None:
+        merged = _merge(merged, _read_yaml(Path(file)), f"{file}")
+    for override in overrides:
+        if "=" not in override:
+            raise UserError(f"'{override}': expected KEY=VALUE, as in optim.batch_size=64")
+        merged = _merge(merged, OmegaConf.from_dotlist([override]), "the command line")
+    try:
+        config = typing.cast(PretrainConfig, OmegaConf.to_object(merged))
+    except MissingMandatoryValue as error:
+        name = error.full_key or "a key"
+        raise UserError(f"{name} is not set: expected {_field_of(name).metadata['help']} (give {name}=...)") from error
+    check_values(config)
+    if check:
+        check_combinations(config)
+    return config
+
+
+def _read_yaml(file: Path) -> Any:
+    if not file.is_file():
+        raise UserError(f"configuration file {file} does not exist")
+    try:
+        return OmegaConf.load(file)
+    except Exception as error:
+        raise UserError(f"configuration file {file} is not valid YAML: {error}") from error
+
+
+def _merge(base: Any, update: Any, source: str) -> Any:
+    for name, value in _leaves(OmegaConf.to_container(update)):
+        known = dict(_all_fields())
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or difflib.get_close_matches(
+                name.split(".")[-1], [n.split(".")[-1] for n in known], n=1
+            )
+            near = [n for n in known if n == near[0] or n.endswith("." + near[0])] if near else []
+            raise UserError(
+                f"unknown key '{name}' (from {source})"
+                + (f"; did you mean '{near[0]}'?" if near else "; --help lists every key")
+            )
+        if value == MISSING:
+            continue
+    try:
+        return OmegaConf.merge(base, update)
+    except OmegaConfBaseException as error:
+        name = error.full_key or "?"
+        value = OmegaConf.select(update, name)
+        raise UserError(
+            f"{name}: {value!r} (from {source}); expected {type_name(_field_of(name))}: {_field_of(name).metadata['help']}"
+        ) from error
+
+
+def _leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted names and values of a nested dict; the sections of the schema are descended into, nothing else."""
+    sections = {f.name for f in dataclasses.fields(PretrainConfig)}
+    found = []
+    for name, value in (tree or {}).items():
+        dotted = f"{prefix}{name}"
+        if not prefix and name in sections and (isinstance(value, dict) or value is None):
+            found += _leaves(value, f"{name}.")
+        else:
+            found.append((dotted, value))
+    return found
+
+
+def _all_fields() -> list[tuple[str, dataclasses.Field]]:
+    """(dotted name, field) of every key, in the order of the schema."""
+    return [
+        (f"{section.name}.{f.name}", f)
+        for section in dataclasses.fields(PretrainConfig)
+        for f in dataclasses.fields(typing.cast(Any, section.type))
+    ]
+
+
+def _field_of(name: str) -> dataclasses.Field:
+    stem = ".".join(name.split("[")[0].split(".")[:2])
+    return dict(_all_fields())[stem]
+
+
+def default_of(f: dataclasses.Field) -> Any:
+    return f.default_factory() if callable(f.default_factory) else f.default
+
+
+def type_name(f: dataclasses.Field) -> str:
+    """The type of a key in words a user reads: 'int or null', 'list of float'."""
+    text = f.type.__name__ if isinstance(f.type, type) and not typing.get_args(f.type) else str(f.type)
+    return text.replace("list[", "list of ").replace("]", "").replace(" | None", " or null")
+
+
+def describe_keys() -> str:
+    """Every key with default, type and help: the text of --help."""
+    lines = []
+    section = ""
+    for name, f in _all_fields():
+        if name.split(".")[0] != section:
+            section = name.split(".")[0]
+            lines.append(f"\n{section}")
+        default = default_of(f)
+        shown = (
+            "(required)"
+            if default == MISSING
+            else "null"
+            if default is None
+            else str(default).lower()
+            if isinstance(default, bool)
+            else str(default)
+        )
+        choices = f" [{'|'.join(f.metadata['choices'])}]" if f.metadata["choices"] else ""
+        lines.append(f"  {name:<36} {shown:<14} {f.metadata['help']}{choices}")
+    return "\n".join(lines).lstrip("\n")
+
+
+def to_yaml(config: PretrainConfig) -> str:
+    """The whole configuration as YAML, every key written out; `load_config` reads it back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def check_values(config: PretrainConfig) -> None:
+    """Each key against its own choices and bounds."""
+    for name, f in _all_fields():
+        section, leaf = name.split(".")
+        value = getattr(getattr(config, section), leaf)
+        if value is None:
+            continue
+        choices, least, most = f.metadata["choices"], f.metadata["least"], f.metadata["most"]
+        if choices and value not in choices:
+            raise UserError(f"{name}: '{value}'; expected one of {', '.join(choices)}")
+        if (least is not None and value < least) or (most is not None and value > most):
+            bounds = f"at least {least}" if most is None else f"{least} to {most}"
+            raise UserError(f"{name}: {value}; expected {bounds} ({f.metadata['help']})")
+        if isinstance(value, list) and "list" in str(f.type):
+            default = default_of(f)
+            if name != "data.crop_scales" and len(value) != len(default):
+                raise UserError(f"{name}: {value}; expected {len(default)} values ({f.metadata['help']})")
+
+
+def check_combinations(config: PretrainConfig) -> None:
+    """Keys against each other: the grid, the mask counts, the schedule."""
+    grid = token_grid(config)
+    if config.model.positions == "sincos2d" and grid[0] != 1:
+        raise UserError(
+            f"model.positions: sincos2d is for one frame; the clip has {grid[0]} steps in time: use sincos1d, sincos3d or learned"
+        )
+    unit = unit_block(config)
+    for name, cells, size in zip(("time", "height", "width"), grid, unit, strict=True):
+        if size < 1 or cells % size:
+            raise UserError(f"mask.block: {unit}; {size} does not divide the {cells} tokens in {name}")
+    num_units, num_masked = mask_counts(config)
+    if not 0 < num_masked < num_units:
+        kept = "masked" if num_masked == 0 else "visible"
+        raise UserError(
+            f"mask.ratio: {config.mask.ratio} of {num_units} units leaves 0 {kept}; expected {1 / num_units:.3g} to {1 - 1 / num_units:.3g}"
+        )
+    if config.mask.hard_share_start > config.mask.hard_share_end:
+        raise UserError(
+            f"mask.hard_share_start: {config.mask.hard_share_start} is above mask.hard_share_end {config.mask.hard_share_end}; expected easy to hard"
+        )
+    if config.objective.ranking_weight == 0 and config.mask.mode in ("hpm", "inverted"):
+        raise UserError(
+            f"objective.ranking_weight: 0 with mask.mode {config.mask.mode}; the teacher would rank by an untrained predictor: expected above 0"
+        )
+    if config.objective.level == "unit" and num_masked < 2 and config.mask.mode != "random":
+        raise UserError(f"mask.ratio: {config.mask.ratio} masks {num_masked} unit; ranking needs at least 2")
+    if min(config.data.std) <= 0:
+        raise UserError(f"data.std: {config.data.std}; expected values above 0")
+
+
+def token_grid(config: PretrainConfig) -> tuple[int, int, int]:
+    """(t, h, w) of the clip; UserError with the nearest sizes that work where something does not divide."""
+    height, width = config.data.frame_size_px
+    sides = (
+        ("data.num_frames", config.data.num_frames, "model.tubelet", config.model.tubelet),
+        ("data.frame_size_px", height, "model.patch_px", config.model.patch_px),
+        ("data.frame_size_px", width, "model.patch_px", config.model.patch_px),
+    )
+    for name, length, divisor_name, divisor in sides:
+        if length < divisor or length % divisor:
+            below, above = length // divisor * divisor, -(-length // divisor) * divisor
+            near = f"{below} or {above}" if below else f"{above}"
+            raise UserError(
+                f"{name}: {length} is not a multiple of {divisor_name} {divisor}; the nearest that work: {near}"
+            )
+    return (
+        config.data.num_frames // config.model.tubelet,
+        height // config.model.patch_px,
+        width // config.model.patch_px,
+    )
+
+
+def unit_block(config: PretrainConfig) -> tuple[int, int, int]:
+    """(dt, dh, dw): tokens of a unit along time, height and width."""
+    num_steps = token_grid(config)[0]
+    dt, dh, dw = config.mask.block
+    return {"tube": (num_steps, 1, 1), "token": (1, 1, 1), "block": (dt, dh, dw)}[config.mask.unit]
+
+
+def mask_counts(config: PretrainConfig) -> tuple[int, int]:
+    """(units of a clip, masked units of a clip). 196 tubes at 0.9 give 176, as VideoMAE."""
+    (t, h, w), (dt, dh, dw) = token_grid(config), unit_block(config)
+    num_units = (t // dt) * (h // dh) * (w // dw)
+    return num_units, int(round(config.mask.ratio * num_units, 6))

@@ -1,0 +1,109 @@
+"""The nouns that stages hand to each other.
+
+Shape letters, used everywhere:
+
+| letter | meaning | | letter | meaning |
+|---|---|---|---|---|
+| B | clips in a batch | | U | units (tokens masked as one) |
+| C | colour channels, 3 | | V | visible tokens of a clip |
+| T, H, W | frames, height, width of a clip | | M | masked tokens of a clip |
+| t, h, w | T / tubelet, H / patch, W / patch | | D | width of the encoder |
+| N | tokens of a clip, t * h * w | | P | pixel values of a token, tubelet * patch * patch * C |
+
+Words: *frames* are decoded uint8 pictures, a *clip* is what the model is given, a *token* one embedded tubelet, a *unit*
+the tokens that are masked as one, a *tube* a unit over all time, *difficulty* the teacher's predicted loss of a unit,
+*predicted_loss* the student's own prediction, *patch_loss* the true reconstruction error of a token, *target* what is
+reconstructed. `masked` is bool and True means hidden from the encoder, everywhere.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+
+
+class UserError(Exception):
+    """A fault that the user can mend; the text says what is wrong, where, and what was expected. Shown without traceback."""
+
+
+class Place(NamedTuple):
+    """Which rows of the global batch (all ranks, all accumulation rounds) a tensor of this rank holds."""
+
+    start: int
+    stop: int
+    global_size: int
+
+
+class Failure(NamedTuple):
+    """A sample that could not be read, and why."""
+
+    path: str
+    reason: str
+
+
+class Batch(NamedTuple):
+    """Clips as the loader gives them: uint8, not yet normalised."""
+
+    clip: UInt8[Tensor, "B C T H W"]
+    label: Int[Tensor, " B"]  # -1 where the data has no labels
+    sample: Int[Tensor, " B"]  # row of the manifest
+    failures: tuple[Failure, ...] = ()  # samples that were replaced in this batch
+
+
+class Mask(NamedTuple):
+    """Which tokens the encoder sees. Counts are equal for each clip of a batch."""
+
+    masked: Bool[Tensor, "B N"]  # True = hidden from the encoder
+    visible: Int[Tensor, "B V"]  # token numbers, ascending
+    hidden: Int[Tensor, "B M"]  # token numbers, unit after unit: M = num_masked units * tokens of a unit
+
+
+class StudentOutput(NamedTuple):
+    """What the student says of the masked tokens, in the order of `Mask.hidden`."""
+
+    pixels: Float[Tensor, "B M P"]
+    predicted_loss: Float[Tensor, "B M"] | None  # None where no predictor is trained
+    latent: Float[Tensor, "B V D"]  # encoder output, before the projection to the decoder
+
+
+class Losses(NamedTuple):
+    """Scalars in fp32, means over the clips of the batch; patch_loss is kept for the metrics."""
+
+    total: Float[Tensor, ""]
+    pixel: Float[Tensor, ""]
+    ranking: Float[Tensor, ""]
+    patch_loss: Float[Tensor, "B M"]
+
+
+class StepResult(NamedTuple):
+    """What the loop needs of one forward pass: a loss, things to log, and (sampled) the parts of the loss for the gradient shares."""
+
+    loss: Float[Tensor, ""]
+    metrics: dict[str, Tensor]
+
+
+class Engine(Protocol):
+    """The machine under a student: wraps forward, backward, reduction over ranks and the update."""
+
+    module: nn.Module
+    rank: int
+    world_size: int
+    device: Any
+
+    def __call__(self, *inputs: Tensor) -> Any: ...
+
+    def backward(self, loss: Tensor) -> None: ...
+
+    def step(self, lr: float) -> float: ...
+
+    def drop_gradients(self) -> None: ...
+
+    def mean(self, value: Tensor) -> Tensor: ...
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]: ...
+
+    def state(self) -> dict[str, Any] | None: ...
+
+    def load_state(self, folder: Path) -> None: ...
