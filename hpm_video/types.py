@@ -16,10 +16,11 @@ the tokens that are masked as one, a *tube* a unit over all time, *difficulty* t
 reconstructed. `masked` is bool and True means hidden from the encoder, everywhere.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
@@ -78,7 +79,7 @@ class Losses(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """What the loop needs of one forward pass: a loss, things to log, and (sampled) the parts of the loss for the gradient shares."""
+    """What the loop needs of one forward pass: a loss, and things to log (scalars on the device)."""
 
     loss: Float[Tensor, ""]
     metrics: dict[str, Tensor]
@@ -90,20 +91,22 @@ class Engine(Protocol):
     module: nn.Module
     rank: int
     world_size: int
-    device: Any
+    device: torch.device
 
-    def __call__(self, *inputs: Tensor) -> Any: ...
+    def __call__(self, *inputs: Tensor) -> Any:
+        """Forward pass of the student."""
 
-    def backward(self, loss: Tensor) -> None: ...
+    def autocast(self) -> AbstractContextManager:
+        """The precision of the forward pass, for what runs beside the student."""
 
-    def step(self, lr: float) -> float: ...
+    def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
+        """Whole (gathered) weights by name, in groups; a group is valid until the next one is asked for."""
 
-    def drop_gradients(self) -> None: ...
 
-    def mean(self, value: Tensor) -> Tensor: ...
-
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]: ...
-
-    def state(self) -> dict[str, Any] | None: ...
-
-    def load_state(self, folder: Path) -> None: ...
+def seeded(device: torch.device, *numbers: int) -> torch.Generator:
+    """A generator for these numbers (seed, step, ...): the same on every rank, unrelated for other numbers."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed ^ (number & 0xFFFFFFFFFFFFFFFF)) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        mixed ^= mixed >> 29
+    return torch.Generator(device=device).manual_seed(mixed >> 1)

@@ -1,0 +1,106 @@
+"""Losses: reconstruction of the masked tokens, and the ranking of how hard each of them was. All in fp32."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hpm_video.config import ObjectiveConfig
+from hpm_video.models.tokens import patchify, take
+from hpm_video.types import Losses, StudentOutput
+
+ROWS = 32  # rows of the pair matrix that exist at one time
+
+
+class Target(NamedTuple):
+    """What is to be reconstructed, and what turns it back into pixels: values * std + mean."""
+
+    values: Float[Tensor, "B M P"]
+    mean: Float[Tensor, "B M 1 #C"]
+    std: Float[Tensor, "B M 1 #C"]
+
+
+def make_target(
+    clip: Float[Tensor, "B C T H W"], hidden: Int[Tensor, "B M"], kind: str, tubelet: int, patch: int
+) -> Target:
+    """Pixels of the hidden tokens. kind: raw; norm_token (MAE, all values of a token); norm_channel (VideoMAE)."""
+    tokens = take(patchify(clip.float(), tubelet, patch), hidden)  # [B, M, P]
+    if kind == "raw":
+        nothing = tokens.new_zeros(tokens.shape[0], tokens.shape[1], 1, 1)
+        return Target(tokens, nothing, nothing + 1)
+    channels = clip.shape[1] if kind == "norm_channel" else 1
+    values = tokens.unflatten(2, (-1, channels))  # [B, M, P / channels, channels]
+    mean, var = values.mean(2, keepdim=True), values.var(2, keepdim=True)  # unbiased, as both codes
+    std = var.sqrt() + 1e-6 if kind == "norm_channel" else (var + 1e-6).sqrt()
+    return Target(((values - mean) / std).flatten(2), mean, std)
+
+
+def to_pixels(values: Float[Tensor, "B M P"], target: Target) -> Float[Tensor, "B M P"]:
+    """Undo the target's normalisation with its true mean and std: for pictures."""
+    channels = target.mean.shape[-1]
+    return (values.unflatten(2, (-1, channels)) * target.std + target.mean).flatten(2)
+
+
+class _PairwiseRanking(torch.autograd.Function):
+    """Sum over pairs in blocks of ROWS rows; the gradient is formed in the same pass, so memory is O(M) per clip."""
+
+    @staticmethod
+    def forward(ctx: Any, predicted: Tensor, true: Tensor) -> Tensor:
+        total, count = predicted.new_zeros(predicted.shape[0]), predicted.new_zeros(predicted.shape[0])  # [B]
+        gradient = torch.zeros_like(predicted)  # [B, M]
+        for start in range(0, predicted.shape[1], ROWS):
+            rows = slice(start, start + ROWS)
+            harder = true[:, rows, None] > true[:, None, :]  # [B, ROWS, M]; ties and the pair (i, i) are not
+            margin = predicted[:, rows, None] - predicted[:, None, :]  # should be large where harder
+            total += torch.where(harder, F.softplus(-margin), 0.0).sum((1, 2))
+            count += harder.sum((1, 2))
+            pull = torch.where(harder, torch.sigmoid(-margin), 0.0)  # minus the derivative by the margin
+            gradient[:, rows] -= pull.sum(2)
+            gradient += pull.sum(1)
+        count = count.clamp(min=1)  # all tied: 0, not 0 / 0
+        ctx.save_for_backward(gradient / count[:, None])
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[0][:, None], None
+
+
+def relative_loss(predicted: Float[Tensor, "B K"], true: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+    """Mean over the pairs with true_i > true_j of -log sigmoid(predicted_i - predicted_j) (HPM, arXiv 2304.05919).
+
+    The paper sums over ordered pairs, where each pair occurs twice with the same value. Departure: the mean is taken per
+    clip, then over clips (the official code: over all pairs of the batch), so that the loss does not depend on how the
+    batch is split. Without ties the two are equal. A clip whose true losses all tie counts as 0.
+    """
+    return _PairwiseRanking.apply(predicted.float(), true.detach().float()).mean()
+
+
+def absolute_loss(predicted: Float[Tensor, "B K"], true: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+    """Squared error to the true losses, standardised within each clip (HPM, arXiv 2304.05919)."""
+    true = true.detach().float()
+    mean, var = true.mean(1, keepdim=True), true.var(1, keepdim=True, unbiased=False)
+    return F.mse_loss(predicted.float(), (true - mean) / (var + 1e-6).sqrt())
+
+
+def hpm_losses(output: StudentOutput, target: Target, objective: ObjectiveConfig, unit_size: int) -> Losses:
+    """Reconstruction + weight * ranking; the predictor's target is the detached reconstruction error of each token."""
+    patch_loss = (output.pixels.float() - target.values).square().mean(-1)  # [B, M]
+    pixel = patch_loss.mean()
+    if output.predicted_loss is None:
+        return Losses(pixel, pixel, torch.zeros_like(pixel), patch_loss.detach())
+    predicted, true = output.predicted_loss, patch_loss.detach()
+    if objective.level == "unit":  # hidden tokens stand unit after unit
+        predicted, true = (x.unflatten(1, (-1, unit_size)).mean(-1) for x in (predicted, true))  # [B, num_masked]
+    ranking = (relative_loss if objective.ranking == "relative" else absolute_loss)(predicted, true)
+    return Losses(pixel + objective.ranking_weight * ranking, pixel, ranking, patch_loss.detach())
+
+
+def rank_correlation(predicted: Float[Tensor, "B K"], true: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+    """Spearman's, per clip, mean over clips; ties are ranked in order of place."""
+    ranks = torch.stack([x.float().argsort(dim=1).argsort(dim=1).float() for x in (predicted, true)])  # [2, B, K]
+    ranks = ranks - ranks.mean(-1, keepdim=True)
+    return F.cosine_similarity(ranks[0], ranks[1], dim=-1).mean()

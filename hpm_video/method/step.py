@@ -1,0 +1,134 @@
+"""The journey of a batch: difficulty -> mask -> student -> losses, and the teacher's update after it."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hpm_video.config import PretrainConfig, mask_counts, token_grid, unit_block
+from hpm_video.method.masking import Plan, draw_keys, make_units, mask_hard, mask_inverted, mask_random, to_tokens
+from hpm_video.method.objectives import Target, hpm_losses, make_target, rank_correlation
+from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at
+from hpm_video.models.student import Student
+from hpm_video.types import Engine, Losses, Mask, Place, StepResult, StudentOutput, seeded
+
+
+class Journey(NamedTuple):
+    """All that came of one batch, for the loop, the measurements and the pictures."""
+
+    difficulty: Float[Tensor, "B U"] | None  # None where no unit is chosen by difficulty
+    mask: Mask
+    output: StudentOutput
+    target: Target
+    losses: Losses
+
+
+class PretrainStep:
+    """HPM and its controls; the mode is a setting of the masks, not another step."""
+
+    def __init__(self, config: PretrainConfig, student: Student, device: torch.device) -> None:
+        self.config = config
+        self.num_units, self.num_masked = mask_counts(config)
+        self.units = make_units(token_grid(config), unit_block(config)).to(device)  # [U, K]
+        self.teacher: Teacher | None = None
+        if config.mask.mode in ("hpm", "inverted"):
+            share = config.teacher.visible_share
+            share = 1 - self.num_masked / self.num_units if share is None else share
+            self.teacher = Teacher(student, config.teacher, share, self.units).to(device)
+
+    def travel(
+        self, engine: Engine, clip: Float[Tensor, "B C T H W"], place: Place, step: int, num_hard: int
+    ) -> Journey:
+        """A batch through the method. Everything drawn belongs to (seed, step, place): no rank has randomness of its own."""
+        generator = seeded(clip.device, self.config.train.seed, step)
+        keys = draw_keys(place, self.num_units, generator)  # [B, U]
+        difficulty = None
+        if num_hard and self.teacher is not None:  # not run while every mask is random
+            views = torch.stack(
+                [draw_keys(place, self.num_units, generator) for _ in range(self.config.teacher.num_views)]
+            )
+            with engine.autocast():
+                difficulty = self.teacher.predict_difficulty(clip, views)  # [B, U]
+        masked_units = self._choose(difficulty, keys, Plan(self.num_masked, num_hard))  # [B, U], True = hidden
+        mask = to_tokens(masked_units, self.units, self.num_masked)  # [B, N]
+        output = engine(clip, mask.visible, mask.hidden)  # pixels [B, M, P], predicted_loss [B, M]
+        model = self.config.model
+        target = make_target(clip, mask.hidden, self.config.objective.target, model.tubelet, model.patch_px)
+        losses = hpm_losses(output, target, self.config.objective, self.units.shape[1])
+        return Journey(difficulty, mask, output, target, losses)
+
+    def _choose(self, difficulty: Tensor | None, keys: Tensor, plan: Plan) -> Tensor:
+        if difficulty is None:
+            return mask_random(keys, plan.num_masked)
+        return (mask_inverted if self.config.mask.mode == "inverted" else mask_hard)(difficulty, keys, plan)
+
+    def __call__(self, engine: Engine, clip: Tensor, place: Place, step: int, steps: int) -> tuple[StepResult, Journey]:
+        journey = self.travel(engine, clip, place, step, self.num_hard(step / steps))
+        losses = journey.losses
+        metrics = {
+            "loss": losses.total.detach(),
+            "pixel_loss": losses.pixel.detach(),
+            "ranking_loss": losses.ranking.detach(),
+        }
+        return StepResult(losses.total, metrics), journey
+
+    def after_update(self, engine: Engine, step: int, steps: int) -> None:
+        if self.teacher is not None:
+            self.teacher.update(engine.weight_groups(), momentum_at(step / steps, self.config.teacher))
+
+    def num_hard(self, progress: float) -> int:
+        """Of the masked units, how many are chosen by difficulty (of the visible ones in mode inverted, the same share)."""
+        if self.teacher is None:
+            return 0
+        mask = self.config.mask
+        return num_hard_at(progress, mask.hard_share_start, mask.hard_share_end, self.num_masked)
+
+    def settings_now(self, step: int, steps: int) -> dict[str, float]:
+        """What the schedules say at this step, for the log."""
+        if self.teacher is None:
+            return {}
+        momentum = momentum_at(step / steps, self.config.teacher)
+        return {"momentum": momentum, "hard_share": self.num_hard(step / steps) / self.num_masked}
+
+
+def unit_correlation(journey: Journey, unit_size: int) -> Tensor | None:
+    """Rank correlation of the student's predicted loss with the true one over the masked units of each clip."""
+    if journey.output.predicted_loss is None:
+        return None
+    pair = (journey.output.predicted_loss.detach(), journey.losses.patch_loss)
+    return rank_correlation(*(x.unflatten(1, (-1, unit_size)).mean(-1) for x in pair))
+
+
+def gradient_shares(journey: Journey, ranking_weight: float) -> dict[str, Tensor]:
+    """Norm of each loss's gradient at the encoder's output, as shares of their sum. Keeps the graph for the backward pass."""
+    losses, latent = journey.losses, journey.output.latent
+    parts = {"pixel": losses.pixel, "ranking": losses.ranking * ranking_weight}
+    norms = {}
+    for name, loss in parts.items():
+        gradient = (
+            torch.autograd.grad(loss, latent, retain_graph=True, allow_unused=True)[0] if loss.requires_grad else None
+        )
+        norms[name] = latent.new_zeros(()) if gradient is None else gradient.float().norm()
+    whole = sum(norms.values()).clamp(min=1e-30)  # type: ignore[union-attr]
+    return {f"encoder_gradient_share/{name}": norm / whole for name, norm in norms.items()}
+
+
+@torch.no_grad()
+def measure_hardness(step: PretrainStep, engine: Engine, clip: Tensor, now: int, steps: int) -> dict[str, Tensor]:
+    """On fixed held-out clips: reconstruction loss under random masks, under the current masks, and their ratio.
+
+    The ratio, hardness_gain, is above 1 where the mining finds harder masks than chance. Masks are the same at each call.
+    """
+    place = Place(0, clip.shape[0], clip.shape[0])
+    num_hard = step.num_hard(now / steps)
+    random = step.travel(engine, clip, place, 0, 0)
+    metrics = {"held_out/pixel_loss": random.losses.pixel}
+    correlation = unit_correlation(random, step.units.shape[1])
+    if correlation is not None:
+        metrics["held_out/rank_correlation"] = correlation
+    if num_hard:
+        hard = step.travel(engine, clip, place, 0, num_hard)
+        metrics["held_out/pixel_loss_hard"] = hard.losses.pixel
+        metrics["held_out/hardness_gain"] = hard.losses.pixel / random.losses.pixel
+    return metrics

@@ -1,0 +1,84 @@
+"""The teacher: an fp32 EMA of the student that says how hard each unit will be. It never runs a pixel decoder."""
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hpm_video.config import TeacherConfig
+from hpm_video.method.masking import aggregate, mask_random, to_tokens
+from hpm_video.models.student import Student
+
+
+class Teacher:
+    """Lives outside the engine, whole on each rank; `update` takes the student's weights as the engine yields them."""
+
+    def __init__(
+        self, student: Student, config: TeacherConfig, visible_share: float, units: Int[Tensor, "U K"]
+    ) -> None:
+        """A copy of the student as it is now (before an engine shards it), without its pixel decoder."""
+        self.network = copy.deepcopy(student).float().eval().requires_grad_(False)
+        del self.network.decoder, self.network.pixel_head
+        self.config, self.units = config, units
+        self.num_visible = max(1, round(visible_share * units.shape[0])) if config.view == "partial" else units.shape[0]
+
+    def to(self, device: torch.device) -> "Teacher":
+        self.network.to(device)
+        self.units = self.units.to(device)
+        return self
+
+    @torch.no_grad()
+    def predict_difficulty(
+        self, clip: Float[Tensor, "B C T H W"], keys: Float[Tensor, "V B U"]
+    ) -> Float[Tensor, "B U"]:
+        """Predicted loss of each unit. `keys` [views, B, U] choose what the teacher sees (unused by the view `all`).
+
+        view all: every token visible, as published. view partial: a unit's prediction is the mean over the views that hid
+        it; a unit that none hid keeps the prediction made for it as visible.
+        """
+        num_units = self.units.shape[0]
+        hidden_sum = seen_sum = times_hidden = torch.zeros((), device=clip.device)
+        num_views = 1 if self.num_visible == num_units else keys.shape[0]
+        for view in range(num_views):
+            masked_units = mask_random(keys[view], num_units - self.num_visible)  # [B, U]
+            mask = to_tokens(masked_units, self.units, num_units - self.num_visible)
+            of_visible, of_hidden = self.network.predict_loss(clip, mask.visible, mask.hidden)
+            scores = torch.zeros(mask.masked.shape, device=clip.device)  # [B, N]
+            scores = scores.scatter(1, mask.visible, of_visible).scatter(1, mask.hidden, of_hidden)
+            difficulty = aggregate(scores, self.units, self.config.aggregate, self.config.top_k)  # [B, U]
+            hidden_sum = hidden_sum + difficulty * masked_units
+            seen_sum = seen_sum + difficulty * ~masked_units
+            times_hidden = times_hidden + masked_units
+        times_seen = num_views - times_hidden
+        return torch.where(times_hidden > 0, hidden_sum / times_hidden.clamp(min=1), seen_sum / times_seen.clamp(min=1))
+
+    @torch.no_grad()
+    def update(self, weight_groups: Iterable[Mapping[str, Tensor]], momentum: float) -> None:
+        """teacher <- momentum * teacher + (1 - momentum) * student, in fp32, group by group."""
+        own = dict(self.network.named_parameters())
+        for group in weight_groups:
+            names = [name for name in group if name in own]
+            if names:
+                torch._foreach_lerp_([own[n] for n in names], [group[n].float() for n in names], 1 - momentum)
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self.network.named_parameters())
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.network.named_parameters():
+            parameter.copy_(state[name])
+
+
+def momentum_at(progress: float, config: TeacherConfig) -> float:
+    """Linear from momentum_start to momentum_end over the first `momentum_rise` of the run, then constant."""
+    rise = min(1.0, progress / config.momentum_rise) if config.momentum_rise else 1.0
+    return config.momentum_start + rise * (config.momentum_end - config.momentum_start)
+
+
+def num_hard_at(progress: float, start: float, end: float, num_masked: int) -> int:
+    """alpha_t = alpha_0 + t / T (alpha_T - alpha_0); num_hard = int(alpha_t * num_masked) (HPM, arXiv 2304.05919)."""
+    return math.floor((start + progress * (end - start)) * num_masked + 1e-9)

@@ -1,0 +1,1 @@
+"""CLIP -> PREDICTIONS: tokens, encoder, student. Knows nothing of data sets and of the method."""

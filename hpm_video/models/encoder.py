@@ -1,0 +1,75 @@
+"""The encoder: a ViT over the visible tokens of a clip (MAE, arXiv 2111.06377; VideoMAE, arXiv 2203.12602)."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hpm_video.config import ModelConfig, PretrainConfig, token_grid
+from hpm_video.models.layers import BlockStack
+from hpm_video.models.tokens import Grid, Positions, SpaceTimePatchEmbed
+from hpm_video.types import UserError
+
+
+class Size(NamedTuple):
+    width: int
+    depth: int
+    num_heads: int
+    decoder_width: int
+    decoder_heads: int
+
+
+# VideoMAE's; ti has timm's ViT-Tiny encoder
+SIZES = {
+    "ti": Size(192, 12, 3, 192, 3),
+    "s": Size(384, 12, 6, 192, 3),
+    "b": Size(768, 12, 12, 384, 6),
+    "l": Size(1024, 24, 16, 512, 8),
+    "h": Size(1280, 32, 16, 640, 8),
+}
+
+
+def resolve_size(config: ModelConfig) -> Size:
+    """The numbers of the named size, with those replaced that the configuration gives. Raises UserError."""
+    given = {name: getattr(config, name) for name in Size._fields if getattr(config, name, None) is not None}
+    size = SIZES[config.size]._replace(**given)
+    for name, width, heads in (
+        ("model.num_heads", size.width, size.num_heads),
+        ("model.decoder_heads", size.decoder_width, size.decoder_heads),
+    ):
+        if width % heads:
+            raise UserError(f"{name}: {heads} does not divide the width {width}")
+        if width % 4:
+            raise UserError(f"model.width, model.decoder_width: {width}; expected a multiple of 4")
+    return size
+
+
+class Encoder(nn.Module):
+    """[B, C, T, H, W] and the numbers of the visible tokens -> [B, V, D]; with a class token [B, 1 + V, D], it first."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        super().__init__()
+        model, size = config.model, resolve_size(config.model)
+        self.grid: Grid = token_grid(config)
+        self.width = size.width
+        self.embed = SpaceTimePatchEmbed(model.tubelet, model.patch_px, size.width)
+        self.positions = Positions(model.positions, self.grid, size.width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width)) if model.cls_token else None
+        self.stack = BlockStack(size.width, size.depth, size.num_heads, model.drop_path, model.checkpointing)
+
+    @property
+    def num_tokens(self) -> int:
+        t, h, w = self.grid
+        return t * h * w
+
+    def forward(
+        self, clip: Float[Tensor, "B C T H W"], visible: Int[Tensor, "B V"] | None = None
+    ) -> Float[Tensor, "B L D"]:
+        """All tokens where `visible` is None. Pixels of tokens that are not visible are never read into the network."""
+        if visible is None:
+            visible = torch.arange(self.num_tokens, device=clip.device).expand(clip.shape[0], -1)
+        x = self.embed(clip, visible) + self.positions(visible)  # [B, V, D]
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
+        return self.stack(x)

@@ -1,0 +1,55 @@
+"""Transformer blocks: timm's, stacked, with stochastic depth and activation checkpointing."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+NORM_EPS = 1e-6  # VideoMAE, MAE
+
+
+class BlockStack(nn.Module):
+    """`depth` pre-norm transformer blocks (fused attention where the device has it) and a final LayerNorm."""
+
+    def __init__(
+        self, width: int, depth: int, num_heads: int, drop_path: float = 0.0, checkpointing: bool = False
+    ) -> None:
+        super().__init__()
+        norm: Any = partial(nn.LayerNorm, eps=NORM_EPS)
+        rates = torch.linspace(0, drop_path, max(depth, 1)).tolist()
+        self.blocks = nn.ModuleList(
+            Block(width, num_heads, qkv_bias=True, drop_path=rate, norm_layer=norm) for rate in rates[:depth]
+        )
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.checkpointing = checkpointing
+
+    def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        for block in self.blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return self.norm(x)
+
+
+def reset_weights(root: nn.Module) -> None:
+    """Xavier-uniform linears with zero biases, unit norms (MAE, VideoMAE); 0.02 normal for every other parameter."""
+    done: set[int] = set()
+    for module in root.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        else:
+            continue
+        done.update(id(p) for p in module.parameters())
+    for parameter in root.parameters():
+        if id(parameter) not in done:
+            nn.init.trunc_normal_(parameter, std=0.02)

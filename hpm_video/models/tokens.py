@@ -1,0 +1,94 @@
+"""Pixels <-> tokens, and where a token is. One path for 1 to T frames: an image is a clip of one frame with tubelet 1."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Grid = tuple[int, int, int]  # (t, h, w) tokens
+
+
+def patchify(clip: Float[Tensor, "B C T H W"], tubelet: int, patch: int) -> Float[Tensor, "B N P"]:
+    """Tokens in the order time, height, width; values of a token in the order frame, row, column, channel (VideoMAE's)."""
+    pattern = "b c (t dt) (h ph) (w pw) -> b (t h w) (dt ph pw c)"
+    return rearrange(clip, pattern, dt=tubelet, ph=patch, pw=patch)
+
+
+def unpatchify(tokens: Float[Tensor, "B N P"], grid: Grid, tubelet: int, patch: int) -> Float[Tensor, "B C T H W"]:
+    """The inverse of `patchify`."""
+    t, h, w = grid
+    pattern = "b (t h w) (dt ph pw c) -> b c (t dt) (h ph) (w pw)"
+    return rearrange(tokens, pattern, t=t, h=h, w=w, dt=tubelet, ph=patch, pw=patch)
+
+
+def take(tokens: Float[Tensor, "B N X"], index: Int[Tensor, "B K"]) -> Float[Tensor, "B K X"]:
+    """The tokens of the given numbers, clip by clip."""
+    return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
+
+
+class SpaceTimePatchEmbed(nn.Module):
+    """A linear map of the tubelet x patch x patch pixels of a token: VideoMAE's Conv3d, but only for the tokens asked for."""
+
+    def __init__(self, tubelet: int, patch: int, width: int, num_channels: int = 3) -> None:
+        super().__init__()
+        self.tubelet, self.patch = tubelet, patch
+        self.linear = nn.Linear(tubelet * patch * patch * num_channels, width)
+
+    def forward(self, clip: Float[Tensor, "B C T H W"], index: Int[Tensor, "B V"] | None) -> Float[Tensor, "B K D"]:
+        tokens = patchify(clip, self.tubelet, self.patch)  # [B, N, P]
+        return self.linear(tokens if index is None else take(tokens, index))
+
+
+class Positions(nn.Module):
+    """A vector for each token of the grid. kind: sincos1d (VideoMAE), sincos2d (MAE), sincos3d (time + place), learned."""
+
+    table: Tensor
+
+    def __init__(self, kind: str, grid: Grid, width: int) -> None:
+        super().__init__()
+        if kind == "learned":
+            self.table = nn.Parameter(torch.zeros(grid[0] * grid[1] * grid[2], width))
+        else:
+            self.register_buffer("table", _TABLES[kind](grid, width), persistent=False)
+
+    def forward(self, index: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
+        return self.table[index]
+
+
+def sincos1d(grid: Grid, width: int) -> Float[Tensor, "N D"]:
+    """One table over all tokens, sine and cosine interleaved (VideoMAE, after "Attention is all you need", section 3.5)."""
+    waves = _waves(torch.arange(grid[0] * grid[1] * grid[2]), width)  # [N, D / 2]
+    return torch.stack([waves.sin(), waves.cos()], dim=-1).flatten(1).float()
+
+
+def sincos2d(grid: Grid, width: int) -> Float[Tensor, "N D"]:
+    """First half of the vector: column; second half: row; each sines, then cosines (MAE). The same at every time."""
+    t, h, w = grid
+    if width % 4:
+        raise ValueError(f"sincos2d needs a width that 4 divides, not {width}")
+    row, column = _halves(torch.arange(h), width // 2), _halves(torch.arange(w), width // 2)
+    place = torch.cat([column[None, :, :].expand(h, -1, -1), row[:, None, :].expand(-1, w, -1)], dim=-1)  # [h, w, D]
+    return place.reshape(1, h * w, width).expand(t, -1, -1).reshape(t * h * w, width).float()
+
+
+def sincos3d(grid: Grid, width: int) -> Float[Tensor, "N D"]:
+    """Separable: the table of the place plus the table of the time (MAE-ST's sum, with fixed tables)."""
+    t, h, w = grid
+    time = _halves(torch.arange(t), width)[:, None, :].expand(-1, h * w, -1).reshape(t * h * w, width)
+    return (sincos2d(grid, width) + time).float()
+
+
+def _waves(numbers: Tensor, width: int) -> Tensor:
+    """[K] -> [K, width / 2] angles, in float64: wavelengths from 2 pi to 10000 * 2 pi."""
+    if width % 2:
+        raise ValueError(f"sine-cosine positions need an even width, not {width}")
+    rate = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    return numbers.double()[:, None] * rate
+
+
+def _halves(numbers: Tensor, width: int) -> Tensor:
+    waves = _waves(numbers, width)
+    return torch.cat([waves.sin(), waves.cos()], dim=-1)
+
+
+_TABLES = {"sincos1d": sincos1d, "sincos2d": sincos2d, "sincos3d": sincos3d}
