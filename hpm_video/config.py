@@ -7,13 +7,14 @@ was expected.
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from hpm_video.types import UserError
@@ -209,14 +210,14 @@ def load_config(file: str | Path | None = None, overrides: Iterable[str] = (), c
     if file is not None:
         merged = _merge(merged, _read_yaml(Path(file)), f"{file}")
     for override in overrides:
-        if "=" not in override:
-            raise UserError(f"'{override}': expected KEY=VALUE, as in optim.batch_size=64")
-        merged = _merge(merged, OmegaConf.from_dotlist([override]), "the command line")
+        merged = _merge(merged, _read_override(override), "the command line")
     try:
         config = typing.cast(PretrainConfig, OmegaConf.to_object(merged))
     except MissingMandatoryValue as error:
         name = error.full_key or "a key"
         raise UserError(f"{name} is not set: expected {_field_of(name).metadata['help']} (give {name}=...)") from error
+    except OmegaConfBaseException as error:  # ${...} that leads nowhere
+        raise UserError(f"{error.full_key}: {error.msg}; expected ${{section.key}} of a key that exists") from error
     check_values(config)
     if check:
         check_combinations(config)
@@ -227,33 +228,44 @@ def _read_yaml(file: Path) -> Any:
     if not file.is_file():
         raise UserError(f"configuration file {file} does not exist")
     try:
-        return OmegaConf.load(file)
+        tree = OmegaConf.load(file)
     except Exception as error:
         raise UserError(f"configuration file {file} is not valid YAML: {error}") from error
+    if not isinstance(tree, DictConfig):
+        raise UserError(f"configuration file {file} is a list; expected sections of KEY: VALUE, as in --help")
+    return tree
+
+
+def _read_override(override: str) -> Any:
+    if "=" not in override:
+        raise UserError(f"'{override}': expected KEY=VALUE, as in optim.batch_size=64")
+    try:
+        return OmegaConf.from_dotlist([override])
+    except Exception as error:
+        raise UserError(f"'{override}': the value is not valid YAML: {error}") from error
 
 
 def _merge(base: Any, update: Any, source: str) -> Any:
+    known = dict(_all_fields())
     for name, value in _leaves(OmegaConf.to_container(update)):
-        known = dict(_all_fields())
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or difflib.get_close_matches(
-                name.split(".")[-1], [n.split(".")[-1] for n in known], n=1
-            )
-            near = [n for n in known if n == near[0] or n.endswith("." + near[0])] if near else []
-            raise UserError(
-                f"unknown key '{name}' (from {source})"
-                + (f"; did you mean '{near[0]}'?" if near else "; --help lists every key")
-            )
+            raise UserError(f"unknown key '{name}' (from {source}){_suggestion(name, known)}")
         if value == MISSING:
             continue
-    try:
-        return OmegaConf.merge(base, update)
-    except OmegaConfBaseException as error:
-        name = error.full_key or "?"
-        value = OmegaConf.select(update, name)
-        raise UserError(
-            f"{name}: {value!r} (from {source}); expected {type_name(_field_of(name))}: {_field_of(name).metadata['help']}"
-        ) from error
+        try:
+            OmegaConf.update(base, name, value, merge=False)
+        except (OmegaConfBaseException, TypeError) as error:
+            wanted = f"{type_name(known[name])}: {known[name].metadata['help']}"
+            raise UserError(f"{name}: {value!r} (from {source}); expected {wanted}") from error
+    return base
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or difflib.get_close_matches(
+        name.split(".")[-1], [n.split(".")[-1] for n in known], n=1
+    )
+    near = [n for n in known if n == near[0] or n.endswith("." + near[0])] if near else []
+    return f"; did you mean '{near[0]}'?" if near else "; --help lists every key"
 
 
 def _leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
@@ -263,7 +275,7 @@ def _leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
     for name, value in (tree or {}).items():
         dotted = f"{prefix}{name}"
         if not prefix and name in sections and (isinstance(value, dict) or value is None):
-            found += _leaves(value, f"{name}.")
+            found += _leaves(value, f"{name}.")  # a section without keys sets nothing
         else:
             found.append((dotted, value))
     return found
@@ -331,13 +343,22 @@ def check_values(config: PretrainConfig) -> None:
         choices, least, most = f.metadata["choices"], f.metadata["least"], f.metadata["most"]
         if choices and value not in choices:
             raise UserError(f"{name}: '{value}'; expected one of {', '.join(choices)}")
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise UserError(f"{name}: {value}; expected a finite number ({f.metadata['help']})")
         if (least is not None and value < least) or (most is not None and value > most):
             bounds = f"at least {least}" if most is None else f"{least} to {most}"
             raise UserError(f"{name}: {value}; expected {bounds} ({f.metadata['help']})")
-        if isinstance(value, list) and "list" in str(f.type):
-            default = default_of(f)
-            if name != "data.crop_scales" and len(value) != len(default):
-                raise UserError(f"{name}: {value}; expected {len(default)} values ({f.metadata['help']})")
+        if isinstance(value, list):
+            _check_length(name, f, value)
+
+
+def _check_length(name: str, f: dataclasses.Field, value: list) -> None:
+    if name == "data.crop_scales":
+        if not value:
+            raise UserError(f"{name}: []; expected at least one value ({f.metadata['help']})")
+    elif len(value) != len(default_of(f)):
+        raise UserError(f"{name}: {value}; expected {len(default_of(f))} values ({f.metadata['help']})")
 
 
 def check_combinations(config: PretrainConfig) -> None:
@@ -382,7 +403,7 @@ def token_grid(config: PretrainConfig) -> tuple[int, int, int]:
     for name, length, divisor_name, divisor in sides:
         if length < divisor or length % divisor:
             below, above = length // divisor * divisor, -(-length // divisor) * divisor
-            near = f"{below} or {above}" if below else f"{above}"
+            near = f"{below} or {above}" if below > 0 else f"{max(above, divisor)}"
             raise UserError(
                 f"{name}: {length} is not a multiple of {divisor_name} {divisor}; the nearest that work: {near}"
             )
