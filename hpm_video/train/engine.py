@@ -1,0 +1,342 @@
+"""The machine under the student: a plain engine of one process, and DeepSpeed's. The only file that imports deepspeed.
+
+Both take the global batch in rounds (gradient accumulation) of micro batches, keep weights in fp32 (bf16 is autocast),
+leave out an update whose gradient is not finite, and give and take the optimizer's state whole and by name, so that a
+checkpoint does not depend on the engine, the ZeRO stage or the number of processes.
+"""
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hpm_video.config import PretrainConfig
+from hpm_video.train.optim import make_optimizer
+from hpm_video.types import Place, UserError
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+log = logging.getLogger("hpm_video")
+
+
+class Split(NamedTuple):
+    """How the global batch is cut: micro batch of round r on rank k = rows [(r * world_size + k) * micro, + micro)."""
+
+    batch_size: int
+    micro: int
+    rounds: int
+
+    def place(self, round: int, rank: int, world_size: int) -> Place:
+        start = (round * world_size + rank) * self.micro
+        return Place(start, start + self.micro, self.batch_size)
+
+
+def split_batch(batch_size: int, micro: int | None, world_size: int) -> Split:
+    """Raises UserError where batch_size is not ranks * micro batch * rounds."""
+    if micro is None:
+        if batch_size % world_size:
+            raise UserError(f"optim.batch_size: {batch_size} is not a multiple of the {world_size} ranks")
+        micro = batch_size // world_size
+    if batch_size % (micro * world_size):
+        raise UserError(
+            f"engine.micro_batch_size: {micro} x {world_size} ranks does not divide optim.batch_size {batch_size}"
+        )
+    return Split(batch_size, micro, batch_size // (micro * world_size))
+
+
+class PlainEngine:
+    """One process, no wrapper; also what the engines have in common."""
+
+    def __init__(self, student: nn.Module, config: PretrainConfig, device: torch.device) -> None:
+        self.module, self.device = student.to(device), device
+        self.rank, self.world_size = 0, 1
+        self.split = split_batch(config.optim.batch_size, config.engine.micro_batch_size, self.world_size)
+        self.bf16 = use_bf16(config, device)
+        self.names = {parameter: name for name, parameter in student.named_parameters()}
+        self.clip_norm = config.optim.clip_norm
+        self.optimizer: Any = make_optimizer(student, config.optim, device)
+        self.norm = torch.zeros((), device=device)
+        self._hook = self.optimizer.register_step_pre_hook(lambda *_: self._guard())
+        if config.engine.compile:
+            self.module.compile()
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        with self.autocast():
+            return self.module(*inputs)
+
+    def autocast(self) -> AbstractContextManager:
+        if not self.bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _guard(self) -> None:
+        """Before the optimizer: norm and clipping; a gradient that is not finite is taken away, so no weight moves."""
+        parameters = [p for p in self.names if p.grad is not None]
+        limit = float("inf") if self.clip_norm is None else self.clip_norm
+        self.norm = torch.nn.utils.clip_grad_norm_(parameters, limit) if parameters else self.norm * 0
+        if not torch.isfinite(self.norm):
+            for parameter in parameters:
+                parameter.grad = None
+
+    def backward(self, loss: Tensor) -> None:
+        (loss / self.split.rounds).backward()
+
+    def step(self, lr: float) -> float:
+        """One update; returns the norm of the gradient, not finite where the update was left out."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(self.norm)
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        return values
+
+    def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
+        yield {name: parameter.detach() for parameter, name in self.names.items()}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """'name/exp_avg', 'name/exp_avg_sq' -> whole tensors on the CPU; empty before the first update."""
+        state = {}
+        for parameter, name in self.names.items():
+            for moment in MOMENTS:
+                value = self._read_moment(parameter, moment)
+                if value is not None:
+                    state[f"{name}/{moment}"] = value.detach().cpu().clone()
+        return state
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor], num_updates: int) -> None:
+        """What `optimizer_state` gave; weights are loaded into the student before the engine is made."""
+        if not state:
+            return
+        self._make_moments(num_updates)
+        for parameter, name in self.names.items():
+            for moment in MOMENTS:
+                self._write_moment(parameter, moment, state[f"{name}/{moment}"].to(self.device))
+
+    def num_updates(self) -> int:
+        """Updates the optimizer made: its own count, for the bias correction."""
+        states = [s for s in self._raw_optimizer().state.values() if "step" in s]
+        return int(states[0]["step"]) if states else 0
+
+    def _raw_optimizer(self) -> torch.optim.Optimizer:
+        return self.optimizer
+
+    def _read_moment(self, parameter: nn.Parameter, moment: str) -> Tensor | None:
+        return self.optimizer.state.get(parameter, {}).get(moment)
+
+    def _make_moments(self, num_updates: int) -> None:
+        for parameter in self.names:
+            self.optimizer.state[parameter] = _fresh_state(parameter, num_updates, self.device)
+
+    def _write_moment(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
+        self.optimizer.state[parameter][moment].copy_(value)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class DeepSpeedEngine(PlainEngine):
+    """ZeRO 0 to 3 under DeepSpeed's launcher. Optimizer, clipping and batch come from our config, nowhere else."""
+
+    def __init__(self, student: nn.Module, config: PretrainConfig, device: torch.device) -> None:
+        import deepspeed
+
+        self._deepspeed = deepspeed
+        self.stage, self.device = config.engine.zero_stage, device
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.split = split_batch(config.optim.batch_size, config.engine.micro_batch_size, self.world_size)
+        self.bf16 = use_bf16(config, device)
+        self.names = {parameter: name for name, parameter in student.named_parameters()}
+        self.clip_norm = config.optim.clip_norm
+        self.norm = torch.zeros((), device=device)
+        student.to(device)
+        if config.engine.compile:
+            student.compile()
+        optimizer = make_optimizer(student, config.optim, device)
+        if self.stage == 0:
+            self._hook = optimizer.register_step_pre_hook(lambda *_: self._guard())
+        settings = deepspeed_settings(config, self.split, self.bf16)
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(model=student, optimizer=optimizer, config=settings)
+        self.module = self.engine.module
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        return self.engine(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        self.engine.backward(loss)
+
+    def step(self, lr: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.engine.step()
+        return float(self.norm if self.stage == 0 else self.engine.get_global_grad_norm())
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
+        """Under ZeRO-3 the weights of one module at a time are gathered; else all at once."""
+        if self.stage < 3:
+            yield from super().weight_groups()
+            return
+        groups: dict[str, list[nn.Parameter]] = {}
+        for parameter, name in self.names.items():
+            groups.setdefault(name.rpartition(".blocks.")[0] + name.rpartition(".blocks.")[2][:2], []).append(parameter)
+        for parameters in groups.values():
+            with self._deepspeed.zero.GatheredParameters(parameters):
+                yield {self.names[p]: p.detach() for p in parameters}
+
+    def _raw_optimizer(self) -> torch.optim.Optimizer:
+        return self.optimizer if self.stage == 0 else self.optimizer.optimizer
+
+    def _flat_partitions(self) -> list[Tensor]:
+        if self.stage == 3:
+            return self.optimizer.fp32_partitioned_groups_flat
+        return self.optimizer.single_partition_of_fp32_groups
+
+    def _read_moment(self, parameter: nn.Parameter, moment: str) -> Tensor | None:
+        if self.stage == 0:
+            return super()._read_moment(parameter, moment)
+        if not any(moment in state for state in self._raw_optimizer().state.values()):
+            return None
+        return self._deepspeed.utils.safe_get_full_optimizer_state(parameter, moment)
+
+    def _make_moments(self, num_updates: int) -> None:
+        if self.stage == 0:
+            return super()._make_moments(num_updates)
+        for flat in self._flat_partitions():
+            self._raw_optimizer().state[flat] = _fresh_state(flat, num_updates, self.device)
+        if self.stage < 3:
+            self.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _write_moment(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
+        if self.stage == 0:
+            super()._write_moment(parameter, moment, value)
+        elif self.stage < 3:
+            self._deepspeed.utils.safe_set_full_optimizer_state(parameter, value, moment)
+        else:  # this rank's slice of the flat, padded tensor
+            size = parameter.ds_tensor.ds_numel
+            flat = torch.zeros(size * self.world_size, device=value.device)
+            flat[: value.numel()] = value.flatten()
+            own = flat[self.rank * size : (self.rank + 1) * size]
+            self._deepspeed.utils.safe_set_local_optimizer_state(parameter, own, moment)
+
+    def close(self) -> None:
+        self.engine.destroy()
+
+
+def _fresh_state(like: Tensor, num_updates: int, device: torch.device) -> dict[str, Tensor]:
+    count = torch.tensor(float(num_updates), device=device if device.type == "cuda" else "cpu")
+    return {"step": count, "exp_avg": torch.zeros_like(like), "exp_avg_sq": torch.zeros_like(like)}
+
+
+def deepspeed_settings(config: PretrainConfig, split: Split, bf16: bool) -> dict[str, Any]:
+    """DeepSpeed's own configuration, from ours; engine.deepspeed_json may add keys, never change one."""
+    ours: dict[str, Any] = {
+        "train_batch_size": split.batch_size,
+        "train_micro_batch_size_per_gpu": split.micro,
+        "gradient_accumulation_steps": split.rounds,
+        "managed_gradient_accumulation": False,  # each step() is the boundary: a left-out micro batch shifts nothing
+        "zero_optimization": {"stage": config.engine.zero_stage, "overlap_comm": False},
+        "steps_per_print": 10**9,
+        "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},
+    }
+    if config.optim.clip_norm is not None and config.engine.zero_stage > 0:
+        ours["gradient_clipping"] = config.optim.clip_norm
+    if config.engine.deepspeed_json is None:
+        return ours
+    file = Path(config.engine.deepspeed_json)
+    try:
+        theirs = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"engine.deepspeed_json: {file} could not be read: {error}") from error
+    if not isinstance(theirs, dict):
+        raise UserError(f"engine.deepspeed_json: {file} holds no JSON object")
+    return _merge_settings(ours, theirs, file, "")
+
+
+OWNED = {
+    "optimizer": "optim.*",
+    "scheduler": "optim.*",
+    "gradient_clipping": "optim.clip_norm",
+    "fp16": "engine.precision",
+    "bf16": "engine.precision",
+    "torch_autocast": "engine.precision",
+    "train_batch_size": "optim.batch_size",
+    "train_micro_batch_size_per_gpu": "engine.micro_batch_size",
+    "gradient_accumulation_steps": "engine.micro_batch_size",
+    "zero_optimization.stage": "engine.zero_stage",
+}
+
+
+def _merge_settings(ours: dict, theirs: dict, file: Path, prefix: str) -> dict:
+    merged = dict(ours)
+    for name, value in theirs.items():
+        dotted = prefix + name
+        if dotted in OWNED:
+            raise UserError(f"engine.deepspeed_json: {file} sets {dotted}; it comes from {OWNED[dotted]}: set it there")
+        if isinstance(value, dict) and isinstance(ours.get(name), dict):
+            merged[name] = _merge_settings(ours[name], value, file, f"{dotted}.")
+        elif name in ours and ours[name] != value:
+            raise UserError(f"engine.deepspeed_json: {file} sets {dotted} to {value!r}; this program needs {ours[name]!r}")
+        else:
+            merged[name] = value
+    return merged
+
+
+def use_bf16(config: PretrainConfig, device: torch.device) -> bool:
+    if config.engine.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.engine.precision == "bf16"
+
+
+def started_by_launcher() -> bool:
+    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def resolve_kind(config: PretrainConfig) -> str:
+    """plain or deepspeed; UserError where the two do not go with how the program was started."""
+    kind = config.engine.kind
+    if kind == "auto":
+        return "deepspeed" if started_by_launcher() else "plain"
+    if kind == "plain" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"engine.kind: plain is one process, but {os.environ['WORLD_SIZE']} were started; expected deepspeed")
+    if kind == "deepspeed" and not started_by_launcher():
+        raise UserError("engine.kind: deepspeed, but not started by its launcher; expected: deepspeed scripts/pretrain_ssv2.py ...")
+    return kind
+
+
+def prepare_process(config: PretrainConfig) -> torch.device:
+    """Device, threads and (under a launcher) the process group. Called once, before anything is built."""
+    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 0))
+    local_size = local_size or int(os.environ.get("LOCAL_SIZE", 0)) or int(os.environ.get("WORLD_SIZE", 1))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(config.engine.num_threads or max(1, cores // max(1, local_size)))
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")
+    if resolve_kind(config) == "deepspeed":
+        try:
+            import deepspeed
+        except ImportError as error:
+            raise UserError(f"deepspeed is not installed ({error}); expected: pip install deepspeed, or engine.kind=plain") from error
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        if not dist.is_initialized():
+            deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    return device
+
+
+def make_engine(student: nn.Module, config: PretrainConfig, device: torch.device) -> PlainEngine:
+    kind = DeepSpeedEngine if resolve_kind(config) == "deepspeed" else PlainEngine
+    return kind(student, config, device)
