@@ -77,6 +77,21 @@ class PretrainStep:
         if self.teacher is not None:
             self.teacher.update(engine.weight_groups(), momentum_at(step / steps, self.config.teacher))
 
+    def inspect(self, journey: Journey) -> dict[str, Tensor]:
+        """Sampled: rank correlation on the masked units, and each loss's share of the gradient at the encoder's output."""
+        correlation = unit_correlation(journey, self.units.shape[1])
+        shares = gradient_shares(journey, self.config.objective.ranking_weight)
+        return shares if correlation is None else {"rank_correlation": correlation, **shares}
+
+    def difficulty_of(self, engine: Engine, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B U"]:
+        """What the teacher finds hard in these clips, with the same views at each call."""
+        assert self.teacher is not None
+        place = Place(0, clip.shape[0], clip.shape[0])
+        generator = seeded(clip.device, self.config.train.seed)
+        views = torch.stack([draw_keys(place, self.num_units, generator) for _ in range(self.config.teacher.num_views)])
+        with engine.autocast():
+            return self.teacher.predict_difficulty(clip, views)
+
     def num_hard(self, progress: float) -> int:
         """Of the masked units, how many are chosen by difficulty (of the visible ones in mode inverted, the same share)."""
         if self.teacher is None:

@@ -1,0 +1,185 @@
+"""The loop: batches in, updates out. It knows the step by its protocol only, so another method can use it."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hpm_video.config import PretrainConfig
+from hpm_video.data.loader import FailureLog
+from hpm_video.train.engine import PlainEngine
+from hpm_video.train.metrics import Clock, MetricLog, format_line
+from hpm_video.train.optim import lr_at
+from hpm_video.train.state import RunState
+from hpm_video.types import Batch, Place, StepResult, UserError
+
+log = logging.getLogger("hpm_video")
+
+
+class Step(Protocol):
+    """What the loop needs of a method."""
+
+    def __call__(self, engine: Any, clip: Tensor, place: Place, step: int, steps: int) -> tuple[StepResult, Any]: ...
+
+    def after_update(self, engine: Any, step: int, steps: int) -> None: ...
+
+    def settings_now(self, step: int, steps: int) -> dict[str, float]: ...
+
+
+class StopRequest:
+    """SIGTERM and SIGINT ask for a stop after the running step; a second signal is taken as it comes."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(number, self.before[number])
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+class Loop:
+    """Runs a step over batches from `state.step` to `steps`, with everything agreed between the ranks: bad samples,
+    stops, and batches whose loss is not finite."""
+
+    def __init__(self, config: PretrainConfig, engine: PlainEngine, step: Step, state: RunState, steps: int) -> None:
+        self.config, self.engine, self.step, self.state, self.steps = config, engine, step, state, steps
+        self.failures = FailureLog(config.data.max_bad_share)
+        self.mean, self.std = (
+            torch.tensor(v, device=engine.device).view(1, -1, 1, 1, 1) for v in (config.data.mean, config.data.std)
+        )
+        self.clock = Clock()
+
+    def run(self, batches: Iterable[Batch], log_to: MetricLog | None, save: Callable[[], None], measure: Callable[[int], dict]) -> bool:
+        """True when all steps are done, False when a signal asked to stop (the state is saved first)."""
+        train, began = self.config.train, time.perf_counter()
+        seconds_before, first_step, stream = self.state.seconds, self.state.step, iter(batches)
+        sums: dict[str, Tensor] = {}
+        with StopRequest() as stop:
+            while self.state.step < self.steps:
+                now = self.state.step
+                measuring = now % train.measure_every_steps == 0 or now == self.steps - 1
+                extra = measure(now) if measuring else {}
+                values, norm = self._one_step(stream, measuring)
+                self.state.step += 1
+                self.state.seconds = seconds_before + time.perf_counter() - began
+                for name, value in values.items():
+                    sums[name] = sums.get(name, 0.0) + value  # on the device: no sync until a line is written
+                self.clock.steps += 1
+                if measuring or self.state.step % train.log_every_steps == 0:
+                    pace = (time.perf_counter() - began) / (self.state.step - first_step)
+                    self._report(sums, {**extra, "grad_norm": norm}, log_to, pace)
+                    sums = {}
+                stopping = self._agree(stop.asked)[0] > 0
+                if stopping or self.state.step % train.save_every_steps == 0 or self.state.step == self.steps:
+                    save()
+                    self.clock.reset()
+                if stopping and self.state.step < self.steps:
+                    log.info("stopped by a signal after step %d; the same command goes on from here", self.state.step)
+                    return False
+        return True
+
+    def _one_step(self, stream: Iterator[Batch], measuring: bool) -> tuple[dict[str, Tensor], float]:
+        """All rounds of one global batch and the update. A micro batch whose loss is not finite is left out on all ranks."""
+        now, split, engine = self.state.step, self.engine.split, self.engine
+        values: dict[str, Tensor] = {}
+        num_kept = 0
+        for round in range(split.rounds):
+            batch = self._next(stream)
+            place = split.place(round, engine.rank, engine.world_size)
+            torch.manual_seed(hash((self.config.train.seed, now, place.start)) & 0x7FFFFFFF)  # drop path
+            result, journey = self.step(engine, self.normalise(batch.clip), place, now, self.steps)
+            if self._agree(not bool(torch.isfinite(result.loss)))[0] > 0:
+                self._skipped(f"loss {float(result.loss)} on this rank, samples {batch.sample.tolist()}")
+                continue
+            metrics = dict(result.metrics)
+            if measuring:
+                metrics |= self.step.inspect(journey)  # type: ignore[attr-defined]
+            engine.backward(result.loss)
+            num_kept += 1
+            for name, value in metrics.items():
+                values[name] = values.get(name, 0.0) + value.detach()
+        values = {name: value / max(1, num_kept) for name, value in values.items()}
+        values["_lines"] = torch.tensor(float(num_kept > 0))
+        if not num_kept:
+            return {}, float("nan")
+        norm = engine.step(lr_at(now, self.steps, self.config.optim))
+        if norm == norm and abs(norm) != float("inf"):
+            self.state.num_updates += 1
+            self.step.after_update(engine, now, self.steps)
+        else:
+            self._skipped(f"gradient norm {norm}")
+        return values, norm
+
+    def normalise(self, clip: Tensor) -> Tensor:
+        """uint8 on the host -> fp32 on the device, with the mean and std of the configuration."""
+        moved = clip.to(self.engine.device, non_blocking=True)
+        return (moved.float() / 255 - self.mean) / self.std
+
+    def _next(self, stream: Iterator[Batch]) -> Batch:
+        """The next micro batch; when one rank cannot go on, all stop together and none hangs."""
+        began = time.perf_counter()
+        fault: Exception | None = None
+        batch: Batch | None = None
+        try:
+            batch = next(stream)
+            self.failures.add(batch)
+        except Exception as error:  # shown after the other ranks know
+            fault = error
+        self.clock.waited += time.perf_counter() - began
+        bad, seen = (len(batch.failures), len(batch.sample)) if batch else (0, 0)
+        faults, bad_all, seen_all = self._agree(fault is not None, bad, seen)
+        if fault is not None:
+            raise fault if isinstance(fault, UserError) else UserError(f"the loader stopped: {fault}") from fault
+        if faults:
+            raise UserError("another rank could not read its data (its message is above or in its log); all ranks stop")
+        self.state.num_bad += int(bad_all)
+        self.state.num_seen += int(seen_all)
+        self.failures.check(self.state.num_bad, self.state.num_seen)
+        assert batch is not None
+        return batch
+
+    def _agree(self, *numbers: float) -> list[float]:
+        """Sums over the ranks."""
+        return self.engine.sum_over_ranks(torch.tensor(numbers, dtype=torch.float64, device=self.engine.device)).tolist()
+
+    def _skipped(self, what: str) -> None:
+        self.state.num_skipped += 1
+        log.warning("step %d: not finite, left out on all ranks: %s (%d so far)", self.state.step, what, self.state.num_skipped)
+        if self.state.num_skipped > self.config.train.max_nonfinite_steps:
+            raise UserError(
+                f"{self.state.num_skipped} losses or gradients were not finite, more than train.max_nonfinite_steps "
+                f"{self.config.train.max_nonfinite_steps}; checkpoints are untouched. Lower optim.base_lr, or set optim.clip_norm"
+            )
+
+    def _report(self, sums: dict[str, Tensor], extra: dict[str, float], log_to: MetricLog | None, pace_s: float) -> None:
+        lines = float(sums.pop("_lines", torch.zeros(()))) or 1.0
+        names = sorted(sums)
+        means = [float(sums[n]) / (lines if n in ("loss", "pixel_loss", "ranking_loss") else 1.0) for n in names]
+        shared = [v / self.engine.world_size for v in self._agree(*means)] if names else []
+        values = dict(zip(names, shared, strict=True)) | extra
+        done = self.state.step - 1
+        values |= {"lr": lr_at(done, self.steps, self.config.optim), "seconds": self.state.seconds}
+        values |= self.step.settings_now(done, self.steps) | self.clock.rates(self.config.optim.batch_size)
+        if self.state.num_bad:
+            values["bad_samples"] = self.state.num_bad
+        if self.engine.device.type == "cuda":
+            values["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        self.clock.reset()
+        if log_to is not None:
+            log_to.write(self.state.step, values)
+            log.info(format_line(self.state.step, self.steps, values, (self.steps - self.state.step) * pace_s))

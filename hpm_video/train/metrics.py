@@ -1,0 +1,88 @@
+"""What a run says: log lines with rate, ETA and waiting share; metrics.jsonl; TensorBoard. Written by rank 0 only."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("hpm_video")
+SHOWN = ("loss", "pixel_loss", "ranking_loss", "hard_share", "rank_correlation", "held_out/hardness_gain")
+
+
+def start_logging(rank: int = 0) -> None:
+    """Plain lines on stdout from rank 0; warnings of the other ranks with their number."""
+    handler = logging.StreamHandler(sys.stdout)
+    form = "%(asctime)s %(message)s" if rank == 0 else f"%(asctime)s [rank {rank}] %(message)s"
+    handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+
+
+class MetricLog:
+    """Appends to RUN/metrics.jsonl and RUN/tensorboard; lines of steps after the resumed one are cut off."""
+
+    def __init__(self, run: Path, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        run.mkdir(parents=True, exist_ok=True)
+        self.file, self.pictures = run / "metrics.jsonl", run / "difficulty.jsonl"
+        for file in (self.file, self.pictures):
+            drop_later_lines(file, first_step)
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        _append(self.file, {"step": step, **values})
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+    def write_difficulty(self, step: int, difficulty: list[list[float]]) -> None:
+        _append(self.pictures, {"step": step, "difficulty": difficulty})
+
+    def close(self) -> None:
+        self.board.close()
+
+
+def _append(file: Path, row: Mapping[str, Any]) -> None:
+    with file.open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
+def drop_later_lines(file: Path, last_step: int) -> None:
+    """Keep the lines up to a step: what a stopped run wrote after its last checkpoint is written again. Half lines go."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue
+    file.write_text("".join(f"{line}\n" for line in kept))
+
+
+class Clock:
+    """Time of the steps since the last log line, and of those the seconds spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.start, self.waited, self.steps = time.perf_counter(), 0.0, 0
+
+    def rates(self, batch_size: int) -> dict[str, float]:
+        passed = max(1e-9, time.perf_counter() - self.start)
+        return {"clips_per_s": self.steps * batch_size / passed, "data_wait_share": self.waited / passed}
+
+
+def format_line(step: int, steps: int, values: Mapping[str, float], eta_s: float) -> str:
+    shown = "  ".join(f"{name.removeprefix('held_out/')} {values[name]:.4f}" for name in SHOWN if name in values)
+    wait = values["data_wait_share"]
+    hint = "  (raise data.num_workers, or data.cache_gib for a small set)" if wait > 0.3 else ""
+    minutes, seconds = divmod(round(eta_s), 60)
+    rate = f"{values['clips_per_s']:.1f} clips/s, waiting for data {wait:.0%}{hint}, {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
+    return f"step {step}/{steps}  {shown}  lr {values['lr']:.2e} | {rate}"
