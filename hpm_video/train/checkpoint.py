@@ -80,7 +80,9 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise UserError(f"{file} does not exist; expected a file written by this program") from error
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is damaged or no safetensors file: {error}; delete its folder to go on from the one before") from error
+        raise UserError(
+            f"{file} is damaged or no safetensors file: {error}; delete its folder to go on from the one before"
+        ) from error
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
@@ -92,11 +94,15 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: Path
     faults += [f"not part of this model: {', '.join(extra[:3])}"] if extra else []
     faults += [f"{n} is {list(weights[n].shape)}, this model has {list(own[n].shape)}" for n in sorted(other)[:3]]
     if faults:
-        raise UserError(f"{source} is of another model ({'; '.join(faults)}); expected the model.* settings of that run, or another train.output")
+        raise UserError(
+            f"{source} is of another model ({'; '.join(faults)}); expected the model.* settings of that run, or another train.output"
+        )
     network.load_state_dict(dict(weights), strict=True)
 
 
-def export_encoder(run: Path, encoder_weights: Mapping[str, Tensor], config: PretrainConfig, state: Mapping[str, Any]) -> None:
+def export_encoder(
+    run: Path, encoder_weights: Mapping[str, Tensor], config: PretrainConfig, state: Mapping[str, Any]
+) -> None:
     """encoder.safetensors (names as in `Encoder`) and encoder.json with the configuration."""
     save_file({k: v.detach().cpu().contiguous() for k, v in encoder_weights.items()}, run / ".encoder.draft")
     os.replace(run / ".encoder.draft", run / "encoder.safetensors")

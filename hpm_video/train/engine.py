@@ -288,7 +288,9 @@ def _merge_settings(ours: dict, theirs: dict, file: Path, prefix: str) -> dict:
         if isinstance(value, dict) and isinstance(ours.get(name), dict):
             merged[name] = _merge_settings(ours[name], value, file, f"{dotted}.")
         elif name in ours and ours[name] != value:
-            raise UserError(f"engine.deepspeed_json: {file} sets {dotted} to {value!r}; this program needs {ours[name]!r}")
+            raise UserError(
+                f"engine.deepspeed_json: {file} sets {dotted} to {value!r}; this program needs {ours[name]!r}"
+            )
         else:
             merged[name] = value
     return merged
@@ -310,9 +312,13 @@ def resolve_kind(config: PretrainConfig) -> str:
     if kind == "auto":
         return "deepspeed" if started_by_launcher() else "plain"
     if kind == "plain" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(f"engine.kind: plain is one process, but {os.environ['WORLD_SIZE']} were started; expected deepspeed")
+        raise UserError(
+            f"engine.kind: plain is one process, but {os.environ['WORLD_SIZE']} were started; expected deepspeed"
+        )
     if kind == "deepspeed" and not started_by_launcher():
-        raise UserError("engine.kind: deepspeed, but not started by its launcher; expected: deepspeed scripts/pretrain_ssv2.py ...")
+        raise UserError(
+            "engine.kind: deepspeed, but not started by its launcher; expected: deepspeed scripts/pretrain_ssv2.py ..."
+        )
     return kind
 
 
@@ -330,7 +336,9 @@ def prepare_process(config: PretrainConfig) -> torch.device:
         try:
             import deepspeed
         except ImportError as error:
-            raise UserError(f"deepspeed is not installed ({error}); expected: pip install deepspeed, or engine.kind=plain") from error
+            raise UserError(
+                f"deepspeed is not installed ({error}); expected: pip install deepspeed, or engine.kind=plain"
+            ) from error
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         if not dist.is_initialized():
             deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)

@@ -64,7 +64,13 @@ class Loop:
         )
         self.clock = Clock()
 
-    def run(self, batches: Iterable[Batch], log_to: MetricLog | None, save: Callable[[], None], measure: Callable[[int], dict]) -> bool:
+    def run(
+        self,
+        batches: Iterable[Batch],
+        log_to: MetricLog | None,
+        save: Callable[[], None],
+        measure: Callable[[int], dict],
+    ) -> bool:
         """True when all steps are done, False when a signal asked to stop (the state is saved first)."""
         train, began = self.config.train, time.perf_counter()
         seconds_before, first_step, stream = self.state.seconds, self.state.step, iter(batches)
@@ -155,18 +161,24 @@ class Loop:
 
     def _agree(self, *numbers: float) -> list[float]:
         """Sums over the ranks."""
-        return self.engine.sum_over_ranks(torch.tensor(numbers, dtype=torch.float64, device=self.engine.device)).tolist()
+        return self.engine.sum_over_ranks(
+            torch.tensor(numbers, dtype=torch.float64, device=self.engine.device)
+        ).tolist()
 
     def _skipped(self, what: str) -> None:
         self.state.num_skipped += 1
-        log.warning("step %d: not finite, left out on all ranks: %s (%d so far)", self.state.step, what, self.state.num_skipped)
+        log.warning(
+            "step %d: not finite, left out on all ranks: %s (%d so far)", self.state.step, what, self.state.num_skipped
+        )
         if self.state.num_skipped > self.config.train.max_nonfinite_steps:
             raise UserError(
                 f"{self.state.num_skipped} losses or gradients were not finite, more than train.max_nonfinite_steps "
                 f"{self.config.train.max_nonfinite_steps}; checkpoints are untouched. Lower optim.base_lr, or set optim.clip_norm"
             )
 
-    def _report(self, sums: dict[str, Tensor], extra: dict[str, float], log_to: MetricLog | None, pace_s: float) -> None:
+    def _report(
+        self, sums: dict[str, Tensor], extra: dict[str, float], log_to: MetricLog | None, pace_s: float
+    ) -> None:
         lines = float(sums.pop("_lines", torch.zeros(()))) or 1.0
         names = sorted(sums)
         means = [float(sums[n]) / (lines if n in ("loss", "pixel_loss", "ranking_loss") else 1.0) for n in names]

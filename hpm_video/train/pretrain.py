@@ -65,7 +65,14 @@ def pretrain(config: PretrainConfig) -> bool:
     dataset = ClipDataset(train_set, config.data, config.train.seed, training=True)
     split = engine.split
     loader = make_loader(
-        dataset, split.batch_size, split.micro, engine.rank, engine.world_size, state.step, config.data.num_workers, steps
+        dataset,
+        split.batch_size,
+        split.micro,
+        engine.rank,
+        engine.world_size,
+        state.step,
+        config.data.num_workers,
+        steps,
     )
     measure = _make_measure(config, loop, step, held_out, log_to)
     try:
@@ -95,7 +102,15 @@ def num_steps(config: PretrainConfig, num_samples: int) -> int:
 
 
 # what may differ when a run goes on: how it is executed, not what it computes
-FREE = ("data.root", "data.annotations", "data.num_workers", "data.cache_gib", "data.reader", "data.max_bad_share", "train.output")
+FREE = (
+    "data.root",
+    "data.annotations",
+    "data.num_workers",
+    "data.cache_gib",
+    "data.reader",
+    "data.max_bad_share",
+    "train.output",
+)
 FREE += ("train.log_every_steps", "train.save_every_steps", "train.keep_checkpoints", "train.max_nonfinite_steps")
 
 
@@ -112,13 +127,29 @@ def check_same_run(run: Path, config: PretrainConfig) -> None:
                 )
 
 
-def _announce(config: PretrainConfig, engine: PlainEngine, train_set: Manifest, steps: int, resumed: Path | None) -> None:
+def _announce(
+    config: PretrainConfig, engine: PlainEngine, train_set: Manifest, steps: int, resumed: Path | None
+) -> None:
     optim, split = config.optim, engine.split
-    count = sum(p.numel() for p in engine.names if not hasattr(p, "ds_numel")) + sum(getattr(p, "ds_numel", 0) for p in engine.names)
-    log.info("%d videos (%s); %.1f M parameters; mode %s", len(train_set.paths), train_set.source, count / 1e6, config.mask.mode)
-    log.info("batch %d = %d ranks x %d clips x %d rounds", split.batch_size, engine.world_size, split.micro, split.rounds)
-    log.info("lr %.3g = base_lr %.3g x batch %d / 256; %d steps", peak_lr(optim), optim.base_lr, split.batch_size, steps)
-    log.info("%s, %s, on %s", type(engine).__name__, "bf16 autocast, fp32 weights" if engine.bf16 else "fp32", engine.device)
+    count = sum(p.numel() for p in engine.names if not hasattr(p, "ds_numel")) + sum(
+        getattr(p, "ds_numel", 0) for p in engine.names
+    )
+    log.info(
+        "%d videos (%s); %.1f M parameters; mode %s",
+        len(train_set.paths),
+        train_set.source,
+        count / 1e6,
+        config.mask.mode,
+    )
+    log.info(
+        "batch %d = %d ranks x %d clips x %d rounds", split.batch_size, engine.world_size, split.micro, split.rounds
+    )
+    log.info(
+        "lr %.3g = base_lr %.3g x batch %d / 256; %d steps", peak_lr(optim), optim.base_lr, split.batch_size, steps
+    )
+    log.info(
+        "%s, %s, on %s", type(engine).__name__, "bf16 autocast, fp32 weights" if engine.bf16 else "fp32", engine.device
+    )
     if resumed is not None:
         log.info("resuming from %s", resumed)
 
@@ -162,11 +193,20 @@ def _finish(config: PretrainConfig, engine: PlainEngine, state: RunState, steps:
     weights = {n.removeprefix(ENCODER): w for n, w in checkpoint.student.items() if n.startswith(ENCODER)}
     export_encoder(run, weights, config, {"step": state.step, "machine": describe_machine()})
     clips = steps * config.optim.batch_size
-    summary = {"steps": steps, "seconds": state.seconds, "clips": clips, "clips_per_s": clips / max(state.seconds, 1e-9)}
-    summary |= {"ranks": engine.world_size, "num_bad": state.num_bad, "num_seen": state.num_seen, "bad_files": bad_files}
+    summary = {
+        "steps": steps,
+        "seconds": state.seconds,
+        "clips": clips,
+        "clips_per_s": clips / max(state.seconds, 1e-9),
+    }
+    summary |= {
+        "ranks": engine.world_size,
+        "num_bad": state.num_bad,
+        "num_seen": state.num_seen,
+        "bad_files": bad_files,
+    }
     write_json(run / "summary.json", summary | {"num_skipped": state.num_skipped, "machine": describe_machine()})
     log.info("done: %d steps in %.0f s, %s", steps, state.seconds, run / "encoder.safetensors")
     free = shutil.disk_usage(run).free / 2**30
     if free < 1:
         log.warning("only %.1f GiB left on the disk of %s", free, run)
-

@@ -1,0 +1,85 @@
+"""A sample: decode, sample, transform; a file that cannot be read is replaced, named and counted."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hpm_video.config import DataConfig
+from hpm_video.data.decode import UnreadableVideo, read_frames
+from hpm_video.data.manifest import Manifest
+from hpm_video.data.sampling import sample_frames
+from hpm_video.data.transforms import make_transform
+from hpm_video.types import Batch, Failure, UserError
+
+MAX_TRIES = 20
+
+
+class Sample(NamedTuple):
+    clip: Tensor  # uint8 [C, T, H, W]
+    label: int
+    row: int
+    failures: tuple[Failure, ...]
+
+
+class ClipDataset(Dataset):
+    """Keys are (row of the manifest, position in the run); all that is drawn for a sample belongs to (seed, position)."""
+
+    def __init__(self, manifest: Manifest, config: DataConfig, seed: int, training: bool) -> None:
+        self.manifest, self.config, self.seed, self.training = manifest, config, seed, training
+        self.transform = make_transform(config, training)
+        self.cache: dict[str, np.ndarray] = {}
+        self.cache_left = int(config.cache_gib * 2**30)
+        self.bad: dict[str, str] = {}  # files this process found unreadable: not tried again, but counted each time
+
+    def __len__(self) -> int:
+        return len(self.manifest.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        row, position = key
+        rng = np.random.default_rng([self.seed, position])
+        failures: list[Failure] = []
+        for _ in range(MAX_TRIES):
+            path = self.manifest.paths[row]
+            try:
+                clip = self.read(row, rng)
+            except UnreadableVideo as error:
+                self.bad[path] = error.reason
+                failures.append(Failure(path, error.reason))
+                row = int(rng.integers(len(self)))
+                continue
+            return Sample(clip, self.manifest.labels[row], row, tuple(failures))
+        named = "; ".join(f"{f.path}: {f.reason}" for f in failures[:3])
+        raise UserError(f"no readable video in {MAX_TRIES} tries in {self.manifest.root} ({named}; ...)")
+
+    def read(self, row: int, rng: np.random.Generator) -> Tensor:
+        """uint8 [C, T, H, W]. Raises UnreadableVideo."""
+        path, config = self.manifest.paths[row], self.config
+        if path in self.bad:
+            raise UnreadableVideo(path, self.bad[path])
+        drawn = rng if self.training else None
+
+        def choose(count: int) -> np.ndarray:
+            return sample_frames(config.sampling, count, config.num_frames, config.stride, drawn)
+
+        frames = self.cache.get(path)
+        if frames is None and self.cache_left > 0:
+            frames = read_frames(self.manifest.root / path, np.arange, config.reader)
+            if frames.nbytes <= self.cache_left:
+                self.cache[path] = frames
+                self.cache_left -= frames.nbytes
+        if frames is not None:
+            return self.transform(frames[choose(len(frames))], rng)
+        return self.transform(read_frames(self.manifest.root / path, choose, config.reader), rng)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    return Batch(
+        clip=torch.stack([s.clip for s in samples]),
+        label=torch.tensor([s.label for s in samples]),
+        sample=torch.tensor([s.row for s in samples]),
+        failures=tuple(f for s in samples for f in s.failures),
+    )

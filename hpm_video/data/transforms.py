@@ -1,0 +1,80 @@
+"""WHAT: crop, resize and flip, on uint8; parameters are drawn once for a clip and hold for all its frames."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy.random import Generator
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from hpm_video.config import DataConfig
+
+Transform = Callable[[np.ndarray, Generator], Tensor]
+
+
+class Box(NamedTuple):
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def make_transform(config: DataConfig, training: bool) -> Transform:
+    """frames uint8 [T, H, W, C] and a generator -> clip uint8 [C, T, H, W] of data.frame_size_px."""
+    target = (config.frame_size_px[0], config.frame_size_px[1])
+
+    def transform(frames: np.ndarray, rng: Generator) -> Tensor:
+        height, width = frames.shape[1:3]
+        if not training or config.crop == "center":
+            box = center_box(height, width, target)
+        elif config.crop == "multiscale":
+            box = multiscale_box(height, width, target, config.crop_scales, rng)
+        else:
+            box = random_resized_box(height, width, target, config.crop_area, rng)
+        clip = cut(frames, box, target)
+        return clip.flip(-1) if training and config.flip and rng.random() < 0.5 else clip
+
+    return transform
+
+
+def cut(frames: np.ndarray, box: Box, target: tuple[int, int]) -> UInt8[Tensor, "C T H W"]:
+    """Crop, then resize (bilinear with antialiasing)."""
+    inside = frames[:, box.top : box.top + box.height, box.left : box.left + box.width]
+    clip = torch.from_numpy(np.ascontiguousarray(inside)).permute(0, 3, 1, 2)  # [T, C, H, W]
+    if clip.shape[2:] != target:
+        clip = F.resize(clip, list(target), antialias=True)
+    return clip.permute(1, 0, 2, 3).contiguous()
+
+
+def center_box(height: int, width: int, target: tuple[int, int]) -> Box:
+    """The largest box of the target's shape, in the middle."""
+    scale = min(height / target[0], width / target[1])
+    h, w = max(1, round(target[0] * scale)), max(1, round(target[1] * scale))
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def multiscale_box(height: int, width: int, target: tuple[int, int], scales: list[float], rng: Generator) -> Box:
+    """Multi-scale crop (TSN, VideoMAE): sides from neighbouring scales, at one of 13 places of a grid over the frame."""
+    base = min(height / target[0], width / target[1])
+    first = int(rng.integers(len(scales)))
+    second = int(np.clip(first + rng.integers(-1, 2), 0, len(scales) - 1))
+    h, w = (max(1, round(side * base * scales[k])) for side, k in zip(target, (first, second), strict=True))
+    h, w = min(h, height), min(w, width)
+    places = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (0, 2), (2, 0), (2, 4), (4, 2), (1, 1), (1, 3), (3, 1), (3, 3)]
+    row, column = places[int(rng.integers(len(places)))]
+    return Box((height - h) * row // 4, (width - w) * column // 4, h, w)
+
+
+def random_resized_box(height: int, width: int, target: tuple[int, int], area: list[float], rng: Generator) -> Box:
+    """A box of a random share of the area and an aspect within 3/4 to 4/3 of the target's (Inception crop; MAE)."""
+    shape = target[1] / target[0]
+    for _ in range(10):
+        size = rng.uniform(area[0], area[1]) * height * width
+        aspect = shape * float(np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))))
+        h, w = round((size / aspect) ** 0.5), round((size * aspect) ** 0.5)
+        if 0 < h <= height and 0 < w <= width:
+            return Box(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
+    return center_box(height, width, target)
