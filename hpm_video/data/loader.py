@@ -91,7 +91,8 @@ class FailureLog:
     """Names each unreadable file once, and stops the run beyond a stated share."""
 
     def __init__(self, max_share: float) -> None:
-        self.max_share, self.names = max_share, []
+        self.max_share = max_share
+        self.names: list[str] = []
         self.reasons: dict[str, str] = {}
 
     def add(self, batch: Batch) -> None:
@@ -115,7 +116,9 @@ def load_held_out(manifest: Manifest, config: DataConfig, num: int) -> tuple[UIn
     """Fixed clips (middle frames, middle crop) spread over the manifest, and their names. UserError if none can be read."""
     dataset = ClipDataset(manifest, config, 0, training=False)
     rows = np.random.default_rng(0).permutation(len(dataset)).tolist()
-    clips, names, reasons = [], [], []
+    clips: list[Tensor] = []
+    names: list[str] = []
+    reasons: list[str] = []
     for row in rows:
         if len(clips) == num or (not clips and len(reasons) == max(20, num)):
             break

@@ -19,11 +19,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig, load_config
+from hpm_video.method.step import PretrainStep
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import Student
@@ -109,6 +111,16 @@ def export_encoder(
     write_json(run / "encoder.json", {"config": dataclasses.asdict(config), **state})
 
 
+def export_run(run: Path) -> Path:
+    """The encoder of the latest checkpoint of a run, written to RUN/encoder.safetensors and encoder.json."""
+    config, folder = load_run_config(run), latest_checkpoint(run)
+    record = json.loads((folder / "state.json").read_text())
+    weights = {n: w for n, w in read_tensors(folder / "student.safetensors").items() if n.startswith("encoder.")}
+    named = {n.removeprefix("encoder."): w for n, w in weights.items()}
+    export_encoder(run, named, config, {"step": record["step"], "machine": record["machine"]})
+    return run / "encoder.safetensors"
+
+
 def write_json(file: Path, content: Any) -> None:
     draft = file.with_name(f".{file.name}.draft")
     draft.write_text(json.dumps(content, indent=1))
@@ -138,10 +150,8 @@ def load_student(run: Path) -> tuple[PretrainConfig, Student]:
 
 def load_teacher(run: Path) -> Teacher | None:
     """The teacher of the latest checkpoint; None for modes without one."""
-    from hpm_video.method.step import PretrainStep
-
     config, folder = load_run_config(run), latest_checkpoint(run)
-    teacher = PretrainStep(config, Student(config), next(Student(config).parameters()).device).teacher
+    teacher = PretrainStep(config, Student(config), torch.device("cpu")).teacher
     if teacher is not None:
         load_weights(teacher.network, read_tensors(folder / "teacher.safetensors"), folder)
     return teacher

@@ -225,7 +225,7 @@ class DeepSpeedEngine(PlainEngine):
         elif self.stage < 3:
             self._deepspeed.utils.safe_set_full_optimizer_state(parameter, value, moment)
         else:  # this rank's slice of the flat, padded tensor
-            size = parameter.ds_tensor.ds_numel
+            size = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
             flat = torch.zeros(size * self.world_size, device=value.device)
             flat[: value.numel()] = value.flatten()
             own = flat[self.rank * size : (self.rank + 1) * size]

@@ -10,7 +10,8 @@ from hpm_video.config import OptimConfig
 
 def parameter_groups(student: nn.Module, weight_decay: float) -> list[dict]:
     """Two groups: with weight decay, and without (biases, norms, positions, mask and class tokens)."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in student.named_parameters():
         bare = parameter.ndim <= 1 or name.endswith(("mask_token", "cls_token", "positions.table"))
         (plain if bare else decayed).append(parameter)

@@ -16,7 +16,7 @@ from hpm_video.data.manifest import Manifest, hold_out, open_manifest
 from hpm_video.method.step import PretrainStep, measure_hardness
 from hpm_video.train.checkpoint import (
     Checkpoint,
-    export_encoder,
+    export_run,
     list_checkpoints,
     load_checkpoint,
     load_weights,
@@ -31,7 +31,6 @@ from hpm_video.train.state import RunState, build_student, describe_machine
 from hpm_video.types import UserError
 
 log = logging.getLogger("hpm_video")
-ENCODER = "encoder."
 
 
 def pretrain(config: PretrainConfig) -> bool:
@@ -89,6 +88,7 @@ def pretrain(config: PretrainConfig) -> bool:
 def open_train_sets(config: PretrainConfig) -> tuple[Manifest, Manifest]:
     """Clips to train on, and clips never trained on: of the validation split, or held out by seed."""
     train_set = open_manifest(config.data, "train")
+    assert train_set is not None  # only the validation split may be absent
     validation = open_manifest(config.data, "validation")
     if validation is not None:
         return train_set, validation
@@ -189,9 +189,7 @@ def _finish(config: PretrainConfig, engine: PlainEngine, state: RunState, steps:
     if engine.rank:
         return
     run = Path(config.train.output)
-    checkpoint = load_checkpoint(list_checkpoints(run)[-1])
-    weights = {n.removeprefix(ENCODER): w for n, w in checkpoint.student.items() if n.startswith(ENCODER)}
-    export_encoder(run, weights, config, {"step": state.step, "machine": describe_machine()})
+    exported = export_run(run)
     clips = steps * config.optim.batch_size
     summary = {
         "steps": steps,
@@ -206,7 +204,7 @@ def _finish(config: PretrainConfig, engine: PlainEngine, state: RunState, steps:
         "bad_files": bad_files,
     }
     write_json(run / "summary.json", summary | {"num_skipped": state.num_skipped, "machine": describe_machine()})
-    log.info("done: %d steps in %.0f s, %s", steps, state.seconds, run / "encoder.safetensors")
+    log.info("done: %d steps in %.0f s, %s", steps, state.seconds, exported)
     free = shutil.disk_usage(run).free / 2**30
     if free < 1:
         log.warning("only %.1f GiB left on the disk of %s", free, run)

@@ -1,0 +1,9 @@
+"""HPM pretraining on Kinetics-400: `deepspeed scripts/pretrain_k400.py data.root=DIR [KEY=VALUE ...]`."""
+
+import sys
+from pathlib import Path
+
+from hpm_video.cli import pretrain_main
+
+if __name__ == "__main__":
+    sys.exit(pretrain_main(Path(__file__).parent.parent / "configs" / "pretrain" / "k400_vitb.yaml"))
