@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hpm_video import __version__
 from hpm_video.types import UserError
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(given)
 
 
-_KEYS_STYLE = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+_KEYS_STYLE: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
 def _add_pretrain(parser: argparse.ArgumentParser) -> None:

@@ -78,10 +78,9 @@ class PretrainStep:
             self.teacher.update(engine.weight_groups(), momentum_at(step / steps, self.config.teacher))
 
     def inspect(self, journey: Journey) -> dict[str, Tensor]:
-        """Sampled: rank correlation on the masked units, and each loss's share of the gradient at the encoder's output."""
+        """Sampled: rank correlation of predicted and true loss over the masked units of the training batch."""
         correlation = unit_correlation(journey, self.units.shape[1])
-        shares = gradient_shares(journey, self.config.objective.ranking_weight)
-        return shares if correlation is None else {"rank_correlation": correlation, **shares}
+        return {} if correlation is None else {"rank_correlation": correlation}
 
     def difficulty_of(self, engine: Engine, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B U"]:
         """What the teacher finds hard in these clips, with the same views at each call."""
@@ -116,7 +115,7 @@ def unit_correlation(journey: Journey, unit_size: int) -> Tensor | None:
 
 
 def gradient_shares(journey: Journey, ranking_weight: float) -> dict[str, Tensor]:
-    """Norm of each loss's gradient at the encoder's output, as shares of their sum. Keeps the graph for the backward pass."""
+    """Norm of each loss's gradient at the encoder's output, as shares of their sum."""
     losses, latent = journey.losses, journey.output.latent
     parts = {"pixel": losses.pixel, "ranking": losses.ranking * ranking_weight}
     norms = {}
@@ -129,21 +128,37 @@ def gradient_shares(journey: Journey, ranking_weight: float) -> dict[str, Tensor
     return {f"encoder_gradient_share/{name}": norm / whole for name, norm in norms.items()}
 
 
-@torch.no_grad()
-def measure_hardness(step: PretrainStep, engine: Engine, clip: Tensor, now: int, steps: int) -> dict[str, Tensor]:
-    """On fixed held-out clips: reconstruction loss under random masks, under the current masks, and their ratio.
+def measure(step: PretrainStep, engine: Engine, clip: Tensor, now: int, steps: int) -> dict[str, Tensor]:
+    """On fixed held-out clips, with the same masks at each call (the student itself runs, not the engine around it).
 
-    The ratio, hardness_gain, is above 1 where the mining finds harder masks than chance. Masks are the same at each call.
+    held_out/pixel_loss under random masks, held_out/pixel_loss_hard under the current ones, and their ratio
+    held_out/hardness_gain: above 1 where the mining finds harder masks than chance. Also the rank correlation of predicted
+    and true loss, and each loss's share of the gradient at the encoder's output.
     """
     place = Place(0, clip.shape[0], clip.shape[0])
     num_hard = step.num_hard(now / steps)
-    random = step.travel(engine, clip, place, 0, 0)
-    metrics = {"held_out/pixel_loss": random.losses.pixel}
+    bare = _Bare(engine)
+    random = step.travel(bare, clip, place, 0, 0)
+    metrics = gradient_shares(random, step.config.objective.ranking_weight)
+    metrics["held_out/pixel_loss"] = random.losses.pixel.detach()
     correlation = unit_correlation(random, step.units.shape[1])
     if correlation is not None:
         metrics["held_out/rank_correlation"] = correlation
     if num_hard:
-        hard = step.travel(engine, clip, place, 0, num_hard)
+        with torch.no_grad():
+            hard = step.travel(bare, clip, place, 0, num_hard)
         metrics["held_out/pixel_loss_hard"] = hard.losses.pixel
-        metrics["held_out/hardness_gain"] = hard.losses.pixel / random.losses.pixel
+        metrics["held_out/hardness_gain"] = hard.losses.pixel / random.losses.pixel.detach()
     return metrics
+
+
+class _Bare:
+    """The student without its engine, in the engine's precision: for measurements between the steps."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.module, self.rank, self.world_size, self.device = engine.module, engine.rank, engine.world_size, engine.device
+        self.autocast, self.weight_groups = engine.autocast, engine.weight_groups
+
+    def __call__(self, *inputs: Tensor) -> StudentOutput:
+        with self.autocast():
+            return self.module(*inputs)

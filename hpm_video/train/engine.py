@@ -38,17 +38,13 @@ class Split(NamedTuple):
         return Place(start, start + self.micro, self.batch_size)
 
 
-def split_batch(batch_size: int, micro: int | None, world_size: int) -> Split:
-    """Raises UserError where batch_size is not ranks * micro batch * rounds."""
-    if micro is None:
-        if batch_size % world_size:
-            raise UserError(f"optim.batch_size: {batch_size} is not a multiple of the {world_size} ranks")
-        micro = batch_size // world_size
-    if batch_size % (micro * world_size):
-        raise UserError(
-            f"engine.micro_batch_size: {micro} x {world_size} ranks does not divide optim.batch_size {batch_size}"
-        )
-    return Split(batch_size, micro, batch_size // (micro * world_size))
+def split_batch(batch_size: int, most: int | None, world_size: int) -> Split:
+    """The largest micro batch of at most `most` clips that divides; UserError where the ranks do not divide batch_size."""
+    if batch_size % world_size:
+        raise UserError(f"optim.batch_size: {batch_size} is not a multiple of the {world_size} ranks")
+    share = batch_size // world_size
+    micro = max(m for m in range(1, min(share, most or share) + 1) if share % m == 0)
+    return Split(batch_size, micro, share // micro)
 
 
 class PlainEngine:
@@ -211,13 +207,22 @@ class DeepSpeedEngine(PlainEngine):
             return None
         return self._deepspeed.utils.safe_get_full_optimizer_state(parameter, moment)
 
+    def optimizer_state(self) -> dict[str, Tensor]:
+        self._link_moments()
+        return super().optimizer_state()
+
+    def _link_moments(self) -> None:
+        """DeepSpeed links moments to parameters after the first group's first step, when other groups have none yet: again."""
+        if self.stage in (1, 2) and self._raw_optimizer().state:
+            self.optimizer._hp_optimizer_states_linked = False
+            self.optimizer._lazy_init_hp_params_optimizer_state()
+
     def _make_moments(self, num_updates: int) -> None:
         if self.stage == 0:
             return super()._make_moments(num_updates)
         for flat in self._flat_partitions():
             self._raw_optimizer().state[flat] = _fresh_state(flat, num_updates, self.device)
-        if self.stage < 3:
-            self.optimizer._lazy_init_hp_params_optimizer_state()
+        self._link_moments()
 
     def _write_moment(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
         if self.stage == 0:

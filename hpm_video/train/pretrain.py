@@ -13,7 +13,7 @@ from hpm_video.config import PretrainConfig, load_config, to_yaml
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import load_held_out, make_loader
 from hpm_video.data.manifest import Manifest, hold_out, open_manifest
-from hpm_video.method.step import PretrainStep, measure_hardness
+from hpm_video.method.step import PretrainStep, measure
 from hpm_video.train.checkpoint import (
     Checkpoint,
     export_run,
@@ -73,9 +73,9 @@ def pretrain(config: PretrainConfig) -> bool:
         config.data.num_workers,
         steps,
     )
-    measure = _make_measure(config, loop, step, held_out, log_to)
+    measuring = _make_measure(config, loop, step, held_out, log_to)
     try:
-        finished = loop.run(loader, log_to, lambda: _save(config, engine, step, state), measure)
+        finished = loop.run(loader, log_to, lambda: _save(config, engine, step, state), measuring)
         if finished:
             _finish(config, engine, state, steps, loop.failures.names)
     finally:
@@ -160,15 +160,15 @@ def _make_measure(
     """Held-out measurements; every rank computes the same ones (under ZeRO-3 the forward pass is collective)."""
     clip = loop.normalise(held_out)
 
-    def measure(now: int) -> dict[str, float]:
+    def measure_now(now: int) -> dict[str, float]:
         loop.engine.module.eval()
-        values = {k: float(v) for k, v in measure_hardness(step, loop.engine, clip, now, loop.steps).items()}
+        values = {k: float(v) for k, v in measure(step, loop.engine, clip, now, loop.steps).items()}
         if log_to is not None and step.teacher is not None and config.train.num_pictures:
             log_to.write_difficulty(now, step.difficulty_of(loop.engine, clip[: config.train.num_pictures]).tolist())
         loop.engine.module.train()
         return values
 
-    return measure
+    return measure_now
 
 
 def _save(config: PretrainConfig, engine: PlainEngine, step: PretrainStep, state: RunState) -> None:
