@@ -1,0 +1,127 @@
+"""Writes a small procedural video set in Something-Something V2's own format.
+
+    python datasets/synthetic/prepare.py OUT --train 1600 --validation 600
+
+OUT/labels.json, train.json, validation.json, 20bn-something-something-v2/ID.mp4 (every eighth is .webm).
+Six of SSv2's classes: one two-coloured shape moves by about a fifth of the frame, or grows or shrinks by about a third, on
+plain ground. Colours, shape, size, place and angle are drawn alike for all classes, and the path is symmetric about the
+middle of the clip: a middle frame, and a frame of unknown time, say nothing of the class within each pair of opposites.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+
+from hpm_video.data.decode import write_video
+
+FOLDER = "20bn-something-something-v2"
+FPS = 12
+TEMPLATES = (
+    "Pushing [something] from left to right",
+    "Pushing [something] from right to left",
+    "Moving [something] down",
+    "Moving [something] up",
+    "Moving [something] closer to the camera",
+    "Moving [something] away from the camera",
+)
+SHAPES = ("disc", "square", "triangle")
+
+
+def draw_clip(label: int, rng: np.random.Generator, num_frames: int, size_px: int) -> np.ndarray:
+    """uint8 [T, size_px, size_px, 3] of the class `label`."""
+    ground, left, right = _draw_colours(rng)
+    shape = int(rng.integers(len(SHAPES)))
+    sign = 1 - 2 * (label % 2)
+    time = np.linspace(-0.5, 0.5, num_frames)[:, None, None]  # [T, 1, 1]
+    travel = sign * time * AMPLITUDE * rng.uniform(0.8, 1.2)
+    x, y = (rng.uniform(0.15, 0.85) + (travel if label // 2 == axis else 0 * time) for axis in (0, 1))
+    radius = rng.uniform(0.15, 0.25) * np.exp((sign * time * 2 * math.log(GROWTH) * rng.uniform(0.8, 1.2)) * (label // 2 == 2))
+    angle = rng.uniform(0, 2 * math.pi)
+    place = (np.arange(size_px) + 0.5) / size_px
+    dx, dy = place[None, None, :] - x, place[None, :, None] - y  # [T, H, W] after broadcasting
+    u = (math.cos(angle) * dx + math.sin(angle) * dy) / radius
+    v = (-math.sin(angle) * dx + math.cos(angle) * dy) / radius
+    inside = _soft(-_distance(shape, u, v) * radius * size_px)[..., None]  # [T, H, W, 1]
+    half = _soft(u * radius * size_px)[..., None]
+    frames = ground + inside * (half * left + (1 - half) * right - ground)
+    return (frames * 255).round().astype(np.uint8)
+
+
+AMPLITUDE = 0.2  # share of the frame
+GROWTH = 1.35  # largest over middle size
+
+
+def _draw_colours(rng: np.random.Generator) -> np.ndarray:
+    while True:
+        colours = rng.random((3, 3))
+        apart = min(np.abs(colours[i] - colours[j]).sum() for i, j in ((0, 1), (0, 2), (1, 2)))
+        if apart > 0.9:
+            return colours
+
+
+def _distance(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Signed distance to the edge of a shape of radius about 1; negative inside."""
+    if SHAPES[shape] == "disc":
+        return np.sqrt(u * u + v * v) - 0.9
+    if SHAPES[shape] == "square":
+        return np.maximum(np.abs(u), np.abs(v)) - 0.75
+    return np.maximum(v, np.maximum(0.866 * u - 0.5 * v, -0.866 * u - 0.5 * v)) - 0.5
+
+
+def _soft(distance_px: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-2 * np.clip(distance_px, -20, 20)))
+
+
+def write_clip(number: int, out: Path, seed: int, num_frames: int, size_px: int) -> int:
+    """Writes video `number`; its class. Everything drawn belongs to (seed, number)."""
+    rng = np.random.default_rng([seed, number])
+    label = int(rng.integers(len(TEMPLATES)))
+    suffix = "webm" if number % 8 == 0 else "mp4"
+    final = out / FOLDER / f"{number}.{suffix}"
+    draft = final.with_name(f".draft-{final.name}")
+    write_video(draft, draw_clip(label, rng, num_frames, size_px), FPS)
+    os.replace(draft, final)
+    return label
+
+
+def prepare(out: Path, num_train: int, num_validation: int, seed: int, num_frames: int, size_px: int) -> None:
+    """The annotation files are written last: where they are, the set is whole."""
+    (out / FOLDER).mkdir(parents=True, exist_ok=True)
+    numbers = range(1, num_train + num_validation + 1)
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        labels = list(pool.map(write_clip, numbers, *map(repeat, (out, seed, num_frames, size_px)), chunksize=16))
+    rows = [
+        {"id": str(n), "label": TEMPLATES[k].replace("[something]", "a shape"), "template": TEMPLATES[k], "placeholders": ["a shape"]}
+        for n, k in zip(numbers, labels, strict=True)
+    ]
+    names = {template.replace("[", "").replace("]", ""): str(k) for k, template in enumerate(TEMPLATES)}
+    (out / "labels.json").write_text(json.dumps(names, indent=1))
+    (out / "validation.json").write_text(json.dumps(rows[num_train:], indent=1))
+    (out / "train.json").write_text(json.dumps(rows[:num_train], indent=1))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--train", type=int, default=1600, help="videos of the training split")
+    parser.add_argument("--validation", type=int, default=600, help="videos of the validation split")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num-frames", type=int, default=16)
+    parser.add_argument("--frame-size-px", type=int, default=32, help="side of the square frames, even")
+    given = parser.parse_args()
+    if given.frame_size_px % 2 or min(given.train, given.validation, given.num_frames) < 1:
+        parser.error("--frame-size-px must be even; --train, --validation and --num-frames at least 1")
+    prepare(given.out, given.train, given.validation, given.seed, given.num_frames, given.frame_size_px)
+    sys.stdout.write(f"{given.train} + {given.validation} videos, {len(TEMPLATES)} classes: {given.out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Features of a frozen encoder, one row for each video, and the scores of a run."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from hpm_video.config import DataConfig, PretrainConfig, load_config, to_yaml
+from hpm_video.data.dataset import ClipDataset
+from hpm_video.data.decode import UnreadableVideo
+from hpm_video.data.manifest import Manifest, open_manifest
+from hpm_video.models.encoder import Encoder
+from hpm_video.types import Failure, UserError
+
+log = logging.getLogger("hpm_video")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Rows in the order of `paths`; videos that could not be read are in `failures` instead."""
+
+    values: Float[ndarray, "n F"]
+    labels: Int[ndarray, " n"]
+    paths: list[str]
+    classes: list[str]
+    failures: list[Failure]
+
+
+class Clips:
+    """The testing clips of a labelled set: middle frames of the segments, middle crop, uint8 [n, C, T, H, W]."""
+
+    def __init__(self, manifest: Manifest, config: DataConfig) -> None:
+        dataset, rng = ClipDataset(manifest, config, 0, training=False), np.random.default_rng(0)
+        clips, rows = [], []
+        self.failures: list[Failure] = []
+        for row, path in enumerate(manifest.paths):
+            try:
+                clips.append(dataset.read(row, rng))
+                rows.append(row)
+            except UnreadableVideo as error:
+                self.failures.append(Failure(path, error.reason))
+                log.warning("unreadable, left out of the scores: %s: %s", path, error.reason)
+        if not clips:
+            raise UserError(f"none of the {len(manifest.paths)} videos of {manifest.source} could be read")
+        self.clip = torch.stack(clips)
+        self.labels = np.array([manifest.labels[r] for r in rows], dtype=np.int64)
+        self.paths, self.classes = [manifest.paths[r] for r in rows], manifest.classes
+
+
+@torch.no_grad()
+def extract_features(encoder: Encoder, clips: Clips, config: DataConfig, pooling: str = "motion", batch_size: int = 64) -> Features:
+    """Every token visible. pooling, with t the time steps of the token grid:
+
+    mean    [D]      mean over all tokens
+    space   [t * D]  mean over the places of each time step, one after the other
+    motion  [t * D]  the same, less its mean over time: what does not change within the clip is taken away
+    """
+    encoder = encoder.eval()
+    rows = [pool(encode(encoder, part, config), encoder.grid[0], pooling) for part in clips.clip.split(batch_size)]
+    return Features(
+        values=torch.cat(rows).numpy(), labels=clips.labels, paths=clips.paths, classes=clips.classes, failures=clips.failures
+    )
+
+
+def encode(encoder: Encoder, clip: Tensor, config: DataConfig) -> Float[Tensor, "B N D"]:
+    """uint8 clips -> tokens; a class token is left out."""
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (config.mean, config.std))
+    return encoder((clip.float() / 255 - mean) / std)[:, -encoder.num_tokens :]
+
+
+def pool(tokens: Float[Tensor, "B N D"], num_times: int, pooling: str) -> Float[Tensor, "B F"]:
+    if pooling == "mean":
+        return tokens.mean(1)
+    by_time = tokens.unflatten(1, (num_times, -1)).mean(2)  # [B, t, D]
+    if pooling == "motion":
+        by_time = by_time - by_time.mean(1, keepdim=True)
+    elif pooling != "space":
+        raise UserError(f"pooling: '{pooling}'; expected mean, space or motion")
+    return by_time.flatten(1)
+
+
+def open_clips(config: PretrainConfig) -> tuple[Clips, Clips]:
+    """Training and validation clips of the labelled set that config.data names."""
+    parts = [open_manifest(config.data, split) for split in ("train", "validation")]
+    if parts[0] is None or parts[1] is None or not parts[0].classes:
+        raise UserError(f"data.root: {config.data.root} has no labels and validation split; scores need the SSv2 format")
+    return Clips(parts[0], config.data), Clips(parts[1], config.data)
+
+
+def score_run(run: Path, overrides: list[str], pooling: str = "motion") -> dict[str, float]:
+    """kNN and linear probe of a run's encoder, on its own data set or another (data.root=DIR)."""
+    from hpm_video.evals.probe import score_features
+    from hpm_video.train.checkpoint import load_encoder
+
+    config, encoder = load_encoder(run)
+    config = load_config(None, _as_overrides(config, overrides))
+    train, test = (extract_features(encoder, clips, config.data, pooling) for clips in open_clips(config))
+    return score_features(train, test)
+
+
+def _as_overrides(config: PretrainConfig, overrides: list[str]) -> list[str]:
+    wrong = [o for o in overrides if not o.startswith("data.")]
+    if wrong:
+        raise UserError(f"{wrong[0]}: only data.* keys can differ from the run's own")
+    from omegaconf import OmegaConf
+
+    sections = OmegaConf.to_container(OmegaConf.create(to_yaml(config)))
+    assert isinstance(sections, dict)
+    own = [f"{s}.{k}={_text(v)}" for s, keys in sections.items() for k, v in keys.items()]
+    return own + overrides
+
+
+def _text(value: object) -> str:
+    return "null" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
+
+
+def first_weights(config: PretrainConfig) -> Encoder:
+    """The encoder as training with this configuration starts: the untrained control."""
+    from hpm_video.train.state import build_student
+
+    return build_student(config).encoder
+
+
+def single_frame_scores(train: Clips, test: Clips, seed: int = 0) -> dict[str, float]:
+    """What one frame tells of the label: accuracy of a random forest (300 trees) on its pixels.
+
+    first, middle, last: the frame of that time. any: forests are trained on frames of all times, and asked about all.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    num_frames = train.clip.shape[2]
+    times = {"first": [0], "middle": [num_frames // 2], "last": [num_frames - 1], "any": list(range(num_frames))}
+    scores = {}
+    for name, frames in times.items():
+        (x, y), (x_test, y_test) = (_frames_of(clips, frames) for clips in (train, test))
+        forest = RandomForestClassifier(300 if len(frames) == 1 else 100, min_samples_leaf=2, random_state=seed, n_jobs=-1)
+        scores[name] = float(forest.fit(x, y).score(x_test, y_test))
+    return scores
+
+
+def _frames_of(clips: Clips, frames: list[int]) -> tuple[ndarray, ndarray]:
+    size = (16, 16)
+    pixels = [torch.nn.functional.interpolate(clips.clip[:, :, t].float(), size).flatten(1).numpy() for t in frames]
+    return np.concatenate(pixels), np.tile(clips.labels, len(frames))
+
+
