@@ -182,7 +182,9 @@ class EngineConfig:
     )
     zero_stage: int = key(1, "DeepSpeed ZeRO stage", least=0, most=3)
     micro_batch_size: int | None = key(
-        None, "most clips of one forward pass of one rank; null = batch_size / ranks; less = gradient accumulation", least=1
+        None,
+        "most clips of one forward pass of one rank; null = batch_size / ranks; less = gradient accumulation",
+        least=1,
     )
     precision: str = key(
         "auto", "auto: bf16 on a GPU, else fp32; bf16 = autocast, weights stay fp32", ["auto", "fp32", "bf16"]

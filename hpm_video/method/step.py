@@ -156,7 +156,12 @@ class _Bare:
     """The student without its engine, in the engine's precision: for measurements between the steps."""
 
     def __init__(self, engine: Engine) -> None:
-        self.module, self.rank, self.world_size, self.device = engine.module, engine.rank, engine.world_size, engine.device
+        self.module, self.rank, self.world_size, self.device = (
+            engine.module,
+            engine.rank,
+            engine.world_size,
+            engine.device,
+        )
         self.autocast, self.weight_groups = engine.autocast, engine.weight_groups
 
     def __call__(self, *inputs: Tensor) -> StudentOutput:

@@ -1,0 +1,231 @@
+"""Pictures of a run: masks, reconstructions, difficulty maps, curves. Every picture is computed from the run's own files."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from hpm_video.config import PretrainConfig, token_grid
+from hpm_video.data.loader import load_held_out
+from hpm_video.method.objectives import to_pixels
+from hpm_video.method.step import Journey, PretrainStep
+from hpm_video.models.student import Student
+from hpm_video.models.tokens import patchify, unpatchify
+from hpm_video.train.checkpoint import load_student, load_teacher
+from hpm_video.train.engine import PlainEngine
+from hpm_video.train.pretrain import open_train_sets
+from hpm_video.types import Place
+
+GREY = 0.5
+COLOURS = {"hpm": "#c0392b", "random": "#2c7fb8", "untrained": "#888888"}
+
+
+def draw_run(run: Path, out: Path) -> list[Path]:
+    """PNG files of a run: clips.png, difficulty.png (modes with a teacher), curves.png."""
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = {"clips": draw_clips(run), "difficulty": draw_difficulty(run), "curves": draw_curves({run.name: run})}
+    files = []
+    for name, picture in pictures.items():
+        if picture is not None:
+            files.append(out / f"{name}.png")
+            files[-1].write_bytes(picture)
+    return files
+
+
+def held_out_clips(config: PretrainConfig, num: int) -> UInt8[Tensor, "n C T H W"]:
+    return load_held_out(open_train_sets(config)[1], config.data, num)[0]
+
+
+def draw_clips(run: Path) -> bytes:
+    """Held-out clips: input, random mask, its reconstruction; then difficulty, hard mask, its reconstruction."""
+    config, student = load_student(run)
+    frames = held_out_clips(config, max(1, config.train.num_pictures))
+    step, engine, clip = _prepare(config, student, run, frames)
+    place, rows = Place(0, len(frames), len(frames)), []
+    with torch.no_grad():
+        random = step.travel(engine, clip, place, 0, 0)
+        rows += [
+            ("input", clip),
+            ("random mask", hide(clip, random, config)),
+            ("reconstruction", rebuild(clip, random, config)),
+        ]
+        if step.teacher is not None:
+            hard = step.travel(engine, clip, place, 0, max(1, step.num_hard(1.0)))
+            assert hard.difficulty is not None
+            rows += [("difficulty (teacher)", overlay(clip, _on_tokens(hard.difficulty, step), config))]
+            rows += [("hard mask", hide(clip, hard, config)), ("reconstruction", rebuild(clip, hard, config))]
+    return _draw_rows([(name, _to_rgb(pictures, config)) for name, pictures in rows])
+
+
+def _prepare(
+    config: PretrainConfig, student: Student, run: Path, frames: Tensor
+) -> tuple[PretrainStep, PlainEngine, Tensor]:
+    step = PretrainStep(config, student, torch.device("cpu"))
+    step.teacher = load_teacher(run)
+    config.engine.micro_batch_size = None
+    mean, std = _statistics(config)
+    return step, PlainEngine(student.eval(), config, torch.device("cpu")), (frames.float() / 255 - mean) / std
+
+
+def _statistics(config: PretrainConfig) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (config.data.mean, config.data.std))
+    return mean, std
+
+
+def hide(clip: Float[Tensor, "B C T H W"], journey: Journey, config: PretrainConfig) -> Float[Tensor, "B C T H W"]:
+    """The clip with its hidden tokens grey."""
+    mean, std = _statistics(config)
+    grey = ((GREY - mean) / std).expand_as(clip)
+    return torch.where(_spread(journey.mask.masked.float(), config) > 0, grey, clip)
+
+
+def rebuild(clip: Float[Tensor, "B C T H W"], journey: Journey, config: PretrainConfig) -> Float[Tensor, "B C T H W"]:
+    """Visible pixels as they are, hidden ones as predicted, with the true mean and std of a normalised target."""
+    model = config.model
+    tokens = patchify(clip, model.tubelet, model.patch_px).clone()
+    predicted = to_pixels(journey.output.pixels, journey.target)
+    tokens.scatter_(1, journey.mask.hidden[:, :, None].expand(-1, -1, tokens.shape[2]), predicted)
+    return unpatchify(tokens, token_grid(config), model.tubelet, model.patch_px)
+
+
+def overlay(
+    clip: Float[Tensor, "B C T H W"], values: Float[Tensor, "B N"], config: PretrainConfig
+) -> Float[Tensor, "B C T H W"]:
+    """A heat map, from dark (easy) to yellow (hard) within each clip, over the darkened frames."""
+    import matplotlib
+
+    maps = _spread(_unit_range(values), config)[:, 0]  # [B, T, H, W]
+    colours = torch.from_numpy(matplotlib.colormaps["inferno"](maps.numpy())[..., :3]).float().permute(0, 4, 1, 2, 3)
+    mean, std = _statistics(config)
+    return (0.65 * colours + 0.35 * (clip * std + mean) - mean) / std
+
+
+def _on_tokens(difficulty: Float[Tensor, "B U"], step: PretrainStep) -> Float[Tensor, "B N"]:
+    values = torch.zeros(difficulty.shape[0], step.units.numel())
+    values[:, step.units.flatten()] = difficulty.repeat_interleave(step.units.shape[1], dim=1)
+    return values
+
+
+def _spread(values: Float[Tensor, "B N"], config: PretrainConfig) -> Float[Tensor, "B 3 T H W"]:
+    """A number for each token, on all of its pixels."""
+    model = config.model
+    tokens = values[:, :, None].expand(-1, -1, model.tubelet * model.patch_px**2 * 3)
+    return unpatchify(tokens, token_grid(config), model.tubelet, model.patch_px)
+
+
+def _to_rgb(clip: Float[Tensor, "B C T H W"], config: PretrainConfig) -> Float[ndarray, "B T H W C"]:
+    mean, std = _statistics(config)
+    return (clip * std + mean).clamp(0, 1).permute(0, 2, 3, 4, 1).numpy()
+
+
+def _draw_rows(rows: list[tuple[str, ndarray]], num_times: int = 4) -> bytes:
+    """One block for each clip, a line for each picture, frames from left to right; two blocks side by side."""
+    num_clips, num_frames = rows[0][1].shape[:2]
+    times = np.linspace(0, num_frames - 1, min(num_times, num_frames)).round().astype(int)
+    figure, axes = _subplots(len(rows), num_clips, 0.95 * len(times) + 0.3, 1.0)
+    for line, (name, pictures) in enumerate(rows):
+        for column in range(num_clips):
+            strip = [np.pad(pictures[column, t], ((1, 1), (1, 1), (0, 0)), constant_values=1) for t in times]
+            axis = axes[line][column]
+            axis.imshow(np.concatenate(strip, axis=1), interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+            if column == 0:
+                axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+            if line == 0:
+                axis.set_title(f"clip {column + 1}: time runs right", fontsize=8)
+    return _png(figure)
+
+
+def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
+    """What the teacher found hard over the training: a held-out clip (mean over time) beside its maps; None without one."""
+    file = run / "difficulty.jsonl"
+    if not file.is_file() or not file.read_text().strip():
+        return None
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, num_steps).round().astype(int))]
+    config, student = load_student(run)
+    frames = held_out_clips(config, len(lines[0]["difficulty"]))
+    step, _, clip = _prepare(config, student, run, frames)
+    figure, axes = _subplots(len(lines) + 1, len(frames), 1.3, 1.3)
+    middle = clip.shape[2] // 2
+    pictures = [("middle frame", _to_rgb(clip, config)[:, middle])]
+    for line in lines:
+        values = _on_tokens(torch.tensor(line["difficulty"]), step)
+        pictures.append((f"step {line['step']}", _spread(_unit_range(values), config)[:, 0, middle].numpy()))
+    for row, (name, images) in enumerate(pictures):
+        for column, image in enumerate(images):
+            axes[row][column].imshow(image, cmap="inferno", vmin=0, vmax=1, interpolation="nearest")
+            axes[row][column].axis("off")
+            if column == 0:
+                axes[row][column].text(
+                    -0.08, 0.5, name, transform=axes[row][column].transAxes, ha="right", va="center", fontsize=9
+                )
+    return _png(figure)
+
+
+def _unit_range(values: Tensor) -> Tensor:
+    low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
+    return (values - low) / (high - low).clamp(min=1e-9)
+
+
+CURVES: Mapping[str, str] = {
+    "pixel_loss": "reconstruction loss, training masks",
+    "held_out/pixel_loss": "reconstruction loss, held-out clips, random masks",
+    "held_out/hardness_gain": "hardness gain (above 1: masks harder than random)",
+    "held_out/rank_correlation": "rank correlation, predicted and true loss",
+    "hard_share": "share of the masked units chosen by difficulty",
+    "lr": "learning rate",
+}
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def draw_curves(runs: Mapping[str, Path]) -> bytes:
+    """metrics.jsonl of one or more runs, against the seconds of training."""
+    figure, axes = _subplots(2, 3, 3.6, 2.5)
+    metrics = {name: read_metrics(run) for name, run in runs.items()}
+    for axis, (key, title) in zip((a for row in axes for a in row), CURVES.items(), strict=True):
+        for name, lines in metrics.items():
+            points = [(line["seconds"], line[key]) for line in lines if key in line]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=name, color=COLOURS.get(name), linewidth=1.2)
+        if key.endswith("hardness_gain"):
+            axis.axhline(1.0, color="#888888", linewidth=0.8, linestyle="--")
+        if key.endswith("pixel_loss"):
+            axis.set_yscale("log")
+        axis.set_title(title, fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.set_xlabel("seconds of training", fontsize=7)
+        if axis.lines and len(metrics) > 1:
+            axis.legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    return _png(figure)
+
+
+def _subplots(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(columns * width + 1.2, rows * height + 0.3))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(wspace=0.04, hspace=0.08)
+    return figure, axes
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    return buffer.getvalue()
