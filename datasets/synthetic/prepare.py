@@ -42,7 +42,9 @@ def draw_clip(label: int, rng: np.random.Generator, num_frames: int, size_px: in
     time = np.linspace(-0.5, 0.5, num_frames)[:, None, None]  # [T, 1, 1]
     travel = sign * time * AMPLITUDE * rng.uniform(0.8, 1.2)
     x, y = (rng.uniform(0.15, 0.85) + (travel if label // 2 == axis else 0 * time) for axis in (0, 1))
-    radius = rng.uniform(0.15, 0.25) * np.exp((sign * time * 2 * math.log(GROWTH) * rng.uniform(0.8, 1.2)) * (label // 2 == 2))
+    radius = rng.uniform(0.15, 0.25) * np.exp(
+        (sign * time * 2 * math.log(GROWTH) * rng.uniform(0.8, 1.2)) * (label // 2 == 2)
+    )
     angle = rng.uniform(0, 2 * math.pi)
     place = (np.arange(size_px) + 0.5) / size_px
     dx, dy = place[None, None, :] - x, place[None, :, None] - y  # [T, H, W] after broadcasting
@@ -98,7 +100,12 @@ def prepare(out: Path, num_train: int, num_validation: int, seed: int, num_frame
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         labels = list(pool.map(write_clip, numbers, *map(repeat, (out, seed, num_frames, size_px)), chunksize=16))
     rows = [
-        {"id": str(n), "label": TEMPLATES[k].replace("[something]", "a shape"), "template": TEMPLATES[k], "placeholders": ["a shape"]}
+        {
+            "id": str(n),
+            "label": TEMPLATES[k].replace("[something]", "a shape"),
+            "template": TEMPLATES[k],
+            "placeholders": ["a shape"],
+        }
         for n, k in zip(numbers, labels, strict=True)
     ]
     names = {template.replace("[", "").replace("]", ""): str(k) for k, template in enumerate(TEMPLATES)}

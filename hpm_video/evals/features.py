@@ -1,5 +1,6 @@
 """Features of a frozen encoder, one row for each video, and the scores of a run."""
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from hpm_video.config import DataConfig, PretrainConfig, load_config, to_yaml
+from hpm_video.config import DataConfig, PretrainConfig, load_config
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.decode import UnreadableVideo
 from hpm_video.data.manifest import Manifest, open_manifest
@@ -115,10 +116,7 @@ def _as_overrides(config: PretrainConfig, overrides: list[str]) -> list[str]:
     wrong = [o for o in overrides if not o.startswith("data.")]
     if wrong:
         raise UserError(f"{wrong[0]}: only data.* keys can differ from the run's own")
-    from omegaconf import OmegaConf
-
-    sections = OmegaConf.to_container(OmegaConf.create(to_yaml(config)))
-    assert isinstance(sections, dict)
+    sections = dataclasses.asdict(config)
     own = [f"{s}.{k}={_text(v)}" for s, keys in sections.items() for k, v in keys.items()]
     return own + overrides
 

@@ -102,7 +102,7 @@ def num_steps(config: PretrainConfig, num_samples: int) -> int:
 
 
 # what may differ when a run goes on: how it is executed, not what it computes
-FREE = (
+FREE: tuple[str, ...] = (
     "data.root",
     "data.annotations",
     "data.num_workers",
@@ -191,7 +191,7 @@ def _finish(config: PretrainConfig, engine: PlainEngine, state: RunState, steps:
     run = Path(config.train.output)
     exported = export_run(run)
     clips = steps * config.optim.batch_size
-    summary = {
+    summary: dict[str, object] = {
         "steps": steps,
         "seconds": state.seconds,
         "clips": clips,

@@ -1,0 +1,179 @@
+"""From nothing to a first report, on two CPU cores in minutes: data, HPM, random masks at equal time, scores, report.html.
+
+Run by `make demo`. Each part is the command a user would run; nothing is computed here but the comparison.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hpm_video.types import UserError
+
+HOME = Path(__file__).resolve().parent.parent
+CALIBRATION_STEPS = 60
+
+
+class Demo:
+    """The parts in their order; `commands` and `seconds` are what really ran."""
+
+    def __init__(self, out: Path, seed: int, extra: list[str], videos: tuple[int, int]) -> None:
+        self.out, self.seed, self.extra, self.videos = out, seed, extra, videos
+        self.data = out / "data"
+        self.commands: list[str] = []
+        self.seconds: dict[str, float] = {}
+
+    def timed(self, name: str, part: Callable[[], Any]) -> Any:
+        say(f"== {name}")
+        began = time.perf_counter()
+        result = part()
+        self.seconds[name] = round(time.perf_counter() - began, 1)
+        return result
+
+    def command(self, name: str, words: list[str]) -> None:
+        """Runs a command with its output shown; UserError that names the part where it fails."""
+        self.commands.append(" ".join(words).replace(f"{HOME}/", "").replace(f"{Path(sys.executable).parent}/", ""))
+        env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+        env["PYTHONUNBUFFERED"] = "1"
+        log_file = self.out / f"{name}.log"
+        with (
+            log_file.open("w") as log,
+            subprocess.Popen(
+                words, cwd=HOME, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ) as process,
+        ):
+            assert process.stdout is not None
+            for line in process.stdout:
+                log.write(line)
+                if not is_chatter(line):
+                    say(line.rstrip())
+        if process.returncode:
+            raise UserError(
+                f"the part '{name}' failed with exit status {process.returncode}; all it said is in {log_file}"
+            )
+
+    def write_data(self) -> None:
+        if (self.data / "train.json").is_file():
+            return
+        train, validation = self.videos
+        words = [sys.executable, "datasets/synthetic/prepare.py", str(self.data), "--train", str(train)]
+        self.command("data", [*words, "--validation", str(validation), "--seed", str(self.seed)])
+
+    def pretrain(self, run: str, *keys: str) -> dict[str, Any]:
+        """summary.json of a finished run: the real main job, under DeepSpeed's launcher."""
+        ranks = min(2, len(os.sched_getaffinity(0)))
+        launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_accelerators", str(ranks)]
+        job = ["scripts/pretrain_ssv2.py", "--config", "configs/pretrain/demo.yaml", f"data.root={self.data}"]
+        job += [f"train.output={self.out / run}", f"train.seed={self.seed}", *self.extra, *keys]
+        self.command(run, [*launcher, *job])
+        return json.loads((self.out / run / "summary.json").read_text())
+
+    def pretrain_both(self) -> dict[str, dict[str, Any]]:
+        """HPM for its steps; random masks for as many steps as fit into the same seconds, by the measured pace."""
+        hpm = self.timed("pretraining: hpm", lambda: self.pretrain("hpm", "mask.mode=hpm"))
+        pace = self.timed("calibration: random", lambda: self.pace_of_random())
+        steps = max(1, round(hpm["seconds"] / pace))
+        random = self.timed(
+            "pretraining: random", lambda: self.pretrain("random", "mask.mode=random", f"train.steps={steps}")
+        )
+        return {"hpm": hpm, "random": random}
+
+    def pace_of_random(self) -> float:
+        """Seconds of a step after the first third, from a short run."""
+        keys = (f"train.steps={CALIBRATION_STEPS}", "train.log_every_steps=20", "train.measure_every_steps=100000")
+        self.pretrain("calibration", "mask.mode=random", *keys)
+        lines = [json.loads(line) for line in (self.out / "calibration" / "metrics.jsonl").read_text().splitlines()]
+        early, late = next(line for line in lines if line["step"] >= 20), lines[-1]
+        return (late["seconds"] - early["seconds"]) / max(1, late["step"] - early["step"])
+
+    def score(self) -> dict[str, Any]:
+        from hpm_video.evals.features import extract_features, first_weights, open_clips, single_frame_scores
+        from hpm_video.evals.probe import score_features
+        from hpm_video.train.checkpoint import load_encoder
+
+        config, encoder = load_encoder(self.out / "hpm")
+        encoders = {"untrained": first_weights(config), "random": load_encoder(self.out / "random")[1], "hpm": encoder}
+        train, test = open_clips(config)
+        results: dict[str, Any] = {}
+        for name, network in encoders.items():
+            features = [extract_features(network, clips, config.data) for clips in (train, test)]
+            results[name] = score_features(features[0], features[1], seed=0)
+            say(f"{name:10} linear probe {results[name]['linear']:.3f}   kNN {results[name]['knn']:.3f}")
+        results["chance"], results["num_test"] = 1 / len(test.classes), len(test.labels)
+        results["single_frame"] = single_frame_scores(train, test)
+        say("one frame only: " + ", ".join(f"{k} {v:.3f}" for k, v in results["single_frame"].items()))
+        return results
+
+    def report(self, results: dict[str, Any]) -> None:
+        from hpm_video.evals.pictures import draw_clips, draw_curves, draw_difficulty
+        from hpm_video.evals.report import write_report
+
+        pictures = {
+            "Curves": draw_curves({"hpm": self.out / "hpm", "random": self.out / "random"}),
+            "What the teacher found hard, over the training": draw_difficulty(self.out / "hpm"),
+            "Masks and reconstructions on held-out clips": draw_clips(self.out / "hpm"),
+        }
+        write_report(self.out / "report.html", results, pictures)
+
+    def run(self) -> dict[str, Any]:
+        from hpm_video.evals.pictures import read_metrics
+        from hpm_video.train.state import describe_machine
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        began = time.perf_counter()
+        self.timed("data", self.write_data)
+        runs = self.pretrain_both()
+        results = self.timed("scores", self.score)
+        results |= {"title": "HPM video: first report", "seed": self.seed, "runs": runs, "commands": self.commands}
+        gains = [
+            line["held_out/hardness_gain"]
+            for line in read_metrics(self.out / "hpm")
+            if "held_out/hardness_gain" in line
+        ]
+        results |= {"hardness_gain": gains, "machine": describe_machine(), "seconds": self.seconds}
+        self.timed("report", lambda: self.report(results))
+        self.seconds["total"] = round(time.perf_counter() - began, 1)
+        self.report(results)
+        (self.out / "results.json").write_text(json.dumps(results, indent=1))
+        return results
+
+
+def is_chatter(line: str) -> bool:
+    """Lines of the launcher and of libraries; they stay in the log file."""
+    marks = ("[INFO]", "[WARNING]", "cpp_extension.py", "ops.comm", "Gloo", "[Gloo]")
+    return not line.strip() or any(mark in line for mark in marks)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", type=int, default=1600, help="videos of the training split")
+    parser.add_argument("--validation", type=int, default=600, help="videos of the validation split")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="keys for both pretraining runs")
+    given = parser.parse_args()
+    try:
+        results = Demo(given.out.resolve(), given.seed, given.overrides, (given.train, given.validation)).run()
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    from hpm_video.evals.report import summarise
+
+    for sentence in summarise(results):
+        say(sentence)
+    say(f"{results['seconds']['total']:.0f} s in all; report: {given.out / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""What tests share: a configuration small enough for a CPU, smooth clips, and an engine of one process."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hpm_video.config import PretrainConfig, load_config
+from hpm_video.models.student import Student
+
+TINY = {
+    "data.root": "nowhere",
+    "data.num_frames": 4,
+    "data.frame_size_px": [16, 16],
+    "model.tubelet": 2,
+    "model.patch_px": 4,
+    "model.width": 32,
+    "model.depth": 2,
+    "model.num_heads": 2,
+    "model.decoder_width": 16,
+    "model.decoder_heads": 2,
+    "model.decoder_depth": 1,
+    "model.predictor_depth": 1,
+    "mask.ratio": 0.75,
+    "optim.batch_size": 8,
+    "train.output": "nowhere",
+    "train.steps": 10,
+    "engine.kind": "plain",
+    "engine.precision": "fp32",
+}
+IMAGE = {"data.num_frames": 1, "model.tubelet": 1}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def same_weights_every_time() -> None:
+    """What a test draws from torch's global generator does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., PretrainConfig]:
+    """tiny_config(mask__mode="random", data__num_frames=8): 4 frames of 16 x 16, grid (2, 4, 4), 16 tubes, 12 masked.
+
+    `image=True` gives one frame with tubelet 1.
+    """
+
+    def make(image: bool = False, **overrides: Any) -> PretrainConfig:
+        values = TINY | (IMAGE if image else {}) | {k.replace("__", "."): v for k, v in overrides.items()}
+        return load_config(overrides=[f"{name}={json.dumps(value)}" for name, value in values.items()])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def smooth_clip() -> Callable[..., Tensor]:
+    """smooth_clip(config, num_clips, seed): waves with some noise, so that every token has variance, in fp32."""
+
+    def make(config: PretrainConfig, num_clips: int, seed: int = 0) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        length, (height, width) = config.data.num_frames, config.data.frame_size_px
+        coarse = torch.randn(num_clips, 3, max(1, length // 2), height // 4 + 1, width // 4 + 1, generator=generator)
+        waves = F.interpolate(coarse, size=(length, height, width), mode="trilinear", align_corners=True)
+        return waves + 0.1 * torch.randn(waves.shape, generator=generator)
+
+    return make
+
+
+class LocalEngine:
+    """`hpm_video.types.Engine` for one process: the bare module, in its own precision."""
+
+    rank, world_size = 0, 1
+
+    def __init__(self, module: Student) -> None:
+        self.module = module
+        self.device = next(module.parameters()).device
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        return self.module(*inputs)
+
+    def autocast(self) -> AbstractContextManager:
+        return nullcontext()
+
+    def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
+        """One parameter at a time, as an engine that has to gather each may do."""
+        for name, parameter in self.module.named_parameters():
+            yield {name: parameter.detach()}
+
+
+@pytest.fixture(scope="session")
+def local_engine() -> type[LocalEngine]:
+    """The class: local_engine(student) is an engine around this student."""
+    return LocalEngine
