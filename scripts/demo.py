@@ -17,6 +17,7 @@ from hpm_video.types import UserError
 
 HOME = Path(__file__).resolve().parent.parent
 CALIBRATION_STEPS = 60
+BATCH = 64  # of configs/pretrain/demo.yaml
 
 
 class Demo:
@@ -74,22 +75,20 @@ class Demo:
         return json.loads((self.out / run / "summary.json").read_text())
 
     def pretrain_both(self) -> dict[str, dict[str, Any]]:
-        """HPM for its steps; random masks for as many steps as fit into the same seconds, by the measured pace."""
+        """HPM for its steps; random masks for as many steps as fit into the same computing time, by the measured pace."""
         hpm = self.timed("pretraining: hpm", lambda: self.pretrain("hpm", "mask.mode=hpm"))
-        pace = self.timed("calibration: random", lambda: self.pace_of_random())
-        steps = max(1, round(hpm["seconds"] / pace))
-        random = self.timed(
-            "pretraining: random", lambda: self.pretrain("random", "mask.mode=random", f"train.steps={steps}")
-        )
+        keys = (f"train.steps={CALIBRATION_STEPS}", f"train.log_every_steps={CALIBRATION_STEPS // 3}", "train.measure_every_steps=100000")
+        self.timed("calibration: random", lambda: self.pretrain("calibration", "mask.mode=random", *keys))
+        steps = max(1, round(sum(self.computing("hpm")) / self.computing("calibration")[-1] * (CALIBRATION_STEPS // 3)))
+        random = self.timed("pretraining: random", lambda: self.pretrain("random", "mask.mode=random", f"train.steps={steps}"))
         return {"hpm": hpm, "random": random}
 
-    def pace_of_random(self) -> float:
-        """Seconds of a step after the first third, from a short run."""
-        keys = (f"train.steps={CALIBRATION_STEPS}", "train.log_every_steps=20", "train.measure_every_steps=100000")
-        self.pretrain("calibration", "mask.mode=random", *keys)
-        lines = [json.loads(line) for line in (self.out / "calibration" / "metrics.jsonl").read_text().splitlines()]
-        early, late = next(line for line in lines if line["step"] >= 20), lines[-1]
-        return (late["seconds"] - early["seconds"]) / max(1, late["step"] - early["step"])
+    def computing(self, run: str) -> list[float]:
+        """Seconds of each log line of a run, less the waiting for data (which falls as the cache fills)."""
+        lines = [json.loads(line) for line in (self.out / run / "metrics.jsonl").read_text().splitlines()]
+        before = [0] + [line["step"] for line in lines[:-1]]
+        clips = [(line["step"] - b) * BATCH / line["clips_per_s"] for line, b in zip(lines, before, strict=True)]
+        return [c * (1 - line["data_wait_share"]) for c, line in zip(clips, lines, strict=True)]
 
     def score(self) -> dict[str, Any]:
         from hpm_video.evals.features import extract_features, first_weights, open_clips, single_frame_scores

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -145,6 +146,7 @@ class DeepSpeedEngine(PlainEngine):
     def __init__(self, student: nn.Module, config: PretrainConfig, device: torch.device) -> None:
         import deepspeed
 
+        warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls, not ours
         self._deepspeed = deepspeed
         self.stage, self.device = config.engine.zero_stage, device
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()

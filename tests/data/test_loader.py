@@ -1,0 +1,114 @@
+"""WHAT and in which order: crops, replacement of bad files, and a stream that no split of the batch changes."""
+
+import numpy as np
+import pytest
+import torch
+
+from hpm_video.config import DataConfig
+from hpm_video.data.dataset import ClipDataset
+from hpm_video.data.decode import write_video
+from hpm_video.data.loader import FailureLog, StepSampler, epoch_order, load_held_out, make_loader
+from hpm_video.data.manifest import open_manifest
+from hpm_video.data.transforms import make_transform, multiscale_box, random_resized_box
+from hpm_video.types import Batch, Failure, UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
+    for number in range(10):
+        write_video(root / f"{number}.mp4", rng.integers(0, 255, (12, 24, 32, 3), dtype=np.uint8), 10)
+    (root / "bad.mp4").write_bytes(b"")
+    return root
+
+
+def config_of(root, **keys) -> DataConfig:
+    return DataConfig(root=str(root), num_frames=4, frame_size_px=[16, 16], num_workers=0, **keys)
+
+
+def dataset_of(root, **keys) -> ClipDataset:
+    config = config_of(root, **keys)
+    return ClipDataset(open_manifest(config, "train"), config, 0, training=True)
+
+
+@pytest.mark.parametrize("crop", ["multiscale", "random_resized", "center"])
+def test_one_crop_for_all_frames_and_any_shape(crop) -> None:
+    frames = np.broadcast_to(np.random.default_rng(1).integers(0, 255, (1, 40, 60, 3), dtype=np.uint8), (5, 40, 60, 3))
+    transform = make_transform(DataConfig(root="x", frame_size_px=[16, 24], crop=crop, flip=True), training=True)
+    clips = [transform(frames, np.random.default_rng(seed)) for seed in (0, 0, 1, 2, 3)]
+    assert clips[0].shape == (3, 5, 16, 24) and clips[0].dtype == torch.uint8
+    assert all(torch.equal(clip, clip[:, :1].expand_as(clip)) for clip in clips)
+    assert torch.equal(clips[0], clips[1])
+    assert len({clip.numpy().tobytes() for clip in clips}) > 1
+
+
+def test_boxes_stay_inside() -> None:
+    rng = np.random.default_rng(0)
+    for height, width in ((20, 300), (300, 20), (24, 24)):
+        for _ in range(200):
+            for box in (
+                multiscale_box(height, width, (16, 24), [1, 0.875, 0.75, 0.66], rng),
+                random_resized_box(height, width, (16, 24), [0.2, 1.0], rng),
+            ):
+                assert box.top >= 0 and box.left >= 0 and min(box.height, box.width) >= 1
+                assert box.top + box.height <= height and box.left + box.width <= width
+
+
+def test_every_split_sees_the_same_global_batches() -> None:
+    def rows_of(micro, world_size, steps=range(5)):
+        samplers = [iter(StepSampler(7, 3, 8, micro, rank, world_size, steps)) for rank in range(world_size)]
+        batches = []
+        for _ in steps:
+            batches.append([key for _ in range(8 // (micro * world_size)) for sampler in samplers for key in next(sampler)])
+        return batches
+
+    whole = rows_of(8, 1)
+    assert rows_of(4, 2) == whole and rows_of(2, 2) == whole and rows_of(1, 4) == whole
+    assert rows_of(2, 2, range(3, 5)) == whole[3:]  # resumed at the exact next sample
+    stream = [row for batch in whole for row, _ in batch]
+    assert sorted(stream[:7]) == sorted(stream[7:14]) == list(range(7)) and stream[:7] != stream[7:14]
+    assert stream[:7] == epoch_order(3, 0, 7).tolist()
+
+
+def test_batches_do_not_depend_on_workers_cache_or_start(folder) -> None:
+    def clips(start=0, workers=0, **keys):
+        return [b.clip for b in make_loader(dataset_of(folder, **keys), 4, 4, 0, 1, start, workers, 6)]
+
+    plain = clips()
+    for other in (clips(workers=2), clips(cache_gib=0.1)):
+        assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain[3:], clips(start=3), strict=True))
+
+
+def test_bad_files_are_replaced_named_and_counted(folder, caplog) -> None:
+    log = FailureLog(0.5)
+    batches = list(make_loader(dataset_of(folder), 11, 11, 0, 1, 0, 0, 3))
+    for batch in batches:
+        log.add(batch)
+    assert all(batch.clip.shape[0] == 11 for batch in batches)
+    assert sum(len(b.failures) for b in batches) == 3
+    assert log.names == ["bad.mp4: file is empty (0 bytes)"]
+
+
+def test_too_many_bad_files_stop_the_run() -> None:
+    log = FailureLog(0.1)
+    log.add(Batch(torch.zeros(1, 3, 1, 2, 2, dtype=torch.uint8), torch.zeros(1).long(), torch.zeros(1).long(), (Failure("a.mp4", "cut"),)))
+    log.check(2, 98)
+    log.check(1, 2)  # too few to judge
+    with pytest.raises(UserError, match=r"20 of 118 samples .*data.max_bad_share 0.1 .*a.mp4: cut"):
+        log.check(20, 98)
+
+
+def test_nothing_readable_is_one_clear_error(tmp_path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.mp4").write_bytes(b"")
+    with pytest.raises(UserError, match="no readable video"):
+        dataset_of(tmp_path)[(0, 0)]
+    with pytest.raises(UserError, match="none of the first 3 videos"):
+        load_held_out(open_manifest(config_of(tmp_path), "train"), config_of(tmp_path), 2)
+
+
+def test_held_out_clips_are_fixed(folder) -> None:
+    manifest = open_manifest(config_of(folder), "train")
+    first, second = (load_held_out(manifest, config_of(folder), 5) for _ in range(2))
+    assert torch.equal(first[0], second[0]) and first[0].shape == (5, 3, 4, 16, 16) and "bad.mp4" not in first[1]

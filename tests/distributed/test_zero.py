@@ -1,0 +1,105 @@
+"""Two gloo processes under ZeRO 0 to 3 against the plain engine: the same losses, weights, teacher; checkpoints go across."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hpm_video.cli import main
+from hpm_video.config import load_config
+from hpm_video.data.decode import write_video
+from hpm_video.train.optim import lr_at
+
+pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (it has no build for this platform)")
+LAUNCHER = Path(sys.executable).parent / "deepspeed"
+STAGES = ["zero0", "zero1", "zero2", "zero3"]
+KEYS = (
+    "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=36 "
+    "model.depth=2 model.num_heads=3 model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 model.predictor_depth=1 "
+    "mask.ratio=0.75 mask.hard_share_start=0.5 optim.batch_size=8 optim.base_lr=0.05 optim.betas=[0.8,0.9] optim.eps=1e-7 "
+    "optim.weight_decay=0.03 optim.clip_norm=1.0 train.steps=6 train.log_every_steps=1 train.measure_every_steps=3 "
+    "train.save_every_steps=3 engine.precision=fp32 engine.num_threads=1 engine.micro_batch_size=2 teacher.momentum_start=0.9 "
+    "teacher.momentum_end=0.9 objective.ranking_reaches_encoder=true"
+).split()
+
+
+def launch(script: Path, *words: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PATH": f"{LAUNCHER.parent}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
+    command = [str(LAUNCHER), "--num_accelerators", "2", "--master_port", "29611", str(script), *words]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("zero"), np.random.default_rng(0)
+    (folder / "videos").mkdir()
+    for number in range(12):
+        write_video(folder / "videos" / f"{number}.mkv", rng.integers(0, 255, (8, 16, 16, 3), dtype=np.uint8), 10)
+    (folder / "keys.json").write_text(json.dumps(KEYS))
+    done = launch(Path(__file__).parent / "run_stages.py", str(folder))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert main(["pretrain", *KEYS, f"data.root={folder / 'videos'}", f"train.output={folder / 'runs' / 'plain'}"]) == 0
+    return folder / "runs"
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_losses_weights_and_teacher_equal_the_plain_engine(runs, stage) -> None:
+    assert losses(runs / stage) == pytest.approx(losses(runs / "plain"), abs=1e-5)
+    for name, tolerance in (("student", 2e-3), ("teacher", 2e-3), ("optimizer", 1e-5)):
+        files = [runs / r / "checkpoints" / "step-00000006" / f"{name}.safetensors" for r in (stage, "plain")]
+        ours, plain = (load_file(file) for file in files)
+        assert ours.keys() == plain.keys()
+        assert max(float((ours[k] - plain[k]).abs().max()) for k in plain) < tolerance
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_optimizer_settings_read_back_and_teachers_agree(runs, stage) -> None:
+    facts = json.loads((runs / stage / "facts-6.json").read_text())
+    config = load_config(None, [*KEYS, "data.root=x", "train.output=y"]).optim
+    assert facts["type"] == "AdamW" and facts["teachers_equal"]
+    assert [group["weight_decay"] for group in facts["groups"]] == [0.03, 0.0]
+    for group in facts["groups"]:
+        assert group["betas"] == [0.8, 0.9] and group["eps"] == 1e-7
+        assert group["lr"] == pytest.approx(lr_at(5, 6, config))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_checkpoint_of_two_processes_goes_on_in_one(runs, stage, tmp_path) -> None:
+    shutil.copytree(runs / stage, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000006")
+    assert main(["pretrain", *KEYS, f"data.root={runs.parent / 'videos'}", f"train.output={tmp_path / 'run'}"]) == 0
+    assert losses(tmp_path / "run") == pytest.approx(losses(runs / stage), abs=1e-5)
+
+
+def test_and_one_of_one_process_in_two_bitwise_resume_under_zero(runs, tmp_path) -> None:
+    """Resume under each stage, from its own step 3, equals the run that never stopped, bit by bit."""
+    for stage in STAGES:
+        shutil.copytree(runs / stage, tmp_path / "runs" / stage)
+        shutil.rmtree(tmp_path / "runs" / stage / "checkpoints" / "step-00000006")
+    (tmp_path / "videos").symlink_to(runs.parent / "videos")
+    (tmp_path / "keys.json").write_text(json.dumps(KEYS))
+    done = launch(Path(__file__).parent / "run_stages.py", str(tmp_path))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for stage in STAGES:
+        for name in ("student", "teacher", "optimizer"):
+            files = [r / stage / "checkpoints" / "step-00000006" / f"{name}.safetensors" for r in (runs, tmp_path / "runs")]
+            whole, resumed = (load_file(file) for file in files)
+            assert all(torch.equal(whole[k], resumed[k]) for k in whole), (stage, name)
+
+
+def test_bad_input_under_the_launcher_is_one_message(tmp_path) -> None:
+    script = Path(__file__).parents[2] / "scripts" / "pretrain_ssv2.py"
+    done = launch(script, "data.root=/nowhere", f"train.output={tmp_path}")
+    assert done.returncode != 0 and "error: data.root: /nowhere does not exist" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr + done.stdout

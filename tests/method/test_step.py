@@ -1,0 +1,148 @@
+"""Teacher and step."""
+
+import pytest
+import torch
+
+from hpm_video.method.masking import aggregate, mask_random, to_tokens
+from hpm_video.method.step import PretrainStep, gradient_shares, measure
+from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at
+from hpm_video.models.student import Student
+from hpm_video.types import Place
+
+CPU = torch.device("cpu")
+HARD = {"mask__hard_share_start": 0.5, "mask__hard_share_end": 0.5}
+
+
+@pytest.fixture()
+def make(tiny_config, smooth_clip, local_engine):
+    def build(num_clips: int = 4, **overrides):
+        config = tiny_config(**overrides)
+        student = Student(config)
+        return config, student, PretrainStep(config, student, CPU), local_engine(student), smooth_clip(config, num_clips)
+
+    return build
+
+
+def test_ema_in_closed_form_and_in_fp32(make) -> None:
+    _, student, step, _, _ = make()
+    teacher, name = step.teacher, "encoder.embed.linear.weight"
+    start, expected = teacher.state()[name].clone(), teacher.state()[name].clone()
+    for value in (1.0, 2.0, 3.0):
+        weights = {n: torch.full_like(p, value, dtype=torch.bfloat16) for n, p in student.named_parameters()}
+        teacher.update([weights], 0.9999)
+        expected = 0.9999 * expected + 0.0001 * value
+    moved = teacher.state()[name]
+    assert moved.dtype == torch.float32 and torch.allclose(moved, expected, atol=1e-7)
+    assert (moved != start).float().mean() > 0.99  # a bf16 teacher would stand still
+
+
+def test_teacher_has_no_pixel_decoder_and_no_gradients(make) -> None:
+    teacher = make()[2].teacher
+    assert not any(n.startswith(("decoder", "pixel_head")) for n in teacher.state())
+    assert not any(p.requires_grad for p in teacher.network.parameters())
+
+
+def test_partial_view_of_everything_is_the_all_visible_teacher(make) -> None:
+    config, student, step, _, clip = make()
+    keys = torch.rand(2, 4, 16)
+    whole = step.teacher.predict_difficulty(clip, keys)
+    config.teacher.view = "partial"
+    partial = Teacher(student, config.teacher, 1.0, step.units)
+    assert torch.equal(partial.predict_difficulty(clip, keys), whole)
+
+
+def test_several_views_are_averaged_over_those_that_hid_the_unit(make) -> None:
+    config, student, step, _, clip = make(teacher__view="partial", teacher__num_views=3, teacher__visible_share=0.5)
+    keys = torch.rand(3, 4, 16)
+    difficulty = step.teacher.predict_difficulty(clip, keys)
+    hidden_scores = [[[] for _ in range(16)] for _ in range(4)]
+    for view in keys:
+        masked_units = mask_random(view, 8)
+        mask = to_tokens(masked_units, step.units, 8)
+        seen, hidden = step.teacher.network.predict_loss(clip, mask.visible, mask.hidden)
+        scores = torch.zeros(4, 32).scatter(1, mask.visible, seen).scatter(1, mask.hidden, hidden)
+        units = aggregate(scores, step.units)
+        for b in range(4):
+            for u in range(16):
+                if masked_units[b, u]:
+                    hidden_scores[b][u].append(float(units[b, u]))
+    checked = 0
+    for b in range(4):
+        for u in range(16):
+            if hidden_scores[b][u]:
+                assert float(difficulty[b, u]) == pytest.approx(sum(hidden_scores[b][u]) / len(hidden_scores[b][u]), abs=1e-5)
+                checked += 1
+    assert checked > 40
+
+
+def test_schedules_by_hand(tiny_config) -> None:
+    config = tiny_config(teacher__momentum_rise=0.5, teacher__momentum_start=0.9, teacher__momentum_end=1.0).teacher
+    assert [round(momentum_at(p, config), 6) for p in (0, 0.25, 0.5, 0.9)] == [0.9, 0.95, 1.0, 1.0]
+    assert [num_hard_at(p, 0.0, 0.5, 12) for p in (0, 0.1, 0.5, 1.0)] == [0, 0, 3, 6]
+    assert num_hard_at(1.0, 0.0, 1.0, 12) == 12
+
+
+def test_teacher_is_not_run_while_every_mask_is_random(make, monkeypatch) -> None:
+    _, _, step, engine, clip = make()
+    calls = []
+    monkeypatch.setattr(step.teacher, "predict_difficulty", lambda *a: calls.append(1) or torch.zeros(4, 16))
+    step(engine, clip, Place(0, 4, 4), 0, 10)
+    assert not calls
+    step(engine, clip, Place(0, 4, 4), 9, 10)
+    assert calls
+
+
+@pytest.mark.parametrize("overrides", [HARD, {**HARD, "teacher__view": "partial"}, {"mask__mode": "random"}, {**HARD, "mask__unit": "token"}])
+def test_losses_do_not_depend_on_the_split_of_the_batch(make, overrides) -> None:
+    _, _, step, engine, clip = make(8, **overrides)
+    whole = step(engine, clip, Place(0, 8, 8), 3, 10)[0].loss
+    halves = [step(engine, clip[s : s + 4], Place(s, s + 4, 8), 3, 10)[0].loss for s in (0, 4)]
+    assert float(whole) == pytest.approx(float(sum(halves)) / 2, abs=1e-6)
+
+
+def test_hpm_masks_what_its_teacher_finds_hard(make) -> None:
+    _, _, step, engine, clip = make(**HARD)
+    _, journey = step(engine, clip, Place(0, 4, 4), 0, 10)
+    hidden_units = journey.mask.masked[:, step.units[:, 0]]
+    hardest = journey.difficulty.topk(6, dim=1).indices
+    assert hidden_units.gather(1, hardest).all() and (hidden_units.sum(1) == 12).all()
+
+
+@pytest.mark.parametrize("mode", ["hpm", "predictor_only", "random", "inverted"])
+@pytest.mark.parametrize("image", [False, True])
+def test_every_mode_for_image_and_video(make, mode, image) -> None:
+    _, _, step, engine, clip = make(mask__mode=mode, image=image, **HARD)
+    result, journey = step(engine, clip, Place(0, 4, 4), 5, 10)
+    assert torch.isfinite(result.loss)
+    assert (journey.difficulty is None) == (mode in ("predictor_only", "random"))
+    assert (float(result.metrics["ranking_loss"]) > 0) == (mode != "random")
+
+
+def test_gradient_shares(make) -> None:
+    for reaches in (True, False):
+        _, _, step, engine, clip = make(objective__ranking_reaches_encoder=reaches)
+        _, journey = step(engine, clip, Place(0, 4, 4), 0, 10)
+        shares = gradient_shares(journey, 1.0)
+        assert float(sum(shares.values())) == pytest.approx(1.0, abs=1e-5)
+        assert (float(shares["encoder_gradient_share/ranking"]) > 0) == reaches
+
+
+def test_measurement_is_repeatable_and_compares_masks(make) -> None:
+    _, _, step, engine, clip = make(**HARD)
+    first, second = measure(step, engine, clip, 5, 10), measure(step, engine, clip, 5, 10)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    ratio = first["held_out/pixel_loss_hard"] / first["held_out/pixel_loss"]
+    assert float(first["held_out/hardness_gain"]) == pytest.approx(float(ratio))
+
+
+def test_one_clip_overfits(make) -> None:
+    _, student, step, engine, clip = make(1, mask__ratio=0.5)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(150):
+        result, _ = step(engine, clip, Place(0, 1, 1), 0, 10)
+        optimizer.zero_grad()
+        result.loss.backward()
+        optimizer.step()
+        losses.append(float(result.metrics["pixel_loss"]))
+    assert losses[-1] < 0.2 * losses[0]
