@@ -18,7 +18,7 @@ reconstructed. `masked` is bool and True means hidden from the encoder, everywhe
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -85,6 +85,7 @@ class StepResult(NamedTuple):
     metrics: dict[str, Tensor]
 
 
+@runtime_checkable
 class Engine(Protocol):
     """The machine under a student: wraps forward, backward, reduction over ranks and the update."""
 

@@ -77,10 +77,16 @@ class Demo:
     def pretrain_both(self) -> dict[str, dict[str, Any]]:
         """HPM for its steps; random masks for as many steps as fit into the same computing time, by the measured pace."""
         hpm = self.timed("pretraining: hpm", lambda: self.pretrain("hpm", "mask.mode=hpm"))
-        keys = (f"train.steps={CALIBRATION_STEPS}", f"train.log_every_steps={CALIBRATION_STEPS // 3}", "train.measure_every_steps=100000")
+        keys = (
+            f"train.steps={CALIBRATION_STEPS}",
+            f"train.log_every_steps={CALIBRATION_STEPS // 3}",
+            "train.measure_every_steps=100000",
+        )
         self.timed("calibration: random", lambda: self.pretrain("calibration", "mask.mode=random", *keys))
         steps = max(1, round(sum(self.computing("hpm")) / self.computing("calibration")[-1] * (CALIBRATION_STEPS // 3)))
-        random = self.timed("pretraining: random", lambda: self.pretrain("random", "mask.mode=random", f"train.steps={steps}"))
+        random = self.timed(
+            "pretraining: random", lambda: self.pretrain("random", "mask.mode=random", f"train.steps={steps}")
+        )
         return {"hpm": hpm, "random": random}
 
     def computing(self, run: str) -> list[float]:

@@ -3,7 +3,7 @@
     python datasets/synthetic/prepare.py OUT --train 1600 --validation 600
 
 OUT/labels.json, train.json, validation.json, 20bn-something-something-v2/ID.mp4 (every eighth is .webm).
-Six of SSv2's classes: one two-coloured shape moves by about a fifth of the frame, or grows or shrinks by about a third, on
+Six of SSv2's classes: one two-coloured shape moves by about a tenth of the frame, or grows or shrinks by about a third from end to end, on
 plain ground. Colours, shape, size, place and angle are drawn alike for all classes, and the path is symmetric about the
 middle of the clip: a middle frame, and a frame of unknown time, say nothing of the class within each pair of opposites.
 """
@@ -56,8 +56,8 @@ def draw_clip(label: int, rng: np.random.Generator, num_frames: int, size_px: in
     return (frames * 255).round().astype(np.uint8)
 
 
-AMPLITUDE = 0.2  # share of the frame
-GROWTH = 1.35  # largest over middle size
+AMPLITUDE = 0.1  # share of the frame
+GROWTH = 1.15  # largest over middle size
 
 
 def _draw_colours(rng: np.random.Generator) -> np.ndarray:

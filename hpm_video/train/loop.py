@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,10 +21,13 @@ from hpm_video.types import Batch, Place, StepResult, UserError
 log = logging.getLogger("hpm_video")
 
 
+@runtime_checkable
 class Step(Protocol):
     """What the loop needs of a method."""
 
     def __call__(self, engine: Any, clip: Tensor, place: Place, step: int, steps: int) -> tuple[StepResult, Any]: ...
+
+    def inspect(self, journey: Any) -> dict[str, Tensor]: ...
 
     def after_update(self, engine: Any, step: int, steps: int) -> None: ...
 
@@ -110,11 +113,11 @@ class Loop:
             torch.manual_seed(hash((self.config.train.seed, now, place.start)) & 0x7FFFFFFF)  # drop path
             result, journey = self.step(engine, self.normalise(batch.clip), place, now, self.steps)
             if self._agree(not bool(torch.isfinite(result.loss)))[0] > 0:
-                self._skipped(f"loss {float(result.loss)} on this rank, samples {batch.sample.tolist()}")
+                self._skipped(f"loss {float(result.loss.detach())} on this rank, samples {batch.sample.tolist()}")
                 continue
             metrics = dict(result.metrics)
             if measuring:
-                metrics |= self.step.inspect(journey)  # type: ignore[attr-defined]
+                metrics |= self.step.inspect(journey)
             engine.backward(result.loss)
             num_kept += 1
             for name, value in metrics.items():

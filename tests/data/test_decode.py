@@ -11,7 +11,7 @@ from hpm_video.data.decode import UnreadableVideo, has_decord, read_frames, writ
 ODD = Path(__file__).parents[3] / "shared" / "data" / "odd_codecs"
 
 
-def numbered(count: int, height: int = 16, width: int = 24) -> np.ndarray:
+def numbered(count: int, height: int = 16, width: int = 32) -> np.ndarray:
     """Frame i is grey of value 5 * i + 10."""
     return np.stack([np.full((height, width, 3), 5 * i + 10, dtype=np.uint8) for i in range(count)])
 
@@ -31,9 +31,13 @@ def test_each_reader_gives_the_right_frames(tmp_path, reader, suffix) -> None:
     write_video(tmp_path / f"clip.{suffix}", numbered(40), 10)
     for index in ([0, 39], [5, 5, 6, 30], list(range(40))):
         counts = []
-        frames = read_frames(tmp_path / f"clip.{suffix}", lambda n, i=index, c=counts: c.append(n) or np.array(i), reader)
-        assert counts[-1] == 40 and frames.dtype == np.uint8 and frames.shape == (len(index), 16, 24, 3)
-        assert np.abs(frames.mean((1, 2, 3)) - (5 * np.array(index) + 10)).max() < 2.4  # nearer to its own number than to any other
+        frames = read_frames(
+            tmp_path / f"clip.{suffix}", lambda n, i=index, c=counts: c.append(n) or np.array(i), reader
+        )
+        assert counts[-1] == 40 and frames.dtype == np.uint8 and frames.shape == (len(index), 16, 32, 3)
+        assert (
+            np.abs(frames.mean((1, 2, 3)) - (5 * np.array(index) + 10)).max() < 2.4
+        )  # nearer to its own number than to any other
 
 
 def test_every_unreadable_file_has_a_reason(tmp_path) -> None:
@@ -49,7 +53,13 @@ def test_every_unreadable_file_has_a_reason(tmp_path) -> None:
         frame.sample_rate = 16000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    for name, words in (("zero", "empty"), ("cut", "no frame"), ("text", "no frame"), ("sound", "no video stream"), ("none", "no such file")):
+    for name, words in (
+        ("zero", "empty"),
+        ("cut", "no frame"),
+        ("text", "no frame"),
+        ("sound", "no video stream"),
+        ("none", "no such file"),
+    ):
         with pytest.raises(UnreadableVideo) as caught:
             read_frames(tmp_path / f"{name}.mp4", np.arange)
         assert words in caught.value.reason and f"{name}.mp4" in str(caught.value)

@@ -59,7 +59,9 @@ def test_every_split_sees_the_same_global_batches() -> None:
         samplers = [iter(StepSampler(7, 3, 8, micro, rank, world_size, steps)) for rank in range(world_size)]
         batches = []
         for _ in steps:
-            batches.append([key for _ in range(8 // (micro * world_size)) for sampler in samplers for key in next(sampler)])
+            batches.append(
+                [key for _ in range(8 // (micro * world_size)) for sampler in samplers for key in next(sampler)]
+            )
         return batches
 
     whole = rows_of(8, 1)
@@ -92,7 +94,14 @@ def test_bad_files_are_replaced_named_and_counted(folder, caplog) -> None:
 
 def test_too_many_bad_files_stop_the_run() -> None:
     log = FailureLog(0.1)
-    log.add(Batch(torch.zeros(1, 3, 1, 2, 2, dtype=torch.uint8), torch.zeros(1).long(), torch.zeros(1).long(), (Failure("a.mp4", "cut"),)))
+    log.add(
+        Batch(
+            torch.zeros(1, 3, 1, 2, 2, dtype=torch.uint8),
+            torch.zeros(1).long(),
+            torch.zeros(1).long(),
+            (Failure("a.mp4", "cut"),),
+        )
+    )
     log.check(2, 98)
     log.check(1, 2)  # too few to judge
     with pytest.raises(UserError, match=r"20 of 118 samples .*data.max_bad_share 0.1 .*a.mp4: cut"):

@@ -15,9 +15,14 @@ def ssv2(tmp_path):
     videos.mkdir()
     for number in range(1, 7):
         (videos / f"{number}.{'mp4' if number == 2 else 'webm'}").write_bytes(b"x")
-    (tmp_path / "labels.json").write_text(json.dumps({"Moving something up": "0", "Pushing something off of something": "1"}))
+    (tmp_path / "labels.json").write_text(
+        json.dumps({"Moving something up": "0", "Pushing something off of something": "1"})
+    )
     templates = ["Moving [something] up", "Pushing [something] off of [something]"]
-    rows = [{"id": str(n), "label": "moving a cup up", "template": templates[n % 2], "placeholders": ["a cup"]} for n in range(1, 7)]
+    rows = [
+        {"id": str(n), "label": "moving a cup up", "template": templates[n % 2], "placeholders": ["a cup"]}
+        for n in range(1, 7)
+    ]
     (tmp_path / "train.json").write_text(json.dumps(rows[:4]))
     (tmp_path / "validation.json").write_text(json.dumps(rows[4:]))
     return tmp_path
@@ -25,7 +30,9 @@ def ssv2(tmp_path):
 
 def test_ssv2(ssv2) -> None:
     train = open_manifest(DataConfig(root=str(ssv2)), "train")
-    assert train.labels == [1, 0, 1, 0] and train.paths[1].endswith("2.mp4") and train.classes[0] == "Moving something up"
+    assert (
+        train.labels == [1, 0, 1, 0] and train.paths[1].endswith("2.mp4") and train.classes[0] == "Moving something up"
+    )
     assert len(open_manifest(DataConfig(root=str(ssv2)), "validation").paths) == 2
 
 
@@ -49,7 +56,11 @@ def test_row_without_a_file_is_named(ssv2, caplog) -> None:
         ("train.json", "[{]", "train.json, line 1: no valid JSON"),
         ("train.json", "{}", "holds a dict; expected a list"),
         ("train.json", '[{"id": "1"}]', "train.json, row 1"),
-        ("train.json", '[{"id": "1", "template": "Eating [something]"}]', "row 1: template 'Eating .something.' is no class"),
+        (
+            "train.json",
+            '[{"id": "1", "template": "Eating [something]"}]',
+            "row 1: template 'Eating .something.' is no class",
+        ),
         ("train.json", "[]", "no rows"),
         ("labels.json", '{"a": "0", "b": "2"}', "class numbers are not 0 to 1"),
         ("labels.json", '{"a": "x"}', "expected class numbers"),
@@ -73,7 +84,11 @@ def test_folder(tmp_path) -> None:
 def test_missing_empty_and_file_roots(tmp_path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()
-    for name, words in (("none", "does not exist"), ("file", "is a file"), ("empty", "holds no video; looked for .webm")):
+    for name, words in (
+        ("none", "does not exist"),
+        ("file", "is a file"),
+        ("empty", "holds no video; looked for .webm"),
+    ):
         with pytest.raises(UserError, match=words):
             open_manifest(DataConfig(root=str(tmp_path / name)), "train")
     with pytest.raises(UserError, match="data.format: ssv2"):

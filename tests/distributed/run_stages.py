@@ -1,6 +1,6 @@
 """Run by DeepSpeed's launcher: pretraining under each ZeRO stage in turn, in one start of the processes.
 
-    deepspeed --num_accelerators 2 run_stages.py ROOT OUT KEY=VALUE ...
+deepspeed --num_accelerators 2 run_stages.py ROOT OUT KEY=VALUE ...
 """
 
 import json
@@ -14,7 +14,11 @@ import hpm_video.train.pretrain as pretraining
 from hpm_video.config import load_config
 from hpm_video.train.engine import DeepSpeedEngine
 
-root, out, keys = Path(sys.argv[-1]) / "videos", Path(sys.argv[-1]) / "runs", json.loads((Path(sys.argv[-1]) / "keys.json").read_text())
+root, out, keys = (
+    Path(sys.argv[-1]) / "videos",
+    Path(sys.argv[-1]) / "runs",
+    json.loads((Path(sys.argv[-1]) / "keys.json").read_text()),
+)
 save = pretraining._save
 
 
@@ -26,12 +30,18 @@ def record(config, engine, step, state):
     teacher = torch.cat([v.flatten() for v in step.teacher.state().values()])
     both = [torch.empty_like(teacher) for _ in range(engine.world_size)]
     dist.all_gather(both, teacher)
-    facts = {"groups": groups, "teachers_equal": bool(torch.equal(both[0], both[1])), "type": type(engine._raw_optimizer()).__name__}
+    facts = {
+        "groups": groups,
+        "teachers_equal": bool(torch.equal(both[0], both[1])),
+        "type": type(engine._raw_optimizer()).__name__,
+    }
     if engine.rank == 0:
         (Path(config.train.output) / f"facts-{state.step}.json").write_text(json.dumps(facts))
 
 
 pretraining._save = record
 for stage in range(4):
-    if not pretraining.pretrain(load_config(None, [*keys, f"data.root={root}", f"train.output={out}/zero{stage}", f"engine.zero_stage={stage}"])):
+    if not pretraining.pretrain(
+        load_config(None, [*keys, f"data.root={root}", f"train.output={out}/zero{stage}", f"engine.zero_stage={stage}"])
+    ):
         sys.exit(1)

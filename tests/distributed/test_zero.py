@@ -93,7 +93,9 @@ def test_and_one_of_one_process_in_two_bitwise_resume_under_zero(runs, tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for stage in STAGES:
         for name in ("student", "teacher", "optimizer"):
-            files = [r / stage / "checkpoints" / "step-00000006" / f"{name}.safetensors" for r in (runs, tmp_path / "runs")]
+            files = [
+                r / stage / "checkpoints" / "step-00000006" / f"{name}.safetensors" for r in (runs, tmp_path / "runs")
+            ]
             whole, resumed = (load_file(file) for file in files)
             assert all(torch.equal(whole[k], resumed[k]) for k in whole), (stage, name)
 

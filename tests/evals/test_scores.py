@@ -25,7 +25,13 @@ def blobs(count: int, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarr
 
 def features_of(count: int, seed: int, **changes) -> Features:
     values, labels = blobs(count, seed)
-    fields = {"values": values, "labels": labels, "paths": [str(i) for i in range(count)], "classes": ["a", "b", "c"], "failures": []}
+    fields = {
+        "values": values,
+        "labels": labels,
+        "paths": [str(i) for i in range(count)],
+        "classes": ["a", "b", "c"],
+        "failures": [],
+    }
     return Features(**(fields | changes))
 
 
@@ -77,7 +83,9 @@ def test_pictures_keep_what_is_visible(tiny_config, smooth_clip, local_engine) -
     step = PretrainStep(config, student, torch.device("cpu"))
     with torch.no_grad():
         journey = step.travel(local_engine(student), clip, Place(0, 2, 2), 0, 6)
-    shown = journey.mask.masked.view(2, 1, 2, 4, 4).repeat_interleave(2, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
+    shown = (
+        journey.mask.masked.view(2, 1, 2, 4, 4).repeat_interleave(2, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
+    )
     visible = ~shown.expand_as(clip)
     rebuilt, hidden = rebuild(clip, journey, config), hide(clip, journey, config)
     assert torch.allclose(rebuilt[visible], clip[visible]) and torch.equal(hidden[visible], clip[visible])
@@ -96,4 +104,6 @@ def test_report_stands_alone_and_says_what_came_out(tmp_path) -> None:
     write_report(tmp_path / "report.html", results, {"Curves": b"png", "none": None})
     page = (tmp_path / "report.html").read_text()
     assert "http" not in page and "data:image/png;base64" in page and "a &lt;b&gt;" in page
-    assert "HPM is not above untrained (-0.050)" in page and "random masking is ahead by 0.250" in page and "1.020" in page
+    assert (
+        "HPM is not above untrained (-0.050)" in page and "random masking is ahead by 0.250" in page and "1.020" in page
+    )

@@ -4,7 +4,16 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from hpm_video.method.masking import Plan, aggregate, draw_keys, make_units, mask_hard, mask_inverted, mask_random, to_tokens
+from hpm_video.method.masking import (
+    Plan,
+    aggregate,
+    draw_keys,
+    make_units,
+    mask_hard,
+    mask_inverted,
+    mask_random,
+    to_tokens,
+)
 from hpm_video.types import Place, seeded
 
 

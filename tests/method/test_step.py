@@ -18,7 +18,13 @@ def make(tiny_config, smooth_clip, local_engine):
     def build(num_clips: int = 4, **overrides):
         config = tiny_config(**overrides)
         student = Student(config)
-        return config, student, PretrainStep(config, student, CPU), local_engine(student), smooth_clip(config, num_clips)
+        return (
+            config,
+            student,
+            PretrainStep(config, student, CPU),
+            local_engine(student),
+            smooth_clip(config, num_clips),
+        )
 
     return build
 
@@ -70,7 +76,9 @@ def test_several_views_are_averaged_over_those_that_hid_the_unit(make) -> None:
     for b in range(4):
         for u in range(16):
             if hidden_scores[b][u]:
-                assert float(difficulty[b, u]) == pytest.approx(sum(hidden_scores[b][u]) / len(hidden_scores[b][u]), abs=1e-5)
+                assert float(difficulty[b, u]) == pytest.approx(
+                    sum(hidden_scores[b][u]) / len(hidden_scores[b][u]), abs=1e-5
+                )
                 checked += 1
     assert checked > 40
 
@@ -92,7 +100,9 @@ def test_teacher_is_not_run_while_every_mask_is_random(make, monkeypatch) -> Non
     assert calls
 
 
-@pytest.mark.parametrize("overrides", [HARD, {**HARD, "teacher__view": "partial"}, {"mask__mode": "random"}, {**HARD, "mask__unit": "token"}])
+@pytest.mark.parametrize(
+    "overrides", [HARD, {**HARD, "teacher__view": "partial"}, {"mask__mode": "random"}, {**HARD, "mask__unit": "token"}]
+)
 def test_losses_do_not_depend_on_the_split_of_the_batch(make, overrides) -> None:
     _, _, step, engine, clip = make(8, **overrides)
     whole = step(engine, clip, Place(0, 8, 8), 3, 10)[0].loss

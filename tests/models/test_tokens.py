@@ -7,7 +7,9 @@ import torch
 from hpm_video.models.tokens import patchify, sincos1d, sincos2d, sincos3d, take, unpatchify
 
 
-@pytest.mark.parametrize(("shape", "tubelet", "patch"), [((2, 3, 4, 8, 12), 2, 4), ((2, 3, 1, 8, 8), 1, 4), ((1, 3, 6, 4, 4), 3, 2)])
+@pytest.mark.parametrize(
+    ("shape", "tubelet", "patch"), [((2, 3, 4, 8, 12), 2, 4), ((2, 3, 1, 8, 8), 1, 4), ((1, 3, 6, 4, 4), 3, 2)]
+)
 def test_unpatchify_inverts_patchify(shape, tubelet, patch) -> None:
     clip = torch.randn(shape)
     grid = (shape[2] // tubelet, shape[3] // patch, shape[4] // patch)
@@ -22,7 +24,11 @@ def test_patchify_order_by_loops() -> None:
         for h in range(2):
             for w in range(3):
                 values = [
-                    clip[0, c, 2 * t + dt, 2 * h + i, 2 * w + j] for dt in range(2) for i in range(2) for j in range(2) for c in range(3)
+                    clip[0, c, 2 * t + dt, 2 * h + i, 2 * w + j]
+                    for dt in range(2)
+                    for i in range(2)
+                    for j in range(2)
+                    for c in range(3)
                 ]
                 assert torch.equal(tokens[0, n], torch.stack(values))
                 n += 1

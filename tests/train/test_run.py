@@ -104,8 +104,23 @@ def test_exported_encoder_is_that_of_the_last_checkpoint(whole) -> None:
 def test_metrics_say_what_the_issue_asks_for(whole) -> None:
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    always = {"loss", "pixel_loss", "ranking_loss", "lr", "momentum", "hard_share", "grad_norm", "clips_per_s", "data_wait_share"}
-    sampled = {"rank_correlation", "encoder_gradient_share/pixel", "held_out/hardness_gain", "held_out/rank_correlation"}
+    always = {
+        "loss",
+        "pixel_loss",
+        "ranking_loss",
+        "lr",
+        "momentum",
+        "hard_share",
+        "grad_norm",
+        "clips_per_s",
+        "data_wait_share",
+    }
+    sampled = {
+        "rank_correlation",
+        "encoder_gradient_share/pixel",
+        "held_out/hardness_gain",
+        "held_out/rank_correlation",
+    }
     assert all(always <= line.keys() for line in lines)
     assert sampled <= lines[0].keys() and sampled <= lines[3].keys()
     assert len((whole / "difficulty.jsonl").read_text().splitlines()) == 3
@@ -129,13 +144,22 @@ def test_kill_in_the_middle_of_a_save_leaves_the_last_checkpoint(videos, whole, 
     assert killed.returncode == -signal.SIGKILL
     assert [p.name for p in list_checkpoints(tmp_path / "run")] == ["step-00000003"]
     assert run(videos, tmp_path / "run") == 0
-    assert all(torch.equal(weights(whole, 6)["student"][k], v) for k, v in weights(tmp_path / "run", 6)["student"].items())
+    assert all(
+        torch.equal(weights(whole, 6)["student"][k], v) for k, v in weights(tmp_path / "run", 6)["student"].items()
+    )
     assert not list((tmp_path / "run" / "checkpoints").glob(".draft*"))
 
 
 def test_sigterm_saves_and_exits(videos, tmp_path) -> None:
     out = tmp_path / "run"
-    words = ["pretrain", *TINY, f"data.root={videos}", f"train.output={out}", "train.steps=100000", "train.save_every_steps=100000"]
+    words = [
+        "pretrain",
+        *TINY,
+        f"data.root={videos}",
+        f"train.output={out}",
+        "train.steps=100000",
+        "train.save_every_steps=100000",
+    ]
     process = subprocess.Popen([sys.executable, "-m", "hpm_video", *words], stdout=subprocess.DEVNULL)
     until = time.time() + 120
     while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
@@ -239,7 +263,9 @@ def test_learning_rate_by_hand() -> None:
 
 
 def test_weight_decay_groups(videos) -> None:
-    config = load_config(None, [*TINY, f"data.root={videos}", "train.output=x", "model.positions=learned", "model.cls_token=true"])
+    config = load_config(
+        None, [*TINY, f"data.root={videos}", "train.output=x", "model.positions=learned", "model.cls_token=true"]
+    )
     student = build_student(config)
     names = {p: n for n, p in student.named_parameters()}
     decayed, plain = ([names[p] for p in group["params"]] for group in parameter_groups(student, 0.05))
@@ -257,12 +283,16 @@ def test_how_a_batch_is_split() -> None:
 
 def test_deepspeed_settings_come_from_ours_and_conflicts_are_errors(videos, tmp_path) -> None:
     file = tmp_path / "ds.json"
-    config = load_config(None, [*TINY, f"data.root={videos}", "train.output=x", f"engine.deepspeed_json={file}", "optim.clip_norm=0.5"])
+    config = load_config(
+        None, [*TINY, f"data.root={videos}", "train.output=x", f"engine.deepspeed_json={file}", "optim.clip_norm=0.5"]
+    )
     split = split_batch(4, 1, 2)
     file.write_text('{"zero_optimization": {"reduce_bucket_size": 1000}, "wall_clock_breakdown": true}')
     settings = deepspeed_settings(config, split, bf16=False)
     assert settings["zero_optimization"] == {"stage": 1, "overlap_comm": False, "reduce_bucket_size": 1000}
-    assert settings["train_batch_size"] == 4 and settings["gradient_clipping"] == 0.5 and settings["wall_clock_breakdown"]
+    assert (
+        settings["train_batch_size"] == 4 and settings["gradient_clipping"] == 0.5 and settings["wall_clock_breakdown"]
+    )
     for content, words in (
         ('{"optimizer": {}}', "sets optimizer; it comes from optim"),
         ('{"zero_optimization": {"stage": 3}}', "zero_optimization.stage; it comes from engine.zero_stage"),
