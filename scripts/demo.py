@@ -6,6 +6,7 @@ Run by `make demo`. Each part is the command a user would run; nothing is comput
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -68,7 +69,13 @@ class Demo:
     def pretrain(self, run: str, *keys: str) -> dict[str, Any]:
         """summary.json of a finished run: the real main job, under DeepSpeed's launcher."""
         ranks = min(2, len(os.sched_getaffinity(0)))
-        launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_accelerators", str(ranks)]
+        launcher = [
+            str(Path(sys.executable).parent / "deepspeed"),
+            "--num_accelerators",
+            str(ranks),
+            "--master_port",
+            str(free_port()),
+        ]
         job = ["scripts/pretrain_ssv2.py", "--config", "configs/pretrain/demo.yaml", f"data.root={self.data}"]
         job += [f"train.output={self.out / run}", f"train.seed={self.seed}", *self.extra, *keys]
         self.command(run, [*launcher, *job])
@@ -146,6 +153,13 @@ class Demo:
         self.report(results)
         (self.out / "results.json").write_text(json.dumps(results, indent=1))
         return results
+
+
+def free_port() -> int:
+    """A port nobody listens on, so that several jobs can run on one machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def is_chatter(line: str) -> bool:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -30,9 +31,15 @@ KEYS = (
 ).split()
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def launch(script: Path, *words: str) -> subprocess.CompletedProcess:
     env = {**os.environ, "PATH": f"{LAUNCHER.parent}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
-    command = [str(LAUNCHER), "--num_accelerators", "2", "--master_port", "29611", str(script), *words]
+    command = [str(LAUNCHER), "--num_accelerators", "2", "--master_port", str(free_port()), str(script), *words]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
 
 

