@@ -347,6 +347,8 @@ def prepare_process(config: PretrainConfig) -> torch.device:
                 f"deepspeed is not installed ({error}); expected: pip install deepspeed, or engine.kind=plain"
             ) from error
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        # On CPUs DeepSpeed compiles a shared-memory all-reduce: a minute where there is a C++ compiler, a crash where not.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo does the same sums
         if not dist.is_initialized():
             deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
     return device
