@@ -83,8 +83,8 @@ def _start_worker(number: int) -> None:
     import signal
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process decides when to stop
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):  # launchers signal every process: the training process decides when
+        signal.signal(number, signal.SIG_IGN)  # to stop, and its workers end with it
 
 
 class FailureLog:
