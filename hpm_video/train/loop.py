@@ -1,9 +1,10 @@
 """The loop: batches in, updates out. It knows the step by its protocol only, so another method can use it."""
 
 import logging
+import resource
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
@@ -59,8 +60,18 @@ class Loop:
     """Runs a step over batches from `state.step` to `steps`, with everything agreed between the ranks: bad samples,
     stops, and batches whose loss is not finite."""
 
-    def __init__(self, config: PretrainConfig, engine: PlainEngine, step: Step, state: RunState, steps: int) -> None:
-        self.config, self.engine, self.step, self.state, self.steps = config, engine, step, state, steps
+    def __init__(  # noqa: PLR0913
+        self, config: PretrainConfig, engine: PlainEngine, step: Step, state: RunState, steps: int, names: Sequence[str]
+    ) -> None:
+        """`names`: what to call the samples in messages, by row of the manifest."""
+        self.config, self.engine, self.step, self.state, self.steps, self.names = (
+            config,
+            engine,
+            step,
+            state,
+            steps,
+            names,
+        )
         self.failures = FailureLog(config.data.max_bad_share)
         self.mean, self.std = (
             torch.tensor(v, device=engine.device).view(1, -1, 1, 1, 1) for v in (config.data.mean, config.data.std)
@@ -113,7 +124,8 @@ class Loop:
             torch.manual_seed(hash((self.config.train.seed, now, place.start)) & 0x7FFFFFFF)  # drop path
             result, journey = self.step(engine, self.normalise(batch.clip), place, now, self.steps)
             if self._agree(not bool(torch.isfinite(result.loss)))[0] > 0:
-                self._skipped(f"loss {float(result.loss.detach())} on this rank, samples {batch.sample.tolist()}")
+                clips = ", ".join(self.names[row] for row in batch.sample.tolist())
+                self._skipped(f"loss {float(result.loss.detach())} on rank {engine.rank}, clips {clips}")
                 continue
             metrics = dict(result.metrics)
             if measuring:
@@ -194,6 +206,8 @@ class Loop:
             values["bad_samples"] = self.state.num_bad
         if self.engine.device.type == "cuda":
             values["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        else:
+            values["memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB, the most so far
         self.clock.reset()
         if log_to is not None:
             log_to.write(self.state.step, values)

@@ -60,7 +60,7 @@ def pretrain(config: PretrainConfig) -> bool:
         log_to = MetricLog(run, state.step)
         (run / "config.yaml").write_text(to_yaml(config))
         write_json(run / "held_out.json", names)
-    loop = Loop(config, engine, step, state, steps)
+    loop = Loop(config, engine, step, state, steps, train_set.paths)
     dataset = ClipDataset(train_set, config.data, config.train.seed, training=True)
     split = engine.split
     loader = make_loader(
