@@ -20,7 +20,7 @@ class BlockStack(nn.Module):
     ) -> None:
         super().__init__()
         norm: Any = partial(nn.LayerNorm, eps=NORM_EPS)
-        rates = torch.linspace(0, drop_path, max(depth, 1)).tolist()
+        rates = torch.linspace(0, drop_path, max(depth, 1), device="cpu").tolist()  # numbers, also under a meta device
         self.blocks = nn.ModuleList(
             Block(width, num_heads, qkv_bias=True, drop_path=rate, norm_layer=norm) for rate in rates[:depth]
         )

@@ -147,3 +147,34 @@ def test_rank_correlation_is_spearmans() -> None:
     a, b = torch.randn(3, 20), torch.randn(3, 20)
     expected = sum(spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)) / 3
     assert float(rank_correlation(a, b)) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [ROWS, 2 * ROWS, 2 * ROWS + 1])
+def test_relative_loss_at_the_edges_of_its_blocks(count) -> None:
+    """Against all pairs at once, in float64; one clip of the three ties wholly."""
+    predicted, true = 100 * torch.randn(3, count), torch.randint(0, 9, (3, count)).float()
+    true[1] = 4.0
+    ours = predicted.clone().requires_grad_()
+    whole = predicted.double().requires_grad_()
+    harder = (true[:, :, None] > true[:, None, :]).double()
+    pairs = -torch.nn.functional.logsigmoid(whole[:, :, None] - whole[:, None, :]) * harder
+    expected = (pairs.sum((1, 2)) / harder.sum((1, 2)).clamp(min=1)).mean()
+    loss = relative_loss(ours, true)
+    loss.backward()
+    expected.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert torch.allclose(ours.grad.double(), whole.grad, atol=1e-6) and (ours.grad[1] == 0).all()
+
+
+@pytest.mark.parametrize("objective", [relative_loss, absolute_loss])
+def test_true_losses_get_no_gradient_and_ties_are_finite(objective) -> None:
+    predicted, true = torch.randn(2, 9).requires_grad_(), torch.rand(2, 9).requires_grad_()
+    assert torch.autograd.grad(objective(predicted, true), true, allow_unused=True)[0] is None
+    assert torch.isfinite(objective(predicted, torch.ones(2, 9)))
+    assert torch.isfinite(objective(predicted[:, :1], true[:, :1]))
+
+
+@pytest.mark.parametrize("kind", ["norm_token", "norm_channel"])
+def test_flat_tokens_have_a_finite_target(kind) -> None:
+    target = make_target(torch.full((1, 3, 2, 4, 4), 0.3), torch.zeros(1, 1, dtype=torch.long), kind, 2, 4)
+    assert torch.isfinite(target.values).all() and target.values.abs().max() < 1
