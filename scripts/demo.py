@@ -90,7 +90,10 @@ class Demo:
             "train.measure_every_steps=100000",
         )
         self.timed("calibration: random", lambda: self.pretrain("calibration", "mask.mode=random", *keys))
-        steps = max(1, round(sum(self.computing("hpm")) / self.computing("calibration")[-1] * (CALIBRATION_STEPS // 3)))
+        pace = sum(self.computing("calibration")[-2:]) / (
+            2 * CALIBRATION_STEPS // 3
+        )  # s of a step, without the first third
+        steps = max(1, round(sum(self.computing("hpm")) / pace))
         random = self.timed(
             "pretraining: random", lambda: self.pretrain("random", "mask.mode=random", f"train.steps={steps}")
         )

@@ -44,15 +44,21 @@ def summarise(results: Mapping[str, Any]) -> list[str]:
     linear = {name: results[name]["linear"] for name in ("untrained", "random", "hpm")}
     gain = linear["hpm"] - linear["untrained"]
     verb = "above" if gain > 0 else "not above"
+    spent = {name: run["seconds"] for name, run in results["runs"].items()}
+    times = (
+        f" ({spent['hpm']:.0f} s and {spent['random']:.0f} s of training)" if {"hpm", "random"} <= spent.keys() else ""
+    )
+    knn = {name: results[name]["knn"] for name in linear}
     first = (
-        f"Linear probe of the frozen encoder: {linear['hpm']:.3f} after HPM pretraining, {linear['random']:.3f} after random-tube "
-        f"pretraining for the same time, {linear['untrained']:.3f} untrained (chance {results['chance']:.3f}). "
-        f"HPM is {verb} untrained ({gain:+.3f})."
+        f"kNN on the frozen encoder: {knn['hpm']:.3f} after HPM pretraining, {knn['random']:.3f} after random-tube pretraining "
+        f"meant to take the same time{times}, {knn['untrained']:.3f} untrained. Linear probe: {linear['hpm']:.3f}, "
+        f"{linear['random']:.3f}, {linear['untrained']:.3f}; chance is {results['chance']:.3f}. "
+        f"By the linear probe HPM is {verb} untrained ({gain:+.3f})."
     )
     difference = linear["hpm"] - linear["random"]
     noise = (linear["hpm"] * (1 - linear["hpm"]) * 2 / results["num_test"]) ** 0.5
     better = "HPM" if difference > 0 else "random masking"
-    second = f"Between the two, {better} is ahead by {abs(difference):.3f}; the standard error of a difference on {results['num_test']} videos is {noise:.3f}"
+    second = f"Between the two kinds of masks, by the linear probe, {better} is ahead by {abs(difference):.3f}; the standard error of a difference on {results['num_test']} videos is {noise:.3f}"
     second += (
         ": nothing can be said from one run."
         if abs(difference) < 2 * noise

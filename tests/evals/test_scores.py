@@ -105,5 +105,7 @@ def test_report_stands_alone_and_says_what_came_out(tmp_path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert "http" not in page and "data:image/png;base64" in page and "a &lt;b&gt;" in page
     assert (
-        "HPM is not above untrained (-0.050)" in page and "random masking is ahead by 0.250" in page and "1.020" in page
+        "By the linear probe HPM is not above untrained (-0.050)" in page
+        and "random masking is ahead by 0.250" in page
+        and "1.020" in page
     )
