@@ -58,7 +58,10 @@ def summarise(results: Mapping[str, Any]) -> list[str]:
     difference = linear["hpm"] - linear["random"]
     noise = (linear["hpm"] * (1 - linear["hpm"]) * 2 / results["num_test"]) ** 0.5
     better = "HPM" if difference > 0 else "random masking"
-    second = f"Between the two kinds of masks, by the linear probe, {better} is ahead by {abs(difference):.3f}; the standard error of a difference on {results['num_test']} videos is {noise:.3f}"
+    second = (
+        f"Between the two kinds of masks, by the linear probe, {better} is ahead by {abs(difference):.3f}; "
+        f"the standard error of a difference on {results['num_test']} videos is {noise:.3f}"
+    )
     second += (
         ": nothing can be said from one run."
         if abs(difference) < 2 * noise
