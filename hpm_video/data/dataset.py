@@ -26,7 +26,11 @@ class Sample(NamedTuple):
 
 
 class ClipDataset(Dataset):
-    """Keys are (row of the manifest, position in the run); all that is drawn for a sample belongs to (seed, position)."""
+    """Keys are (row of the manifest, position in the run); all that is drawn for a sample belongs to (seed, position).
+
+    The same key gives the same sample in every process, whatever it has read before: neither the cache, nor the reader
+    that was used, nor knowing already that a file is bad changes what is drawn.
+    """
 
     def __init__(self, manifest: Manifest, config: DataConfig, seed: int, training: bool) -> None:
         self.manifest, self.config, self.seed, self.training = manifest, config, seed, training
@@ -56,24 +60,39 @@ class ClipDataset(Dataset):
         raise UserError(f"no readable video in {MAX_TRIES} tries in {self.manifest.root} ({named}; ...)")
 
     def read(self, row: int, rng: np.random.Generator) -> Tensor:
-        """uint8 [C, T, H, W]. Raises UnreadableVideo."""
-        path, config = self.manifest.paths[row], self.config
+        """uint8 [C, T, H, W]. Raises UnreadableVideo, and has then drawn nothing from `rng`."""
+        path, config, before = self.manifest.paths[row], self.config, rng.bit_generator.state
         if path in self.bad:
             raise UnreadableVideo(path, self.bad[path])
         drawn = rng if self.training else None
+        num_available = 0
 
         def choose(count: int) -> np.ndarray:
+            nonlocal num_available
+            num_available = count
+            rng.bit_generator.state = before  # asked again when a second reader has to be tried
             return sample_frames(config.sampling, count, config.num_frames, config.stride, drawn)
 
-        frames = self.cache.get(path)
-        if frames is None and self.cache_left > 0:
-            frames = read_frames(self.manifest.root / path, np.arange, config.reader)
-            if frames.nbytes <= self.cache_left:
-                self.cache[path] = frames
-                self.cache_left -= frames.nbytes
-        if frames is not None:
-            return self.transform(frames[choose(len(frames))], rng)
-        return self.transform(read_frames(self.manifest.root / path, choose, config.reader), rng)
+        cached = self.cache.get(path)
+        if cached is not None:
+            return self.transform(cached[choose(len(cached))], rng)
+        try:
+            frames = read_frames(self.manifest.root / path, choose, config.reader)
+        except UnreadableVideo:
+            rng.bit_generator.state = before
+            raise
+        self.keep(path, num_available * frames[0].nbytes)
+        return self.transform(frames, rng)
+
+    def keep(self, path: str, num_bytes: int) -> None:
+        """Puts all frames of a file in the cache if they fit: known before they are decoded, as a film may not fit."""
+        if num_bytes > self.cache_left:
+            return
+        try:
+            self.cache[path] = read_frames(self.manifest.root / path, np.arange, self.config.reader)
+        except UnreadableVideo:  # the frames that were asked for could be read: it stays uncached
+            return
+        self.cache_left -= self.cache[path].nbytes
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -1,9 +1,9 @@
 """HOW: frames of a file. The only module that knows a codec library, and it imports them when first used."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ def has_decord() -> bool:
 
 
 def _read_with_decord(path: str, choose: Choose) -> np.ndarray:
+    """Reads forward from frame 0 and never seeks, so neither get_batch nor skip_frames: in decord 0.6 both silently give
+    other frames than were asked for, in MPEG-2, MPEG-4, MSMPEG-4 and HEVC. Clips are short: it is no slower."""
     if not has_decord():
         raise UnreadableVideo(path, "data.reader is decord, but decord is not installed")
     import decord
@@ -64,14 +66,11 @@ def _read_with_decord(path: str, choose: Choose) -> np.ndarray:
         count = len(video)
         if count < 1:
             raise UnreadableVideo(path, "decord: no frame")
-        frames = video.get_batch(choose(count)).asnumpy()
+        frames = _take(choose(count), (video.next().asnumpy for _ in range(count)), path)
     except UnreadableVideo:
         raise
     except Exception as error:  # decord raises its own types, RuntimeError and IndexError
         raise UnreadableVideo(path, f"decord: {_first_line(error)}") from error
-    del video
-    if frames.ndim != 4 or frames.shape[-1] != 3:
-        raise UnreadableVideo(path, f"decord: frames of shape {frames.shape}")
     return frames
 
 
@@ -80,31 +79,46 @@ def _read_with_pyav(path: str, choose: Choose) -> np.ndarray:
     count = sum(1 for _ in _decode(path))
     if count == 0:
         raise UnreadableVideo(path, "no frame could be decoded")
-    wanted = choose(count)
+    return _take(choose(count), (partial(_to_upright_rgb, frame, path) for frame in _decode(path)), path)
+
+
+def _take(wanted: np.ndarray, stream: Iterable[Callable[[], np.ndarray]], path: str) -> np.ndarray:
+    """[T, H, W, 3]: the frames of these numbers; `stream` gives, in order, what turns each frame into [H, W, 3]."""
     kept: dict[int, np.ndarray] = {}
     needed, last = set(wanted.tolist()), int(wanted.max())
-    for number, frame in enumerate(_decode(path)):
+    for number, convert in enumerate(stream):
         if number in needed:
-            kept[number] = frame.to_ndarray(format="rgb24")
+            kept[number] = convert()
         if number >= last:
             break
+    if len(kept) < len(needed):
+        raise UnreadableVideo(path, f"frame {min(needed - set(kept))} could not be decoded")
     shapes = {frame.shape for frame in kept.values()}
-    if len(shapes) > 1:
+    if len(shapes) > 1 or any(len(shape) != 3 or shape[2] != 3 for shape in shapes):
         raise UnreadableVideo(path, f"frames change their size within the clip: {sorted(shapes)}")
     return np.stack([kept[i] for i in wanted.tolist()])
 
 
+def _to_upright_rgb(frame: Any, path: str) -> np.ndarray:
+    """[H, W, 3], turned as the file asks players to turn it (phones), as decord does by itself."""
+    try:
+        picture = frame.to_ndarray(format="rgb24")
+    except Exception as error:  # a pixel format that cannot be converted
+        raise UnreadableVideo(path, f"frames cannot be turned into RGB: {_first_line(error)}") from error
+    return np.rot90(picture, frame.rotation // 90 % 4)
+
+
 def _decode(path: str) -> Any:
-    """Frames of the first video stream. A file that breaks off gives what stands before the break."""
+    """Frames of the main video stream (not of a cover picture). A file that breaks off gives what stands before it."""
     import av
 
     av.logging.set_level(av.logging.PANIC)
     given = 0
     try:
         with av.open(path) as container:
-            if not container.streams.video:
-                raise UnreadableVideo(path, "no video stream (audio only)")
-            stream = container.streams.video[0]
+            stream: Any = container.streams.best("video")
+            if stream is None:
+                raise UnreadableVideo(path, f"no video stream{' (audio only)' if container.streams.audio else ''}")
             stream.thread_type = "NONE"  # loader workers are the parallelism
             for frame in container.decode(stream):
                 given += 1

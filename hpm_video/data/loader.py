@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,37 @@ class StepSampler(Sampler):
         return int(self.order[1][position % self.num_samples])
 
 
+class ExplainingLoader(DataLoader):
+    """A DataLoader whose faults are told in the user's words."""
+
+    def __iter__(self) -> Any:
+        return _explained(super().__iter__())  # workers start now, not with the first batch
+
+
+def _explained(stream: Iterator[Batch]) -> Iterator[Batch]:
+    while True:
+        try:
+            batch = next(stream)
+        except StopIteration:
+            return
+        except (UserError, RuntimeError) as error:
+            told = explain_loader_error(error)
+            raise told from (None if told is error else error)
+        yield batch
+
+
+def explain_loader_error(error: Exception) -> Exception:
+    """A worker's UserError without the worker's traceback; a dead worker as a UserError; anything else as it is."""
+    if isinstance(error, UserError):
+        return UserError(str(error).rsplit("UserError: ", 1)[-1].strip())
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
+        return UserError(
+            f"a process that reads videos died ({error}); usually memory or /dev/shm ran out: expected enough for "
+            "data.num_workers processes on each rank (try fewer, or 0 to read in the training process; data.cache_gib too)"
+        )
+    return error
+
+
 def make_loader(  # noqa: PLR0913
     dataset: ClipDataset,
     batch_size: int,
@@ -65,9 +97,9 @@ def make_loader(  # noqa: PLR0913
     num_workers: int,
     steps: int,
 ) -> DataLoader:
-    """Batches of this rank, from start_step to steps; a worker that dies raises RuntimeError in the reader."""
+    """Batches of this rank, from start_step to steps. A worker that fails or dies raises UserError in the reader."""
     sampler = StepSampler(len(dataset), dataset.seed, batch_size, micro, rank, world_size, range(start_step, steps))
-    return DataLoader(
+    return ExplainingLoader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collate,

@@ -79,8 +79,13 @@ def hold_out(manifest: Manifest, num: int, seed: int) -> tuple[Manifest, Manifes
 
 
 def _open_folder(root: Path) -> Manifest:
-    found = []
+    found: list[str] = []
+    seen: set[str] = set()  # links are followed, a folder is read once: a link to a folder above it would not end
     for folder, subfolders, files in os.walk(root, followlinks=True):
+        if os.path.realpath(folder) in seen:
+            subfolders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         inside = Path(folder).relative_to(root)
         found += [str(inside / name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
@@ -153,7 +158,9 @@ def _read_row(row: Any, where: str, class_numbers: dict[str, int]) -> tuple[str,
 
 def _read_json(file: Path, shape: type, expected: str) -> Any:
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 (byte {error.start}); expected {expected}") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{file}, line {error.lineno}: no valid JSON ({error.msg}); expected {expected}") from error
     if not isinstance(content, shape):
@@ -166,8 +173,8 @@ def _index_videos(root: Path) -> dict[str, str]:
     videos: dict[str, str] = {}
     for folder in SSV2_VIDEO_FOLDERS:
         if (root / folder).is_dir():
-            for entry in os.scandir(root / folder):
-                stem, suffix = os.path.splitext(entry.name)
-                if suffix.lower() in SUFFIXES:
-                    videos.setdefault(stem, os.path.normpath(os.path.join(folder, entry.name)))
+            for name in sorted(os.listdir(root / folder), key=lambda name: (not name.endswith(".webm"), name)):
+                stem, suffix = os.path.splitext(name)
+                if suffix.lower() in SUFFIXES:  # of several files of an id SSv2's own .webm, on every machine
+                    videos.setdefault(stem, os.path.normpath(os.path.join(folder, name)))
     return videos

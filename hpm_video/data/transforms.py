@@ -57,11 +57,14 @@ def center_box(height: int, width: int, target: tuple[int, int]) -> Box:
 
 
 def multiscale_box(height: int, width: int, target: tuple[int, int], scales: list[float], rng: Generator) -> Box:
-    """Multi-scale crop (TSN, VideoMAE): sides from neighbouring scales, at one of 13 places of a grid over the frame."""
+    """Multi-scale crop (TSN, VideoMAE): sides from neighbouring scales, at one of 13 places of a grid over the frame.
+
+    Every pair of equal or neighbouring scales is as likely as every other.
+    """
     base = min(height / target[0], width / target[1])
-    first = int(rng.integers(len(scales)))
-    second = int(np.clip(first + rng.integers(-1, 2), 0, len(scales) - 1))
-    h, w = (max(1, round(side * base * scales[k])) for side, k in zip(target, (first, second), strict=True))
+    pairs = [(i, k) for i in range(len(scales)) for k in range(len(scales)) if abs(i - k) <= 1]
+    pair = pairs[int(rng.integers(len(pairs)))]
+    h, w = (max(1, round(side * base * scales[k])) for side, k in zip(target, pair, strict=True))
     h, w = min(h, height), min(w, width)
     places = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (0, 2), (2, 0), (2, 4), (4, 2), (1, 1), (1, 3), (3, 1), (3, 3)]
     row, column = places[int(rng.integers(len(places)))]

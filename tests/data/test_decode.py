@@ -40,6 +40,53 @@ def test_each_reader_gives_the_right_frames(tmp_path, reader, suffix) -> None:
         )  # nearer to its own number than to any other
 
 
+@pytest.mark.parametrize("reader", ["pyav", "decord", "auto"])
+@pytest.mark.parametrize(("codec", "suffix"), [("mpeg4", "avi"), ("mpeg2video", "mpg"), ("libx264", "mp4")])
+def test_right_frames_behind_b_frames_and_key_frames(tmp_path, reader, codec, suffix) -> None:
+    """What seeking gets wrong: frames far from each other, in streams whose frames are stored out of order."""
+    import av
+
+    if reader == "decord" and not has_decord():
+        pytest.skip("decord is not installed (no wheel for this machine)")
+    file, count = tmp_path / f"clip.{suffix}", 60
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"bf": "2", "g": "12", "b": "2000000"})
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        for number in range(count):
+            frame = np.full((64, 64, 3), 20 + 3 * number, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    for index in ([count // 2], [7, 31, 32, 50], [0, 19, 38, 57]):
+        frames = read_frames(file, lambda n, i=index: np.array(i), reader)
+        shown = (frames.mean((1, 2, 3)) - 20) / 3
+        assert np.abs(shown - index).max() < 0.7, (index, shown)
+
+
+@pytest.mark.skipif(not ODD.is_dir(), reason="the folder shared/data/odd_codecs is not beside the project")
+@pytest.mark.parametrize(
+    "name",
+    ["opencv_Megamind.avi", "torchcodec_h265_video.mp4", "forensics_movie-hello.mpeg", "decord_video_270.mov"],
+)
+def test_both_readers_give_the_same_frames_of_odd_files(name) -> None:
+    if not has_decord():
+        pytest.skip("decord is not installed (no wheel for this machine)")
+
+    def choose(count: int) -> np.ndarray:
+        return np.linspace(0, count - 1, 6).astype(np.int64)
+
+    pyav, decord = (read_frames(ODD / name, choose, reader).astype(np.int16) for reader in ("pyav", "decord"))
+    assert pyav.shape == decord.shape and np.abs(pyav - decord).mean((1, 2, 3)).max() < 0.3
+
+
+def test_a_file_that_breaks_off_gives_what_stands_before(tmp_path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    write_video(tmp_path / "whole.mkv", frames, 10)
+    content = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "half.mkv").write_bytes(content[: len(content) // 2])
+    kept = read_frames(tmp_path / "half.mkv", np.arange, "pyav")
+    assert 10 <= len(kept) <= 21 and np.array_equal(kept[:-1], frames[: len(kept) - 1])
+
+
 def test_every_unreadable_file_has_a_reason(tmp_path) -> None:
     import av
 

@@ -1,12 +1,15 @@
 """WHAT and in which order: crops, replacement of bad files, and a stream that no split of the batch changes."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
 
 from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.decode import write_video
+from hpm_video.data.decode import UnreadableVideo, read_frames, write_video
 from hpm_video.data.loader import FailureLog, StepSampler, epoch_order, load_held_out, make_loader
 from hpm_video.data.manifest import open_manifest
 from hpm_video.data.transforms import make_transform, multiscale_box, random_resized_box
@@ -90,6 +93,89 @@ def test_bad_files_are_replaced_named_and_counted(folder, caplog) -> None:
     assert all(batch.clip.shape[0] == 11 for batch in batches)
     assert sum(len(b.failures) for b in batches) == 3
     assert log.names == ["bad.mp4: file is empty (0 bytes)"]
+
+
+def test_a_replacement_does_not_depend_on_what_was_read_before(folder, monkeypatch) -> None:
+    """A file that fails after its frames were chosen: a process that knows it draws as one that meets it."""
+    dataset = dataset_of(folder)
+    broken = dataset.manifest.paths.index("3.mp4")
+
+    def read(path, choose, reader):
+        indices = choose(12)
+        if path.name == "3.mp4":
+            raise UnreadableVideo(str(path), "broken in the middle")
+        return np.broadcast_to(indices[:, None, None, None].astype(np.uint8), (4, 24, 32, 3))
+
+    monkeypatch.setattr("hpm_video.data.dataset.read_frames", read)
+    for position in range(10):
+        dataset.bad.clear()
+        met, known = dataset[(broken, position)], dataset[(broken, position)]
+        assert met.failures and met.row == known.row != broken and torch.equal(met.clip, known.clip)
+
+
+def test_a_second_reader_is_asked_for_the_same_frames(folder, monkeypatch) -> None:
+    asked = []
+
+    def read(path, choose, reader):
+        asked.extend(choose(100).tolist() for _ in range(2))
+        return np.zeros((4, 24, 32, 3), dtype=np.uint8)
+
+    monkeypatch.setattr("hpm_video.data.dataset.read_frames", read)
+    dataset_of(folder).read(0, np.random.default_rng(0))
+    assert asked[0] == asked[1]
+
+
+def test_the_cache_never_decodes_what_cannot_fit(folder, monkeypatch) -> None:
+    sizes = []
+
+    def read(path, choose, reader):
+        frames = read_frames(path, choose, reader)
+        sizes.append(len(frames))
+        return frames
+
+    monkeypatch.setattr("hpm_video.data.dataset.read_frames", read)
+    whole = 12 * 24 * 32 * 3
+    dataset = dataset_of(folder, cache_gib=2.5 * whole / 2**30)
+    for row in (0, 1, 2, 0, 1, 2):
+        dataset.read(row, np.random.default_rng(row))
+    assert sizes == [4, 12, 4, 12, 4, 4] and len(dataset.cache) == 2 and dataset.cache_left == whole // 2
+
+
+def test_neighbouring_scales_are_all_as_likely() -> None:
+    rng, scales = np.random.default_rng(0), [1, 0.875, 0.75, 0.66]
+    boxes = [multiscale_box(200, 200, (100, 100), scales, rng) for _ in range(6000)]
+    drawn = [(box.height, box.width) for box in boxes]
+    sides = [200, 175, 150, 132]
+    expected = {(a, b) for i, a in enumerate(sides) for k, b in enumerate(sides) if abs(i - k) <= 1}
+    assert set(drawn) == expected
+    assert all(abs(drawn.count(pair) / 6000 - 0.1) < 0.02 for pair in expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loader_tells_what_is_wrong_in_one_line(tmp_path, workers) -> None:
+    (tmp_path / "0.mp4").write_bytes(b"")
+    with pytest.raises(UserError, match="^no readable video in 20 tries") as caught:
+        next(iter(make_loader(dataset_of(tmp_path), 2, 2, 0, 1, 0, workers, 2)))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_worker_that_dies_is_a_user_error(folder) -> None:
+    stream = iter(make_loader(Dying(dataset_of(folder)), 2, 2, 0, 1, 0, 1, 2))
+    with pytest.raises(UserError, match="process that reads videos died .*data.num_workers"):
+        next(stream)
+
+
+class Dying:
+    """A dataset whose process ends as one without memory does."""
+
+    def __init__(self, dataset: ClipDataset) -> None:
+        self.dataset, self.seed = dataset, dataset.seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_too_many_bad_files_stop_the_run() -> None:

@@ -81,6 +81,29 @@ def test_folder(tmp_path) -> None:
     assert open_manifest(DataConfig(root=str(tmp_path)), "validation") is None
 
 
+def test_links_are_followed_once(tmp_path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    for file in ("root/a.mp4", "elsewhere/b.mp4"):
+        (tmp_path / file).write_bytes(b"x")
+    (tmp_path / "root" / "again").symlink_to(tmp_path / "root")
+    (tmp_path / "root" / "other").symlink_to(tmp_path / "elsewhere")
+    assert open_manifest(DataConfig(root=str(tmp_path / "root")), "train").paths == ["a.mp4", "other/b.mp4"]
+
+
+def test_of_two_files_of_an_id_the_webm(ssv2) -> None:
+    (ssv2 / "20bn-something-something-v2" / "1.mp4").write_bytes(b"x")
+    (ssv2 / "20bn-something-something-v2" / "2.webm").write_bytes(b"x")
+    paths = open_manifest(DataConfig(root=str(ssv2)), "train").paths
+    assert [path.split("/")[-1] for path in paths] == ["1.webm", "2.webm", "3.webm", "4.webm"]
+
+
+def test_annotations_that_are_not_utf8(ssv2) -> None:
+    (ssv2 / "labels.json").write_bytes(b'{"caf\xe9": "0"}')
+    with pytest.raises(UserError, match="labels.json: not UTF-8"):
+        open_manifest(DataConfig(root=str(ssv2)), "train")
+
+
 def test_missing_empty_and_file_roots(tmp_path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()
