@@ -1,6 +1,7 @@
 """The loop: batches in, updates out. It knows the step by its protocol only, so another method can use it."""
 
 import logging
+import os
 import resource
 import signal
 import time
@@ -36,11 +37,19 @@ class Step(Protocol):
 
 
 class StopRequest:
-    """SIGTERM and SIGINT ask for a stop after the running step; a second signal is taken as it comes."""
+    """SIGTERM and SIGINT ask for a stop after the running step; a second signal is taken as it comes.
+
+    DeepSpeed's first process dies of SIGTERM without passing it on: that the launcher is gone asks for a stop too.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.noted = False
         self.before: dict[int, Any] = {}
+        self.launcher = launcher_pid()
+
+    @property
+    def asked(self) -> bool:
+        return self.noted or launcher_pid() != self.launcher
 
     def __enter__(self) -> "StopRequest":
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -48,12 +57,23 @@ class StopRequest:
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.noted = True
         signal.signal(number, self.before[number])
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+
+def launcher_pid() -> int:
+    """The parent of DeepSpeed's node launcher, our parent; 0 where no launcher started us or the system has no /proc."""
+    if "LOCAL_RANK" not in os.environ:
+        return 0
+    try:
+        with open(f"/proc/{os.getppid()}/stat") as stat:
+            return int(stat.read().rpartition(")")[2].split()[1])  # pid (name) state ppid
+    except OSError:
+        return 0
 
 
 class Loop:

@@ -1,11 +1,14 @@
 """Two gloo processes under ZeRO 0 to 3 against the plain engine: the same losses, weights, teacher; checkpoints go across."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +108,47 @@ def test_and_one_of_one_process_in_two_bitwise_resume_under_zero(runs, tmp_path)
             ]
             whole, resumed = (load_file(file) for file in files)
             assert all(torch.equal(whole[k], resumed[k]) for k in whole), (stage, name)
+
+
+def test_sigterm_to_the_launcher_saves_and_ends(runs, tmp_path) -> None:
+    """The launcher's first process dies of it and passes nothing on; the ranks see that, save, and end."""
+    script, out = Path(__file__).parents[2] / "scripts" / "pretrain_ssv2.py", tmp_path / "run"
+    words = [
+        *KEYS,
+        "train.steps=100000",
+        "train.save_every_steps=100000",
+        "data.num_workers=1",
+        f"data.root={runs.parent / 'videos'}",
+    ]
+    command = [
+        str(LAUNCHER),
+        "--num_accelerators",
+        "2",
+        "--master_port",
+        str(free_port()),
+        str(script),
+        *words,
+        f"train.output={out}",
+    ]
+    env = {**os.environ, "PATH": f"{LAUNCHER.parent}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(lambda: (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text())
+        process.terminate()
+        process.wait(60)
+        wait_for(lambda: "stopped by a signal" in (tmp_path / "log").read_text())
+        assert len(list((out / "checkpoints").glob("step-*"))) == 1
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(condition) -> None:
+    until = time.time() + 150
+    while not condition():
+        assert time.time() < until
+        time.sleep(0.2)
 
 
 def test_bad_input_under_the_launcher_is_one_message(tmp_path) -> None:
