@@ -1,7 +1,10 @@
 """In which order: one endless stream of samples given by the seed, cut into global batches, rounds and ranks."""
 
+import atexit
 import logging
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,19 +63,28 @@ class ExplainingLoader(DataLoader):
     """A DataLoader whose faults are told in the user's words."""
 
     def __iter__(self) -> Any:
-        return _explained(super().__iter__())  # workers start now, not with the first batch
+        stream = super().__iter__()  # workers start now, not with the first batch
+        stop = partial(_stop_workers, weakref.ref(stream))
+        atexit.register(stop)
+        return _explained(stream, stop)
 
 
-def _explained(stream: Iterator[Batch]) -> Iterator[Batch]:
-    while True:
-        try:
-            batch = next(stream)
-        except StopIteration:
-            return
-        except (UserError, RuntimeError) as error:
-            told = explain_loader_error(error)
-            raise told from (None if told is error else error)
-        yield batch
+def _explained(stream: Iterator[Batch], stop: Callable[[], None]) -> Iterator[Batch]:
+    try:
+        yield from stream
+    except (UserError, RuntimeError) as error:
+        told = explain_loader_error(error)
+        raise told from (None if told is error else error)
+    finally:
+        stop()
+
+
+def _stop_workers(stream: weakref.ref) -> None:
+    """What the stream does when it is deleted, but certainly and in time. Left to the end of the process, Python would
+    send workers SIGTERM, which they ignore (`_start_worker`), and wait for them for ever."""
+    stop = getattr(stream(), "_shutdown_workers", None)
+    if stop is not None:
+        stop()
 
 
 def explain_loader_error(error: Exception) -> Exception:

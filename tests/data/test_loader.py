@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -159,23 +161,34 @@ def test_the_loader_tells_what_is_wrong_in_one_line(tmp_path, workers) -> None:
     assert "Traceback" not in str(caught.value)
 
 
-def test_a_worker_that_dies_is_a_user_error(folder) -> None:
-    stream = iter(make_loader(Dying(dataset_of(folder)), 2, 2, 0, 1, 0, 1, 2))
+def test_a_worker_that_dies_is_a_user_error(folder, monkeypatch) -> None:
+    monkeypatch.setattr(ClipDataset, "read", lambda *given: os.kill(os.getpid(), signal.SIGKILL))  # as without memory
+    stream = iter(make_loader(dataset_of(folder), 2, 2, 0, 1, 0, 1, 2))
     with pytest.raises(UserError, match="process that reads videos died .*data.num_workers"):
         next(stream)
 
 
-class Dying:
-    """A dataset whose process ends as one without memory does."""
+UNFINISHED = """
+import sys
+from hpm_video.config import DataConfig
+from hpm_video.data.dataset import ClipDataset
+from hpm_video.data.loader import make_loader
+from hpm_video.data.manifest import open_manifest
 
-    def __init__(self, dataset: ClipDataset) -> None:
-        self.dataset, self.seed = dataset, dataset.seed
+config = DataConfig(root=sys.argv[1], num_frames=4, frame_size_px=[16, 16])
+stream = iter(make_loader(ClipDataset(open_manifest(config, "train"), config, 0, True), 2, 2, 0, 1, 0, 1, 500))
+next(stream)
+"""
 
-    def __len__(self) -> int:
-        return len(self.dataset)
 
-    def __getitem__(self, key) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_process_that_stops_early_ends(folder, tmp_path, readable) -> None:
+    """Workers ignore SIGTERM, with which Python ends them: a process that holds a stream, or fails, must not hang."""
+    (tmp_path / "0.mp4").write_bytes((folder / "0.mp4").read_bytes() if readable else b"")
+    command = [sys.executable, "-c", UNFINISHED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == (0 if readable else 1)
+    assert done.stderr == "" if readable else "UserError: no readable video" in done.stderr
 
 
 def test_too_many_bad_files_stop_the_run() -> None:
