@@ -66,17 +66,25 @@ class ExplainingLoader(DataLoader):
         stream = super().__iter__()  # workers start now, not with the first batch
         stop = partial(_stop_workers, weakref.ref(stream))
         atexit.register(stop)
-        return _explained(stream, stop)
+        return ExplainedStream(stream, stop)
 
 
-def _explained(stream: Iterator[Batch], stop: Callable[[], None]) -> Iterator[Batch]:
-    try:
-        yield from stream
-    except (UserError, RuntimeError) as error:
-        told = explain_loader_error(error)
-        raise told from (None if told is error else error)
-    finally:
-        stop()
+class ExplainedStream:
+    """Batches; a fault ends the workers first. No generator: one that waits is closed after its module at the end."""
+
+    def __init__(self, stream: Iterator[Batch], stop: Callable[[], None]) -> None:
+        self.stream, self.stop = stream, stop
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        try:
+            return next(self.stream)
+        except (UserError, RuntimeError) as error:
+            self.stop()
+            told = explain_loader_error(error)
+            raise told from (None if told is error else error)
 
 
 def _stop_workers(stream: weakref.ref) -> None:
