@@ -17,8 +17,7 @@ from typing import Any
 from hpm_video.types import UserError
 
 HOME = Path(__file__).resolve().parent.parent
-CALIBRATION_STEPS = 60
-BATCH = 64  # of configs/pretrain/demo.yaml
+CALIBRATION = (8, 4)  # places of the schedule, turns at each
 
 
 class Demo:
@@ -29,6 +28,7 @@ class Demo:
         self.data = out / "data"
         self.commands: list[str] = []
         self.seconds: dict[str, float] = {}
+        self.cost = 1.0  # of an HPM step, in steps with random masks
 
     def timed(self, name: str, part: Callable[[], Any]) -> Any:
         say(f"== {name}")
@@ -43,12 +43,13 @@ class Demo:
         env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         env["PYTHONUNBUFFERED"] = "1"
         log_file = self.out / f"{name}.log"
-        with (
-            log_file.open("w") as log,
-            subprocess.Popen(
+        try:
+            started = subprocess.Popen(
                 words, cwd=HOME, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            ) as process,
-        ):
+            )
+        except OSError as error:
+            raise UserError(f"the part '{name}' could not be started: {error}; `make install` puts it there") from error
+        with log_file.open("w") as log, started as process:
             assert process.stdout is not None
             for line in process.stdout:
                 log.write(line)
@@ -82,29 +83,15 @@ class Demo:
         return json.loads((self.out / run / "summary.json").read_text())
 
     def pretrain_both(self) -> dict[str, dict[str, Any]]:
-        """HPM for its steps; random masks for as many steps as fit into the same computing time, by the measured pace."""
+        """HPM for its steps; random masks for as many steps as cost the same time."""
         hpm = self.timed("pretraining: hpm", lambda: self.pretrain("hpm", "mask.mode=hpm"))
-        keys = (
-            f"train.steps={CALIBRATION_STEPS}",
-            f"train.log_every_steps={CALIBRATION_STEPS // 3}",
-            "train.measure_every_steps=100000",
-        )
-        self.timed("calibration: random", lambda: self.pretrain("calibration", "mask.mode=random", *keys))
-        pace = sum(self.computing("calibration")[-2:]) / (
-            2 * CALIBRATION_STEPS // 3
-        )  # s of a step, without the first third
-        steps = max(1, round(sum(self.computing("hpm")) / pace))
+        self.cost = self.timed("calibration", lambda: relative_cost(self.out / "hpm", hpm["steps"], hpm["ranks"]))
+        say(f"a step of HPM costs {self.cost:.2f} times one with random masks")
+        steps = max(1, round(hpm["steps"] * self.cost))
         random = self.timed(
             "pretraining: random", lambda: self.pretrain("random", "mask.mode=random", f"train.steps={steps}")
         )
         return {"hpm": hpm, "random": random}
-
-    def computing(self, run: str) -> list[float]:
-        """Seconds of each log line of a run, less the waiting for data (which falls as the cache fills)."""
-        lines = [json.loads(line) for line in (self.out / run / "metrics.jsonl").read_text().splitlines()]
-        before = [0] + [line["step"] for line in lines[:-1]]
-        clips = [(line["step"] - b) * BATCH / line["clips_per_s"] for line, b in zip(lines, before, strict=True)]
-        return [c * (1 - line["data_wait_share"]) for c, line in zip(clips, lines, strict=True)]
 
     def score(self) -> dict[str, Any]:
         from hpm_video.evals.features import extract_features, first_weights, open_clips, single_frame_scores
@@ -145,6 +132,7 @@ class Demo:
         runs = self.pretrain_both()
         results = self.timed("scores", self.score)
         results |= {"title": "HPM video: first report", "seed": self.seed, "runs": runs, "commands": self.commands}
+        results["cost_of_hpm_step"] = self.cost
         gains = [
             line["held_out/hardness_gain"]
             for line in read_metrics(self.out / "hpm")
@@ -156,6 +144,58 @@ class Demo:
         self.report(results)
         (self.out / "results.json").write_text(json.dumps(results, indent=1))
         return results
+
+
+def relative_cost(run: Path, steps: int, ranks: int) -> float:
+    """Seconds of an HPM step over those of one with random masks, as a mean over the schedule.
+
+    Both are timed in turns in one process, and the fastest of the turns counts: what else the machine does slows both or
+    is left out. (Paces of runs one after the other differed by a factor of two on a shared machine.)
+    """
+    import numpy as np
+    import torch
+
+    from hpm_video.evals.pictures import held_out_clips
+    from hpm_video.train.checkpoint import load_run_config
+
+    torch.set_num_threads(1)
+    configs = {mode: load_run_config(run) for mode in ("hpm", "random")}
+    frames = held_out_clips(configs["hpm"], configs["hpm"].data.num_held_out).float() / 255 - 0.5
+    places, turns = CALIBRATION
+    best = {mode: np.full(places, np.inf) for mode in configs}
+    updates = {}
+    for mode, config in configs.items():
+        config.mask.mode, config.optim.batch_size = mode, config.optim.batch_size // ranks
+        clip = frames[torch.arange(config.optim.batch_size) % len(frames)]
+        updates[mode] = make_update(config, clip, steps)
+        updates[mode](steps - 1)  # the first is slower
+    for place, now in enumerate(np.linspace(0, steps - 1, places).astype(int).tolist()):
+        for _ in range(turns):
+            for mode, update in updates.items():
+                began = time.perf_counter()
+                update(now)
+                best[mode][place] = min(best[mode][place], time.perf_counter() - began)
+    return float(best["hpm"].sum() / best["random"].sum())
+
+
+def make_update(config: Any, clip: Any, steps: int) -> Callable[[int], None]:
+    """One whole training step on this clip, at the given place of the schedule."""
+    from hpm_video.method.step import PretrainStep
+    from hpm_video.train.engine import PlainEngine
+    from hpm_video.train.state import build_student
+    from hpm_video.types import Place
+
+    config.engine.micro_batch_size = None
+    student = build_student(config)
+    step, engine = PretrainStep(config, student, clip.device), PlainEngine(student, config, clip.device)
+
+    def update(now: int) -> None:
+        result, _ = step(engine, clip, Place(0, len(clip), len(clip)), now, steps)
+        engine.backward(result.loss)
+        engine.step(1e-4)
+        step.after_update(engine, now, steps)
+
+    return update
 
 
 def free_port() -> int:
@@ -189,6 +229,9 @@ def main() -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"stopped; the same command goes on from here (checkpoints are in {given.out})\n")
+        return 130
     from hpm_video.evals.report import summarise
 
     for sentence in summarise(results):

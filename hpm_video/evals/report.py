@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+SCORES = {"linear": "linear probe", "knn": "kNN"}
+NAMES = {"hpm": "HPM", "random": "random masking", "untrained": "untrained"}
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
@@ -41,39 +43,57 @@ def write_report(file: Path, results: Mapping[str, Any], pictures: Mapping[str, 
 
 def summarise(results: Mapping[str, Any]) -> list[str]:
     """What came out, in words: whether it learned, and which masks did better, whatever the answer."""
-    linear = {name: results[name]["linear"] for name in ("untrained", "random", "hpm")}
-    gain = linear["hpm"] - linear["untrained"]
-    verb = "above" if gain > 0 else "not above"
-    spent = {name: run["seconds"] for name, run in results["runs"].items()}
-    times = (
-        f" ({spent['hpm']:.0f} s and {spent['random']:.0f} s of training)" if {"hpm", "random"} <= spent.keys() else ""
-    )
-    knn = {name: results[name]["knn"] for name in linear}
-    first = (
-        f"kNN on the frozen encoder: {knn['hpm']:.3f} after HPM pretraining, {knn['random']:.3f} after random-tube pretraining "
-        f"meant to take the same time{times}, {knn['untrained']:.3f} untrained. Linear probe: {linear['hpm']:.3f}, "
-        f"{linear['random']:.3f}, {linear['untrained']:.3f}; chance is {results['chance']:.3f}. "
-        f"By the linear probe HPM is {verb} untrained ({gain:+.3f})."
-    )
-    difference = linear["hpm"] - linear["random"]
-    noise = (linear["hpm"] * (1 - linear["hpm"]) * 2 / results["num_test"]) ** 0.5
-    better = "HPM" if difference > 0 else "random masking"
-    second = (
-        f"Between the two kinds of masks, by the linear probe, {better} is ahead by {abs(difference):.3f}; "
-        f"the standard error of a difference on {results['num_test']} videos is {noise:.3f}"
-    )
-    second += (
-        ": nothing can be said from one run."
-        if abs(difference) < 2 * noise
-        else ", and seeds add to it: see the comparison over several."
-    )
-    gains = [f"{g:.3f}" for g in results.get("hardness_gain", [])]
-    third = (
-        f"Hardness gain on held-out clips at the end: {gains[-1]} (above 1: the masks are harder than random ones)."
-        if gains
-        else ""
-    )
-    return [text for text in (first, second, third) if text]
+    said = [_probe_sentence(results), _time_sentence(results)]
+    said += [_compare(results, trained, "untrained") for trained in ("random", "hpm")]
+    said += [_compare(results, "hpm", "random") + " One run: seeds add to the error.", _frame_sentence(results)]
+    gains = results.get("hardness_gain", [])
+    if gains:
+        verdict = "harder than random ones" if gains[-1] > 1 else "not harder than random ones"
+        said.append(f"Hardness gain on held-out clips at the end: {gains[-1]:.3f}, the masks are {verdict}.")
+    return [text for text in said if text]
+
+
+def _probe_sentence(results: Mapping[str, Any]) -> str:
+    parts = [
+        f"{label} {results['hpm'][key]:.3f} after HPM pretraining, {results['random'][key]:.3f} after pretraining with random "
+        f"tubes, {results['untrained'][key]:.3f} untrained"
+        for key, label in SCORES.items()
+    ]
+    return f"Frozen encoder, accuracy: {'; '.join(parts)} (chance {results['chance']:.3f})."
+
+
+def _time_sentence(results: Mapping[str, Any]) -> str:
+    """How equal the times were, from the clock and not from the plan."""
+    hpm, random = (results["runs"].get(name) for name in ("hpm", "random"))
+    if not hpm or not random:
+        return ""
+    text = f"HPM trained {hpm['seconds']:.0f} s ({hpm['steps']} steps), random masks {random['seconds']:.0f} s ({random['steps']} steps)"
+    if "cost_of_hpm_step" in results:
+        text += f"; steps were set by timing both in turns: one of HPM costs {results['cost_of_hpm_step']:.2f} of the other's"
+    apart = random["seconds"] / hpm["seconds"] - 1
+    if abs(apart) > 0.1:
+        text += f". The clock differs by {apart:+.0%}: the machine was not equally free, or the timing was off"
+    return text + "."
+
+
+def _compare(results: Mapping[str, Any], one: str, other: str) -> str:
+    """Both scores of two encoders, with the standard error of a difference on this many videos (taken as independent)."""
+    parts = []
+    for key, label in SCORES.items():
+        a, b = results[one][key], results[other][key]
+        error = ((a * (1 - a) + b * (1 - b)) / results["num_test"]) ** 0.5
+        word = "level with" if abs(a - b) < 2 * error else "above" if a > b else "BELOW"
+        parts.append(f"{word} {NAMES[other]} by the {label} ({a - b:+.3f} +- {error:.3f})")
+    return f"{NAMES[one]} is {' and '.join(parts)}."
+
+
+def _frame_sentence(results: Mapping[str, Any]) -> str:
+    name, best = max(results["single_frame"].items(), key=lambda item: item[1])
+    chance = results["chance"]
+    error = (chance * (1 - chance) / results["num_test"]) ** 0.5
+    if best - chance < 3 * error:
+        return f"A single frame does not tell the label: at most {best:.3f} ({name}), chance is {chance:.3f} +- {error:.3f}."
+    return f"A single frame tells something of the label: {best:.3f} ({name}), chance is {chance:.3f} +- {error:.3f}."
 
 
 def _score_table(results: Mapping[str, Any]) -> str:
@@ -95,9 +115,11 @@ def _score_table(results: Mapping[str, Any]) -> str:
 
 def _single_frame_line(results: Mapping[str, Any]) -> str:
     scores = ", ".join(f"{name} {value:.3f}" for name, value in results["single_frame"].items())
-    return (
-        f'<p class="small">Chance {results["chance"]:.3f}. From the pixels of one frame (random forest): {scores}.</p>'
+    fitted = (
+        "kNN: 20 neighbours by cosine; linear probe: logistic regression, C chosen on training videos; both on standardised "
+        "features. One frame: the better of two random forests, on pixels and on the outline"
     )
+    return f'<p class="small">Chance {results["chance"]:.3f}. {fitted}: {scores}.</p>'
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -6,11 +6,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from hpm_video.evals.features import Features, pool
+from hpm_video.evals.features import Clips, Features, pool, single_frame_scores
 from hpm_video.evals.knn import predict_knn
 from hpm_video.evals.pictures import hide, overlay, rebuild
 from hpm_video.evals.probe import GRID, choose_C, linear_probe, score_features
-from hpm_video.evals.report import write_report
+from hpm_video.evals.report import summarise, write_report
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import Student
 from hpm_video.types import Place, UserError
@@ -104,8 +104,32 @@ def test_report_stands_alone_and_says_what_came_out(tmp_path) -> None:
     write_report(tmp_path / "report.html", results, {"Curves": b"png", "none": None})
     page = (tmp_path / "report.html").read_text()
     assert "http" not in page and "data:image/png;base64" in page and "a &lt;b&gt;" in page
+    assert "HPM is BELOW random masking by the linear probe (-0.250 +- 0.034)" in page
+    assert "HPM is level with untrained by the linear probe (-0.050 +- 0.035)" in page
+    assert "random masking is above untrained by the linear probe (+0.200" in page
     assert (
-        "By the linear probe HPM is not above untrained (-0.050)" in page
-        and "random masking is ahead by 0.250" in page
-        and "1.020" in page
+        "A single frame does not tell the label: at most 0.260 (middle)" in page
+        and "1.020, the masks are harder" in page
     )
+    runs = {"hpm": {"steps": 900, "seconds": 166.0}, "random": {"steps": 1688, "seconds": 228.0}}
+    said = " ".join(summarise(results | {"runs": runs, "hardness_gain": [0.98], "single_frame": {"last": 0.36}}))
+    assert "HPM trained 166 s (900 steps), random masks 228 s (1688 steps). The clock differs by +37%" in said
+    assert "0.980, the masks are not harder" in said and "A single frame tells something of the label: 0.360" in said
+
+
+def test_single_frame_check_sees_the_place_of_an_object_of_any_colour() -> None:
+    """Discs whose place tells the class, in colours that do not: forests on pixels alone stay near chance."""
+    rng = np.random.default_rng(0)
+
+    def discs(count: int) -> Clips:
+        labels = rng.integers(2, size=count)
+        ground, disc = rng.integers(256, size=(2, count, 3, 1, 1, 1))
+        x = np.where(labels == 1, 18, 14)[:, None, None] + rng.integers(-3, 4, size=(count, 1, 1))
+        inside = ((np.arange(32) - x) ** 2 + (np.arange(32)[:, None] - rng.integers(10, 22, (count, 1, 1))) ** 2) < 36
+        clip = np.where(inside[:, None, None], disc, ground).repeat(2, axis=2)
+        clips = Clips.__new__(Clips)  # without files
+        clips.clip, clips.labels = torch.from_numpy(clip.astype(np.uint8)), labels
+        return clips
+
+    scores = single_frame_scores(discs(300), discs(200))
+    assert set(scores) == {"first", "middle", "last", "any"} and min(scores.values()) > 0.7
