@@ -134,8 +134,11 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def write_video(path: str | Path, frames: np.ndarray, fps: int, codec: str | None = None) -> None:
-    """uint8 [T, H, W, 3] -> file. VP9 for .webm, H.264 for .mp4, lossless FFV1 for .mkv; H and W must be even."""
+def write_video(path: str | Path, frames: np.ndarray, fps: int, codec: str | None = None, intra: bool = False) -> None:
+    """uint8 [T, H, W, 3] -> file. VP9 for .webm, H.264 for .mp4, lossless FFV1 for .mkv; H and W must be even.
+
+    intra: every frame is coded alone, so that none holds traces of another.
+    """
     import av
 
     av.logging.set_level(av.logging.PANIC)
@@ -146,7 +149,9 @@ def write_video(path: str | Path, frames: np.ndarray, fps: int, codec: str | Non
         "libx264": {"crf": "14", "preset": "veryfast"},
     }
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(codec, rate=Fraction(fps), options=options.get(codec, {}))
+        stream: Any = container.add_stream(
+            codec, rate=Fraction(fps), options=options.get(codec, {}) | ({"g": "1"} if intra else {})
+        )
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "bgr0" if codec == "ffv1" else "yuv420p"
         stream.thread_count = 1
