@@ -63,14 +63,19 @@ def run_command(given: argparse.Namespace) -> int:
     from hpm_video.train.metrics import start_logging
 
     start_logging(int(os.environ.get("RANK", "0")))
+    commands = {"pretrain": _pretrain, "score": _score, "show": _show, "export": _export}
     try:
-        return {"pretrain": _pretrain, "score": _score, "show": _show, "export": _export}[given.command](given)
+        status = commands[given.command](given)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
+        status = 1
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Do not wait for ranks that may still be in a collective, nor for the threads of the process group, which abort
+        # the interpreter's end now and then ("terminate called without an active exception"). All files are closed.
+        sys.stdout.flush()
         sys.stderr.flush()
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            os._exit(1)  # other ranks may still wait in a collective: do not wait for them
-        return 1
+        os._exit(status)
+    return status
 
 
 def _pretrain(given: argparse.Namespace) -> int:

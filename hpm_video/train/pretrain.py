@@ -78,6 +78,7 @@ def pretrain(config: PretrainConfig) -> bool:
         finished = loop.run(loader, log_to, lambda: _save(config, engine, step, state), measuring)
         if finished:
             _finish(config, engine, state, steps, loop.failures.names)
+            engine.sum_over_ranks(torch.zeros(1, device=engine.device))  # no rank ends before the files are there
     finally:
         if log_to is not None:
             log_to.close()
