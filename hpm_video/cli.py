@@ -1,7 +1,6 @@
 """One door: `hpm-video {pretrain,score,show,export}`."""
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -10,9 +9,6 @@ from typing import Any
 
 from hpm_video import __version__
 from hpm_video.types import UserError
-
-log = logging.getLogger("hpm_video")
-PRETRAIN = "keys (KEY=VALUE), with defaults:\n\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +39,7 @@ _KEYS_STYLE: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
 def _add_pretrain(parser: argparse.ArgumentParser) -> None:
     from hpm_video.config import describe_keys
 
-    parser.epilog = PRETRAIN + describe_keys()
+    parser.epilog = f"keys (KEY=VALUE), with defaults:\n\n{describe_keys()}"
     parser.add_argument("--config", type=Path, help="YAML file with the keys that differ from the defaults")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # given by DeepSpeed's launcher
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
@@ -51,7 +47,7 @@ def _add_pretrain(parser: argparse.ArgumentParser) -> None:
 
 def pretrain_main(default_config: Path | None = None, arguments: Sequence[str] | None = None) -> int:
     """The scripts' entry: `deepspeed scripts/pretrain_ssv2.py [--config FILE] KEY=VALUE ...`."""
-    parser = argparse.ArgumentParser(description="Pretrain on videos without labels", **_KEYS_STYLE)  # type: ignore[arg-type]
+    parser = argparse.ArgumentParser(description="Pretrain on videos without labels", **_KEYS_STYLE)
     _add_pretrain(parser)
     given = parser.parse_args(arguments)
     given.command = "pretrain"
@@ -91,7 +87,7 @@ def _pretrain(given: argparse.Namespace) -> int:
 
 
 def _score(given: argparse.Namespace) -> int:
-    from hpm_video.evals.features import score_run
+    from hpm_video.evals.probe import score_run
 
     scores = score_run(given.run, given.overrides)
     sys.stdout.write("".join(f"{name}: {value}\n" for name, value in scores.items()))

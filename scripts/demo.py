@@ -155,12 +155,14 @@ def relative_cost(run: Path, steps: int, ranks: int) -> float:
     import numpy as np
     import torch
 
+    from hpm_video.data.transforms import Normalise
     from hpm_video.evals.pictures import held_out_clips
     from hpm_video.train.checkpoint import load_run_config
 
     torch.set_num_threads(1)
     configs = {mode: load_run_config(run) for mode in ("hpm", "random")}
-    frames = held_out_clips(configs["hpm"], configs["hpm"].data.num_held_out).float() / 255 - 0.5
+    data = configs["hpm"].data
+    frames = Normalise(data)(held_out_clips(configs["hpm"], data.num_held_out))
     places, turns = CALIBRATION
     best = {mode: np.full(places, np.inf) for mode in configs}
     updates = {}

@@ -1,8 +1,13 @@
 """What tests share: a configuration small enough for a CPU, smooth clips, and an engine of one process."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +78,38 @@ def smooth_clip() -> Callable[..., Tensor]:
         return waves + 0.1 * torch.randn(waves.shape, generator=generator)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def start_here() -> Callable[..., subprocess.Popen]:
+    """start_here("deepspeed", "scripts/x.py", ...): a command of this environment, in the project's folder.
+
+    "deepspeed" starts two processes on the CPU, on a free port.
+    """
+    root, home = Path(__file__).parents[1], Path(sys.executable).parent
+    env = {**os.environ, "PATH": f"{home}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
+
+    def start(*words: str, **options: Any) -> subprocess.Popen:
+        if words[0] == "deepspeed":
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = str(probe.getsockname()[1])
+            words = (str(home / "deepspeed"), "--num_accelerators", "2", "--master_port", port, *words[1:])
+        return subprocess.Popen(words, cwd=root, env=env, text=True, **options)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_here(start_here) -> Callable[..., subprocess.CompletedProcess]:
+    """As `start_here`, to its end, with what it said."""
+
+    def run(*words: str) -> subprocess.CompletedProcess:
+        with start_here(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            out, err = process.communicate(timeout=500)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    return run
 
 
 class LocalEngine:

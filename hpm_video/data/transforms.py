@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from numpy.random import Generator
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
@@ -38,6 +38,20 @@ def make_transform(config: DataConfig, training: bool) -> Transform:
         return clip.flip(-1) if training and config.flip and rng.random() < 0.5 else clip
 
     return transform
+
+
+class Normalise:
+    """uint8 clips on the host -> fp32 on the device, with the mean and std of the configuration; `undo` gives 0..1 again."""
+
+    def __init__(self, config: DataConfig, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.mean, self.std = (torch.tensor(v, device=device).view(1, -1, 1, 1, 1) for v in (config.mean, config.std))
+
+    def __call__(self, clip: UInt8[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
+        return (clip.to(self.device, non_blocking=True).float() / 255 - self.mean) / self.std
+
+    def undo(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
+        return clip * self.std + self.mean
 
 
 def cut(frames: np.ndarray, box: Box, target: tuple[int, int]) -> UInt8[Tensor, "C T H W"]:

@@ -1,9 +1,7 @@
-"""Features of a frozen encoder, one row for each video, and the scores of a run."""
+"""Features of a frozen encoder, one row for each video."""
 
-import dataclasses
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,11 +9,13 @@ from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from hpm_video.config import DataConfig, PretrainConfig, load_config
+from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.decode import UnreadableVideo
 from hpm_video.data.manifest import Manifest, open_manifest
+from hpm_video.data.transforms import Normalise
 from hpm_video.models.encoder import Encoder
+from hpm_video.train.state import build_student
 from hpm_video.types import Failure, UserError
 
 log = logging.getLogger("hpm_video")
@@ -76,8 +76,7 @@ def extract_features(
 
 def encode(encoder: Encoder, clip: Tensor, config: DataConfig) -> Float[Tensor, "B N D"]:
     """uint8 clips -> tokens; a class token is left out."""
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (config.mean, config.std))
-    return encoder((clip.float() / 255 - mean) / std)[:, -encoder.num_tokens :]
+    return encoder(Normalise(config)(clip))[:, -encoder.num_tokens :]
 
 
 def pool(tokens: Float[Tensor, "B N D"], num_times: int, pooling: str) -> Float[Tensor, "B F"]:
@@ -101,34 +100,8 @@ def open_clips(config: PretrainConfig) -> tuple[Clips, Clips]:
     return Clips(parts[0], config.data), Clips(parts[1], config.data)
 
 
-def score_run(run: Path, overrides: list[str], pooling: str = "motion") -> dict[str, float]:
-    """kNN and linear probe of a run's encoder, on its own data set or another (data.root=DIR)."""
-    from hpm_video.evals.probe import score_features
-    from hpm_video.train.checkpoint import load_encoder
-
-    config, encoder = load_encoder(run)
-    config = load_config(None, _as_overrides(config, overrides))
-    train, test = (extract_features(encoder, clips, config.data, pooling) for clips in open_clips(config))
-    return score_features(train, test)
-
-
-def _as_overrides(config: PretrainConfig, overrides: list[str]) -> list[str]:
-    wrong = [o for o in overrides if not o.startswith("data.")]
-    if wrong:
-        raise UserError(f"{wrong[0]}: only data.* keys can differ from the run's own")
-    sections = dataclasses.asdict(config)
-    own = [f"{s}.{k}={_text(v)}" for s, keys in sections.items() for k, v in keys.items()]
-    return own + overrides
-
-
-def _text(value: object) -> str:
-    return "null" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
-
-
 def first_weights(config: PretrainConfig) -> Encoder:
     """The encoder as training with this configuration starts: the untrained control."""
-    from hpm_video.train.state import build_student
-
     return build_student(config).encoder
 
 

@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from hpm_video.config import PretrainConfig, token_grid
+from hpm_video.config import PretrainConfig, token_grid, unit_block
 from hpm_video.data.loader import load_held_out
+from hpm_video.data.transforms import Normalise
+from hpm_video.method.masking import make_units
 from hpm_video.method.objectives import to_pixels
 from hpm_video.method.step import Journey, PretrainStep
 from hpm_video.models.student import Student
 from hpm_video.models.tokens import patchify, unpatchify
-from hpm_video.train.checkpoint import load_student, load_teacher
+from hpm_video.train.checkpoint import load_run_config, load_student, load_teacher
 from hpm_video.train.engine import PlainEngine
 from hpm_video.train.pretrain import open_train_sets
 from hpm_video.types import Place
@@ -59,7 +61,7 @@ def draw_clips(run: Path) -> bytes:
         if step.teacher is not None:
             hard = step.travel(engine, clip, place, 0, max(1, step.num_hard(1.0)))
             assert hard.difficulty is not None
-            rows += [("difficulty (teacher)", overlay(clip, _on_tokens(hard.difficulty, step), config))]
+            rows += [("difficulty (teacher)", overlay(clip, _on_tokens(hard.difficulty, step.units), config))]
             rows += [("hard mask", hide(clip, hard, config)), ("reconstruction", rebuild(clip, hard, config))]
     return _draw_rows([(name, _to_rgb(pictures, config)) for name, pictures in rows])
 
@@ -68,21 +70,15 @@ def _prepare(
     config: PretrainConfig, student: Student, run: Path, frames: Tensor
 ) -> tuple[PretrainStep, PlainEngine, Tensor]:
     step = PretrainStep(config, student, torch.device("cpu"))
-    step.teacher = load_teacher(run)
-    config.engine.micro_batch_size = None
-    mean, std = _statistics(config)
-    return step, PlainEngine(student.eval(), config, torch.device("cpu")), (frames.float() / 255 - mean) / std
-
-
-def _statistics(config: PretrainConfig) -> tuple[Tensor, Tensor]:
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (config.data.mean, config.data.std))
-    return mean, std
+    if step.teacher is not None:
+        load_teacher(run, step.teacher)
+    return step, PlainEngine(student.eval(), config, torch.device("cpu")), Normalise(config.data)(frames)
 
 
 def hide(clip: Float[Tensor, "B C T H W"], journey: Journey, config: PretrainConfig) -> Float[Tensor, "B C T H W"]:
     """The clip with its hidden tokens grey."""
-    mean, std = _statistics(config)
-    grey = ((GREY - mean) / std).expand_as(clip)
+    normal = Normalise(config.data)
+    grey = ((GREY - normal.mean) / normal.std).expand_as(clip)
     return torch.where(_spread(journey.mask.masked.float(), config) > 0, grey, clip)
 
 
@@ -103,13 +99,13 @@ def overlay(
 
     maps = _spread(_unit_range(values), config)[:, 0]  # [B, T, H, W]
     colours = torch.from_numpy(matplotlib.colormaps["inferno"](maps.numpy())[..., :3]).float().permute(0, 4, 1, 2, 3)
-    mean, std = _statistics(config)
-    return (0.65 * colours + 0.35 * (clip * std + mean) - mean) / std
+    normal = Normalise(config.data)
+    return (0.65 * colours + 0.35 * normal.undo(clip) - normal.mean) / normal.std
 
 
-def _on_tokens(difficulty: Float[Tensor, "B U"], step: PretrainStep) -> Float[Tensor, "B N"]:
-    values = torch.zeros(difficulty.shape[0], step.units.numel())
-    values[:, step.units.flatten()] = difficulty.repeat_interleave(step.units.shape[1], dim=1)
+def _on_tokens(difficulty: Float[Tensor, "B U"], units: Int[Tensor, "U K"]) -> Float[Tensor, "B N"]:
+    values = torch.zeros(difficulty.shape[0], units.numel())
+    values[:, units.flatten()] = difficulty.repeat_interleave(units.shape[1], dim=1)
     return values
 
 
@@ -121,8 +117,7 @@ def _spread(values: Float[Tensor, "B N"], config: PretrainConfig) -> Float[Tenso
 
 
 def _to_rgb(clip: Float[Tensor, "B C T H W"], config: PretrainConfig) -> Float[ndarray, "B T H W C"]:
-    mean, std = _statistics(config)
-    return (clip * std + mean).clamp(0, 1).permute(0, 2, 3, 4, 1).numpy()
+    return Normalise(config.data).undo(clip).clamp(0, 1).permute(0, 2, 3, 4, 1).numpy()
 
 
 def _draw_rows(rows: list[tuple[str, ndarray]], num_times: int = 4) -> bytes:
@@ -147,20 +142,20 @@ def _draw_rows(rows: list[tuple[str, ndarray]], num_times: int = 4) -> bytes:
 
 
 def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
-    """What the teacher found hard over the training: a held-out clip (mean over time) beside its maps; None without one."""
+    """What the teacher found hard over the training: the middle frame of held-out clips, and their maps below it; None without one."""
     file = run / "difficulty.jsonl"
     if not file.is_file() or not file.read_text().strip():
         return None
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     lines = [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, num_steps).round().astype(int))]
-    config, student = load_student(run)
+    config = load_run_config(run)
+    units = make_units(token_grid(config), unit_block(config))
     frames = held_out_clips(config, len(lines[0]["difficulty"]))
-    step, _, clip = _prepare(config, student, run, frames)
     figure, axes = _subplots(len(lines) + 1, len(frames), 1.3, 1.3)
-    middle = clip.shape[2] // 2
-    pictures = [("middle frame", _to_rgb(clip, config)[:, middle])]
+    middle = frames.shape[2] // 2
+    pictures = [("middle frame", frames[:, :, middle].permute(0, 2, 3, 1).numpy())]
     for line in lines:
-        values = _on_tokens(torch.tensor(line["difficulty"]), step)
+        values = _on_tokens(torch.tensor(line["difficulty"]), units)
         pictures.append((f"step {line['step']}", _spread(_unit_range(values), config)[:, 0, middle].numpy()))
     for row, (name, images) in enumerate(pictures):
         for column, image in enumerate(images):

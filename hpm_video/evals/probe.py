@@ -1,6 +1,8 @@
 """Scores of frozen features: a linear probe and nearest neighbours, both fitted on training features only."""
 
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hpm_video.evals.features import Features
+from hpm_video.evals.features import Features, extract_features, open_clips
 from hpm_video.evals.knn import predict_knn
+from hpm_video.train.checkpoint import load_encoder, load_run_config
 from hpm_video.types import UserError
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of the logistic regression: less is more regularisation
@@ -24,6 +27,16 @@ class Probe(NamedTuple):
 
     accuracy: float
     C: float
+
+
+def score_run(run: Path, overrides: Sequence[str], pooling: str = "motion") -> dict[str, float]:
+    """kNN and linear probe of a run's encoder, on its own data set or another (data.root=DIR)."""
+    wrong = [o for o in overrides if not o.startswith("data.")]
+    if wrong:
+        raise UserError(f"{wrong[0]}: only data.* keys can differ from the run's own")
+    encoder, config = load_encoder(run)[1], load_run_config(run, overrides)
+    train, test = (extract_features(encoder, clips, config.data, pooling) for clips in open_clips(config))
+    return score_features(train, test)
 
 
 def score_features(train: Features, test: Features, seed: int = 0) -> dict[str, float]:

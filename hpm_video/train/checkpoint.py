@@ -4,7 +4,7 @@
 RUN/checkpoints/step-00001000/student.safetensors     weights, fp32
                               teacher.safetensors     (modes with a teacher)
                               optimizer.safetensors   first and second moments by parameter name
-                              state.json              step, seconds, counts, seed, versions
+                              state.json              step, seconds, counts, versions
 RUN/encoder.safetensors, encoder.json                 the exported encoder and the configuration that made it
 ```
 A checkpoint is independent of the engine, the ZeRO stage and the number of processes.
@@ -15,17 +15,15 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig, load_config
-from hpm_video.method.step import PretrainStep
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import Student
@@ -134,10 +132,10 @@ def latest_checkpoint(run: Path) -> Path:
     return found[-1]
 
 
-def load_run_config(run: Path) -> PretrainConfig:
+def load_run_config(run: Path, overrides: Iterable[str] = ()) -> PretrainConfig:
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} is not a run folder: it has no config.yaml")
-    return load_config(run / "config.yaml")
+    return load_config(run / "config.yaml", overrides)
 
 
 def load_student(run: Path) -> tuple[PretrainConfig, Student]:
@@ -148,13 +146,10 @@ def load_student(run: Path) -> tuple[PretrainConfig, Student]:
     return config, student.eval()
 
 
-def load_teacher(run: Path) -> Teacher | None:
-    """The teacher of the latest checkpoint; None for modes without one."""
-    config, folder = load_run_config(run), latest_checkpoint(run)
-    teacher = PretrainStep(config, Student(config), torch.device("cpu")).teacher
-    if teacher is not None:
-        load_weights(teacher.network, read_tensors(folder / "teacher.safetensors"), folder)
-    return teacher
+def load_teacher(run: Path, teacher: Teacher) -> None:
+    """The weights of the latest checkpoint, into a teacher of the same model."""
+    folder = latest_checkpoint(run)
+    load_weights(teacher.network, read_tensors(folder / "teacher.safetensors"), folder)
 
 
 def load_encoder(run: Path) -> tuple[PretrainConfig, Encoder]:

@@ -51,18 +51,20 @@ def split_batch(batch_size: int, most: int | None, world_size: int) -> Split:
 class PlainEngine:
     """One process, no wrapper; also what the engines have in common."""
 
-    def __init__(self, student: nn.Module, config: PretrainConfig, device: torch.device) -> None:
+    def __init__(  # noqa: PLR0913
+        self, student: nn.Module, config: PretrainConfig, device: torch.device, rank: int = 0, world_size: int = 1
+    ) -> None:
         self.module, self.device = student.to(device), device
-        self.rank, self.world_size = 0, 1
-        self.split = split_batch(config.optim.batch_size, config.engine.micro_batch_size, self.world_size)
+        self.rank, self.world_size = rank, world_size
+        self.split = split_batch(config.optim.batch_size, config.engine.micro_batch_size, world_size)
         self.bf16 = use_bf16(config, device)
         self.names = {parameter: name for name, parameter in student.named_parameters()}
         self.clip_norm = config.optim.clip_norm
-        self.optimizer: Any = make_optimizer(student, config.optim, device)
         self.norm = torch.zeros((), device=device)
-        self._hook = self.optimizer.register_step_pre_hook(lambda *_: self._guard())
         if config.engine.compile:
-            self.module.compile()
+            student.compile()
+        self.optimizer: Any = make_optimizer(student, config.optim, device)
+        self._guarding = self.optimizer.register_step_pre_hook(lambda *_: self._guard())
 
     def __call__(self, *inputs: Tensor) -> Any:
         with self.autocast():
@@ -118,14 +120,6 @@ class PlainEngine:
             for moment in MOMENTS:
                 self._write_moment(parameter, moment, state[f"{name}/{moment}"].to(self.device))
 
-    def num_updates(self) -> int:
-        """Updates the optimizer made: its own count, for the bias correction."""
-        states = [s for s in self._raw_optimizer().state.values() if "step" in s]
-        return int(states[0]["step"]) if states else 0
-
-    def _raw_optimizer(self) -> torch.optim.Optimizer:
-        return self.optimizer
-
     def _read_moment(self, parameter: nn.Parameter, moment: str) -> Tensor | None:
         return self.optimizer.state.get(parameter, {}).get(moment)
 
@@ -148,21 +142,13 @@ class DeepSpeedEngine(PlainEngine):
 
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls, not ours
         self._deepspeed = deepspeed
-        self.stage, self.device = config.engine.zero_stage, device
-        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self.split = split_batch(config.optim.batch_size, config.engine.micro_batch_size, self.world_size)
-        self.bf16 = use_bf16(config, device)
-        self.names = {parameter: name for name, parameter in student.named_parameters()}
-        self.clip_norm = config.optim.clip_norm
-        self.norm = torch.zeros((), device=device)
-        student.to(device)
-        if config.engine.compile:
-            student.compile()
-        optimizer = make_optimizer(student, config.optim, device)
-        if self.stage == 0:
-            self._hook = optimizer.register_step_pre_hook(lambda *_: self._guard())
+        self.stage = config.engine.zero_stage
+        super().__init__(student, config, device, dist.get_rank(), dist.get_world_size())
+        if self.stage > 0:  # there the gradients are DeepSpeed's shards, which it guards and clips itself
+            self._guarding.remove()
         settings = deepspeed_settings(config, self.split, self.bf16)
-        self.engine, self.optimizer, _, _ = deepspeed.initialize(model=student, optimizer=optimizer, config=settings)
+        initialized = deepspeed.initialize(model=student, optimizer=self.optimizer, config=settings)
+        self.engine, self.optimizer = initialized[0], initialized[1]
         self.module = self.engine.module
 
     def __call__(self, *inputs: Tensor) -> Any:

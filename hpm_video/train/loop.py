@@ -6,6 +6,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from hpm_video.config import PretrainConfig
 from hpm_video.data.loader import FailureLog
+from hpm_video.data.transforms import Normalise
 from hpm_video.train.engine import PlainEngine
 from hpm_video.train.metrics import Clock, MetricLog, format_line
 from hpm_video.train.optim import lr_at
@@ -66,12 +68,15 @@ class StopRequest:
 
 
 def launcher_pid() -> int:
-    """The parent of DeepSpeed's node launcher, our parent; 0 where no launcher started us or the system has no /proc."""
-    if "LOCAL_RANK" not in os.environ:
-        return 0
+    """The parent of DeepSpeed's node launcher, our parent; 0 where that did not start us or the system has no /proc.
+
+    Of other launchers (torchrun) that would be the user's shell, whose end must not end the run.
+    """
+    parent = Path("/proc") / str(os.getppid())
     try:
-        with open(f"/proc/{os.getppid()}/stat") as stat:
-            return int(stat.read().rpartition(")")[2].split()[1])  # pid (name) state ppid
+        if b"deepspeed.launcher.launch" not in (parent / "cmdline").read_bytes():
+            return 0
+        return int((parent / "stat").read_text().rpartition(")")[2].split()[1])  # pid (name) state ppid
     except OSError:
         return 0
 
@@ -84,18 +89,10 @@ class Loop:
         self, config: PretrainConfig, engine: PlainEngine, step: Step, state: RunState, steps: int, names: Sequence[str]
     ) -> None:
         """`names`: what to call the samples in messages, by row of the manifest."""
-        self.config, self.engine, self.step, self.state, self.steps, self.names = (
-            config,
-            engine,
-            step,
-            state,
-            steps,
-            names,
-        )
+        self.config, self.engine, self.step = config, engine, step
+        self.state, self.steps, self.names = state, steps, names
         self.failures = FailureLog(config.data.max_bad_share)
-        self.mean, self.std = (
-            torch.tensor(v, device=engine.device).view(1, -1, 1, 1, 1) for v in (config.data.mean, config.data.std)
-        )
+        self.normalise = Normalise(config.data, engine.device)
         self.clock = Clock()
 
     def run(
@@ -108,7 +105,7 @@ class Loop:
         """True when all steps are done, False when a signal asked to stop (the state is saved first)."""
         train, began = self.config.train, time.perf_counter()
         seconds_before, first_step, stream = self.state.seconds, self.state.step, iter(batches)
-        sums: dict[str, Tensor] = {}
+        sums: dict[str, tuple[Tensor, int]] = {}
         with StopRequest() as stop:
             while self.state.step < self.steps:
                 now = self.state.step
@@ -118,7 +115,8 @@ class Loop:
                 self.state.step += 1
                 self.state.seconds = seconds_before + time.perf_counter() - began
                 for name, value in values.items():
-                    sums[name] = sums.get(name, 0.0) + value  # on the device: no sync until a line is written
+                    total, count = sums.get(name, (torch.zeros_like(value), 0))
+                    sums[name] = (total + value, count + 1)  # on the device: no sync until a line is written
                 self.clock.steps += 1
                 if measuring or self.state.step % train.log_every_steps == 0:
                     pace = (time.perf_counter() - began) / (self.state.step - first_step)
@@ -154,10 +152,9 @@ class Loop:
             num_kept += 1
             for name, value in metrics.items():
                 values[name] = values.get(name, 0.0) + value.detach()
-        values = {name: value / max(1, num_kept) for name, value in values.items()}
-        values["_lines"] = torch.tensor(float(num_kept > 0))
         if not num_kept:
             return {}, float("nan")
+        values = {name: value / num_kept for name, value in values.items()}
         norm = engine.step(lr_at(now, self.steps, self.config.optim))
         if norm == norm and abs(norm) != float("inf"):
             self.state.num_updates += 1
@@ -165,11 +162,6 @@ class Loop:
         else:
             self._skipped(f"gradient norm {norm}")
         return values, norm
-
-    def normalise(self, clip: Tensor) -> Tensor:
-        """uint8 on the host -> fp32 on the device, with the mean and std of the configuration."""
-        moved = clip.to(self.engine.device, non_blocking=True)
-        return (moved.float() / 255 - self.mean) / self.std
 
     def _next(self, stream: Iterator[Batch]) -> Batch:
         """The next micro batch; when one rank cannot go on, all stop together and none hangs."""
@@ -212,11 +204,10 @@ class Loop:
             )
 
     def _report(
-        self, sums: dict[str, Tensor], extra: dict[str, float], log_to: MetricLog | None, pace_s: float
+        self, sums: dict[str, tuple[Tensor, int]], extra: dict[str, float], log_to: MetricLog | None, pace_s: float
     ) -> None:
-        lines = float(sums.pop("_lines", torch.zeros(()))) or 1.0
         names = sorted(sums)
-        means = [float(sums[n]) / (lines if n in ("loss", "pixel_loss", "ranking_loss") else 1.0) for n in names]
+        means = [float(total) / count for total, count in (sums[name] for name in names)]
         shared = [v / self.engine.world_size for v in self._agree(*means)] if names else []
         values = dict(zip(names, shared, strict=True)) | extra
         done = self.state.step - 1

@@ -103,7 +103,7 @@ def num_steps(config: PretrainConfig, num_samples: int) -> int:
 
 
 # what may differ when a run goes on: how it is executed, not what it computes
-FREE: tuple[str, ...] = (
+FREE = (
     "data.root",
     "data.annotations",
     "data.num_workers",
@@ -111,8 +111,11 @@ FREE: tuple[str, ...] = (
     "data.reader",
     "data.max_bad_share",
     "train.output",
+    "train.log_every_steps",
+    "train.save_every_steps",
+    "train.keep_checkpoints",
+    "train.max_nonfinite_steps",
 )
-FREE += ("train.log_every_steps", "train.save_every_steps", "train.keep_checkpoints", "train.max_nonfinite_steps")
 
 
 def check_same_run(run: Path, config: PretrainConfig) -> None:
@@ -132,9 +135,7 @@ def _announce(
     config: PretrainConfig, engine: PlainEngine, train_set: Manifest, steps: int, resumed: Path | None
 ) -> None:
     optim, split = config.optim, engine.split
-    count = sum(p.numel() for p in engine.names if not hasattr(p, "ds_numel")) + sum(
-        getattr(p, "ds_numel", 0) for p in engine.names
-    )
+    count = sum(getattr(p, "ds_numel", p.numel()) for p in engine.names)  # ds_numel: of a parameter that ZeRO-3 shards
     log.info(
         "%d videos (%s); %.1f M parameters; mode %s",
         len(train_set.paths),

@@ -5,9 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,7 +19,6 @@ from hpm_video.data.decode import write_video
 from hpm_video.train.optim import lr_at
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (it has no build for this platform)")
-LAUNCHER = Path(sys.executable).parent / "deepspeed"
 STAGES = ["zero0", "zero1", "zero2", "zero3"]
 KEYS = (
     "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=36 "
@@ -34,26 +30,14 @@ KEYS = (
 ).split()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def launch(script: Path, *words: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PATH": f"{LAUNCHER.parent}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
-    command = [str(LAUNCHER), "--num_accelerators", "2", "--master_port", str(free_port()), str(script), *words]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Path:
+def runs(tmp_path_factory, run_here) -> Path:
     folder, rng = tmp_path_factory.mktemp("zero"), np.random.default_rng(0)
     (folder / "videos").mkdir()
     for number in range(12):
         write_video(folder / "videos" / f"{number}.mkv", rng.integers(0, 255, (8, 16, 16, 3), dtype=np.uint8), 10)
     (folder / "keys.json").write_text(json.dumps(KEYS))
-    done = launch(Path(__file__).parent / "run_stages.py", str(folder))
+    done = run_here("deepspeed", "tests/distributed/run_stages.py", str(folder))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert main(["pretrain", *KEYS, f"data.root={folder / 'videos'}", f"train.output={folder / 'runs' / 'plain'}"]) == 0
     return folder / "runs"
@@ -92,14 +76,14 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one(runs, stage, tmp_path) -> 
     assert losses(tmp_path / "run") == pytest.approx(losses(runs / stage), abs=1e-5)
 
 
-def test_and_one_of_one_process_in_two_bitwise_resume_under_zero(runs, tmp_path) -> None:
+def test_and_one_of_one_process_in_two_bitwise_resume_under_zero(runs, tmp_path, run_here) -> None:
     """Resume under each stage, from its own step 3, equals the run that never stopped, bit by bit."""
     for stage in STAGES:
         shutil.copytree(runs / stage, tmp_path / "runs" / stage)
         shutil.rmtree(tmp_path / "runs" / stage / "checkpoints" / "step-00000006")
     (tmp_path / "videos").symlink_to(runs.parent / "videos")
     (tmp_path / "keys.json").write_text(json.dumps(KEYS))
-    done = launch(Path(__file__).parent / "run_stages.py", str(tmp_path))
+    done = run_here("deepspeed", "tests/distributed/run_stages.py", str(tmp_path))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for stage in STAGES:
         for name in ("student", "teacher", "optimizer"):
@@ -110,29 +94,13 @@ def test_and_one_of_one_process_in_two_bitwise_resume_under_zero(runs, tmp_path)
             assert all(torch.equal(whole[k], resumed[k]) for k in whole), (stage, name)
 
 
-def test_sigterm_to_the_launcher_saves_and_ends(runs, tmp_path) -> None:
+def test_sigterm_to_the_launcher_saves_and_ends(runs, tmp_path, start_here) -> None:
     """The launcher's first process dies of it and passes nothing on; the ranks see that, save, and end."""
-    script, out = Path(__file__).parents[2] / "scripts" / "pretrain_ssv2.py", tmp_path / "run"
-    words = [
-        *KEYS,
-        "train.steps=100000",
-        "train.save_every_steps=100000",
-        "data.num_workers=1",
-        f"data.root={runs.parent / 'videos'}",
-    ]
-    command = [
-        str(LAUNCHER),
-        "--num_accelerators",
-        "2",
-        "--master_port",
-        str(free_port()),
-        str(script),
-        *words,
-        f"train.output={out}",
-    ]
-    env = {**os.environ, "PATH": f"{LAUNCHER.parent}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
+    out = tmp_path / "run"
+    keys = [*KEYS, "train.steps=100000", "train.save_every_steps=100000", "data.num_workers=1", f"train.output={out}"]
+    words = ["deepspeed", "scripts/pretrain_ssv2.py", *keys, f"data.root={runs.parent / 'videos'}"]
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        process = start_here(*words, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_for(lambda: (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text())
         process.terminate()
@@ -151,8 +119,7 @@ def wait_for(condition) -> None:
         time.sleep(0.2)
 
 
-def test_bad_input_under_the_launcher_is_one_message(tmp_path) -> None:
-    script = Path(__file__).parents[2] / "scripts" / "pretrain_ssv2.py"
-    done = launch(script, "data.root=/nowhere", f"train.output={tmp_path}")
+def test_bad_input_under_the_launcher_is_one_message(tmp_path, run_here) -> None:
+    done = run_here("deepspeed", "scripts/pretrain_ssv2.py", "data.root=/nowhere", f"train.output={tmp_path}")
     assert done.returncode != 0 and "error: data.root: /nowhere does not exist" in done.stderr + done.stdout
     assert "Traceback" not in done.stderr + done.stdout

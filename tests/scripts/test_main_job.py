@@ -2,9 +2,6 @@
 
 import importlib.util
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,18 +13,11 @@ from hpm_video.config import DataConfig
 from hpm_video.data.decode import read_frames
 from hpm_video.data.manifest import open_manifest
 
-ROOT = Path(__file__).parents[2]
 SMALL = (
     "data.num_frames=8 data.frame_size_px=[32,48] data.num_workers=1 data.num_held_out=2 model.size=ti model.width=48 model.depth=2 "
     "model.num_heads=4 model.decoder_width=32 model.decoder_depth=1 model.decoder_heads=2 model.predictor_depth=1 optim.batch_size=4 "
     "mask.ratio=0.5 train.steps=4 train.log_every_steps=1 train.measure_every_steps=2 mask.hard_share_start=0.5 engine.num_threads=1"
 ).split()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +30,7 @@ def real_clips() -> list[Path]:
     return clips
 
 
-def run(*words: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
-
-
-def test_main_job_on_real_clips_in_ssv2_format(real_clips, tmp_path) -> None:
+def test_main_job_on_real_clips_in_ssv2_format(real_clips, tmp_path, run_here) -> None:
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     (tmp_path / "20bn-something-something-v2").mkdir()
     for number, clip in enumerate(real_clips):
@@ -56,15 +41,8 @@ def test_main_job_on_real_clips_in_ssv2_format(real_clips, tmp_path) -> None:
     (tmp_path / "labels.json").write_text('{"Showing something": "0"}')
     (tmp_path / "train.json").write_text(json.dumps(rows))
     (tmp_path / "validation.json").write_text(json.dumps(rows[:2]))
-    words = [
-        "--num_accelerators",
-        "2",
-        "--master_port",
-        str(free_port()),
-        "scripts/pretrain_ssv2.py",
-        f"data.root={tmp_path}",
-    ]
-    done = run("deepspeed", *words, f"train.output={tmp_path / 'run'}", "engine.zero_stage=2", *SMALL)
+    words = ["scripts/pretrain_ssv2.py", f"data.root={tmp_path}"]
+    done = run_here("deepspeed", *words, f"train.output={tmp_path / 'run'}", "engine.zero_stage=2", *SMALL)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["steps"] == 4 and summary["ranks"] == 2 and summary["num_bad"] == 0
@@ -83,9 +61,9 @@ def test_folder_without_annotations_and_its_pictures(real_clips, tmp_path, capsy
     assert "scores need the SSv2 format" in capsys.readouterr().err
 
 
-def test_synthetic_set_is_ssv2s_format_and_repeatable(tmp_path) -> None:
+def test_synthetic_set_is_ssv2s_format_and_repeatable(tmp_path, run_here) -> None:
     for out in ("a", "b"):
-        done = run(
+        done = run_here(
             sys.executable, "datasets/synthetic/prepare.py", str(tmp_path / out), "--train", "20", "--validation", "12"
         )
         assert done.returncode == 0, done.stderr
@@ -97,7 +75,7 @@ def test_synthetic_set_is_ssv2s_format_and_repeatable(tmp_path) -> None:
         assert frames[0].shape == (16, 32, 32, 3) and (frames[0] == frames[1]).all()
 
 
-def test_demo_from_end_to_end(tmp_path) -> None:
+def test_demo_from_end_to_end(tmp_path, run_here) -> None:
     keys = [
         "train.steps=6",
         "train.measure_every_steps=3",
@@ -105,7 +83,7 @@ def test_demo_from_end_to_end(tmp_path) -> None:
         "mask.hard_share_start=0.3",
         "engine.num_threads=1",
     ]
-    done = run(
+    done = run_here(
         sys.executable, "scripts/demo.py", "--out", str(tmp_path / "demo"), "--train", "64", "--validation", "30", *keys
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -121,8 +99,8 @@ def test_demo_from_end_to_end(tmp_path) -> None:
     assert main(["score", str(tmp_path / "demo" / "hpm")]) == 0
 
 
-def test_demo_names_the_part_that_fails(tmp_path) -> None:
-    done = run(
+def test_demo_names_the_part_that_fails(tmp_path, run_here) -> None:
+    done = run_here(
         sys.executable,
         "scripts/demo.py",
         "--out",

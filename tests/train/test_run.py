@@ -17,6 +17,7 @@ from hpm_video.config import OptimConfig, load_config
 from hpm_video.data.decode import write_video
 from hpm_video.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, load_encoder, save_checkpoint
 from hpm_video.train.engine import PlainEngine, deepspeed_settings, split_batch
+from hpm_video.train.loop import StopRequest, launcher_pid
 from hpm_video.train.optim import lr_at, parameter_groups
 from hpm_video.train.state import build_student
 from hpm_video.types import UserError
@@ -169,6 +170,12 @@ def test_sigterm_saves_and_exits(videos, tmp_path) -> None:
     assert process.wait(60) == 143
     assert len(list_checkpoints(out)) == 1
     assert load_checkpoint(list_checkpoints(out)[0]).state["step"] >= 1
+
+
+def test_the_end_of_a_shell_is_no_stop(monkeypatch) -> None:
+    """Only DeepSpeed's launcher is watched: under others the process above our parent may be a shell that logs out."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert launcher_pid() == 0 and not StopRequest().asked
 
 
 def test_only_the_last_checkpoints_are_kept(tmp_path) -> None:
