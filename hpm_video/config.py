@@ -32,9 +32,15 @@ def key(
 
 @dataclass(kw_only=True)
 class DataConfig:
-    root: str = key(MISSING, "folder of the data set (SSv2 layout) or any folder of videos")
-    format: str = key("auto", "auto looks for labels.json + train.json", ["auto", "ssv2", "folder"])
-    annotations: str | None = key(None, "folder of SSv2's json files; null = data.root, or data.root/labels")
+    root: str = key(MISSING, "folder of a manifest, of shards (or their URL), of SSv2's layout, or of any videos")
+    format: str = key(
+        "auto",
+        "auto looks for shards.json, manifest.json, SSv2's labels.json + train.json, then takes every video",
+        ["auto", "manifest", "shards", "ssv2", "folder"],
+    )
+    annotations: str | None = key(
+        None, "folder of the manifest or of SSv2's json files, where it is not data.root (or data.root/labels)"
+    )
     num_frames: int = key(16, "frames of a clip", least=1)
     frame_size_px: list[int] = key([224, 224], "height and width of a clip, pixels")
     sampling: str = key(

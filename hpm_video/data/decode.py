@@ -23,12 +23,12 @@ class UnreadableVideo(Exception):
         return f"{self.path}: {self.reason}"
 
 
-def read_frames(path: str | Path, choose: Choose, reader: str = "auto") -> np.ndarray:
+def read_frames(media: str | Path | bytes, choose: Choose, reader: str = "auto") -> np.ndarray:
     """uint8 [T, H, W, 3]: the frames that `choose` asks for. Raises UnreadableVideo.
 
     reader: decord, pyav, or auto: decord where it is installed, PyAV where decord fails.
     """
-    path = str(path)
+    path = str(media)
     if not os.path.exists(path):
         raise UnreadableVideo(path, "no such file")
     if os.path.isdir(path):

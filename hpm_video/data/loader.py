@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset, collate
 from hpm_video.data.decode import UnreadableVideo
-from hpm_video.data.manifest import Manifest
+from hpm_video.data.manifest import Source
 from hpm_video.types import Batch, UserError
 
 log = logging.getLogger("hpm_video")
@@ -164,9 +164,9 @@ class FailureLog:
             )
 
 
-def load_held_out(manifest: Manifest, config: DataConfig, num: int) -> tuple[UInt8[Tensor, "n C T H W"], list[str]]:
+def load_held_out(source: Source, config: DataConfig, num: int) -> tuple[UInt8[Tensor, "n C T H W"], list[str]]:
     """Fixed clips (middle frames, middle crop) spread over the manifest, and their names. UserError if none can be read."""
-    dataset = ClipDataset(manifest, config, 0, training=False)
+    dataset = ClipDataset(source, config, 0, training=False)
     rows = np.random.default_rng(0).permutation(len(dataset)).tolist()
     clips: list[Tensor] = []
     names: list[str] = []
@@ -176,11 +176,11 @@ def load_held_out(manifest: Manifest, config: DataConfig, num: int) -> tuple[UIn
             break
         try:
             clips.append(dataset.read(row, np.random.default_rng(0)))
-            names.append(manifest.paths[row])
+            names.append(source.name(row))
         except UnreadableVideo as error:
             reasons.append(str(error))
     if not clips:
         raise UserError(
-            f"none of the first {len(reasons)} videos of {manifest.source} could be read: {'; '.join(reasons[:3])}"
+            f"none of the first {len(reasons)} videos of {source.source} could be read: {'; '.join(reasons[:3])}"
         )
     return torch.stack(clips), names

@@ -1,180 +1,345 @@
-"""Which videos, with which labels: Something-Something V2's own JSON files, or any folder of videos."""
+"""Which samples, with which labels: one format for every data set, read and written here.
 
+A manifest is a folder: `manifest.json` (the header: name, root, classes, what the labels know of left and right, and for
+each split its file and number of rows) and one table for each split, `train.csv` or `train.parquet` and so on, with the
+columns of `Row`. An image is a row with one frame; a folder of frames is a row whose path is the folder.
+"""
+
+import csv
 import json
 import logging
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import pyarrow as pa
 
 from hpm_video.config import DataConfig
+from hpm_video.data.annotations import Row, find_ssv2, list_folder, read_json, read_ssv2
 from hpm_video.types import UserError
 
 log = logging.getLogger("hpm_video")
-SUFFIXES = (
-    ".webm",
-    ".mp4",
-    ".mkv",
-    ".avi",
-    ".mov",
-    ".m4v",
-    ".mpg",
-    ".mpeg",
-    ".ogv",
-    ".gif",
-    ".flv",
-    ".3gp",
-    ".wmv",
-    ".ts",
+HEADER = "manifest.json"
+FORMAT = "hpm-video manifest 1"
+SPLITS = ("train", "validation", "test")
+SCHEMA = pa.schema(
+    [
+        ("path", pa.large_string()),
+        ("label", pa.int32()),
+        ("frames", pa.int32()),
+        ("fps", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("group", pa.large_string()),
+        ("first_frame", pa.int32()),
+    ]
 )
-SSV2_FILES = {
-    "labels": ("labels.json", "something-something-v2-labels.json"),
-    "train": ("train.json", "something-something-v2-train.json"),
-    "validation": ("validation.json", "something-something-v2-validation.json"),
-}
-SSV2_VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", ".")
+
+
+class Item(NamedTuple):
+    """One sample of a source, ready to be read."""
+
+    name: str  # what messages call it
+    media: Path | bytes  # a file, a folder of frames, or what a file holds
+    label: int  # -1 where there is none
+    first_frame: int = 0  # of a folder of frames: the first one that belongs to the sample
+    num_frames: int | None = None  # of a folder of frames: how many belong to it; None = all
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What a data set is read from: a manifest's files, or shards."""
+
+    @property
+    def classes(self) -> list[str]: ...
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def left_right(self) -> bool: ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, row: int) -> str: ...
+
+    def item(self, row: int) -> Item: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Videos in a fixed order; `paths` are relative to `root`, labels are -1 where there are none."""
+    """Samples in a fixed order; paths are relative to `root`. Rows live in an Arrow table, which processes share."""
 
     root: Path
-    paths: list[str]
-    labels: list[int]
+    table: pa.Table = field(repr=False)
     classes: list[str]
     source: str
+    left_right: bool = False  # the labels tell left from right: mirroring a clip would change its class
 
-    def select(self, rows: list[int]) -> "Manifest":
-        return replace(self, paths=[self.paths[i] for i in rows], labels=[self.labels[i] for i in rows])
+    @classmethod
+    def of(cls, root: Path, rows: Sequence[Row], classes: list[str], source: str, **more: Any) -> "Manifest":
+        return cls(root=root, table=table_of(rows), classes=classes, source=source, **more)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @property
+    def paths(self) -> list[str]:
+        return self.table["path"].to_pylist()
+
+    @property
+    def labels(self) -> list[int]:
+        return self.table["label"].to_pylist()
+
+    def name(self, row: int) -> str:
+        return self.table["path"][row].as_py()
+
+    def item(self, row: int) -> Item:
+        label, first, frames = (self.table[name][row].as_py() for name in ("label", "first_frame", "frames"))
+        path = self.name(row)
+        return Item(path, self.root / path, label, first, frames)
+
+    def select(self, rows: Sequence[int]) -> "Manifest":
+        return replace(self, table=self.table.take(pa.array(rows, pa.int64())).combine_chunks())
 
 
-def open_manifest(config: DataConfig, split: str) -> Manifest | None:
-    """split: train or validation. A plain folder has no validation split: None. Raises UserError."""
+def table_of(rows: Sequence[Row]) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else ([] for _ in SCHEMA)
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+
+
+def open_manifest(config: DataConfig, split: str) -> Source | None:
+    """The samples of train, validation or test as `data.root` and `data.format` name them; None where there is no such
+    split (a plain folder has only training samples). Raises UserError."""
+    if "://" in config.root or config.format == "shards" or (Path(config.root) / "shards.json").is_file():
+        from hpm_video.data.shards import open_shards
+
+        return open_shards(config.root, split)
     root = Path(config.root)
     if not root.exists():
         raise UserError(f"data.root: {root} does not exist; expected a folder of videos")
     if not root.is_dir():
         raise UserError(f"data.root: {root} is a file; expected the folder that holds the videos")
-    annotations = _annotation_folder(config)
-    if config.format == "ssv2" or (config.format == "auto" and annotations is not None):
-        if annotations is None:
-            raise UserError(
-                f"data.format: ssv2, but neither {root} nor {root / 'labels'} holds labels.json and train.json"
-            )
-        return _open_ssv2(root, annotations, split, config.max_bad_share)
-    return _open_folder(root) if split == "train" else None
+    given = Path(config.annotations) if config.annotations else None
+    if config.format == "manifest" or (config.format == "auto" and ((given or root) / HEADER).is_file()):
+        return read_manifest(given or root, split, root if given else None)
+    annotations = None if config.format == "folder" else find_ssv2(root, given)
+    if config.format == "ssv2" and annotations is None:
+        raise UserError(f"data.format: ssv2, but neither {root} nor {root / 'labels'} holds labels.json and train.json")
+    if annotations is not None:
+        rows, classes, missing = read_ssv2(root, annotations, split)
+        if rows is None:
+            return None
+        check_missing(missing, len(rows) + len(missing), config.max_bad_share, f"{annotations} ({split}), {root}")
+        return Manifest.of(root, rows, classes, f"SSv2 {annotations} ({split})", left_right=True)
+    if split != "train":
+        return None
+    return Manifest.of(root, [Row(path) for path in list_folder(root)], [], f"folder {root}")
 
 
-def hold_out(manifest: Manifest, num: int, seed: int) -> tuple[Manifest, Manifest]:
-    """(the rest, `num` videos drawn by seed); of small sets at most a quarter, and a single video is in both."""
-    count = len(manifest.paths)
+def check_missing(missing: Sequence[str], num_rows: int, most: float, where: str) -> None:
+    """Rows without a file: named, and UserError beyond the share `most` of all rows."""
+    if not missing:
+        return
+    shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    text = f"{where}: {len(missing)} of {num_rows} rows have no file: {shown}"
+    if len(missing) > most * num_rows:
+        raise UserError(f"{text}; expected at most the share {most} (data.max_bad_share)")
+    log.warning("%s; left out", text)
+
+
+def hold_out(source: Source, num: int, seed: int) -> tuple[Source, Source]:
+    """(the rest, `num` samples drawn by seed); of small sets at most a quarter, and a single one is in both."""
+    count = len(source)
     if count == 1:
         log.warning("one video only: the held-out clip is of the video that is trained on")
-        return manifest, manifest
+        return source, source
+    if not isinstance(source, Manifest):
+        raise UserError(f"{source.source}: has no validation split; expected one to hold clips out of training")
     drawn = np.random.default_rng([seed, 1]).permutation(count)[: min(num, max(1, count // 4))].tolist()
-    return manifest.select(sorted(set(range(count)) - set(drawn))), manifest.select(sorted(drawn))
+    return source.select(sorted(set(range(count)) - set(drawn))), source.select(sorted(drawn))
 
 
-def _open_folder(root: Path) -> Manifest:
-    found: list[str] = []
-    seen: set[str] = set()  # links are followed, a folder is read once: a link to a folder above it would not end
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        if os.path.realpath(folder) in seen:
-            subfolders.clear()
-            continue
-        seen.add(os.path.realpath(folder))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        inside = Path(folder).relative_to(root)
-        found += [str(inside / name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-    if not found:
-        raise UserError(f"data.root: {root} holds no video; looked for {' '.join(SUFFIXES)} in it and its subfolders")
-    found.sort()
-    return Manifest(root=root, paths=found, labels=[-1] * len(found), classes=[], source=f"folder {root}")
-
-
-def _annotation_folder(config: DataConfig) -> Path | None:
-    given = [Path(config.annotations)] if config.annotations else [Path(config.root), Path(config.root) / "labels"]
-    for folder in given:
-        if all(any((folder / name).is_file() for name in SSV2_FILES[part]) for part in ("labels", "train")):
-            return folder
-    if config.annotations:
-        raise UserError(f"data.annotations: {config.annotations} does not hold labels.json and train.json")
-    return None
-
-
-def _open_ssv2(root: Path, annotations: Path, split: str, max_missing_share: float) -> Manifest | None:
-    file = next((annotations / name for name in SSV2_FILES[split] if (annotations / name).is_file()), None)
-    if file is None:
+def read_manifest(folder: Path, split: str, root: Path | None = None) -> Manifest | None:
+    """A split of a manifest folder; `root` overrides where its header says the files are. Raises UserError."""
+    header = read_header(folder)
+    if split not in header["splits"]:
         return None
-    class_numbers = _read_classes(next(annotations / n for n in SSV2_FILES["labels"] if (annotations / n).is_file()))
-    rows = _read_json(file, list, 'a list of rows {"id": "1", "template": "Moving [something] up"}')
-    videos = _index_videos(root)
-    paths, labels, missing = [], [], []
-    for number, row in enumerate(rows, 1):
-        name, label = _read_row(row, f"{file}, row {number}", class_numbers)
-        if name in videos:
-            paths.append(videos[name])
-            labels.append(label)
+    file = folder / header["splits"][split]["file"]
+    table = read_table(file, len(header["classes"]))
+    expected = header["splits"][split]["rows"]
+    if table.num_rows != expected:
+        raise UserError(f"{file}: {table.num_rows} rows; expected {expected}, as {HEADER} says: written to the end?")
+    base = root or Path(os.path.normpath(folder / header["root"]))
+    if not base.is_dir():
+        raise UserError(f"{folder / HEADER}: root {base} is no folder; expected where the files are (or set data.root)")
+    source = f"{header['name']} {file}"
+    return Manifest(
+        root=base, table=table, classes=header["classes"], source=source, left_right=header.get("left_right", False)
+    )
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    file = folder / HEADER
+    if not file.is_file():
+        raise UserError(f"{file} does not exist; expected the header of a manifest")
+    header = read_json(file, dict, "the header of a manifest")
+    if header.get("format") != FORMAT:
+        raise UserError(f"{file}: format {header.get('format')!r}; expected '{FORMAT}'")
+    lacking = [name for name in ("name", "root", "classes", "splits") if name not in header]
+    if lacking:
+        raise UserError(f"{file}: without {', '.join(lacking)}; expected the header of a manifest")
+    return header
+
+
+def read_table(file: Path, num_classes: int) -> pa.Table:
+    """The rows of a split. Raises UserError that names the file, the line and what was expected there."""
+    if not file.is_file():
+        raise UserError(f"{file} does not exist; expected the table that {HEADER} names")
+    if file.suffix == ".csv":
+        table = _read_csv(file)
+    else:
+        import pyarrow.parquet
+
+        try:
+            table = pyarrow.parquet.read_table(file).select(SCHEMA.names).cast(SCHEMA)
+        except (pa.ArrowException, KeyError, OSError) as error:
+            raise UserError(f"{file}: no manifest table ({error}); expected parquet with {SCHEMA.names}") from error
+    labels = table["label"].to_numpy()
+    outside = np.flatnonzero((labels < -1) | (labels >= max(num_classes, 0))) if num_classes else labels[:0]
+    if len(outside):
+        row = int(outside[0])
+        raise UserError(f"{file}, line {row + 2}: label {labels[row]}; expected -1 to {num_classes - 1}")
+    return table.combine_chunks()
+
+
+def _read_csv(file: Path) -> pa.Table:
+    readers = {"path": str, "group": str, "label": int, "first_frame": int}
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            lines = csv.reader(stream)
+            names = next(lines, [])
+            if "path" not in names or set(names) - set(Row._fields):
+                raise UserError(f"{file}, line 1: {','.join(names)}; expected columns of {','.join(Row._fields)}")
+            convert = [readers.get(name, float if name == "fps" else int) for name in names]
+            rows = []
+            for cells in lines:
+                where = f"{file}, line {lines.line_num}"
+                if len(cells) != len(names):
+                    raise UserError(f"{where}: {len(cells)} cells; expected {len(names)} ({','.join(names)})")
+                rows.append(_row_of(names, convert, cells, where))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file}: no UTF-8 csv ({error}); expected a table of {','.join(Row._fields)}") from error
+    return table_of(rows)
+
+
+def _row_of(names: list[str], convert: list[Any], cells: list[str], where: str) -> Row:
+    values = {}
+    for name, kind, cell in zip(names, convert, cells, strict=True):
+        if cell == "":  # unknown: the default of the column
+            continue
+        try:
+            values[name] = kind(cell)
+        except ValueError as error:
+            raise UserError(f"{where}: {name} '{cell}'; expected a number") from error
+    if "path" not in values:
+        raise UserError(f"{where}: no path; expected one relative to the root")
+    return Row(**values)
+
+
+def write_manifest(  # noqa: PLR0913
+    folder: Path,
+    name: str,
+    root: Path,
+    splits: dict[str, Sequence[Row]],
+    classes: list[str],
+    left_right: bool = False,
+    parquet: bool = False,
+) -> Path:
+    """Writes the tables, then the header, each whole or not at all; `check_rows` is the caller's. Returns `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = {}
+    for split, rows in splits.items():
+        file = folder / f"{split}.{'parquet' if parquet else 'csv'}"
+        half = file.with_name(file.name + ".half")
+        if parquet:
+            import pyarrow.parquet
+
+            pyarrow.parquet.write_table(table_of(rows), half)
         else:
-            missing.append(f"row {number} (id {name})")
-    if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        text = f"{file}: {len(missing)} of {len(rows)} rows have no video in {root}: {shown}"
-        if len(missing) > max_missing_share * len(rows):
-            raise UserError(
-                f"{text}; expected ID.webm or ID.mp4 in {' or '.join(SSV2_VIDEO_FOLDERS)} (data.max_bad_share)"
-            )
-        log.warning("%s; left out", text)
-    if not paths:
-        raise UserError(f"{file}: no rows; expected at least one")
-    classes = sorted(class_numbers, key=class_numbers.__getitem__)
-    return Manifest(root=root, paths=paths, labels=labels, classes=classes, source=f"SSv2 {file}")
+            with half.open("w", encoding="utf-8", newline="") as stream:
+                lines = csv.writer(stream, lineterminator="\n")
+                lines.writerow(Row._fields)
+                lines.writerows(["" if value is None else value for value in row] for row in rows)
+        half.replace(file)
+        entries[split] = {"file": file.name, "rows": len(rows)}
+    header = {
+        "format": FORMAT,
+        "name": name,
+        "root": os.path.relpath(root.resolve(), folder.resolve()),
+        "left_right": left_right,
+        "splits": entries,
+        "classes": classes,
+    }
+    half = folder / (HEADER + ".half")
+    half.write_text(json.dumps(header, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    half.replace(folder / HEADER)
+    return folder
 
 
-def _read_classes(file: Path) -> dict[str, int]:
-    labels = _read_json(file, dict, 'an object {"Moving something up": "0", ...}')
-    try:
-        numbers = {str(name): int(number) for name, number in labels.items()}
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{file}: {error}; expected class numbers, as in {{'Moving something up': '0'}}") from error
-    if sorted(numbers.values()) != list(range(len(numbers))):
-        raise UserError(f"{file}: the class numbers are not 0 to {len(numbers) - 1}, each once")
-    return numbers
+def check_rows(
+    splits: dict[str, Sequence[Row]],
+    num_classes: int,
+    expected: dict[str, int] | None = None,
+    gaps_are_errors: bool = True,
+) -> list[str]:
+    """What to tell the user of the rows, line by line: counts beside the expected ones, duplicates, overlaps.
+
+    UserError for labels outside 0..num_classes - 1, for a split in which some rows have a label and some have none, and
+    for a class without a training sample (said only, where the classes are known beforehand: a part of a known set).
+    """
+    told = []
+    for split, rows in splits.items():
+        gaps = _check_labels(split, rows, num_classes)
+        if gaps and gaps_are_errors:
+            raise UserError(f"{split}: no sample of class {', '.join(map(str, gaps[:5]))}; expected some of each")
+        if gaps:
+            told.append(f"{split}: {len(gaps)} of {num_classes} classes have no sample")
+        count = f"{split}: {len(rows):,} rows"
+        if expected and split in expected and len(rows) != expected[split]:
+            count += f"; expected {expected[split]:,} ({len(rows) - expected[split]:+,})"
+        told.append(count)
+        seen: set[tuple[str, int]] = set()
+        twice = [row.path for row in rows if (key := (row.path, row.first_frame)) in seen or seen.add(key)]  # type: ignore[func-returns-value]
+        if twice:
+            told.append(f"{split}: {len(twice)} rows name a sample again, {_some(twice)}")
+    names = list(splits)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            both = sorted({r.path for r in splits[first]} & {r.path for r in splits[second]})
+            if both:
+                told.append(f"{len(both)} samples are in {first} and in {second}: {_some(both)}")
+            groups = sorted(({r.group for r in splits[first]} & {r.group for r in splits[second]}) - {""})
+            if groups:
+                told.append(f"{len(groups)} groups are in {first} and in {second}: {_some(groups)}")
+    return told
 
 
-def _read_row(row: Any, where: str, class_numbers: dict[str, int]) -> tuple[str, int]:
-    if not isinstance(row, dict) or "id" not in row or "template" not in row:
-        raise UserError(f"{where}: {str(row)[:80]}; expected an object with 'id' and 'template'")
-    template = str(row["template"]).replace("[", "").replace("]", "")
-    if template not in class_numbers:
-        raise UserError(
-            f"{where}: template '{row['template']}' is no class of labels.json (brackets removed: '{template}')"
-        )
-    return str(row["id"]), class_numbers[template]
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _read_json(file: Path, shape: type, expected: str) -> Any:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 (byte {error.start}); expected {expected}") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}, line {error.lineno}: no valid JSON ({error.msg}); expected {expected}") from error
-    if not isinstance(content, shape):
-        raise UserError(f"{file}: holds a {type(content).__name__}; expected {expected}")
-    return content
-
-
-def _index_videos(root: Path) -> dict[str, str]:
-    """id -> path relative to root, from one listing of each folder (not one look-up for each of 220,000 rows)."""
-    videos: dict[str, str] = {}
-    for folder in SSV2_VIDEO_FOLDERS:
-        if (root / folder).is_dir():
-            for name in sorted(os.listdir(root / folder), key=lambda name: (not name.endswith(".webm"), name)):
-                stem, suffix = os.path.splitext(name)
-                if suffix.lower() in SUFFIXES:  # of several files of an id SSv2's own .webm, on every machine
-                    videos.setdefault(stem, os.path.normpath(os.path.join(folder, name)))
-    return videos
+def _check_labels(split: str, rows: Iterable[Row], num_classes: int) -> list[int]:
+    """The classes that no row of the training split has."""
+    labels = np.array([row.label for row in rows], dtype=np.int64)
+    named = labels[labels >= 0]
+    if not len(named) and (labels == -1).all():
+        return []
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(outside):
+        row = int(outside[0])
+        raise UserError(f"{split}, row {row + 1}: label {labels[row]}; expected 0 to {num_classes - 1} in every row")
+    return sorted(set(range(num_classes)) - set(named.tolist())) if split == "train" else []

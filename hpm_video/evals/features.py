@@ -12,7 +12,7 @@ from torch import Tensor
 from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.decode import UnreadableVideo
-from hpm_video.data.manifest import Manifest, open_manifest
+from hpm_video.data.manifest import Source, open_manifest
 from hpm_video.data.transforms import Normalise
 from hpm_video.models.encoder import Encoder
 from hpm_video.train.state import build_student
@@ -35,22 +35,22 @@ class Features:
 class Clips:
     """The testing clips of a labelled set: middle frames of the segments, middle crop, uint8 [n, C, T, H, W]."""
 
-    def __init__(self, manifest: Manifest, config: DataConfig) -> None:
-        dataset, rng = ClipDataset(manifest, config, 0, training=False), np.random.default_rng(0)
+    def __init__(self, source: Source, config: DataConfig) -> None:
+        dataset, rng = ClipDataset(source, config, 0, training=False), np.random.default_rng(0)
         clips, rows = [], []
         self.failures: list[Failure] = []
-        for row, path in enumerate(manifest.paths):
+        for row in range(len(source)):
             try:
                 clips.append(dataset.read(row, rng))
                 rows.append(row)
             except UnreadableVideo as error:
-                self.failures.append(Failure(path, error.reason))
-                log.warning("unreadable, left out of the scores: %s: %s", path, error.reason)
+                self.failures.append(Failure(source.name(row), error.reason))
+                log.warning("unreadable, left out of the scores: %s: %s", source.name(row), error.reason)
         if not clips:
-            raise UserError(f"none of the {len(manifest.paths)} videos of {manifest.source} could be read")
+            raise UserError(f"none of the {len(source)} videos of {source.source} could be read")
         self.clip = torch.stack(clips)
-        self.labels = np.array([manifest.labels[r] for r in rows], dtype=np.int64)
-        self.paths, self.classes = [manifest.paths[r] for r in rows], manifest.classes
+        self.labels = np.array([source.item(r).label for r in rows], dtype=np.int64)
+        self.paths, self.classes = [source.name(r) for r in rows], source.classes
 
 
 @torch.no_grad()
@@ -95,7 +95,7 @@ def open_clips(config: PretrainConfig) -> tuple[Clips, Clips]:
     parts = [open_manifest(config.data, split) for split in ("train", "validation")]
     if parts[0] is None or parts[1] is None or not parts[0].classes:
         raise UserError(
-            f"data.root: {config.data.root} has no labels and validation split; scores need the SSv2 format"
+            f"data.root: {config.data.root} has no labels and validation split; scores need a manifest with both, or the SSv2 format"
         )
     return Clips(parts[0], config.data), Clips(parts[1], config.data)
 

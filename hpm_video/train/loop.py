@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
@@ -86,11 +86,17 @@ class Loop:
     stops, and batches whose loss is not finite."""
 
     def __init__(  # noqa: PLR0913
-        self, config: PretrainConfig, engine: PlainEngine, step: Step, state: RunState, steps: int, names: Sequence[str]
+        self,
+        config: PretrainConfig,
+        engine: PlainEngine,
+        step: Step,
+        state: RunState,
+        steps: int,
+        name_of: Callable[[int], str],
     ) -> None:
-        """`names`: what to call the samples in messages, by row of the manifest."""
+        """`name_of`: what messages call the sample of a row."""
         self.config, self.engine, self.step = config, engine, step
-        self.state, self.steps, self.names = state, steps, names
+        self.state, self.steps, self.name_of = state, steps, name_of
         self.failures = FailureLog(config.data.max_bad_share)
         self.normalise = Normalise(config.data, engine.device)
         self.clock = Clock()
@@ -142,7 +148,7 @@ class Loop:
             torch.manual_seed(hash((self.config.train.seed, now, place.start)) & 0x7FFFFFFF)  # drop path
             result, journey = self.step(engine, self.normalise(batch.clip), place, now, self.steps)
             if self._agree(not bool(torch.isfinite(result.loss)))[0] > 0:
-                clips = ", ".join(self.names[row] for row in batch.sample.tolist())
+                clips = ", ".join(self.name_of(row) for row in batch.sample.tolist())
                 self._skipped(f"loss {float(result.loss.detach())} on rank {engine.rank}, clips {clips}")
                 continue
             metrics = dict(result.metrics)

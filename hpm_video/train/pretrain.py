@@ -12,7 +12,7 @@ import torch
 from hpm_video.config import PretrainConfig, load_config, to_yaml
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import load_held_out, make_loader
-from hpm_video.data.manifest import Manifest, hold_out, open_manifest
+from hpm_video.data.manifest import Source, hold_out, open_manifest
 from hpm_video.method.step import PretrainStep, measure
 from hpm_video.train.checkpoint import (
     Checkpoint,
@@ -52,7 +52,7 @@ def pretrain(config: PretrainConfig) -> bool:
     engine = make_engine(student, config, device)
     start_logging(engine.rank)
     engine.load_optimizer_state(optimizer, state.num_updates)
-    steps = num_steps(config, len(train_set.paths))
+    steps = num_steps(config, len(train_set))
     _announce(config, engine, train_set, steps, found[-1] if found else None)
     held_out, names = load_held_out(held_out_set, config.data, config.data.num_held_out)
     log_to = None
@@ -60,7 +60,7 @@ def pretrain(config: PretrainConfig) -> bool:
         log_to = MetricLog(run, state.step)
         (run / "config.yaml").write_text(to_yaml(config))
         write_json(run / "held_out.json", names)
-    loop = Loop(config, engine, step, state, steps, train_set.paths)
+    loop = Loop(config, engine, step, state, steps, train_set.name)
     dataset = ClipDataset(train_set, config.data, config.train.seed, training=True)
     split = engine.split
     loader = make_loader(
@@ -86,7 +86,7 @@ def pretrain(config: PretrainConfig) -> bool:
     return finished
 
 
-def open_train_sets(config: PretrainConfig) -> tuple[Manifest, Manifest]:
+def open_train_sets(config: PretrainConfig) -> tuple[Source, Source]:
     """Clips to train on, and clips never trained on: of the validation split, or held out by seed."""
     train_set = open_manifest(config.data, "train")
     assert train_set is not None  # only the validation split may be absent
@@ -131,14 +131,12 @@ def check_same_run(run: Path, config: PretrainConfig) -> None:
                 )
 
 
-def _announce(
-    config: PretrainConfig, engine: PlainEngine, train_set: Manifest, steps: int, resumed: Path | None
-) -> None:
+def _announce(config: PretrainConfig, engine: PlainEngine, train_set: Source, steps: int, resumed: Path | None) -> None:
     optim, split = config.optim, engine.split
     count = sum(getattr(p, "ds_numel", p.numel()) for p in engine.names)  # ds_numel: of a parameter that ZeRO-3 shards
     log.info(
         "%d videos (%s); %.1f M parameters; mode %s",
-        len(train_set.paths),
+        len(train_set),
         train_set.source,
         count / 1e6,
         config.mask.mode,

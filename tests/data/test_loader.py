@@ -100,7 +100,7 @@ def test_bad_files_are_replaced_named_and_counted(folder, caplog) -> None:
 def test_a_replacement_does_not_depend_on_what_was_read_before(folder, monkeypatch) -> None:
     """A file that fails after its frames were chosen: a process that knows it draws as one that meets it."""
     dataset = dataset_of(folder)
-    broken = dataset.manifest.paths.index("3.mp4")
+    broken = dataset.source.paths.index("3.mp4")
 
     def read(path, choose, reader):
         indices = choose(12)

@@ -45,7 +45,7 @@ def test_official_names_in_a_labels_folder(ssv2) -> None:
 
 def test_row_without_a_file_is_named(ssv2, caplog) -> None:
     (ssv2 / "20bn-something-something-v2" / "3.webm").unlink()
-    with pytest.raises(UserError, match=r"train.json: 1 of 4 rows have no video .*row 3 \(id 3\)"):
+    with pytest.raises(UserError, match=r"1 of 4 rows have no file: train.json, row 3 \(id 3\)"):
         open_manifest(DataConfig(root=str(ssv2)), "train")
     assert len(open_manifest(DataConfig(root=str(ssv2), max_bad_share=0.5), "train").paths) == 3
 
