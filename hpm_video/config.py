@@ -49,6 +49,14 @@ class DataConfig:
         ["segments", "dense"],
     )
     stride: int = key(4, "dense sampling: frames from one to the next", least=1)
+    fps: float | None = key(
+        None, "sample by time, as if each video had this many frames a second; null = by its own frames", least=0.01
+    )
+    repeats: int = key(
+        1,
+        "clips taken of a video each time it is decoded (repeated sampling): same frames, each its own crop and flip",
+        least=1,
+    )
     crop: str = key(
         "multiscale",
         "multiscale (VideoMAE), random_resized (MAE) or center",
@@ -62,7 +70,12 @@ class DataConfig:
     mean: list[float] = key([0.485, 0.456, 0.406], "per channel, of values in 0..1")
     std: list[float] = key([0.229, 0.224, 0.225], "per channel, of values in 0..1")
     reader: str = key(
-        "auto", "auto: decord where installed, PyAV where decord fails or is absent", ["auto", "decord", "pyav"]
+        "auto",
+        "auto: PyAV, torchcodec for files it cannot read; else this one, and PyAV for files it cannot read",
+        ["auto", "pyav", "torchcodec", "decord"],
+    )
+    time_limit_s: float = key(
+        60.0, "a loader process that is on one file for longer is ended, the file counted as unreadable", least=0.1
     )
     num_workers: int = key(2, "loader processes of each rank; 0 = read in the training process", least=0)
     cache_gib: float = key(

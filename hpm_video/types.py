@@ -18,6 +18,7 @@ reconstructed. `masked` is bool and True means hidden from the encoder, everywhe
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -27,6 +28,28 @@ from torch import Tensor, nn
 
 class UserError(Exception):
     """A fault that the user can mend; the text says what is wrong, where, and what was expected. Shown without traceback."""
+
+
+class UnreadableVideo(Exception):
+    """A file that gives no frames; `reason` is in plain words. `hopeless`: no other reader needs to try."""
+
+    def __init__(self, path: str, reason: str, hopeless: bool = False) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason, self.hopeless = path, reason, hopeless
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class Item(NamedTuple):
+    """One sample of a data set, ready to be read."""
+
+    name: str  # what messages call it
+    media: Path | bytes  # a file, a folder of frames, or what a file holds
+    label: int  # -1 where there is none
+    first_frame: int = 0  # of a folder of frames: the first one that belongs to the sample
+    num_frames: int | None = None  # of a folder of frames: how many belong to it; None = all
+    fps: float | None = None  # as the manifest says
 
 
 class Place(NamedTuple):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpm_video.data.decode import write_video
+from hpm_video.data.encode import write_video
 
 FOLDER = "20bn-something-something-v2"
 FPS = 12

@@ -1,35 +1,41 @@
 """A sample: decode, sample, transform; a file that cannot be read is replaced, named and counted."""
 
+import time
 from collections.abc import Sequence
+from itertools import groupby
+from multiprocessing.sharedctypes import RawArray
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from hpm_video.config import DataConfig
-from hpm_video.data.decode import UnreadableVideo, read_frames
+from hpm_video.data.decode import read_item
 from hpm_video.data.manifest import Source
 from hpm_video.data.sampling import sample_frames
 from hpm_video.data.transforms import make_transform
-from hpm_video.types import Batch, Failure, UserError
+from hpm_video.types import Batch, Failure, UnreadableVideo, UserError
 
 MAX_TRIES = 20
+Key = tuple[int, int]  # row of the source, position in the run
 
 
 class Sample(NamedTuple):
-    clip: Tensor  # uint8 [C, T, H, W]
+    clip: Tensor  # uint8 [C, T, H, W], stored as [T, H, W, C]
     label: int
     row: int
     failures: tuple[Failure, ...]
 
 
 class ClipDataset(Dataset):
-    """Keys are (row of the manifest, position in the run); all that is drawn for a sample belongs to (seed, position).
+    """Keys are (row of the source, position in the run); all that is drawn for a sample belongs to (seed, position).
 
     The same key gives the same sample in every process, whatever it has read before: neither the cache, nor the reader
-    that was used, nor knowing already that a file is bad changes what is drawn.
+    that was used, nor knowing already that a file is bad changes what is drawn. With data.repeats r, the positions k * r to
+    k * r + r - 1 are clips of one video: what is drawn for its frames belongs to position k * r, crop and flip to each.
     """
 
     def __init__(self, source: Source, config: DataConfig, seed: int, training: bool) -> None:
@@ -38,32 +44,46 @@ class ClipDataset(Dataset):
         self.cache: dict[str, np.ndarray] = {}
         self.cache_left = int(config.cache_gib * 2**30)
         self.bad: dict[str, str] = {}  # files this process found unreadable: not tried again, but counted each time
+        self.watch: Watch | None = None  # where worker processes say what they are reading
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        row, position = key
-        rng = np.random.default_rng([self.seed, position])
+    def __getitem__(self, key: Key) -> Sample:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[Sample]:
+        """Clips of one video that follow each other are cut from frames that are decoded once."""
+        repeats = self.config.repeats
+        return [s for _, group in groupby(keys, lambda key: key[1] // repeats) for s in self._read_group(list(group))]
+
+    def _read_group(self, keys: list[Key]) -> list[Sample]:
+        row, first = keys[0][0], keys[0][1] // self.config.repeats * self.config.repeats
+        rng = np.random.default_rng([self.seed, first])
         failures: list[Failure] = []
         for _ in range(MAX_TRIES):
-            path = self.source.name(row)
+            name = self.source.name(row)
             try:
-                clip = self.read(row, rng)
+                frames, label = self.read_frames(row, rng)
             except UnreadableVideo as error:
-                self.bad[path] = error.reason
-                failures.append(Failure(path, error.reason))
+                self.bad[name] = error.reason
+                failures.append(Failure(name, error.reason))
                 row = int(rng.integers(len(self)))
                 continue
-            return Sample(clip, self.source.item(row).label, row, tuple(failures))
+            drawn = [rng if p == first else np.random.default_rng([self.seed, p]) for _, p in keys]
+            return [Sample(self.transform(frames, r), label, row, tuple(failures)) for r in drawn]
         named = "; ".join(f"{f.path}: {f.reason}" for f in failures[:3])
         raise UserError(f"no readable video in {MAX_TRIES} tries in {self.source.source} ({named}; ...)")
 
-    def read(self, row: int, rng: np.random.Generator) -> Tensor:
+    def read(self, row: int, rng: Generator) -> Tensor:
         """uint8 [C, T, H, W]. Raises UnreadableVideo, and has then drawn nothing from `rng`."""
-        path, config, before = self.source.name(row), self.config, rng.bit_generator.state
-        if path in self.bad:
-            raise UnreadableVideo(path, self.bad[path])
+        return self.transform(self.read_frames(row, rng)[0], rng)
+
+    def read_frames(self, row: int, rng: Generator) -> tuple[np.ndarray, int]:
+        """(uint8 [T, H, W, C], label). Raises UnreadableVideo, and has then drawn nothing from `rng`."""
+        name, config, before = self.source.name(row), self.config, rng.bit_generator.state
+        if name in self.bad:
+            raise UnreadableVideo(name, self.bad[name])
         drawn = rng if self.training else None
         num_available = 0
 
@@ -73,35 +93,61 @@ class ClipDataset(Dataset):
             rng.bit_generator.state = before  # asked again when a second reader has to be tried
             return sample_frames(config.sampling, count, config.num_frames, config.stride, drawn)
 
-        cached = self.cache.get(path)
-        if cached is not None:
-            return self.transform(cached[choose(len(cached))], rng)
         try:
-            frames = read_frames(self.source.item(row).media, choose, config.reader)
+            if self.watch is not None:
+                self.watch.begin(row)
+            item = self.source.item(row)
+            cached = self.cache.get(name)
+            if cached is not None:
+                return cached[choose(len(cached))], item.label
+            frames = read_item(item, choose, config.reader, config.fps)
+            self._keep(row, num_available * frames[0].nbytes)
+            return frames, item.label
         except UnreadableVideo:
             rng.bit_generator.state = before
             raise
-        self.keep(row, num_available * frames[0].nbytes)
-        return self.transform(frames, rng)
+        finally:
+            if self.watch is not None:
+                self.watch.end()
 
-    def keep(self, row: int, num_bytes: int) -> None:
+    def _keep(self, row: int, num_bytes: int) -> None:
         """Puts all frames of a file in the cache if they fit: known before they are decoded, as a film may not fit."""
         if num_bytes > self.cache_left:
             return
         try:
-            path, frames = (
-                self.source.name(row),
-                read_frames(self.source.item(row).media, np.arange, self.config.reader),
-            )
+            frames = read_item(self.source.item(row), np.arange, self.config.reader, self.config.fps)
         except UnreadableVideo:  # the frames that were asked for could be read: it stays uncached
             return
-        self.cache[path] = frames
+        self.cache[self.source.name(row)] = frames
         self.cache_left -= frames.nbytes
 
 
+class Watch:
+    """What each worker process is reading, and since when, in memory that they share with the process that waits."""
+
+    def __init__(self, num_workers: int) -> None:
+        self.rows, self.since = RawArray("q", [-1] * num_workers), RawArray("d", num_workers)
+
+    def begin(self, row: int) -> None:
+        info = get_worker_info()
+        if info is not None:
+            self.since[info.id], self.rows[info.id] = time.monotonic(), row
+
+    def end(self) -> None:
+        info = get_worker_info()
+        if info is not None:
+            self.rows[info.id] = -1
+
+    def row_of(self, worker: int, longer_than_s: float = 0.0) -> int | None:
+        """The row that a worker has been reading for longer than this; None where there is none."""
+        row, since = int(self.rows[worker]), float(self.since[worker])
+        return row if row >= 0 and time.monotonic() - since > longer_than_s else None
+
+
 def collate(samples: Sequence[Sample]) -> Batch:
+    """Clips are put together as they are stored, in a worker straight into memory that is shared: one copy."""
     return Batch(
-        clip=torch.stack([s.clip for s in samples]),
+        clip=default_collate([s.clip.permute(1, 2, 3, 0) for s in samples]).permute(0, 4, 1, 2, 3),
         label=torch.tensor([s.label for s in samples]),
         sample=torch.tensor([s.row for s in samples]),
         failures=tuple(f for s in samples for f in s.failures),

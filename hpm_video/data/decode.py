@@ -1,160 +1,164 @@
-"""HOW: frames of a file. The only module that knows a codec library, and it imports them when first used."""
+"""HOW: frames of a file, a folder of frames, an image, or the bytes of either.
 
+The readers of videos are modules of their own (`decode_av`, `decode_torchcodec`, `decode_decord`), each the only one that
+knows its library, which it imports when first used.
+"""
+
+import io
+import logging
 import os
-from collections.abc import Callable, Iterable
-from fractions import Fraction
-from functools import cache, partial
+import re
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Choose = Callable[[int], np.ndarray]  # number of frames -> indices [T], not decreasing
+from hpm_video.types import Item, UnreadableVideo, UserError
+
+log = logging.getLogger("hpm_video")
+Choose = Callable[[int], np.ndarray]  # number of frames -> indices [T]
+IMAGE_SUFFIXES = tuple(".jpg .jpeg .png .webp .bmp .tif .tiff".split())
+IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"BM", b"II*\x00", b"MM\x00*")
+READERS = {"pyav": "decode_av", "torchcodec": "decode_torchcodec", "decord": "decode_decord"}
+LIBRARIES = {"pyav": "av", "torchcodec": "torchcodec", "decord": "decord"}
 
 
-class UnreadableVideo(Exception):
-    """A file that gives no frames; `reason` is in plain words."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+def read_item(item: Item, choose: Choose, reader: str = "auto", fps: float | None = None) -> np.ndarray:
+    """The frames of a sample, as `read_frames`; of a folder of frames only those that belong to the sample."""
+    if isinstance(item.media, Path) and item.media.is_dir():
+        if fps is not None and item.fps is None:
+            raise UserError(f"data.fps: {fps}, but {item.name} is a folder of frames without fps in its manifest")
+        return _read_folder(item, choose, fps)
+    return read_frames(item.media, choose, reader, fps)
 
 
-def read_frames(media: str | Path | bytes, choose: Choose, reader: str = "auto") -> np.ndarray:
-    """uint8 [T, H, W, 3]: the frames that `choose` asks for. Raises UnreadableVideo.
+def read_frames(
+    media: str | Path | bytes, choose: Choose, reader: str = "auto", fps: float | None = None
+) -> np.ndarray:
+    """uint8 [T, H, W, 3], upright: the frames that `choose` asks for, whichever reader is used. Raises UnreadableVideo.
 
-    reader: decord, pyav, or auto: decord where it is installed, PyAV where decord fails.
+    reader: pyav, torchcodec, decord: this one, and PyAV for a file that it cannot read (said once); auto: PyAV, then
+    torchcodec where it is installed. decord is not taken by itself: nobody mends it, and broken files can hang it.
+    fps: read as if the file had this constant rate: frame k is the one shown k / fps seconds after the first; None: the
+    frames as they are stored.
     """
-    path = str(media)
-    if not os.path.exists(path):
-        raise UnreadableVideo(path, "no such file")
-    if os.path.isdir(path):
-        raise UnreadableVideo(path, "is a folder")
-    if os.path.getsize(path) == 0:
-        raise UnreadableVideo(path, "file is empty (0 bytes)")
-    if reader == "decord" or (reader == "auto" and has_decord()):
+    name = "(bytes)" if isinstance(media, bytes) else str(media)
+    if not isinstance(media, bytes):
+        check_file(name)
+        if name.lower().endswith(IMAGE_SUFFIXES):
+            return read_image(name)[None][choose(1)]
+        media = name
+    elif media.startswith(IMAGE_MAGIC) or media[8:12] == b"WEBP":
+        return read_image(media)[None][choose(1)]
+    order = [reader, "pyav"] if reader != "auto" else ["pyav", "torchcodec"]
+    reason = UnreadableVideo(name, "no reader")
+    for number, one in enumerate(dict.fromkeys(order)):
+        if number and not is_installed(one):
+            break
         try:
-            return _read_with_decord(path, choose)
-        except UnreadableVideo:
-            if reader == "decord":
-                raise
-    return _read_with_pyav(path, choose)
+            return _module(one).read(media, choose, fps)
+        except UnreadableVideo as error:
+            reason = reason if number else error
+            if error.hopeless:
+                break
+            if reader != "auto" and not number and len(set(order)) > 1:
+                _say_fallback(reader, str(error))
+    raise UnreadableVideo(name, reason.reason)
+
+
+def check_file(path: str) -> None:
+    """UnreadableVideo for what is no file with something in it."""
+    try:
+        size = os.stat(path).st_size
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else (error.strerror or str(error))
+        raise UnreadableVideo(path, reason, hopeless=True) from error
+    if os.path.isdir(path):
+        raise UnreadableVideo(path, "is a folder", hopeless=True)
+    if size == 0:
+        raise UnreadableVideo(path, "file is empty (0 bytes)", hopeless=True)
+
+
+def _module(reader: str) -> Any:
+    if not is_installed(reader):
+        raise UserError(f"data.reader: {reader}, but {LIBRARIES[reader]} is not installed or does not load")
+    return import_module(f"hpm_video.data.{READERS[reader]}")
 
 
 @cache
-def has_decord() -> bool:
-    try:
-        import decord
-    except (ImportError, OSError):
+def is_installed(reader: str) -> bool:
+    """Whether the library of a reader is there and loads (torchcodec needs FFmpeg's libraries on the machine)."""
+    if find_spec(LIBRARIES[reader]) is None:
         return False
-    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        import_module(f"hpm_video.data.{READERS[reader]}").load()
+    except (ImportError, OSError, RuntimeError):
+        return False
     return True
 
 
-def _read_with_decord(path: str, choose: Choose) -> np.ndarray:
-    """Reads forward from frame 0 and never seeks, so neither get_batch nor skip_frames: in decord 0.6 both silently give
-    other frames than were asked for, in MPEG-2, MPEG-4, MSMPEG-4 and HEVC. Clips are short: it is no slower."""
-    if not has_decord():
-        raise UnreadableVideo(path, "data.reader is decord, but decord is not installed")
-    import decord
+@cache
+def _say_fallback(reader: str, reason: str) -> None:
+    log.warning("%s cannot read %s; read with PyAV", reader, reason)
+
+
+def read_image(media: str | bytes) -> np.ndarray:
+    """uint8 [H, W, 3], turned as its EXIF data asks. Raises UnreadableVideo."""
+    from PIL import Image, ImageOps
 
     try:
-        video = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-        count = len(video)
-        if count < 1:
-            raise UnreadableVideo(path, "decord: no frame")
-        frames = _take(choose(count), (video.next().asnumpy for _ in range(count)), path)
-    except UnreadableVideo:
-        raise
-    except Exception as error:  # decord raises its own types, RuntimeError and IndexError
-        raise UnreadableVideo(path, f"decord: {_first_line(error)}") from error
-    return frames
+        with Image.open(io.BytesIO(media) if isinstance(media, bytes) else media) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except Exception as error:  # Pillow raises many kinds: OSError, SyntaxError, ValueError, DecompressionBombError
+        name = "(bytes)" if isinstance(media, bytes) else media
+        raise UnreadableVideo(name, f"no image: {first_line(error)}") from error
 
 
-def _read_with_pyav(path: str, choose: Choose) -> np.ndarray:
-    """Two passes, so that only the chosen frames are held: count by decoding (headers are not believed), then take."""
-    count = sum(1 for _ in _decode(path))
-    if count == 0:
-        raise UnreadableVideo(path, "no frame could be decoded")
-    return _take(choose(count), (partial(_to_upright_rgb, frame, path) for frame in _decode(path)), path)
-
-
-def _take(wanted: np.ndarray, stream: Iterable[Callable[[], np.ndarray]], path: str) -> np.ndarray:
-    """[T, H, W, 3]: the frames of these numbers; `stream` gives, in order, what turns each frame into [H, W, 3]."""
-    kept: dict[int, np.ndarray] = {}
-    needed, last = set(wanted.tolist()), int(wanted.max())
-    for number, convert in enumerate(stream):
-        if number in needed:
-            kept[number] = convert()
-        if number >= last:
-            break
-    if len(kept) < len(needed):
-        raise UnreadableVideo(path, f"frame {min(needed - set(kept))} could not be decoded")
-    shapes = {frame.shape for frame in kept.values()}
-    if len(shapes) > 1 or any(len(shape) != 3 or shape[2] != 3 for shape in shapes):
-        raise UnreadableVideo(path, f"frames change their size within the clip: {sorted(shapes)}")
-    return np.stack([kept[i] for i in wanted.tolist()])
-
-
-def _to_upright_rgb(frame: Any, path: str) -> np.ndarray:
-    """[H, W, 3], turned as the file asks players to turn it (phones), as decord does by itself."""
+def list_frames(folder: Path) -> list[str]:
+    """The images of a folder in the order of the numbers in their names (2 before 10)."""
     try:
-        picture = frame.to_ndarray(format="rgb24")
-    except Exception as error:  # a pixel format that cannot be converted
-        raise UnreadableVideo(path, f"frames cannot be turned into RGB: {_first_line(error)}") from error
-    return np.rot90(picture, frame.rotation // 90 % 4)
+        names = [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+    except OSError as error:
+        raise UnreadableVideo(str(folder), error.strerror or str(error)) from error
+    return sorted(names, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
 
 
-def _decode(path: str) -> Any:
-    """Frames of the main video stream (not of a cover picture). A file that breaks off gives what stands before it."""
-    import av
-
-    av.logging.set_level(av.logging.PANIC)
-    given = 0
-    try:
-        with av.open(path) as container:
-            stream: Any = container.streams.best("video")
-            if stream is None:
-                raise UnreadableVideo(path, f"no video stream{' (audio only)' if container.streams.audio else ''}")
-            stream.thread_type = "NONE"  # loader workers are the parallelism
-            for frame in container.decode(stream):
-                given += 1
-                yield frame
-    except UnreadableVideo:
-        raise
-    except (av.FFmpegError, ValueError, RuntimeError, EOFError) as error:
-        if not given:
-            raise UnreadableVideo(path, f"no frame could be decoded: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def write_video(path: str | Path, frames: np.ndarray, fps: int, codec: str | None = None, intra: bool = False) -> None:
-    """uint8 [T, H, W, 3] -> file. VP9 for .webm, H.264 for .mp4, lossless FFV1 for .mkv; H and W must be even.
-
-    intra: every frame is coded alone, so that none holds traces of another.
-    """
-    import av
-
-    av.logging.set_level(av.logging.PANIC)
-    defaults = {".webm": "libvpx-vp9", ".mp4": "libx264", ".mkv": "ffv1"}
-    codec = codec or defaults[Path(path).suffix]
-    options = {
-        "libvpx-vp9": {"crf": "20", "b": "0", "deadline": "realtime", "cpu-used": "8"},
-        "libx264": {"crf": "14", "preset": "veryfast"},
-    }
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(
-            codec, rate=Fraction(fps), options=options.get(codec, {}) | ({"g": "1"} if intra else {})
+def _read_folder(item: Item, choose: Choose, fps: float | None) -> np.ndarray:
+    folder = Path(str(item.media))
+    names = list_frames(folder)[item.first_frame :]
+    names = names if item.num_frames is None else names[: item.num_frames]
+    if not names:
+        raise UnreadableVideo(
+            item.name, f"holds no frame from number {item.first_frame} on ({' '.join(IMAGE_SUFFIXES)})"
         )
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "bgr0" if codec == "ffv1" else "yuv420p"
-        stream.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        container.mux(stream.encode())
+    shown = np.arange(len(names)) if fps is None else at_rate(np.arange(len(names)) / float(item.fps or fps), fps)
+    wanted = shown[choose(len(shown))].tolist()
+    pictures = {i: read_image(str(folder / names[i])) for i in sorted(set(wanted))}
+    return stack([pictures[i] for i in wanted], item.name)
+
+
+def stack(frames: list[np.ndarray], name: str) -> np.ndarray:
+    shapes = {frame.shape for frame in frames}
+    if len(shapes) > 1:
+        raise UnreadableVideo(name, f"frames change their size within the clip: {sorted(shapes)}")
+    return np.stack(frames)
+
+
+def at_rate(times_s: np.ndarray, fps: float) -> np.ndarray:
+    """[n]: number of the frame that is shown at 0, 1 / fps, 2 / fps, ... seconds after the first; the last frame is shown
+    as long as the median one. `times_s` ascending [frames]."""
+    times_s = times_s - times_s[0]
+    shown_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 1 / fps
+    count = max(1, round((float(times_s[-1]) + shown_s) * fps))
+    return np.minimum(np.searchsorted(times_s, np.arange(count) / fps + 1e-6, side="right") - 1, len(times_s) - 1).clip(
+        0
+    )
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]

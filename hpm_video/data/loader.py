@@ -2,8 +2,9 @@
 
 import atexit
 import logging
+import signal
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -14,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from hpm_video.config import DataConfig
-from hpm_video.data.dataset import ClipDataset, collate
-from hpm_video.data.decode import UnreadableVideo
+from hpm_video.data.dataset import ClipDataset, Key, Watch, collate
+from hpm_video.data.decode import first_line
 from hpm_video.data.manifest import Source
-from hpm_video.types import Batch, UserError
+from hpm_video.types import Batch, UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
 MIN_SEEN = 20  # samples before the share of bad ones can stop a run
@@ -29,80 +30,159 @@ def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
 
 
 class StepSampler(Sampler):
-    """Lists of keys (row, position), one for each micro batch of this rank, from `start_step` on.
+    """Lists of keys (row, position), one for each micro batch of this rank, from `steps.start` on.
 
-    Position p of the run is sample `order[p % n]` of epoch `p // n`. Step s holds positions s * batch_size and on; round
-    r of rank k takes `micro` of them from (r * world_size + k) * micro. So every number of ranks, rounds and workers sees
-    the same global batches, and a resumed run goes on at the exact next sample.
+    Positions k * repeats to k * repeats + repeats - 1 of the run are clips of sample `order[k % n]` of epoch `k // n`.
+    Step s holds positions s * batch_size and on; round r of rank k takes `micro` of them from (r * world_size + k) * micro.
+    So every number of ranks, rounds and workers sees the same global batches, and a resumed run goes on at the exact next
+    sample.
     """
 
-    def __init__(
-        self, num_samples: int, seed: int, batch_size: int, micro: int, rank: int, world_size: int, steps: range
-    ) -> None:  # noqa: PLR0913
+    def __init__(  # noqa: PLR0913
+        self,
+        num_samples: int,
+        seed: int,
+        batch_size: int,
+        micro: int,
+        rank: int,
+        world_size: int,
+        steps: range,
+        repeats: int = 1,
+    ) -> None:
         self.num_samples, self.seed, self.batch_size, self.micro = num_samples, seed, batch_size, micro
-        self.rank, self.world_size, self.steps = rank, world_size, steps
+        self.rank, self.world_size, self.steps, self.repeats = rank, world_size, steps, repeats
+        self.rounds = batch_size // (micro * world_size)
+        self.num_given = 0  # lists that are not to be given again: a new iterator goes on behind them
         self.order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __len__(self) -> int:
-        return len(self.steps) * (self.batch_size // (self.micro * self.world_size))
+        return len(self.steps) * self.rounds - self.num_given
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in self.steps:
-            for start in range(self.rank * self.micro, self.batch_size, self.micro * self.world_size):
-                first = step * self.batch_size + start
-                yield [(self._row(p), p) for p in range(first, first + self.micro)]
+    def __iter__(self) -> Iterator[list[Key]]:
+        for number in range(self.num_given, len(self.steps) * self.rounds):
+            step, round = divmod(number, self.rounds)
+            first = self.steps[step] * self.batch_size + (round * self.world_size + self.rank) * self.micro
+            yield [(self._row(p), p) for p in range(first, first + self.micro)]
 
     def _row(self, position: int) -> int:
-        epoch = position // self.num_samples
+        epoch, place = divmod(position // self.repeats, self.num_samples)
         if self.order[0] != epoch:
             self.order = (epoch, epoch_order(self.seed, epoch, self.num_samples))
-        return int(self.order[1][position % self.num_samples])
+        return int(self.order[1][place])
 
 
-class ExplainingLoader(DataLoader):
-    """A DataLoader whose faults are told in the user's words."""
+class ClipStream:
+    """Micro batches of a rank, read by worker processes that start at once; every fault is told in the user's words.
 
-    def __iter__(self) -> Any:
-        stream = super().__iter__()  # workers start now, not with the first batch
-        stop = partial(_stop_workers, weakref.ref(stream))
+    A worker that is on one file for longer than data.time_limit_s, or that its decoder crashes, is ended: the file counts
+    as unreadable from then on, and workers start anew behind the last batch that was given. Any other fault ends them all.
+    No generator: one that waits is closed after its module at the end.
+    """
+
+    def __init__(self, dataset: ClipDataset, sampler: StepSampler, num_workers: int) -> None:
+        self.dataset, self.sampler, self.num_workers = dataset, sampler, num_workers
+        self.limit_s = dataset.config.time_limit_s
+        self.inner = self._start()
+        stop = partial(_stop_workers, weakref.ref(self))
         atexit.register(stop)
-        return ExplainedStream(stream, stop)
-
-
-class ExplainedStream:
-    """Batches; a fault ends the workers first. No generator: one that waits is closed after its module at the end."""
-
-    def __init__(self, stream: Iterator[Batch], stop: Callable[[], None]) -> None:
-        self.stream, self.stop = stream, stop
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        try:
-            return next(self.stream)
-        except (UserError, RuntimeError) as error:
-            self.stop()
-            told = explain_loader_error(error)
-            raise told from (None if told is error else error)
+        while True:
+            try:
+                batch = next(self.inner)
+            except RuntimeError as error:
+                told = explain_loader_error(error)
+                if told is None:
+                    self._end_hung_workers()
+                    continue
+                if isinstance(told, WorkerDied) and self._note_crashes():
+                    continue
+                self.stop()
+                raise told from (None if told is error else error)
+            except UserError as error:
+                self.stop()
+                raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
+            self.sampler.num_given += 1
+            return batch
+
+    def _start(self) -> Any:
+        """An iterator of a new DataLoader behind what was given; its workers start now, not with the first batch."""
+        self.dataset.watch = Watch(self.num_workers) if self.num_workers else None
+        loader: Any = DataLoader(
+            self.dataset,
+            batch_sampler=self.sampler,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_start_worker,
+            prefetch_factor=4 if self.num_workers else None,
+            multiprocessing_context="fork" if self.num_workers else None,
+            timeout=max(1.0, self.limit_s / 4) if self.num_workers else 0,
+        )
+        return iter(loader)
+
+    def stop(self) -> list[Any]:
+        """Ends the workers, what the iterator does when it is deleted, but certainly and in time: left to the end of the
+        process, Python would send them SIGTERM, which they ignore (`_start_worker`), and wait for them for ever."""
+        workers = list(getattr(self.inner, "_workers", []))
+        shut_down = getattr(self.inner, "_shutdown_workers", None)
+        if shut_down is not None:
+            shut_down()
+            for worker in workers:
+                if worker.is_alive():
+                    worker.kill()
+        return workers
+
+    def _end_hung_workers(self) -> None:
+        watch = self.dataset.watch
+        rows = [watch.row_of(w, self.limit_s) for w in range(self.num_workers)] if watch else []
+        self._restart({row: f"no answer within {self.limit_s:g} s" for row in rows if row is not None})
+
+    def _note_crashes(self) -> bool:
+        """Whether workers died of what their decoder did to them while they read: those files are bad."""
+        watch, workers, found = self.dataset.watch, self.inner._workers, {}
+        for number, worker in enumerate(workers):
+            worker.join(1.0)
+            row = watch.row_of(number) if watch else None
+            if row is not None and worker.exitcode is not None and -worker.exitcode in CRASHES:
+                found[row] = f"crashes its reader (signal {-worker.exitcode})"
+        return self._restart(found)
+
+    def _restart(self, reasons: dict[int, str]) -> bool:
+        if not reasons:
+            return False
+        for row, reason in reasons.items():
+            self.dataset.bad[self.dataset.source.name(row)] = reason
+        self.stop()
+        self.inner = self._start()
+        return True
 
 
-def _stop_workers(stream: weakref.ref) -> None:
-    """What the stream does when it is deleted, but certainly and in time. Left to the end of the process, Python would
-    send workers SIGTERM, which they ignore (`_start_worker`), and wait for them for ever."""
-    stop = getattr(stream(), "_shutdown_workers", None)
-    if stop is not None:
-        stop()
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
 
-def explain_loader_error(error: Exception) -> Exception:
-    """A worker's UserError without the worker's traceback; a dead worker as a UserError; anything else as it is."""
-    if isinstance(error, UserError):
-        return UserError(str(error).rsplit("UserError: ", 1)[-1].strip())
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
-        return UserError(
-            f"a process that reads videos died ({error}); usually memory or /dev/shm ran out: expected enough for "
-            "data.num_workers processes on each rank (try fewer, or 0 to read in the training process; data.cache_gib too)"
+class WorkerDied(UserError):
+    """A process that reads was killed from outside, or crashed while it read nothing."""
+
+
+def _stop_workers(stream: "weakref.ref[ClipStream]") -> None:
+    alive = stream()
+    if alive is not None:
+        alive.stop()
+
+
+def explain_loader_error(error: RuntimeError) -> Exception | None:
+    """None where workers are only slow; a dead worker as a UserError; anything else as it is."""
+    text = str(error)
+    if "DataLoader timed out" in text:
+        return None
+    if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed by signal" in text):
+        return WorkerDied(
+            f"a process that reads videos died ({first_line(error)}); usually memory or /dev/shm ran out: expected enough "
+            "for data.num_workers processes on each rank (try fewer, or 0 to read in the training process; data.cache_gib too)"
         )
     return error
 
@@ -116,24 +196,14 @@ def make_loader(  # noqa: PLR0913
     start_step: int,
     num_workers: int,
     steps: int,
-) -> DataLoader:
+) -> ClipStream:
     """Batches of this rank, from start_step to steps. A worker that fails or dies raises UserError in the reader."""
-    sampler = StepSampler(len(dataset), dataset.seed, batch_size, micro, rank, world_size, range(start_step, steps))
-    return ExplainingLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_start_worker,
-        prefetch_factor=4 if num_workers else None,
-        multiprocessing_context="fork" if num_workers else None,
-    )
+    run, repeats = range(start_step, steps), dataset.config.repeats
+    sampler = StepSampler(len(dataset), dataset.seed, batch_size, micro, rank, world_size, run, repeats)
+    return ClipStream(dataset, sampler, num_workers)
 
 
 def _start_worker(number: int) -> None:
-    import signal
-
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):  # launchers signal every process: the training process decides when
         signal.signal(number, signal.SIG_IGN)  # to stop, and its workers end with it

@@ -12,14 +12,14 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 
 from hpm_video.config import DataConfig
 from hpm_video.data.annotations import Row, find_ssv2, list_folder, read_json, read_ssv2
-from hpm_video.types import UserError
+from hpm_video.types import Item, UserError
 
 log = logging.getLogger("hpm_video")
 HEADER = "manifest.json"
@@ -37,16 +37,6 @@ SCHEMA = pa.schema(
         ("first_frame", pa.int32()),
     ]
 )
-
-
-class Item(NamedTuple):
-    """One sample of a source, ready to be read."""
-
-    name: str  # what messages call it
-    media: Path | bytes  # a file, a folder of frames, or what a file holds
-    label: int  # -1 where there is none
-    first_frame: int = 0  # of a folder of frames: the first one that belongs to the sample
-    num_frames: int | None = None  # of a folder of frames: how many belong to it; None = all
 
 
 @runtime_checkable
@@ -98,9 +88,10 @@ class Manifest:
         return self.table["path"][row].as_py()
 
     def item(self, row: int) -> Item:
-        label, first, frames = (self.table[name][row].as_py() for name in ("label", "first_frame", "frames"))
-        path = self.name(row)
-        return Item(path, self.root / path, label, first, frames)
+        path, label, first, frames, fps = (
+            self.table[name][row].as_py() for name in ("path", "label", "first_frame", "frames", "fps")
+        )
+        return Item(path, self.root / path, label, first, frames, fps)
 
     def select(self, rows: Sequence[int]) -> "Manifest":
         return replace(self, table=self.table.take(pa.array(rows, pa.int64())).combine_chunks())

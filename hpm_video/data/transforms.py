@@ -23,7 +23,8 @@ class Box(NamedTuple):
 
 
 def make_transform(config: DataConfig, training: bool) -> Transform:
-    """frames uint8 [T, H, W, C] and a generator -> clip uint8 [C, T, H, W] of data.frame_size_px."""
+    """frames uint8 [T, H, W, C] and a generator -> clip uint8 [C, T, H, W] of data.frame_size_px, stored as [T, H, W, C]:
+    the order of the frames is kept until the clip is on the device (`Normalise`)."""
     target = (config.frame_size_px[0], config.frame_size_px[1])
 
     def transform(frames: np.ndarray, rng: Generator) -> Tensor:
@@ -48,19 +49,20 @@ class Normalise:
         self.mean, self.std = (torch.tensor(v, device=device).view(1, -1, 1, 1, 1) for v in (config.mean, config.std))
 
     def __call__(self, clip: UInt8[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
-        return (clip.to(self.device, non_blocking=True).float() / 255 - self.mean) / self.std
+        clip = clip.to(self.device, non_blocking=True).contiguous()
+        return (clip.float() / 255 - self.mean) / self.std
 
     def undo(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
         return clip * self.std + self.mean
 
 
 def cut(frames: np.ndarray, box: Box, target: tuple[int, int]) -> UInt8[Tensor, "C T H W"]:
-    """Crop, then resize (bilinear with antialiasing)."""
+    """Crop, then resize (bilinear with antialiasing). Stored as [T, H, W, C]."""
     inside = frames[:, box.top : box.top + box.height, box.left : box.left + box.width]
-    clip = torch.from_numpy(np.ascontiguousarray(inside)).permute(0, 3, 1, 2)  # [T, C, H, W]
+    clip = torch.from_numpy(inside).permute(0, 3, 1, 2)  # [T, C, H, W]
     if clip.shape[2:] != target:
         clip = F.resize(clip, list(target), antialias=True)
-    return clip.permute(1, 0, 2, 3).contiguous()
+    return clip.permute(1, 0, 2, 3)
 
 
 def center_box(height: int, width: int, target: tuple[int, int]) -> Box:

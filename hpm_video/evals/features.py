@@ -11,12 +11,11 @@ from torch import Tensor
 
 from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.decode import UnreadableVideo
 from hpm_video.data.manifest import Source, open_manifest
 from hpm_video.data.transforms import Normalise
 from hpm_video.models.encoder import Encoder
 from hpm_video.train.state import build_student
-from hpm_video.types import Failure, UserError
+from hpm_video.types import Failure, UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
 

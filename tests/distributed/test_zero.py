@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from hpm_video.cli import main
 from hpm_video.config import load_config
-from hpm_video.data.decode import write_video
+from hpm_video.data.encode import write_video
 from hpm_video.train.optim import lr_at
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (it has no build for this platform)")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from hpm_video.cli import main
 from hpm_video.config import OptimConfig, load_config
-from hpm_video.data.decode import write_video
+from hpm_video.data.encode import write_video
 from hpm_video.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, load_encoder, save_checkpoint
 from hpm_video.train.engine import PlainEngine, deepspeed_settings, split_batch
 from hpm_video.train.loop import StopRequest, launcher_pid

@@ -1,0 +1,38 @@
+"""torchcodec, where it is installed and finds FFmpeg's libraries on the machine.
+
+Only for files whose frames all carry their times: in others (AVI, MPEG) torchcodec 0.17 gives other frames than asked for.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from hpm_video.data.decode import Choose, at_rate, first_line
+from hpm_video.data.decode_av import read_timeline
+from hpm_video.types import UnreadableVideo
+
+
+def load() -> Any:
+    """Its decoder. Raises ImportError, OSError or RuntimeError where FFmpeg's libraries are missing."""
+    from torchcodec.decoders import VideoDecoder
+
+    return VideoDecoder
+
+
+def read(media: str | bytes, choose: Choose, fps: float | None = None) -> np.ndarray:
+    """uint8 [T, H, W, 3]; see `hpm_video.data.decode.read_frames`. Raises UnreadableVideo."""
+    name = "(bytes)" if isinstance(media, bytes) else media
+    timeline = read_timeline(media)
+    if not timeline.is_exact:
+        raise UnreadableVideo(name, "torchcodec: this kind of file does not say when its frames are shown")
+    try:
+        decoder = load()(media, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+        count = len(decoder)
+        if count < 1:
+            raise UnreadableVideo(name, "torchcodec: no frame")
+        shown = np.arange(count)
+        if fps is not None:
+            shown = at_rate(timeline.times_s[:count], fps)
+        return decoder.get_frames_at(shown[choose(len(shown))].tolist()).data.numpy()
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise UnreadableVideo(name, f"torchcodec: {first_line(error)}") from error

@@ -1,0 +1,141 @@
+"""Writing videos: small ones from arrays, and copies that are quick to read."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpm_video.data.decode import first_line
+from hpm_video.data.decode_av import load
+from hpm_video.types import UnreadableVideo
+
+# Every GOP stands alone, and of its frames at most every eighth is needed by others: a reader that wants a few frames
+# decodes hardly more than those. Beside a GOP of the same length without B-frames: the same size, less to decode.
+QUICK_TO_READ = {
+    "preset": "veryfast",
+    "tune": "fastdecode",
+    "bf": "7",
+    "b_strategy": "0",
+    "sc_threshold": "0",
+    "x264-params": "b-pyramid=none:weightb=0:open-gop=0",
+}
+
+
+def write_video(path: str | Path, frames: np.ndarray, fps: int, codec: str | None = None, intra: bool = False) -> None:
+    """uint8 [T, H, W, 3] -> file. VP9 for .webm, H.264 for .mp4, lossless FFV1 for .mkv; H and W must be even.
+
+    intra: every frame is coded alone, so that none holds traces of another.
+    """
+    av = load()
+    defaults = {".webm": "libvpx-vp9", ".mp4": "libx264", ".mkv": "ffv1"}
+    codec = codec or defaults[Path(path).suffix]
+    options = {
+        "libvpx-vp9": {"crf": "20", "b": "0", "deadline": "realtime", "cpu-used": "8"},
+        "libx264": {"crf": "14", "preset": "veryfast"},
+    }
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(
+            codec, rate=Fraction(fps), options=options.get(codec, {}) | ({"g": "1"} if intra else {})
+        )
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "bgr0" if codec == "ffv1" else "yuv420p"
+        stream.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def target_size(width: int, height: int, short_side_px: int) -> tuple[int, int]:
+    """(width, height), even, with this short side; never larger than before."""
+    scale = min(1.0, short_side_px / min(width, height))
+    return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
+
+
+def transcode(  # noqa: PLR0913
+    source: str | Path,
+    target: str | Path,
+    short_side_px: int = 256,
+    gop: int = 16,
+    max_fps: float | None = None,
+    crf: int = 23,
+) -> int:
+    """A copy in H.264 that is quick to read: upright, without sound, times kept. Returns the number of frames written.
+
+    max_fps: whole frames are left out so that no more than this many a second remain. Raises UnreadableVideo; what stands
+    before the place where a file breaks off is kept.
+    """
+    av = load()
+    options = QUICK_TO_READ | {"crf": str(crf), "g": str(gop)}
+    written = 0
+    graph: Any = None
+    sizes: tuple = ()
+    try:
+        with av.open(str(target), "w") as container:
+            stream: Any = None
+            for frame in _timed(_thinned(_frames(av, str(source)), max_fps)):
+                if stream is None:
+                    sizes = (frame.width, frame.height, frame.format.name)
+                    graph, size = _graph(av, frame, short_side_px)
+                    stream = container.add_stream("libx264", rate=Fraction(30), options=options)
+                    stream.width, stream.height, stream.pix_fmt, stream.thread_count = *size, "yuv420p", 1
+                    stream.codec_context.time_base = frame.time_base
+                if (frame.width, frame.height, frame.format.name) != sizes:
+                    raise UnreadableVideo(str(source), f"frames change their size: {sizes[:2]}")
+                graph.push(frame)
+                container.mux(stream.encode(graph.pull()))
+                written += 1
+            if stream is None:
+                raise UnreadableVideo(str(source), "no frame could be decoded")
+            container.mux(stream.encode())
+    except (av.FFmpegError, ValueError, RuntimeError, EOFError) as error:
+        raise UnreadableVideo(str(source), f"cannot be transcoded: {first_line(error)}") from error
+    return written
+
+
+def _frames(av: Any, source: str) -> Iterator[Any]:
+    from hpm_video.data.decode_av import _decode
+
+    yield from _decode(av, source, source)
+
+
+def _thinned(frames: Iterator[Any], max_fps: float | None) -> Iterator[Any]:
+    due: float | None = None
+    for frame in frames:
+        time = frame.time
+        if max_fps is not None and time is not None:
+            if due is not None and time < due - 0.25 / max_fps:
+                continue
+            due = (time if due is None else due) + 1 / max_fps
+            due = max(due, time)  # after a gap the rhythm starts anew
+        yield frame
+
+
+def _timed(frames: Iterator[Any]) -> Iterator[Any]:
+    """Time stamps from 0 on that rise with each frame, as files must have; a file without any gets 25 frames a second."""
+    first, last = None, -1
+    for number, frame in enumerate(frames):
+        if frame.pts is None:
+            frame.time_base, frame.pts = Fraction(1, 25), number
+        first = frame.pts if first is None else first
+        last = max(last + 1, frame.pts - first)
+        frame.pts = last
+        frame.pict_type = 0  # the source's frame types are not for the copy
+        yield frame
+
+
+def _graph(av: Any, frame: Any, short_side_px: int) -> tuple[Any, tuple[int, int]]:
+    """(filters that turn and scale, width and height that come out)."""
+    graph = av.filter.Graph()
+    turns = frame.rotation // 90 % 4  # counter-clockwise
+    steps: list[tuple[str, str]] = [("transpose", "cclock")] * turns
+    width, height = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+    size = target_size(width, height, short_side_px)
+    steps += [("scale", f"{size[0]}:{size[1]}:flags=area"), ("format", "yuv420p")]
+    nodes = [
+        graph.add_buffer(width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base)
+    ]
+    nodes += [graph.add(name, argument) for name, argument in steps] + [graph.add("buffersink")]
+    graph.link_nodes(*nodes).configure()
+    return graph, size
