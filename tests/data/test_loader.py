@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hpm_video.data.decode import read_frames
 from hpm_video.data.encode import write_video
 from hpm_video.data.loader import FailureLog, StepSampler, epoch_order, load_held_out, make_loader
 from hpm_video.data.manifest import open_manifest
-from hpm_video.data.transforms import make_transform, multiscale_box, random_resized_box
+from hpm_video.data.transforms import Normalise, make_transform, multiscale_box, random_resized_box
 from hpm_video.types import Batch, Failure, UnreadableVideo, UserError
 
 
@@ -103,13 +104,13 @@ def test_a_replacement_does_not_depend_on_what_was_read_before(folder, monkeypat
     dataset = dataset_of(folder)
     broken = dataset.source.paths.index("3.mp4")
 
-    def read(path, choose, reader):
+    def read(item, choose, reader, fps):
         indices = choose(12)
-        if path.name == "3.mp4":
-            raise UnreadableVideo(str(path), "broken in the middle")
+        if item.name == "3.mp4":
+            raise UnreadableVideo(item.name, "broken in the middle")
         return np.broadcast_to(indices[:, None, None, None].astype(np.uint8), (4, 24, 32, 3))
 
-    monkeypatch.setattr("hpm_video.data.dataset.read_frames", read)
+    monkeypatch.setattr("hpm_video.data.dataset.read_item", read)
     for position in range(10):
         dataset.bad.clear()
         met, known = dataset[(broken, position)], dataset[(broken, position)]
@@ -119,11 +120,11 @@ def test_a_replacement_does_not_depend_on_what_was_read_before(folder, monkeypat
 def test_a_second_reader_is_asked_for_the_same_frames(folder, monkeypatch) -> None:
     asked = []
 
-    def read(path, choose, reader):
+    def read(item, choose, reader, fps):
         asked.extend(choose(100).tolist() for _ in range(2))
         return np.zeros((4, 24, 32, 3), dtype=np.uint8)
 
-    monkeypatch.setattr("hpm_video.data.dataset.read_frames", read)
+    monkeypatch.setattr("hpm_video.data.dataset.read_item", read)
     dataset_of(folder).read(0, np.random.default_rng(0))
     assert asked[0] == asked[1]
 
@@ -131,12 +132,12 @@ def test_a_second_reader_is_asked_for_the_same_frames(folder, monkeypatch) -> No
 def test_the_cache_never_decodes_what_cannot_fit(folder, monkeypatch) -> None:
     sizes = []
 
-    def read(path, choose, reader):
-        frames = read_frames(path, choose, reader)
+    def read(item, choose, reader, fps):
+        frames = read_frames(item.media, choose, reader)
         sizes.append(len(frames))
         return frames
 
-    monkeypatch.setattr("hpm_video.data.dataset.read_frames", read)
+    monkeypatch.setattr("hpm_video.data.dataset.read_item", read)
     whole = 12 * 24 * 32 * 3
     dataset = dataset_of(folder, cache_gib=2.5 * whole / 2**30)
     for row in (0, 1, 2, 0, 1, 2):
@@ -163,10 +164,103 @@ def test_the_loader_tells_what_is_wrong_in_one_line(tmp_path, workers) -> None:
 
 
 def test_a_worker_that_dies_is_a_user_error(folder, monkeypatch) -> None:
-    monkeypatch.setattr(ClipDataset, "read", lambda *given: os.kill(os.getpid(), signal.SIGKILL))  # as without memory
+    monkeypatch.setattr(
+        ClipDataset, "read_frames", lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+    )  # no memory left
     stream = iter(make_loader(dataset_of(folder), 2, 2, 0, 1, 0, 1, 2))
     with pytest.raises(UserError, match="process that reads videos died .*data.num_workers"):
         next(stream)
+
+
+def test_a_worker_killed_in_the_middle_is_a_user_error_not_a_hang(folder) -> None:
+    stream = make_loader(dataset_of(folder), 2, 2, 0, 1, 0, 2, 5000)
+    next(stream)
+    os.kill(stream.inner._workers[0].pid, signal.SIGKILL)
+    with pytest.raises(UserError, match="process that reads videos died"):
+        for _ in range(100):
+            next(stream)
+    assert not any(worker.is_alive() for worker in stream.inner._workers)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("hang", "no answer within 1 s"), ("crash", "crashes its reader (signal 11)")],
+)
+def test_a_file_that_hangs_or_crashes_its_reader_is_a_bad_file(folder, monkeypatch, fault, reason) -> None:
+    """The worker is ended, the file replaced and counted, and every clip is the one that a listed bad file gives."""
+
+    def read(item, choose, reader, fps):
+        if item.name == "3.mp4":
+            if fault == "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(1000)
+        return read_frames(item.media, choose)
+
+    monkeypatch.setattr("hpm_video.data.dataset.read_item", read)
+    dataset = dataset_of(folder, time_limit_s=1.0)
+    stream = make_loader(dataset, 4, 2, 0, 1, 0, 2, 6)
+    batches = list(stream)
+    assert not any(worker.is_alive() for worker in stream.inner._workers)
+    expected_set = dataset_of(folder)
+    expected_set.bad["3.mp4"] = reason
+    expected = list(make_loader(expected_set, 4, 2, 0, 1, 0, 0, 6))
+    assert len(batches) == len(expected) == 12
+    for batch, other in zip(batches, expected, strict=True):
+        assert torch.equal(batch.clip, other.clip) and batch.failures == other.failures
+    assert ("3.mp4", reason) in {(f.path, f.reason) for b in batches for f in b.failures}
+
+
+def test_repeats_decode_once_and_crop_each(folder, monkeypatch) -> None:
+    reads = []
+
+    def read(item, choose, reader, fps):
+        reads.append(item.name)
+        return read_frames(item.media, choose)
+
+    monkeypatch.setattr("hpm_video.data.dataset.read_item", read)
+    batches = list(make_loader(dataset_of(folder, repeats=4), 8, 8, 0, 1, 0, 0, 3))
+    assert (
+        len(reads) == len([r for r in reads if r != "bad.mp4"]) + reads.count("bad.mp4") == 6 + reads.count("bad.mp4")
+    )
+    rows = torch.cat([b.sample for b in batches]).view(6, 4)
+    assert (rows == rows[:, :1]).all() and len(set(rows[:, 0].tolist())) == 6
+    clips = torch.cat([b.clip for b in batches]).unflatten(0, (6, 4))
+    assert all(len({clip.numpy().tobytes() for clip in group}) > 1 for group in clips)
+    split = [list(make_loader(dataset_of(folder, repeats=4), 8, 2, rank, 2, 0, 0, 3)) for rank in range(2)]
+    joined = [b.clip for pair in zip(*split, strict=True) for b in pair]
+    assert torch.equal(
+        torch.cat(joined), torch.cat([b.clip for b in batches])
+    )  # cut through the groups: the same clips
+
+
+def test_repeats_keep_every_sample_once_an_epoch() -> None:
+    def rows_of(micro, world_size, repeats):
+        samplers = [StepSampler(7, 3, 12, micro, rank, world_size, range(7), repeats) for rank in range(world_size)]
+        lists = [list(sampler) for sampler in samplers]
+        return [key for parts in zip(*lists, strict=True) for keys in parts for key in keys]
+
+    for repeats in (1, 2, 3):
+        whole = rows_of(12, 1, repeats)
+        assert whole == rows_of(6, 2, repeats) == rows_of(2, 3, repeats)
+        rows = [row for row, position in whole if position % repeats == 0]
+        assert sorted(rows[:7]) == sorted(rows[7:14]) == list(range(7))
+
+
+def test_a_stream_goes_on_behind_what_was_given() -> None:
+    sampler = StepSampler(7, 3, 8, 2, 1, 2, range(4, 9))
+    whole = list(sampler)
+    assert len(sampler) == len(whole) == 10
+    sampler.num_given = 7
+    assert list(sampler) == whole[7:] and len(sampler) == 3
+
+
+def test_clips_are_stored_frame_by_frame_until_they_are_normalised(folder) -> None:
+    config = config_of(folder)
+    batch = next(make_loader(dataset_of(folder), 4, 4, 0, 1, 0, 0, 1))
+    assert batch.clip.shape == (4, 3, 4, 16, 16) and batch.clip.permute(0, 2, 3, 4, 1).is_contiguous()
+    normal = Normalise(config)(batch.clip)
+    mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (config.mean, config.std))
+    assert normal.is_contiguous() and torch.allclose(normal, (batch.clip / 255 - mean) / std)
 
 
 UNFINISHED = """
