@@ -90,6 +90,24 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
+class AugmentConfig:
+    """Of fine-tuning; the defaults are VideoMAE's recipe (timm's rand-m7-n4-mstd0.5-inc1, reprob 0.25, mixup, cutmix)."""
+
+    num_ops: int = key(4, "RandAugment: operations drawn for a clip; 0 = none", least=0)
+    op_probability: float = key(0.5, "RandAugment: how likely each drawn operation is applied", least=0, most=1)
+    magnitude: float = key(7.0, "RandAugment: mean strength of an operation, 0..10", least=0, most=10)
+    magnitude_std: float = key(0.5, "RandAugment: spread of the strength, drawn for each operation", least=0)
+    crop_area: list[float] = key([0.08, 1.0], "random resized crop: least and most share of the area")
+    erase_probability: float = key(0.25, "random erasing: share of the clips with a box of noise", least=0, most=1)
+    mixup_alpha: float = key(0.8, "mixup: Beta(alpha, alpha) gives the shares of the two clips; 0 = no mixup", least=0)
+    cutmix_alpha: float = key(1.0, "cutmix: the same; 0 = no cutmix", least=0)
+    cutmix_probability: float = key(
+        0.5, "how likely a micro batch gets cutmix and not mixup, where both are on", least=0, most=1
+    )
+    label_smoothing: float = key(0.1, "share of a target that is spread over all classes", least=0, most=1)
+
+
+@dataclass(kw_only=True)
 class ModelConfig:
     size: str = key(
         "b", "encoder: ti 192x12, s 384x12, b 768x12, l 1024x24, h 1280x32 (width x blocks)", ["ti", "s", "b", "l", "h"]

@@ -1,0 +1,168 @@
+"""Augmentation for fine-tuning, and the crops of multi-view tests.
+
+A clip at a time in the loader, on uint8: random resized crop, RandAugment, flip. A micro batch at a time on the device,
+normalised: random erasing, then mixup or cutmix. All as in VideoMAE's recipe, done by torchvision; departures are named.
+torchvision draws from torch's global generator: it is borrowed and given back as it was (`torch_seeded`).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from numpy.random import Generator
+from torch import Tensor
+from torch.nn.functional import one_hot
+from torchvision.transforms import v2
+
+from hpm_video.config import AugmentConfig, DataConfig
+from hpm_video.data.transforms import Box, Transform, center_box, cut, random_resized_box
+from hpm_video.types import Place, seeded
+
+NUM_BINS = 31  # torchvision's strengths 0 to 30 stand for timm's 0 to 10
+ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 3.3)
+ERASE_BOX, ERASE_NOISE, MIX = 1, 2, 3  # what is drawn for the same seed, step and sample is unrelated
+
+
+def make_finetune_transform(config: DataConfig, augment: AugmentConfig, left_right: bool) -> Transform:
+    """frames uint8 [T, H, W, C] and a generator -> clip uint8 [C, T, H, W] of data.frame_size_px.
+
+    `left_right` says that labels name left and right: such a clip is never mirrored. data.crop and data.flip are not read.
+
+    VideoMAE applies RandAugment to the decoded frames, before the crop. Here it sees the cropped, resized clip: on one
+    core about 21 instead of 50 ms for 16 frames of 256 x 340, 22 instead of 165 for 360 x 640. So translation is a share of the
+    crop, histograms are those of the crop, and the grey that moves in cannot be cropped away.
+    """
+    target = (config.frame_size_px[0], config.frame_size_px[1])
+    rand_augment = RandAugment(augment)
+
+    def transform(frames: np.ndarray, rng: Generator) -> Tensor:
+        height, width = frames.shape[1:3]
+        clip = cut(frames, random_resized_box(height, width, target, augment.crop_area, rng), target)
+        clip = rand_augment(clip.transpose(0, 1).contiguous(), rng).transpose(0, 1)
+        mirrored = not left_right and rng.random() < 0.5
+        return (clip.flip(-1) if mirrored else clip).contiguous()
+
+    return transform
+
+
+class RandAugment:
+    """A few random operations, each with a random strength, the same for all frames of a clip.
+
+    timm's rand-m7-n4-mstd0.5-inc1 with torchvision's operations. As there: `num_ops` are drawn with replacement, each is
+    applied with `op_probability`, its strength jittered and kept in 0..10 (here rounded to a third), grey moves in from
+    outside. Of timm's 15 operations Invert and SolarizeAdd are missing, and Identity is there instead. Posterize is weaker
+    (strength 7 keeps 5 bits, timm's 2), translation reaches 0.45 of the clip's own side, interpolation is bilinear, not
+    bicubic. No operation mirrors.
+    """
+
+    def __init__(self, config: AugmentConfig) -> None:
+        self.config = config
+        self.by_strength = [
+            v2.RandAugment(1, strength, NUM_BINS, interpolation=v2.InterpolationMode.BILINEAR, fill=128)
+            for strength in range(NUM_BINS)
+        ]
+
+    def __call__(self, frames: UInt8[Tensor, "T C H W"], rng: Generator) -> UInt8[Tensor, "T C H W"]:
+        strengths = self.draw_strengths(rng)
+        with torch_seeded(int(rng.integers(2**63))):
+            for strength in strengths:
+                frames = self.by_strength[strength](frames)
+        return frames
+
+    def draw_strengths(self, rng: Generator) -> list[int]:
+        """Strengths, 0 to 30, of the operations that are applied: at most num_ops."""
+        config = self.config
+        applied = rng.random(config.num_ops) < config.op_probability
+        magnitude = rng.normal(config.magnitude, config.magnitude_std, config.num_ops).clip(0, 10)
+        return np.rint(magnitude[applied] * (NUM_BINS - 1) / 10).astype(int).tolist()
+
+
+def erase(
+    clip: Float[Tensor, "B C T H W"], config: AugmentConfig, seed: int, step: int, place: Place
+) -> Float[Tensor, "B C T H W"]:
+    """Random erasing of normalised clips: some get a box, the same in all frames, of normal noise drawn for each value.
+
+    What happens to a clip belongs to the seed, the step and its place in the global batch, however that is split.
+    """
+    clip = clip.clone()
+    for place_of_clip, one in enumerate(clip, start=place.start):
+        with torch_seeded(seed, step, place_of_clip, ERASE_BOX):
+            box = draw_erased_box(one, config.erase_probability)
+        if box is not None:
+            inside = one[..., box.top : box.top + box.height, box.left : box.left + box.width]
+            noise = seeded(clip.device, seed, step, place_of_clip, ERASE_NOISE)
+            inside.copy_(torch.randn(inside.shape, generator=noise, device=clip.device))
+    return clip
+
+
+def draw_erased_box(clip: Float[Tensor, "C T H W"], probability: float) -> Box | None:
+    """None: the clip stays as it is, by chance, or because no box fitted in ten tries."""
+    if torch.rand(()) >= probability:
+        return None
+    drawn = v2.RandomErasing(scale=ERASED_AREA, ratio=ERASED_ASPECT).make_params([clip])
+    return None if drawn["v"] is None else Box(drawn["i"], drawn["j"], drawn["h"], drawn["w"])
+
+
+def mix(
+    clip: Float[Tensor, "B C T H W"],
+    label: Int[Tensor, " B"],
+    num_classes: int,
+    config: AugmentConfig,
+    seed: int,
+    step: int,
+    place: Place,
+) -> tuple[Float[Tensor, "B C T H W"], Float[Tensor, "B K"]]:
+    """mixup or cutmix of each clip of a micro batch with the one before it, and the soft targets, which sum to 1.
+
+    One choice, share and box for the micro batch, given by the seed, the step and where it starts: other micro batch
+    sizes mix other clips. A cutmix box spans all frames, and targets are mixed by the area that was really kept.
+    Departures from VideoMAE: its partner is the clip at the mirrored place of an even micro batch; its cutmix of a micro
+    batch cuts along time and height, while its targets are mixed as if by height and width.
+    """
+    target = smooth(label, num_classes, config.label_smoothing)
+    with torch_seeded(seed, step, place.start, MIX):
+        mixer = draw_mixer(config)
+        if mixer is None:
+            return clip, target
+        mixed, target = mixer(clip.flatten(1, 2), target)  # torchvision's pictures: [B, C * T, H, W]
+    return mixed.reshape(clip.shape), target
+
+
+def draw_mixer(config: AugmentConfig) -> v2.MixUp | v2.CutMix | None:
+    cuts = torch.rand(()) < config.cutmix_probability
+    if config.cutmix_alpha > 0 and (cuts or config.mixup_alpha == 0):
+        return v2.CutMix(alpha=config.cutmix_alpha)
+    return v2.MixUp(alpha=config.mixup_alpha) if config.mixup_alpha > 0 else None
+
+
+def smooth(label: Int[Tensor, " B"], num_classes: int, share: float) -> Float[Tensor, "B K"]:
+    """Targets in fp32: `share` spread over all classes, the rest on the label."""
+    return one_hot(label, num_classes).float() * (1 - share) + share / num_classes
+
+
+def view_boxes(height: int, width: int, target: tuple[int, int], num_crops: int) -> list[Box]:
+    """The largest boxes of the target's shape, evenly from one end of the frame's longer side to the other; 1 = the middle.
+
+    Longer is meant against the target's shape. Where that is the frame's own, all boxes are equal.
+    """
+    middle = center_box(height, width, target)
+    if num_crops == 1:
+        return [middle]
+    spare_height, spare_width = height - middle.height, width - middle.width
+    return [
+        middle._replace(top=spare_height * i // (num_crops - 1), left=spare_width * i // (num_crops - 1))
+        for i in range(num_crops)
+    ]
+
+
+@contextmanager
+def torch_seeded(*numbers: int) -> Iterator[None]:
+    """torch's global generator of the CPU belongs to these numbers inside, and is as before outside.
+
+    Not by torch.manual_seed: that would seed the GPUs' generators too, for good.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seeded(torch.device("cpu"), *numbers).initial_seed())
+        yield
