@@ -29,6 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "export", help="write RUN/encoder.safetensors and encoder.json from the latest checkpoint"
     )
     export.add_argument("run", type=Path)
+    pack = commands.add_parser(
+        "pack", help="copy a data set into tar shards, for disks and networks that like few files"
+    )
+    pack.add_argument("root", help="what data.root may be: a folder of videos, of SSv2's layout, or of a manifest")
+    pack.add_argument("out", help="a folder, or a URL that fsspec can write to")
+    pack.add_argument("--samples-per-shard", type=int, default=1000)
+    pack.add_argument("--seed", type=int, default=0, help="of the order in which training samples are packed")
+    pack.add_argument("--workers", type=int, default=4, help="shards written at the same time")
     given = parser.parse_args(arguments)
     return run_command(given)
 
@@ -59,7 +67,7 @@ def run_command(given: argparse.Namespace) -> int:
     from hpm_video.train.metrics import start_logging
 
     start_logging(int(os.environ.get("RANK", "0")))
-    commands = {"pretrain": _pretrain, "score": _score, "show": _show, "export": _export}
+    commands = {"pretrain": _pretrain, "score": _score, "show": _show, "export": _export, "pack": _pack}
     try:
         status = commands[given.command](given)
     except UserError as error:
@@ -106,4 +114,13 @@ def _export(given: argparse.Namespace) -> int:
     from hpm_video.train.checkpoint import export_run
 
     sys.stdout.write(f"{export_run(given.run)}\n")
+    return 0
+
+
+def _pack(given: argparse.Namespace) -> int:
+    from hpm_video.config import DataConfig
+    from hpm_video.data.pack import pack
+
+    pack(DataConfig(root=given.root), given.out, given.samples_per_shard, given.seed, given.workers)
+    sys.stdout.write(f"{given.out}\n")
     return 0

@@ -143,15 +143,20 @@ def check_missing(missing: Sequence[str], num_rows: int, most: float, where: str
 
 
 def hold_out(source: Source, num: int, seed: int) -> tuple[Source, Source]:
-    """(the rest, `num` samples drawn by seed); of small sets at most a quarter, and a single one is in both."""
+    """(the rest, `num` samples drawn by seed; of shards, which were shuffled when packed, the last ones); of small sets at
+    most a quarter, and a single one is in both."""
     count = len(source)
     if count == 1:
         log.warning("one video only: the held-out clip is of the video that is trained on")
         return source, source
-    if not isinstance(source, Manifest):
-        raise UserError(f"{source.source}: has no validation split; expected one to hold clips out of training")
-    drawn = np.random.default_rng([seed, 1]).permutation(count)[: min(num, max(1, count // 4))].tolist()
-    return source.select(sorted(set(range(count)) - set(drawn))), source.select(sorted(drawn))
+    num = min(num, max(1, count // 4))
+    if isinstance(source, Manifest):
+        drawn = np.random.default_rng([seed, 1]).permutation(count)[:num].tolist()
+        return source.select(sorted(set(range(count)) - set(drawn))), source.select(sorted(drawn))
+    from hpm_video.data.shards import Shards
+
+    assert isinstance(source, Shards)
+    return source.part(0, count - num), source.part(count - num, count)
 
 
 def read_manifest(folder: Path, split: str, root: Path | None = None) -> Manifest | None:

@@ -1,8 +1,232 @@
-"""Tar shards: packing, and reading them as a source."""
+"""Tar shards, read as a source: a sample is one ranged read of exactly its bytes, wherever the tars lie.
 
-from hpm_video.data.manifest import Source
+A shard set is a folder or URL (whatever fsspec knows) that `pack.py` writes: `shards.json` (the header, with each split's
+number of samples and samples of a tar), the tars in webdataset's convention, and beside each tar a small index
+(`train-000000.json` for `train-000000.tar`). Each tar but the last of a split holds the same number of samples, so a row
+gives its tar by division, and nothing that is held grows with the set.
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import fsspec
+import numpy as np
+from fsspec.core import url_to_fs
+
+from hpm_video.data.decode import UnreadableVideo
+from hpm_video.data.manifest import Item
 from hpm_video.types import UserError
 
+HEADER = "shards.json"
+FORMAT = "hpm-video shards 1"
+RETRY_AFTER_S = (0.1, 1.0)  # a failed read, unless the file does not exist: one bad moment of a network costs no sample
+WINDOW_SHARDS = 64
 
-def open_shards(root: str, split: str) -> Source | None:
-    raise UserError(f"data.root: {root}: shards are not read yet ({split})")
+
+class Member(NamedTuple):
+    """A sample of a tar, as the index beside the tar lists it."""
+
+    key: str  # of its files in the tar: KEY.webm (the source's bytes) and KEY.json (path, label, class)
+    path: str  # in the source
+    offset: int  # of its first byte in the tar
+    size: int  # bytes
+    label: int
+    first_frame: int
+    num_frames: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shards:
+    """Rows start..stop of a split. Holds nothing that is open, so that it can be forked and pickled; each process opens
+    file systems and keeps the indices of the last tars for itself."""
+
+    root: str
+    split: str
+    pattern: str  # number of a tar -> its name
+    samples_per_shard: int
+    start: int
+    stop: int
+    classes: list[str]
+    set_name: str
+    left_right: bool
+
+    @property
+    def source(self) -> str:
+        return f"{self.set_name} {self.root} ({self.split})"
+
+    @property
+    def order(self) -> "WindowedOrder":
+        """A new one at each call: keep it, as it remembers its window."""
+        return WindowedOrder(len(self), self.samples_per_shard)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def name(self, row: int) -> str:
+        try:
+            return self._find(row)[1].path
+        except UnreadableVideo as error:
+            return error.path
+
+    def item(self, row: int) -> Item:
+        """Reads the sample. Raises UnreadableVideo where the tar or its index is absent, too short or not to be read."""
+        tar, member = self._find(row)
+        end = member.offset + member.size
+        try:
+            media = _read(self.root, tar, member.offset, end)
+        except Exception as error:  # each file system raises its own types
+            raise UnreadableVideo(member.path, f"{tar}, bytes {member.offset} to {end}: {_describe(error)}") from error
+        if len(media) != member.size:
+            raise UnreadableVideo(member.path, f"{tar}: {len(media)} of {member.size} bytes: the tar is cut off")
+        return Item(member.path, media, member.label, member.first_frame, member.num_frames)
+
+    def part(self, start: int, stop: int) -> "Shards":
+        """Rows start..stop - 1."""
+        return replace(self, start=self.start + start, stop=self.start + stop)
+
+    def _find(self, row: int) -> tuple[str, Member]:
+        number, place = divmod(self.start + row, self.samples_per_shard)
+        tar = self.pattern.format(number)
+        name = f"{tar}, sample {place + 1}"
+        try:
+            members = _read_index(self.root, index_of(tar))
+        except Exception as error:
+            raise UnreadableVideo(name, f"{index_of(tar)}: {_describe(error)}") from error
+        if place >= len(members):
+            raise UnreadableVideo(name, f"{index_of(tar)}: lists {len(members)} samples")
+        return tar, members[place]
+
+
+class WindowedOrder:
+    """An order of an epoch that keeps reads near each other: shards are permuted, windows of `window_shards` of them
+    follow each other, and rows are permuted within a window.
+
+    A function of (seed, epoch, place) alone; holds a number for each shard, and for each row of one window.
+    """
+
+    def __init__(self, num_samples: int, samples_per_shard: int, window_shards: int = WINDOW_SHARDS) -> None:
+        self.num_samples, self.samples_per_shard, self.window_shards = num_samples, samples_per_shard, window_shards
+        self._drawn: tuple[int, int] | None = None  # (seed, epoch) of the shards' order
+        self._shards = self._ends = self._rows = np.empty(0, np.int64)
+        self._window = -1
+
+    def row(self, seed: int, epoch: int, place: int) -> int:
+        """The row at `place` (0..num_samples - 1) of the epoch."""
+        if self._drawn != (seed, epoch):
+            self._draw_shards(seed, epoch)
+        window = int(np.searchsorted(self._ends, place, side="right"))
+        if window != self._window:
+            shards = self._shards[window * self.window_shards : (window + 1) * self.window_shards]
+            rows = (shards[:, None] * self.samples_per_shard + np.arange(self.samples_per_shard)).ravel()
+            rows = rows[rows < self.num_samples]  # the last shard is short
+            self._rows = np.random.default_rng([seed, 4, epoch, window]).permutation(rows)
+            self._window = window
+        return int(self._rows[place - int(self._ends[window])])  # counted from the window's end
+
+    def _draw_shards(self, seed: int, epoch: int) -> None:
+        num_shards = -(-self.num_samples // self.samples_per_shard)
+        self._shards = np.random.default_rng([seed, 3, epoch]).permutation(num_shards)
+        sizes = np.full(num_shards, self.samples_per_shard)
+        sizes[self._shards == num_shards - 1] -= num_shards * self.samples_per_shard - self.num_samples
+        self._ends = np.add.reduceat(sizes, np.arange(0, num_shards, self.window_shards)).cumsum()
+        self._drawn, self._window = (seed, epoch), -1
+
+
+def index_of(tar: str) -> str:
+    return tar.removesuffix(".tar") + ".json"
+
+
+def open_shards(root: str, split: str) -> Shards | None:
+    """A split of the set at this folder or URL; None where the set has no such split. Raises UserError."""
+    for cached in (_read_index, _read):
+        cached.cache_clear()  # the set may have been packed anew since it was last opened
+    header = read_header(root)
+    entry = header["splits"].get(split)
+    if entry is None:
+        return None
+    num_samples, samples_per_shard, pattern = _check_split(entry, split, f"{root}/{HEADER}, split {split}")
+    return Shards(
+        root=root,
+        split=split,
+        pattern=pattern,
+        samples_per_shard=samples_per_shard,
+        start=0,
+        stop=num_samples,
+        classes=header["classes"],
+        set_name=header["name"],
+        left_right=header.get("left_right", False),
+    )
+
+
+def read_header(root: str) -> dict[str, Any]:
+    """Raises UserError where it is absent, as it is until a set is packed to its end, or not what it should be."""
+    where = f"{root}/{HEADER}"
+    try:
+        content = _read(root, HEADER)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"data.root: {where} does not exist; expected a set of tar shards (its header is written last: if packing was "
+            "interrupted, the same hpm-video pack again goes on)"
+        ) from error
+    except Exception as error:
+        raise UserError(
+            f"data.root: {where}: {_describe(error)}; expected a set of tar shards that can be read"
+        ) from error
+    try:
+        header = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{where}: no valid JSON ({error}); expected the header of a shard set") from error
+    given = header.get("format") if isinstance(header, dict) else None
+    if given != FORMAT:
+        raise UserError(f"{where}: format {given!r}; expected '{FORMAT}'")
+    shapes = {"name": str, "classes": list, "splits": dict}
+    wrong = [name for name, shape in shapes.items() if not isinstance(header.get(name), shape)]
+    if wrong:
+        raise UserError(f"{where}: without {', '.join(wrong)}; expected the header of a shard set")
+    return header
+
+
+def _check_split(entry: Any, split: str, where: str) -> tuple[int, int, str]:
+    """(number of samples, samples of a tar, pattern of its name). Raises UserError."""
+    pattern = entry.get("pattern") if isinstance(entry, dict) else None
+    if pattern != split + "-{:06d}.tar":
+        raise UserError(f"{where}: pattern {pattern!r}; expected '{split}-{{:06d}}.tar'")
+    numbers = entry.get("num_samples"), entry.get("samples_per_shard")
+    if not all(isinstance(number, int) and number > 0 for number in numbers):
+        raise UserError(f"{where}: {entry}; expected num_samples and samples_per_shard, at least 1")
+    return *numbers, pattern
+
+
+@lru_cache(maxsize=WINDOW_SHARDS)
+def _read_index(root: str, file: str) -> list[Member]:
+    index = json.loads(_read(root, file))
+    return [Member(**dict(zip(index["columns"], sample, strict=True))) for sample in index["samples"]]
+
+
+@lru_cache(maxsize=1)  # a data set asks for a sample's bytes and, apart, for its label
+def _read(root: str, file: str, start: int | None = None, stop: int | None = None) -> bytes:
+    for wait_s in (*RETRY_AFTER_S, None):
+        try:
+            system, folder = _open(root, os.getpid())
+            return system.cat_file(f"{folder.rstrip('/')}/{file}", start, stop)
+        except FileNotFoundError:
+            raise
+        except Exception:
+            if wait_s is None:
+                raise
+            time.sleep(wait_s)
+    raise AssertionError("not reached")
+
+
+@lru_cache(maxsize=4)
+def _open(root: str, process: int) -> tuple[fsspec.AbstractFileSystem, str]:
+    """By process: connections and threads do not survive a fork."""
+    return url_to_fs(root)
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
