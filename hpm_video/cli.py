@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     pack.add_argument("root", help="what data.root may be: a folder of videos, of SSv2's layout, or of a manifest")
     pack.add_argument("out", help="a folder, or a URL that fsspec can write to")
-    pack.add_argument("--samples-per-shard", type=int, default=1000)
+    pack.add_argument("--samples-per-shard", type=int, default=1000, help="1000 if not given")
     pack.add_argument("--seed", type=int, default=0, help="of the order in which training samples are packed")
-    pack.add_argument("--workers", type=int, default=4, help="shards written at the same time")
+    pack.add_argument("--workers", type=int, default=4, help="shards written at the same time (4)")
     given = parser.parse_args(arguments)
     return run_command(given)
 

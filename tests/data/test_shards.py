@@ -192,12 +192,22 @@ def test_a_failing_network_is_asked_again_then_told(packed, monkeypatch) -> None
     assert len(asked) == 1  # the bytes, and apart the label: one read
 
 
-def test_small_to_pickle_and_read_in_other_processes(packed) -> None:
+@pytest.mark.parametrize("url", ["{}", "async_wrapper::file://{}"])
+def test_forked_after_reading(packed, url) -> None:
+    """The second file system reads in a thread, as those of networks do: a fork has no such thread."""
+    if url != "{}":
+        pytest.importorskip("fsspec.implementations.asyn_wrapper", reason="fsspec is too old for this test")
+    source = open_shards(url.format(packed), "train")
+    expected = [source.item(row) for row in range(22)]
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+        assert list(pool.map(source.item, range(22), timeout=60)) == expected
+
+
+def test_small_to_pickle_and_read_in_a_new_process(packed) -> None:
     source = open_shards(str(packed), "train")
     expected = [source.item(row) for row in range(22)]
-    for method in ("fork", "spawn"):
-        with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
-            assert list(pool.map(source.item, range(0, 22, 5))) == expected[::5]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert list(pool.map(source.item, range(0, 22, 5), timeout=60)) == expected[::5]
     many = Shards(
         root="s3://bucket/set", split="train", pattern="train-{:06d}.tar", samples_per_shard=1000, start=0, stop=10**7,
         classes=CLASSES, set_name="many", left_right=False,
@@ -306,7 +316,7 @@ def test_killed_pack_is_refused_and_goes_on(videos, packed, tmp_path) -> None:
     out = tmp_path / "out"
     slow = (
         "import sys, time\nfrom hpm_video.data import pack\nfrom hpm_video.config import DataConfig\nread = pack._read_file\n"
-        "pack._read_file = lambda item: time.sleep(0.05) or read(item)\n"
+        "pack._read_file = lambda item: time.sleep(0.15) or read(item)\n"
         "pack.pack(DataConfig(root=sys.argv[1]), sys.argv[2], 4, 0, 2)"
     )
     process = subprocess.Popen([sys.executable, "-c", slow, str(videos), str(out)], stderr=subprocess.DEVNULL)
