@@ -17,7 +17,7 @@ from hpm_video.data.decode import read_item
 from hpm_video.data.manifest import Source
 from hpm_video.data.sampling import sample_frames
 from hpm_video.data.transforms import make_transform
-from hpm_video.types import Batch, Failure, UnreadableVideo, UserError
+from hpm_video.types import Batch, Failure, Item, UnreadableVideo, UserError
 
 MAX_TRIES = 20
 Key = tuple[int, int]  # row of the source, position in the run
@@ -101,7 +101,7 @@ class ClipDataset(Dataset):
             if cached is not None:
                 return cached[choose(len(cached))], item.label
             frames = read_item(item, choose, config.reader, config.fps)
-            self._keep(row, num_available * frames[0].nbytes)
+            self._keep(item, num_available * frames[0].nbytes)
             return frames, item.label
         except UnreadableVideo:
             rng.bit_generator.state = before
@@ -110,15 +110,15 @@ class ClipDataset(Dataset):
             if self.watch is not None:
                 self.watch.end()
 
-    def _keep(self, row: int, num_bytes: int) -> None:
+    def _keep(self, item: Item, num_bytes: int) -> None:
         """Puts all frames of a file in the cache if they fit: known before they are decoded, as a film may not fit."""
         if num_bytes > self.cache_left:
             return
         try:
-            frames = read_item(self.source.item(row), np.arange, self.config.reader, self.config.fps)
+            frames = read_item(item, np.arange, self.config.reader, self.config.fps)
         except UnreadableVideo:  # the frames that were asked for could be read: it stays uncached
             return
-        self.cache[self.source.name(row)] = frames
+        self.cache[item.name] = frames
         self.cache_left -= frames.nbytes
 
 

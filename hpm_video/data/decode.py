@@ -33,7 +33,10 @@ def read_item(item: Item, choose: Choose, reader: str = "auto", fps: float | Non
         if fps is not None and item.fps is None:
             raise UserError(f"data.fps: {fps}, but {item.name} is a folder of frames without fps in its manifest")
         return _read_folder(item, choose, fps)
-    return read_frames(item.media, choose, reader, fps)
+    try:
+        return read_frames(item.media, choose, reader, fps)
+    except UnreadableVideo as error:
+        raise UnreadableVideo(item.name, error.reason) from error
 
 
 def read_frames(

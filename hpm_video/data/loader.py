@@ -17,22 +17,17 @@ from torch.utils.data import DataLoader, Sampler
 from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset, Key, Watch, collate
 from hpm_video.data.decode import first_line
-from hpm_video.data.manifest import Source
+from hpm_video.data.manifest import Order, Source
 from hpm_video.types import Batch, UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
 MIN_SEEN = 20  # samples before the share of bad ones can stop a run
 
 
-def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
-    """The permutation of an epoch: a function of (seed, epoch) alone."""
-    return np.random.default_rng([seed, 2, epoch]).permutation(num_samples)
-
-
 class StepSampler(Sampler):
     """Lists of keys (row, position), one for each micro batch of this rank, from `steps.start` on.
 
-    Positions k * repeats to k * repeats + repeats - 1 of the run are clips of sample `order[k % n]` of epoch `k // n`.
+    Positions k * repeats to k * repeats + repeats - 1 of the run are clips of the sample at place k % n of epoch k // n.
     Step s holds positions s * batch_size and on; round r of rank k takes `micro` of them from (r * world_size + k) * micro.
     So every number of ranks, rounds and workers sees the same global batches, and a resumed run goes on at the exact next
     sample.
@@ -40,7 +35,7 @@ class StepSampler(Sampler):
 
     def __init__(  # noqa: PLR0913
         self,
-        num_samples: int,
+        order: Order,
         seed: int,
         batch_size: int,
         micro: int,
@@ -49,11 +44,10 @@ class StepSampler(Sampler):
         steps: range,
         repeats: int = 1,
     ) -> None:
-        self.num_samples, self.seed, self.batch_size, self.micro = num_samples, seed, batch_size, micro
+        self.order, self.seed, self.batch_size, self.micro = order, seed, batch_size, micro
         self.rank, self.world_size, self.steps, self.repeats = rank, world_size, steps, repeats
         self.rounds = batch_size // (micro * world_size)
         self.num_given = 0  # lists that are not to be given again: a new iterator goes on behind them
-        self.order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __len__(self) -> int:
         return len(self.steps) * self.rounds - self.num_given
@@ -65,10 +59,8 @@ class StepSampler(Sampler):
             yield [(self._row(p), p) for p in range(first, first + self.micro)]
 
     def _row(self, position: int) -> int:
-        epoch, place = divmod(position // self.repeats, self.num_samples)
-        if self.order[0] != epoch:
-            self.order = (epoch, epoch_order(self.seed, epoch, self.num_samples))
-        return int(self.order[1][place])
+        epoch, place = divmod(position // self.repeats, self.order.num_samples)
+        return self.order.row(self.seed, epoch, place)
 
 
 class ClipStream:
@@ -199,7 +191,7 @@ def make_loader(  # noqa: PLR0913
 ) -> ClipStream:
     """Batches of this rank, from start_step to steps. A worker that fails or dies raises UserError in the reader."""
     run, repeats = range(start_step, steps), dataset.config.repeats
-    sampler = StepSampler(len(dataset), dataset.seed, batch_size, micro, rank, world_size, run, repeats)
+    sampler = StepSampler(dataset.source.order, dataset.seed, batch_size, micro, rank, world_size, run, repeats)
     return ClipStream(dataset, sampler, num_workers)
 
 

@@ -40,6 +40,30 @@ SCHEMA = pa.schema(
 
 
 @runtime_checkable
+class Order(Protocol):
+    """In which order the samples of a source come in each epoch: a function of (seed, epoch, place) alone."""
+
+    num_samples: int
+
+    def row(self, seed: int, epoch: int, place: int) -> int: ...
+
+
+class ShuffledOrder:
+    """A permutation of all samples; keeps the one of the last epoch that was asked for."""
+
+    def __init__(self, num_samples: int) -> None:
+        self.num_samples = num_samples
+        self._drawn: tuple[int, int] | None = None
+        self._rows = np.empty(0, np.int64)
+
+    def row(self, seed: int, epoch: int, place: int) -> int:
+        if self._drawn != (seed, epoch):
+            self._rows = np.random.default_rng([seed, 2, epoch]).permutation(self.num_samples)
+            self._drawn = (seed, epoch)
+        return int(self._rows[place])
+
+
+@runtime_checkable
 class Source(Protocol):
     """What a data set is read from: a manifest's files, or shards."""
 
@@ -51,6 +75,11 @@ class Source(Protocol):
 
     @property
     def left_right(self) -> bool: ...
+
+    @property
+    def order(self) -> Order:
+        """A new one at each call, which remembers what it has drawn."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -75,6 +104,10 @@ class Manifest:
 
     def __len__(self) -> int:
         return self.table.num_rows
+
+    @property
+    def order(self) -> ShuffledOrder:
+        return ShuffledOrder(len(self))
 
     @property
     def paths(self) -> list[str]:

@@ -17,9 +17,7 @@ import fsspec
 import numpy as np
 from fsspec.core import url_to_fs
 
-from hpm_video.data.decode import UnreadableVideo
-from hpm_video.data.manifest import Item
-from hpm_video.types import UserError
+from hpm_video.types import Item, UnreadableVideo, UserError
 
 HEADER = "shards.json"
 FORMAT = "hpm-video shards 1"

@@ -36,11 +36,13 @@ class Clips:
 
     def __init__(self, source: Source, config: DataConfig) -> None:
         dataset, rng = ClipDataset(source, config, 0, training=False), np.random.default_rng(0)
-        clips, rows = [], []
+        clips, rows, labels = [], [], []
         self.failures: list[Failure] = []
         for row in range(len(source)):
             try:
-                clips.append(dataset.read(row, rng))
+                frames, label = dataset.read_frames(row, rng)
+                clips.append(dataset.transform(frames, rng))
+                labels.append(label)
                 rows.append(row)
             except UnreadableVideo as error:
                 self.failures.append(Failure(source.name(row), error.reason))
@@ -48,7 +50,7 @@ class Clips:
         if not clips:
             raise UserError(f"none of the {len(source)} videos of {source.source} could be read")
         self.clip = torch.stack(clips)
-        self.labels = np.array([source.item(r).label for r in rows], dtype=np.int64)
+        self.labels = np.array(labels, dtype=np.int64)
         self.paths, self.classes = [source.name(r) for r in rows], source.classes
 
 

@@ -14,8 +14,8 @@ from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.decode import read_frames
 from hpm_video.data.encode import write_video
-from hpm_video.data.loader import FailureLog, StepSampler, epoch_order, load_held_out, make_loader
-from hpm_video.data.manifest import open_manifest
+from hpm_video.data.loader import FailureLog, StepSampler, load_held_out, make_loader
+from hpm_video.data.manifest import ShuffledOrder, open_manifest
 from hpm_video.data.transforms import Normalise, make_transform, multiscale_box, random_resized_box
 from hpm_video.types import Batch, Failure, UnreadableVideo, UserError
 
@@ -63,7 +63,9 @@ def test_boxes_stay_inside() -> None:
 
 def test_every_split_sees_the_same_global_batches() -> None:
     def rows_of(micro, world_size, steps=range(5)):
-        samplers = [iter(StepSampler(7, 3, 8, micro, rank, world_size, steps)) for rank in range(world_size)]
+        samplers = [
+            iter(StepSampler(ShuffledOrder(7), 3, 8, micro, rank, world_size, steps)) for rank in range(world_size)
+        ]
         batches = []
         for _ in steps:
             batches.append(
@@ -76,7 +78,7 @@ def test_every_split_sees_the_same_global_batches() -> None:
     assert rows_of(2, 2, range(3, 5)) == whole[3:]  # resumed at the exact next sample
     stream = [row for batch in whole for row, _ in batch]
     assert sorted(stream[:7]) == sorted(stream[7:14]) == list(range(7)) and stream[:7] != stream[7:14]
-    assert stream[:7] == epoch_order(3, 0, 7).tolist()
+    assert stream[:7] == [ShuffledOrder(7).row(3, 0, place) for place in range(7)]
 
 
 def test_batches_do_not_depend_on_workers_cache_or_start(folder) -> None:
@@ -235,7 +237,10 @@ def test_repeats_decode_once_and_crop_each(folder, monkeypatch) -> None:
 
 def test_repeats_keep_every_sample_once_an_epoch() -> None:
     def rows_of(micro, world_size, repeats):
-        samplers = [StepSampler(7, 3, 12, micro, rank, world_size, range(7), repeats) for rank in range(world_size)]
+        samplers = [
+            StepSampler(ShuffledOrder(7), 3, 12, micro, rank, world_size, range(7), repeats)
+            for rank in range(world_size)
+        ]
         lists = [list(sampler) for sampler in samplers]
         return [key for parts in zip(*lists, strict=True) for keys in parts for key in keys]
 
@@ -247,7 +252,7 @@ def test_repeats_keep_every_sample_once_an_epoch() -> None:
 
 
 def test_a_stream_goes_on_behind_what_was_given() -> None:
-    sampler = StepSampler(7, 3, 8, 2, 1, 2, range(4, 9))
+    sampler = StepSampler(ShuffledOrder(7), 3, 8, 2, 1, 2, range(4, 9))
     whole = list(sampler)
     assert len(sampler) == len(whole) == 10
     sampler.num_given = 7

@@ -21,12 +21,12 @@ from hpm_video.cli import main
 from hpm_video.config import DataConfig
 from hpm_video.data import shards
 from hpm_video.data.annotations import Row
-from hpm_video.data.decode import UnreadableVideo, write_video
+from hpm_video.data.encode import write_video
 from hpm_video.data.loader import StepSampler
 from hpm_video.data.manifest import Source, hold_out, open_manifest, write_manifest
 from hpm_video.data.pack import pack
 from hpm_video.data.shards import Shards, WindowedOrder, open_shards
-from hpm_video.types import UserError
+from hpm_video.types import UnreadableVideo, UserError
 
 CLASSES = ["up", "down", "stay"]
 
@@ -262,12 +262,12 @@ def test_ranks_and_workers_share_no_row_and_resume_goes_on(packed) -> None:
     source = open_shards(str(packed), "train")
     batches: dict[tuple[int, int], list[str]] = {}
     for rank in (0, 1):
-        for number, keys in enumerate(StepSampler(len(source), 0, 2, 1, rank, 2, range(11))):
+        for number, keys in enumerate(StepSampler(source.order, 0, 2, 1, rank, 2, range(11))):
             batches.setdefault((rank, number % 2), []).extend(source.item(row).name for row, _ in keys)
     assert len(batches) == 4 and min(map(len, batches.values())) == 5
     assert sorted(sum(batches.values(), [])) == sorted(source.name(row) for row in range(22))
-    whole = [keys for keys in StepSampler(len(source), 0, 2, 1, 1, 2, range(30))]
-    assert [keys for keys in StepSampler(len(source), 0, 2, 1, 1, 2, range(7, 30))] == whole[7:]
+    whole = [keys for keys in StepSampler(source.order, 0, 2, 1, 1, 2, range(30))]
+    assert [keys for keys in StepSampler(source.order, 0, 2, 1, 1, 2, range(7, 30))] == whole[7:]
 
 
 def test_bad_files_are_listed_and_left_out_up_to_a_share(tmp_path) -> None:
