@@ -1,9 +1,15 @@
-"""The annotation files that data sets come with, each read into rows. Who calls: `manifest.py` and the recipes in datasets/."""
+"""Rows, the trees they are found in, and Something-Something V2's own files. Who calls: `manifest.py` and the recipes in
+datasets/. Other sets' annotation files: `known_sets.py`; lists of paths: `lists.py`."""
 
 import json
 import os
+import re
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from hpm_video.types import UserError
 
@@ -16,6 +22,7 @@ SSV2_FILES = {
     "test": ("test.json", "something-something-v2-test.json"),
 }
 SSV2_VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", ".")
+SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
 
 
 class Row(NamedTuple):
@@ -29,6 +36,14 @@ class Row(NamedTuple):
     height: int | None = None
     group: str = ""  # what belongs together (a camera, a person, a source film), for splits
     first_frame: int = 0  # of a folder of frames: how many of its files, in order, come before the sample
+
+
+class Found(NamedTuple):
+    """What a recipe read."""
+
+    splits: dict[str, list[Row]]  # rows that have a file
+    classes: list[str]
+    missing: dict[str, list[str]]  # of each split the rows without a file, named
 
 
 def list_folder(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
@@ -49,8 +64,111 @@ def list_folder(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
             (inside / name).as_posix() for name in files if name.lower().endswith(suffixes) and not name.startswith(".")
         ]
     if not found:
-        raise UserError(f"data.root: {root} holds no video; looked for {' '.join(suffixes)} in it and its subfolders")
+        kind = "image" if suffixes == IMAGE_SUFFIXES else "video"
+        raise UserError(f"data.root: {root} holds no {kind}; looked for {' '.join(suffixes)} in it and its subfolders")
     return sorted(found)
+
+
+def list_frames(folder: Path) -> list[str]:
+    """Names of the images of a folder in the order of the numbers in them: 2 before 10."""
+    names = [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
+    return sorted(names, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)])
+
+
+class FileIndex:
+    """Where the files of a tree are, from one listing (not one look-up for each of 240,000 rows), without their endings."""
+
+    def __init__(self, root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:
+        self.paths: dict[str, str] = {}
+        for path in list_folder(root, suffixes):
+            stem = os.path.splitext(path)[0]
+            for name in (stem, "/".join(stem.split("/")[-2:]), stem.split("/")[-1]):
+                self.paths.setdefault(name, path)
+
+    def find(self, *names: str) -> str | None:
+        """Path relative to the root of the first of these names (`stem` or `folder/stem`) that is there."""
+        return next((self.paths[name] for name in names if name in self.paths), None)
+
+
+def split_folders(root: Path) -> dict[str, str]:
+    """Split -> its folder train/, val/ or test/ of `root`; empty where there is no train/."""
+    names = {split: next((n for n in names if (root / n).is_dir()), None) for split, names in SPLIT_FOLDERS.items()}
+    return {split: name for split, name in names.items() if name} if names["train"] else {}
+
+
+def read_class_folders(
+    root: Path,
+    suffixes: tuple[str, ...] = SUFFIXES,
+    clean: Callable[[str], str] = str,
+    unlabelled: bool = False,
+) -> Found:
+    """Folder-per-class trees, `root` itself or its train/, val/ and test/; the classes are the sorted folder names.
+
+    `clean` makes a class name of a folder's. A split whose files lie in no sub-folder has no labels. UserError where some
+    lie in class folders and some beside them.
+    """
+    named: dict[str, list[tuple[str, str]]] = {}  # split -> (path relative to root, class or "")
+    for split, folder in (split_folders(root) or {"train": "."}).items():
+        paths = list_folder(root / folder, suffixes)
+        beside = [] if unlabelled else [path for path in paths if "/" not in path]
+        if 0 < len(beside) < len(paths):
+            raise UserError(
+                f"{root / folder / beside[0]} lies beside class folders; expected every file in one, or none"
+                " (recipe `folder` has --unlabelled)"
+            )
+        has_labels = not unlabelled and not beside
+        named[split] = [
+            (os.path.normpath(f"{folder}/{p}"), clean(p.split("/")[0]) if has_labels else "") for p in paths
+        ]
+    classes = sorted({name for rows in named.values() for _, name in rows} - {""})
+    numbers = {name: number for number, name in enumerate(classes)}
+    frames = 1 if suffixes == IMAGE_SUFFIXES else None
+    splits = {split: [Row(p, numbers.get(n, -1), frames) for p, n in rows] for split, rows in named.items()}
+    return Found(splits, classes, {})
+
+
+def hold_out_share(found: Found, share: float, seed: int, pattern: str = "") -> Found:
+    """Draws about this share of the training samples, by seed, as the validation split; each class keeps one to train on.
+
+    The group of a row is what `pattern` finds in its path; groups stay together. UserError where there is a validation
+    split already.
+    """
+    try:
+        groups = [re.search(pattern, row.path) for row in found.splits["train"]] if pattern else []
+    except re.error as error:
+        raise UserError(f"--group {pattern}: {error}; expected a regular expression, as in _g[0-9]+_") from error
+    rows = found.splits["train"]
+    rows = [r._replace(group=m.group() if m else "") for r, m in zip(rows, groups, strict=True)] if pattern else rows
+    if not share:
+        return found._replace(splits={**found.splits, "train": rows})
+    if not 0 < share < 1 or "validation" in found.splits:
+        raise UserError(f"--validation-share {share}: expected 0 to 1, and no validation folder beside train/")
+    units: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        units.setdefault(row.group or f"/{row.path}", []).append(number)
+    left = Counter(row.label for row in rows)
+    drawn: set[int] = set()
+    listed = list(units.values())
+    for unit in np.random.default_rng([seed, 2]).permutation(len(listed)):
+        members = listed[unit]
+        taken = Counter(rows[number].label for number in members)
+        if len(drawn) + len(members) / 2 <= share * len(rows) and all(left[k] > n for k, n in taken.items()):
+            drawn.update(members)
+            left -= taken
+    train = [row for number, row in enumerate(rows) if number not in drawn]
+    validation = [rows[number] for number in sorted(drawn)]
+    return found._replace(splits={**found.splits, "train": train, "validation": validation})
+
+
+def read_lines(file: Path, expected: str) -> list[tuple[int, str]]:
+    """(line number from 1, text) of each line that is not blank. UserError where the file is none, or not UTF-8."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}; expected {expected}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 (byte {error.start}); expected {expected}") from error
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def read_json(file: Path, shape: type, expected: str) -> Any:

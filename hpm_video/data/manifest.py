@@ -338,8 +338,9 @@ def check_rows(
         if gaps:
             told.append(f"{split}: {len(gaps)} of {num_classes} classes have no sample")
         count = f"{split}: {len(rows):,} rows"
-        if expected and split in expected and len(rows) != expected[split]:
-            count += f"; expected {expected[split]:,} ({len(rows) - expected[split]:+,})"
+        if expected and split in expected:
+            off = len(rows) - expected[split]
+            count += f"; expected {expected[split]:,}" + (f" ({off:+,})" if off else "")
         told.append(count)
         seen: set[tuple[str, int]] = set()
         twice = [row.path for row in rows if (key := (row.path, row.first_frame)) in seen or seen.add(key)]  # type: ignore[func-returns-value]

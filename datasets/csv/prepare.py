@@ -1,0 +1,43 @@
+"""Writes a manifest from lists of paths: VideoMAE's `path label`, mmaction2's `folder total label`, and others alike.
+
+    python datasets/csv/prepare.py ROOT --train train.csv --validation val.csv
+
+Delimiter (space, comma, tab), header and columns are found out; paths are relative to ROOT or absolute.
+"""
+
+import sys
+from pathlib import Path
+
+from hpm_video.data.annotations import Found, read_lines
+from hpm_video.data.lists import COLUMNS, Track, read_lists
+from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
+
+RECIPE = Recipe(name="csv", command="hpm-video pretrain train.output=runs/csv", part_is_fine=False)
+
+
+def main() -> int:
+    parser = recipe_parser(__doc__)
+    parser.add_argument("--train", type=Path, help="list of the training samples (ROOT/train.csv)")
+    parser.add_argument(
+        "--validation", type=Path, help="list of the validation samples (ROOT/val.csv, without --train)"
+    )
+    parser.add_argument("--test", type=Path, help="list of the test samples")
+    parser.add_argument("--classes", type=Path, help="file with the name of a class in each line, by number")
+    parser.add_argument(
+        "--columns", default="", help=f"what the columns are, where that is not found out: some of {','.join(COLUMNS)}"
+    )
+    given = parser.parse_args()
+    if not given.train and (given.root / "val.csv").is_file():
+        given.validation = given.validation or given.root / "val.csv"
+    files = {"train": given.train or given.root / "train.csv", "validation": given.validation, "test": given.test}
+
+    def read(track: Track) -> Found:
+        names = [line.strip() for _, line in read_lines(given.classes, "names of classes")] if given.classes else None
+        columns = tuple(given.columns.split(",")) if given.columns else ()
+        return read_lists(given.root, {split: file for split, file in files.items() if file}, columns, names, track)
+
+    return run_recipe(RECIPE, given, read)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Writes a manifest of any folder of videos (or images): the sub-folders are the classes, or there are none.
+
+    python datasets/folder/prepare.py ROOT --validation-share 0.1
+
+With train/ in ROOT, train/, val/ and test/ are the splits.
+"""
+
+import sys
+
+from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES, Found, hold_out_share, read_class_folders
+from hpm_video.data.lists import Track
+from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
+
+RECIPE = Recipe(name="folder", command="hpm-video pretrain train.output=runs/folder", part_is_fine=False)
+
+
+def main() -> int:
+    parser = recipe_parser(__doc__)
+    parser.add_argument("--unlabelled", action="store_true", help="sub-folders are no classes")
+    parser.add_argument("--images", action="store_true", help="the samples are images, not videos")
+    parser.add_argument("--validation-share", type=float, default=0.0, help="share drawn from the training samples")
+    parser.add_argument("--seed", type=int, default=0, help="of that drawing")
+    parser.add_argument(
+        "--group", default="", help="regular expression: files in which it finds the same text stay in one split"
+    )
+    given = parser.parse_args()
+
+    def read(_: Track) -> Found:
+        suffixes = IMAGE_SUFFIXES if given.images else SUFFIXES
+        found = read_class_folders(given.root, suffixes, unlabelled=given.unlabelled)
+        return hold_out_share(found, given.validation_share, given.seed, given.group)
+
+    return run_recipe(RECIPE, given, read)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Writes a manifest of HMDB51 from one of its three splits; its test videos become the validation split.
+
+python datasets/hmdb51/prepare.py ROOT --split 1
+"""
+
+import sys
+from pathlib import Path
+
+from hpm_video.data.known_sets import read_hmdb51
+from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
+
+
+def main() -> int:
+    parser = recipe_parser(__doc__)
+    parser.add_argument("--split", type=int, choices=(1, 2, 3), default=1)
+    parser.add_argument(
+        "--annotations", type=Path, help="folder of CLASS_test_split1.txt (ROOT/testTrainMulti_7030_splits, ROOT)"
+    )
+    given = parser.parse_args()
+    recipe = Recipe(
+        name=f"hmdb51_split{given.split}",
+        command="hpm-video pretrain train.output=runs/hmdb51",
+        num_classes=51,
+        num_rows={"train": 3_570, "validation": 1_530},
+        note="HMDB51 has 6,766 videos; those with mark 0 are in neither part of a split",
+    )
+    return run_recipe(recipe, given, lambda _: read_hmdb51(given.root, given.annotations, given.split))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

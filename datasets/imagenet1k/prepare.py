@@ -1,0 +1,25 @@
+"""Writes a manifest of ImageNet-1k; an image is a row with one frame.
+
+python datasets/imagenet1k/prepare.py ROOT
+"""
+
+import sys
+
+from hpm_video.data.known_sets import read_imagenet
+from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
+
+RECIPE = Recipe(
+    name="imagenet1k",
+    command="hpm-video pretrain data.num_frames=1 model.tubelet=1 data.crop=random_resized mask.ratio=0.75 train.output=runs/imagenet1k",
+    num_classes=1000,
+    num_rows={"train": 1_281_167, "validation": 50_000, "test": 100_000},
+)
+
+
+def main() -> int:
+    given = recipe_parser(__doc__).parse_args()
+    return run_recipe(RECIPE, given, lambda _: read_imagenet(given.root))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Writes a manifest of Kinetics-400 (600, 700) from its csv files, or from train/ and val/ with a folder for each class.
+
+python datasets/kinetics400/prepare.py ROOT
+"""
+
+import sys
+from pathlib import Path
+
+from hpm_video.data.known_sets import read_kinetics
+from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
+
+NOTE = "fewer videos than the csv files name are normal: clips vanish from the web"
+PUBLISHED = {400: ", which had about 246,000 / 20,000 / 40,000 when it was published"}
+
+
+def main() -> int:
+    parser = recipe_parser(__doc__)
+    parser.add_argument("--version", type=int, choices=(400, 600, 700), default=400)
+    parser.add_argument("--annotations", type=Path, help="folder of train.csv (ROOT, ROOT/annotations)")
+    given = parser.parse_args()
+    recipe = Recipe(
+        name=f"kinetics{given.version}",
+        command="deepspeed scripts/pretrain_k400.py",
+        num_classes=given.version,
+        note=f"Kinetics-{given.version}{PUBLISHED.get(given.version, '')}: {NOTE}",
+    )
+    return run_recipe(recipe, given, lambda _: read_kinetics(given.root, given.annotations, given.version))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

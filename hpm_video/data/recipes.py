@@ -1,0 +1,109 @@
+"""What the recipes in datasets/ share: their arguments, and the road from rows to a manifest."""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hpm_video.data.annotations import Found, Row
+from hpm_video.data.lists import Track
+from hpm_video.data.manifest import check_rows, write_manifest
+from hpm_video.types import UserError
+
+PARQUET_ROWS = 200_000  # from here on tables are Parquet, which is read faster than csv
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What is known of a set before it is read."""
+
+    name: str
+    command: str  # what trains on it; `data.root=OUT` is added
+    num_classes: int | None = None
+    num_rows: dict[str, int] = field(default_factory=dict)  # as published
+    note: str = ""
+    left_right: bool = False  # labels tell left from right
+    part_is_fine: bool = True  # a class without a training sample is said; else it is an error
+
+
+def recipe_parser(doc: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, help="folder of the files")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the manifest (ROOT/manifest, or manifests/NAME where ROOT cannot be written)",
+    )
+    return parser
+
+
+def run_recipe(recipe: Recipe, given: argparse.Namespace, read: Callable[[Track], Found]) -> int:
+    """Reads, checks, writes, and says what it found. Exit status: 0, or 1 for a fault that the user can mend."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    try:
+        if not given.root.is_dir():
+            raise UserError(f"{given.root} is no folder; expected the one of the files of {recipe.name}")
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            progress.add_task(f"looking through {given.root}", total=None)
+            found = read(progress.track)
+        out = given.out or _default_out(recipe.name, given.root)
+        for line in _finish(recipe, found, given.root, out):
+            sys.stdout.write(line + "\n")
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"error: {error.filename}: {error.strerror}\n")
+        return 1
+    return 0
+
+
+def _default_out(name: str, root: Path) -> Path:
+    out = root / "manifest"
+    return out if os.access(out if out.exists() else root, os.W_OK) else Path("manifests") / name
+
+
+def _finish(recipe: Recipe, found: Found, root: Path, out: Path) -> list[str]:
+    """Writes the manifest, classes.txt and missing_SPLIT.txt; returns what to say."""
+    told = []
+    splits: dict[str, Sequence[Row]] = {split: rows for split, rows in found.splits.items() if rows}
+    for split, missing in found.missing.items():
+        count = len(missing) + len(found.splits[split])
+        some = "\n    ".join(missing[:3]) + ("\n    ..." if len(missing) > 3 else "")
+        if split == "train" and split not in splits:
+            raise UserError(
+                f"train: none of {count:,} rows has a file in {root}\n    {some}\nexpected files of these names"
+            )
+        kept = "left out" if split in splits else "the split is left out"
+        told.append(
+            f"{split}: {len(missing):,} of {count:,} rows have no file; {kept}, all are named in "
+            f"{out / f'missing_{split}.txt'}\n    {some}"
+        )
+    num_classes = len(found.classes)
+    told = check_rows(splits, num_classes, recipe.num_rows, gaps_are_errors=not recipe.part_is_fine) + told
+    told.append(f"{num_classes} classes" if num_classes else "no labels")
+    if recipe.num_classes:
+        told[-1] += f"; expected {recipe.num_classes}"
+    out.mkdir(parents=True, exist_ok=True)
+    _write_text(out / "classes.txt", found.classes)
+    for split in ("train", "validation", "test"):
+        _write_text(out / f"missing_{split}.txt", found.missing.get(split, []))
+    large = sum(map(len, splits.values())) >= PARQUET_ROWS
+    write_manifest(out, recipe.name, root, splits, found.classes, recipe.left_right, parquet=large)
+    train = f"{recipe.command} data.root={shlex.quote(str(out))}"
+    return [*told, *([recipe.note] if recipe.note else []), f"written to {out}; now train:", f"    {train}"]
+
+
+def _write_text(file: Path, lines: list[str]) -> None:
+    """Whole or not at all; nothing to write: no file."""
+    if not lines:
+        file.unlink(missing_ok=True)
+        return
+    half = file.with_name(file.name + ".half")
+    half.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    half.replace(file)
