@@ -9,8 +9,8 @@ from pathlib import Path
 from hpm_video.data.known_sets import read_kinetics
 from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
 
-NOTE = "fewer videos than the csv files name are normal: clips vanish from the web"
-PUBLISHED = {400: ", which had about 246,000 / 20,000 / 40,000 when it was published"}
+NOTES = {400: "Kinetics-400 was published with about 246,000 / 20,000 / 40,000 clips; "}
+NORMAL = "files that are missing are normal: clips vanish from the web"
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
         name=f"kinetics{given.version}",
         command="deepspeed scripts/pretrain_k400.py",
         num_classes=given.version,
-        note=f"Kinetics-{given.version}{PUBLISHED.get(given.version, '')}: {NOTE}",
+        note=NOTES.get(given.version, "") + NORMAL,
     )
     return run_recipe(recipe, given, lambda _: read_kinetics(given.root, given.annotations, given.version))
 

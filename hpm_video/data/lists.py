@@ -114,7 +114,7 @@ def _split(line: str, delimiter: str, width: int = 0) -> list[str]:
     """Cells without blanks around them; of lines with spaces the last `width` - 1, as the path may have some (0: all)."""
     if delimiter == " ":
         return line.strip().rsplit(None, width - 1 if width else -1)
-    cells = next(csv.reader([line.strip("\r\n")], delimiter=delimiter))
+    cells = next(csv.reader([line.strip("\r\n")], delimiter=delimiter, skipinitialspace=True))
     return [cell.strip() for cell in cells]
 
 
@@ -164,15 +164,18 @@ def _find_classes(lines: list[_Line]) -> list[str]:
         raise UserError(f"{named[0].where}: label '{named[0].label}'; expected a number, as other lines have one")
     if named:
         return sorted({line.label for line in labelled})
-    highest = max(labelled, key=lambda line: int(line.label), default=None)
-    if highest is None:
+    if not labelled:
         return []
-    if int(highest.label) >= len(labelled):
+    used = {int(line.label) for line in labelled}
+    wanted = range(max(used) + 1)
+    if len(used & set(wanted[: len(used)])) < len(wanted):
+        gaps = [str(number) for number in wanted[: len(used) + 5] if number not in used][:5]
+        last = next(line for line in labelled if int(line.label) == wanted[-1])
         raise UserError(
-            f"{highest.where}: label {highest.label}, in {len(labelled)} labelled lines; expected class numbers from 0 on "
-            "without gaps (other columns are named by --columns)"
+            f"{last.where}: label {last.label}, but no line has label {', '.join(gaps)}; expected class numbers from 0 on "
+            "without gaps (give --classes where some are not used, --columns where this is no label)"
         )
-    return [str(number) for number in range(int(highest.label) + 1)]
+    return [str(number) for number in wanted]
 
 
 def _find_label(line: _Line, numbers: dict[str, int]) -> int:

@@ -26,7 +26,7 @@ class Recipe:
     num_rows: dict[str, int] = field(default_factory=dict)  # as published
     note: str = ""
     left_right: bool = False  # labels tell left from right
-    part_is_fine: bool = True  # a class without a training sample is said; else it is an error
+    part_is_fine: bool = True  # a class without a training sample is said; else it is an error, if no file is missing
 
 
 def recipe_parser(doc: str | None) -> argparse.ArgumentParser:
@@ -85,7 +85,8 @@ def _finish(recipe: Recipe, found: Found, root: Path, out: Path) -> list[str]:
             f"{out / f'missing_{split}.txt'}\n    {some}"
         )
     num_classes = len(found.classes)
-    told = check_rows(splits, num_classes, recipe.num_rows, gaps_are_errors=not recipe.part_is_fine) + told
+    strict = not recipe.part_is_fine and not found.missing
+    told = check_rows(splits, num_classes, recipe.num_rows, gaps_are_errors=strict) + told
     told.append(f"{num_classes} classes" if num_classes else "no labels")
     if recipe.num_classes:
         told[-1] += f"; expected {recipe.num_classes}"
