@@ -48,7 +48,7 @@ def run_recipe(recipe: Recipe, given: argparse.Namespace, read: Callable[[Track]
     try:
         if not given.root.is_dir():
             raise UserError(f"{given.root} is no folder; expected the one of the files of {recipe.name}")
-        with Progress(console=Console(stderr=True), transient=True) as progress:
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
             progress.add_task(f"looking through {given.root}", total=None)
             found = read(progress.track)
         out = given.out or _default_out(recipe.name, given.root)
