@@ -1,9 +1,9 @@
-"""One door: `hpm-video {pretrain,score,show,export}`."""
+"""One door: `hpm-video {pretrain,score,show,export,scan,prepare,pack}`."""
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from hpm_video.types import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 a fault the user can mend (one message, no traceback), 2 wrong arguments, 143 stopped by a signal."""
+    """Exit status: 0 done, 1 a fault the user can mend (one message, no traceback), 2 wrong arguments, 130 Ctrl-C, 143 stopped by a signal."""
     parser = argparse.ArgumentParser(prog="hpm-video", description="Hard Patches Mining for video")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -29,14 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "export", help="write RUN/encoder.safetensors and encoder.json from the latest checkpoint"
     )
     export.add_argument("run", type=Path)
-    pack = commands.add_parser(
-        "pack", help="copy a data set into tar shards, for disks and networks that like few files"
-    )
-    pack.add_argument("root", help="what data.root may be: a folder of videos, of SSv2's layout, or of a manifest")
-    pack.add_argument("out", help="a folder, or a URL that fsspec can write to")
-    pack.add_argument("--samples-per-shard", type=int, default=1000, help="1000 if not given")
-    pack.add_argument("--seed", type=int, default=0, help="of the order in which training samples are packed")
-    pack.add_argument("--workers", type=int, default=4, help="shards written at the same time (4)")
+    _add_scan(commands.add_parser("scan", help="find the videos of a folder that cannot be read, and why"))
+    _add_prepare(commands.add_parser("prepare", help="make a training copy: small videos that are fast to read"))
+    _add_pack(commands.add_parser("pack", help="copy a data set into tar shards, for disks that like few files"))
     given = parser.parse_args(arguments)
     return run_command(given)
 
@@ -53,6 +48,47 @@ def _add_pretrain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
 
 
+def _add_scan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of videos; nothing is written into it")
+    parser.add_argument("--out", type=Path, help="folder for the results (./scan_NAME)")
+    parser.add_argument("--full", action="store_true", help="decode every frame, not only some of each file")
+    parser.add_argument("--images", action="store_true", help="look at pictures too")
+    _add_jobs(parser, time_limit_s=60)
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of videos, of SSv2's layout, or of a manifest")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the copy: a data.root of the same layout")
+    parser.add_argument("--short-side", type=_positive(int), default=256, help="pixels; smaller videos stay (256)")
+    parser.add_argument("--gop", type=_positive(int), default=4, help="frames from one key frame to the next (4)")
+    parser.add_argument("--fps", type=_positive(float), help="drop frames to come down to this rate (kept as it is)")
+    parser.add_argument("--sample-only", action="store_true", help="copy 8 files, say what all would take, and stop")
+    _add_jobs(parser, time_limit_s=600)
+
+
+def _add_pack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("root", help="what data.root may be: a folder of videos, of SSv2's layout, or of a manifest")
+    parser.add_argument("out", help="a folder, or a URL that fsspec can write to")
+    parser.add_argument("--samples-per-shard", type=int, default=1000, help="1000 if not given")
+    parser.add_argument("--seed", type=int, default=0, help="of the order in which training samples are packed")
+    parser.add_argument("--workers", type=int, default=4, help="shards written at the same time (4)")
+
+
+def _add_jobs(parser: argparse.ArgumentParser, time_limit_s: int) -> None:
+    parser.add_argument("--workers", type=_positive(int), help="processes (one for each core)")
+    text = f"seconds after which a file is given up ({time_limit_s})"
+    parser.add_argument("--time-limit", type=_positive(float), default=time_limit_s, help=text)
+
+
+def _positive(kind: type) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        if not 0 < (number := kind(text)) < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text}; expected a number above 0")
+        return number
+
+    return read
+
+
 def pretrain_main(default_config: Path | None = None, arguments: Sequence[str] | None = None) -> int:
     """The scripts' entry: `deepspeed scripts/pretrain_ssv2.py [--config FILE] KEY=VALUE ...`."""
     parser = argparse.ArgumentParser(description="Pretrain on videos without labels", **_KEYS_STYLE)
@@ -67,12 +103,18 @@ def run_command(given: argparse.Namespace) -> int:
     from hpm_video.train.metrics import start_logging
 
     start_logging(int(os.environ.get("RANK", "0")))
-    commands = {"pretrain": _pretrain, "score": _score, "show": _show, "export": _export, "pack": _pack}
+    commands = {"pretrain": _pretrain, "score": _score, "show": _show, "export": _export}
+    commands |= {"scan": _scan, "prepare": _prepare, "pack": _pack}
     try:
         status = commands[given.command](given)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         status = 1
+    except KeyboardInterrupt:
+        if given.command not in ("scan", "prepare", "pack"):
+            raise
+        sys.stderr.write("stopped; what is done is kept, and the same command goes on from here\n")
+        status = 130
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Do not wait for ranks that may still be in a collective, nor for the threads of the process group, which abort
         # the interpreter's end now and then ("terminate called without an active exception"). All files are closed.
@@ -123,4 +165,24 @@ def _pack(given: argparse.Namespace) -> int:
 
     pack(DataConfig(root=given.root), given.out, given.samples_per_shard, given.seed, given.workers)
     sys.stdout.write(f"{given.out}\n")
+    return 0
+
+
+def _scan(given: argparse.Namespace) -> int:
+    from hpm_video.data.jobs import num_free_cores
+    from hpm_video.data.scan import scan
+
+    out = given.out or Path(f"scan_{given.root.resolve().name}")
+    num_workers = given.workers or num_free_cores()
+    sys.stdout.write(scan(given.root, out, given.full, given.images, num_workers, given.time_limit))
+    return 0
+
+
+def _prepare(given: argparse.Namespace) -> int:
+    from hpm_video.data.jobs import num_free_cores
+    from hpm_video.data.transcode import prepare
+
+    num_workers = given.workers or num_free_cores()
+    how = {"num_workers": num_workers, "time_limit_s": given.time_limit, "sample_only": given.sample_only}
+    sys.stdout.write(prepare(given.root, given.out, given.short_side, given.gop, given.fps, **how))
     return 0

@@ -1,0 +1,295 @@
+"""The same work on many files: in parallel, supervised (a file that hangs or ends its process is named), resumable."""
+
+import contextlib
+import csv
+import fcntl
+import json
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from hpm_video.data.decode import UnreadableVideo
+from hpm_video.types import UserError
+
+log = logging.getLogger("hpm_video")
+Record = dict[str, Any]
+RECYCLED_AFTER = 1000  # files: codec libraries leak, so no worker lives for ever
+SAID_EVERY_S = 10.0  # a line of progress where there is no terminal
+
+
+def run_jobs(
+    files: Mapping[str, Path],
+    work: Callable[[str], Record],
+    record_file: Path,
+    title: str,
+    settings: Record,
+    num_workers: int,
+    time_limit_s: float,
+    still_good: Callable[[Record], bool] = lambda record: True,
+) -> list[Record]:
+    """A record for each name of `files`, in their order: path, size (bytes), mtime_ns, settings, and what `work` answered
+    for the name, or a `reason` where it raised, gave no answer in time or ended its process.
+
+    `work` is picklable and is called in worker processes. Each record is one line of `record_file`, appended at once; names
+    whose line is there with the same size, time and settings are not done again, if `still_good` says so. UserErrors of the
+    work are raised. An interrupt ends the workers, then passes.
+    """
+    record_file.parent.mkdir(parents=True, exist_ok=True)
+    with open_alone(record_file) as stream:
+        stamps = {name: {"path": name, **_stamp(file), "settings": settings} for name, file in files.items()}
+        done = {}
+        for record in _read_records(stream):
+            stamp = stamps.get(record["path"])
+            if stamp and stamp.items() <= record.items() and record.get("limit_s", time_limit_s) >= time_limit_s:
+                if still_good(record):
+                    done[record["path"]] = record
+        left = [name for name in files if name not in done]
+        if len(left) < len(files):
+            log.info("%s: %d of %d files were done before", title, len(done), len(files))
+        num_bad = sum("reason" in record for record in done.values())
+        with (
+            contextlib.closing(_supervise(left, work, num_workers, time_limit_s)) as answers,
+            _Progress(title, len(done), len(files)) as progress,
+        ):
+            for name, answer in answers:
+                done[name] = stamps[name] | answer
+                stream.write(json.dumps(done[name]) + "\n")
+                stream.flush()
+                num_bad += "reason" in answer
+                progress.show(len(done), num_bad)
+    return [done[name] for name in files]
+
+
+def write_records(record_file: Path, records: Iterable[Record]) -> None:
+    """Puts these in the place of what the runs so far have appended, so that each file has one line."""
+    write_whole(record_file, "".join(json.dumps(record) + "\n" for record in records))
+
+
+@contextlib.contextmanager
+def open_alone(record_file: Path) -> Iterator[TextIO]:
+    """The file, opened to append. UserError while another process has it: two runs would write the same files."""
+    with record_file.open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{record_file} is being written by another run; wait for it, or stop it") from error
+        except OSError:  # a file system without locks
+            pass
+        yield stream
+
+
+def keep_settings(file: Path, settings: Record) -> None:
+    """Writes them, or raises a UserError that names those which differ from the ones that are there."""
+    if file.exists():
+        try:
+            kept = dict(json.loads(file.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise UserError(f"{file}: not the settings of a run ({error}); expected an empty folder") from error
+        changed = [
+            f"{n} {kept.get(n)!r} -> {settings.get(n)!r}"
+            for n in {**kept, **settings}
+            if kept.get(n) != settings.get(n)
+        ]
+        if changed:
+            raise UserError(
+                f"{file.parent} was made with other settings: {', '.join(changed)}; expected the same, or another folder"
+            )
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(settings, indent=1) + "\n")
+
+
+def write_whole(file: Path, text: str) -> None:
+    half = file.with_name(file.name + ".half")
+    half.write_text(text, encoding="utf-8", errors="backslashreplace")
+    half.replace(file)
+
+
+def write_csv(file: Path, columns: list[str], rows: Iterable[Iterable[object]]) -> None:
+    half = file.with_name(file.name + ".half")
+    with half.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+        lines = csv.writer(stream, lineterminator="\n")
+        lines.writerow(columns)
+        lines.writerows(rows)
+    half.replace(file)
+
+
+def write_bad(folder: Path, records: Iterable[Record]) -> None:
+    write_csv(folder / "bad.csv", ["path", "reason"], ((r["path"], r["reason"]) for r in records if "reason" in r))
+
+
+def count_reasons(records: Iterable[Record]) -> list[tuple[str, int]]:
+    """Most frequent first; reasons that differ only in their numbers are one, shown by the first."""
+    groups: dict[str, list[str]] = {}
+    for record in records:
+        if "reason" in record:
+            groups.setdefault(re.sub(r"\d+", "N", record["reason"]), []).append(record["reason"])
+    counted = [
+        (each[0] if len(set(each)) == 1 else f"{each[0]} (or other numbers)", len(each)) for each in groups.values()
+    ]
+    return sorted(counted, key=lambda pair: -pair[1])
+
+
+def num_free_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _stamp(file: Path) -> Record:
+    try:
+        found = file.stat()
+    except OSError:  # the work will say what is wrong with it
+        return {"size": -1, "mtime_ns": 0}
+    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+
+def _read_records(stream: TextIO) -> list[Record]:
+    """Whole lines only; a half-written end is cut off, so that the next line does not continue it."""
+    stream.seek(0)
+    records, end = [], 0
+    for line in stream.read().splitlines(keepends=True):
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            if line.endswith("\n") and isinstance(record, dict) and "path" in record:
+                records.append(record)
+        end += len(line.encode()) if line.endswith("\n") else 0
+    stream.truncate(end)
+    stream.seek(0, os.SEEK_END)
+    return records
+
+
+def _supervise(
+    names: list[str], work: Callable[[str], Record], num_workers: int, time_limit_s: float
+) -> Generator[tuple[str, Record], None, None]:
+    """(name, answer) as they come, in any order. Few are handed out at a time: an interrupt leaves nothing to wait for."""
+    if not names:
+        return
+    from concurrent.futures import FIRST_COMPLETED, Future, wait
+
+    from pebble import ProcessPool
+
+    # Forked from a process of its own, which has no threads and has imported what they need.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, getattr(work, "func", work).__module__])
+    pool = ProcessPool(min(num_workers, len(names)), RECYCLED_AFTER, _guard_worker, context=context)
+    running: dict[Future, str] = {}
+    queue = iter(names)
+    try:
+        while True:
+            for name in islice(queue, 3 * num_workers - len(running)):
+                running[pool.schedule(_answer, [work, name], timeout=time_limit_s)] = name
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), _outcome(future, time_limit_s)
+    finally:
+        pool.stop()
+        pool.join()
+
+
+def _guard_worker() -> None:
+    """The parent answers to Ctrl-C, a kill ends even a codec that hangs, no worker outlives its parent, and what codecs
+    write to stderr does not run through the progress bar."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _answer(work: Callable[[str], Record], name: str) -> Record:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return {"reason": "its name is not UTF-8"}
+    if "\n" in name or "\r" in name:
+        return {"reason": "its name holds a line break"}
+    try:
+        return work(name)
+    except UnreadableVideo as error:
+        return {"reason": re.sub(rf"(: )?'?{re.escape(error.path)}'?", "", error.reason)}  # the line names it already
+    except UserError:
+        raise
+    except Exception as error:  # of whatever library: this file is bad, the others go on
+        return {"reason": f"{type(error).__name__}: {error}"}
+
+
+def _outcome(future: Any, time_limit_s: float) -> Record:
+    from concurrent.futures import TimeoutError
+    from concurrent.futures.process import BrokenProcessPool
+
+    from pebble import ProcessExpired
+
+    try:
+        return future.result()
+    except TimeoutError:
+        return {"reason": f"no answer within {time_limit_s:g} s", "limit_s": time_limit_s}
+    except ProcessExpired as error:
+        how = f"signal {-error.exitcode}" if error.exitcode < 0 else f"exit status {error.exitcode}"
+        return {"reason": f"the reader crashed ({how}{': out of memory?' if error.exitcode == -9 else ''})"}
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"the worker processes were ended from outside ({error}); run the same command again"
+        ) from error
+
+
+class _Progress:
+    """How many are done, how many bad, rate and time left: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, title: str, num_before: int, num_all: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self.title, self.num_before, self.num_all = title, num_before, num_all
+        self.begin = self.said = time.monotonic()
+        self.bar: Progress | None = None
+        if Console().is_terminal:
+            words = TextColumn("{task.description}"), TextColumn("{task.fields[told]}")
+            self.bar = Progress(words[0], BarColumn(), MofNCompleteColumn(), words[1])
+            self.task = self.bar.add_task(title, total=num_all, completed=num_before, told="")
+
+    def __enter__(self) -> "_Progress":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def show(self, num_done: int, num_bad: int) -> None:
+        now = time.monotonic()
+        rate = (num_done - self.num_before) / max(now - self.begin, 1e-9)
+        told = f"{rate:.1f} files/s, {num_bad} bad, {tell_time((self.num_all - num_done) / rate)} left"
+        if self.bar:
+            self.bar.update(self.task, completed=num_done, told=told)
+        elif now - self.said >= SAID_EVERY_S or num_done == self.num_all:
+            self.said = now
+            log.info("%s: %d of %d, %s", self.title, num_done, self.num_all, told)
+
+
+def tell_time(seconds: float) -> str:
+    minutes, left_s = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{left_s:02d}"
+
+
+def tell_size(num_bytes: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} bytes" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} GB" if num_bytes < 1000 else f"{num_bytes / 1000:.1f} TB"

@@ -1,0 +1,239 @@
+"""Which files of a folder can be trained on: each is decoded, counted, and named with a reason if bad. `hpm-video scan`."""
+
+import hashlib
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES, Row, list_folder
+from hpm_video.data.decode import UnreadableVideo, read_frames
+from hpm_video.data.jobs import (
+    Record,
+    count_reasons,
+    keep_settings,
+    run_jobs,
+    tell_size,
+    write_bad,
+    write_csv,
+    write_records,
+    write_whole,
+)
+from hpm_video.data.manifest import write_manifest
+from hpm_video.types import UserError
+
+NUM_QUICK = 6  # frames that are decoded without --full: the first, the last, and some between
+NUM_SHOWN = 6  # of what may be a long list, in the summary
+
+
+def scan(root: Path, out: Path, full: bool, images: bool, num_workers: int, time_limit_s: float) -> str:
+    """Writes results.jsonl, good.txt, bad.csv, duplicates.csv, summary.md and a manifest of the good files into `out`, and
+    nothing elsewhere. Returns the summary. Raises UserError."""
+    check_folders(root, out)
+    names = list_folder(root, SUFFIXES + IMAGE_SUFFIXES if images else SUFFIXES)
+    keep_settings(out / "scan.json", {"root": str(root.resolve())})
+    files = {name: root / name for name in names}
+    records_file = out / "results.jsonl"
+    work = partial(check_file, root=root.resolve(), full=full)
+    records = run_jobs(files, work, records_file, f"scan {root}", {"full": full}, num_workers, time_limit_s)
+    write_records(records_file, records)
+    good = [record for record in records if "reason" not in record]
+    duplicates = find_duplicates(good)
+    write_whole(out / "good.txt", "".join(f"{record['path']}\n" for record in good))
+    write_bad(out, records)
+    write_csv(out / "duplicates.csv", ["path", "same_as"], duplicates)
+    rows = [row_of(record) for record in good]
+    write_manifest(out, f"good files of {root.resolve().name}", root, {"train": rows}, [])
+    summary = "\n".join([*_summarise(root, records, len(duplicates), full), *_show_ways_on(out, bool(good))]) + "\n"
+    write_whole(out / "summary.md", summary)
+    return summary
+
+
+def check_folders(root: Path, out: Path) -> None:
+    """UserError where there is no folder to read, or the results would be written into it."""
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "does not exist"
+        raise UserError(f"{root} {found}; expected a folder that holds videos")
+    if out.resolve().is_relative_to(root.resolve()):
+        raise UserError(
+            f"{out} lies in {root}, which is left as it is; expected a folder elsewhere for what is written"
+        )
+
+
+def row_of(record: Record) -> Row:
+    return Row(
+        record["path"], frames=record["frames"], fps=record["fps"], width=record["width"], height=record["height"]
+    )
+
+
+def check_file(name: str, root: Path, full: bool) -> Record:
+    """What is known of a good file; width and height as shown (turned). Raises UnreadableVideo."""
+    file = root / name
+    count, height, width = look_at(file)
+    if full and (decoded := count_decoded(file)) < count:
+        raise UnreadableVideo(str(file), f"only {decoded} of its {count} frames can be decoded")
+    known = probe(file)._asdict() | {"frames": count, "width": width, "height": height}
+    with file.open("rb") as stream:
+        return known | {"blake2b": hashlib.file_digest(stream, partial(hashlib.blake2b, digest_size=16)).hexdigest()}
+
+
+def look_at(file: Path) -> tuple[int, int, int]:
+    """(frames, height, width), as training would find them: some frames are decoded. Raises UnreadableVideo."""
+    counts: list[int] = []
+
+    def choose(count: int) -> np.ndarray:
+        counts.append(count)
+        return np.unique(np.linspace(0, count - 1, NUM_QUICK).astype(np.int64))
+
+    frames = read_frames(file, choose)
+    return counts[-1], frames.shape[1], frames.shape[2]
+
+
+def find_duplicates(records: list[Record]) -> list[tuple[str, str]]:
+    """(file, the first file of the same content), for every file that is not the first."""
+    first: dict[tuple[int, str], str] = {}
+    found = []
+    for record in records:
+        original = first.setdefault((record["size"], record["blake2b"]), record["path"])
+        if original != record["path"]:
+            found.append((record["path"], original))
+    return found
+
+
+def _summarise(root: Path, records: list[Record], num_duplicates: int, full: bool) -> Iterator[str]:
+    good = [record for record in records if "reason" not in record]
+    how = "every frame of each" if full else f"up to {NUM_QUICK} frames of each, the first and the last among them"
+    size = tell_size(sum(max(0, record["size"]) for record in records))
+    yield f"# Scan of {root}"
+    yield f"{len(records):,} files, {size}: **{len(good):,} good, {len(records) - len(good):,} bad**. Decoded: {how}."
+    if len(good) < len(records):
+        yield from _table(["bad files", "reason"], [(f"{number:,}", why) for why, number in count_reasons(records)])
+    if not good:
+        return
+    yield from _table(["good files", "least", "median", "most"], _spread(good))
+    yield from _table(["good files", "", "number"], [(w, v, f"{n:,}") for w, v, n in _count_kinds(good)])
+    yield ""
+    turned = sum(bool(record["rotation"]) for record in good)
+    yield f"- turned by a flag (phones; read upright): {turned:,}"
+    if "is_variable" in good[0]:
+        yield f"- of variable frame rate: {sum(record['is_variable'] for record in good):,}"
+    yield f"- the same content as a file before it (duplicates.csv): {num_duplicates:,}"
+    wrong = [r for r in good if r.get("header_frames") and r["header_frames"] != r["frames"]]
+    yield f"- header claims another number of frames: {len(wrong):,}"
+    yield from (
+        f"  - {r['path']}: {r['frames']:,} frames, header says {r['header_frames']:,}" for r in wrong[:NUM_SHOWN]
+    )
+    if len(wrong) > NUM_SHOWN:
+        yield "  - ... (all: header_frames beside frames in results.jsonl)"
+
+
+def _spread(good: list[Record]) -> list[tuple[str, ...]]:
+    columns: list[tuple[str, Callable[[Record], float]]] = [
+        ("frames", lambda r: r["frames"]),
+        ("seconds", lambda r: r["seconds"]),
+        ("frames/s", lambda r: r["fps"]),
+        ("width, px", lambda r: r["width"]),
+        ("height, px", lambda r: r["height"]),
+        ("size, kB", lambda r: r["size"] / 1000),
+    ]
+    rows = []
+    for name, get in columns:
+        values = [get(record) for record in good]
+        rows.append((name, *(f"{round(value, 2):,.10g}" for value in (min(values), median(values), max(values)))))
+    return rows
+
+
+def _count_kinds(good: list[Record]) -> Iterator[tuple[str, str, int]]:
+    """(what, value, files), the most frequent values of each."""
+    kinds: list[tuple[str, Callable[[Record], str]]] = [
+        ("codec", lambda r: f"{r['codec']} {r['pix_fmt']}"),
+        ("ending", lambda r: Path(r["path"]).suffix.lower()),
+        ("width x height", lambda r: f"{r['width']} x {r['height']}"),
+    ]
+    for what, get in kinds:
+        counted = Counter(get(record) for record in good).most_common()
+        yield from ((what, value, number) for value, number in counted[:NUM_SHOWN])
+        if len(counted) > NUM_SHOWN:
+            yield what, f"{len(counted) - NUM_SHOWN} others", sum(number for _, number in counted[NUM_SHOWN:])
+
+
+def _table(head: list[str], rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """A markdown table whose columns are also even to the eye."""
+    cells = [tuple(head), *(tuple(cell.replace("|", "\\|") for cell in row) for row in rows)]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(head))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
+    yield from ("", lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:])
+
+
+def _show_ways_on(out: Path, any_good: bool) -> Iterator[str]:
+    yield ""
+    yield f"In {out}: results.jsonl, good.txt, bad.csv (each file with its reason), duplicates.csv, summary.md."
+    if any_good:
+        yield f"Train on the good files: `hpm-video pretrain data.root={shlex.quote(str(out))}`"
+
+
+# STAND-INS, from here to the end: to be replaced by those of hpm_video.data.decode.
+
+
+class VideoInfo(NamedTuple):
+    num_frames: int
+    fps: float
+    width: int
+    height: int
+    codec: str
+    pix_fmt: str
+    seconds: float
+    rotation: int
+    header_frames: int = 0  # what the header claims; 0: nothing
+    is_variable: bool = False  # frames are not at equal distances in time
+
+
+def probe(path: str | Path) -> VideoInfo:
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            stream: Any = container.streams.best("video")
+            if stream is None:
+                raise UnreadableVideo(str(path), "no video stream")
+            packets = [p for p in container.demux(stream) if p.size]
+            times = sorted(p.pts for p in packets if p.pts is not None)
+            steps = np.diff(times)
+            frame = next(iter(_decode_again(path)), None)
+            tick_s = float(stream.time_base or 0)
+            rate = float(stream.average_rate or stream.guessed_rate or 0)
+            span_s = (times[-1] - times[0]) * tick_s if len(times) > 1 else 0.0
+            fps = (len(times) - 1) / span_s if span_s else rate
+            codec = stream.codec_context
+            return VideoInfo(
+                num_frames=len(packets),
+                fps=round(fps, 3),
+                width=codec.width,
+                height=codec.height,
+                codec=codec.name,
+                pix_fmt=codec.pix_fmt or "",
+                seconds=round(span_s + (1 / fps if fps else 0), 3),
+                rotation=int(frame.rotation) if frame is not None else 0,
+                header_frames=stream.frames,
+                is_variable=bool(len(steps) and steps.max() - steps.min() > 2 and steps.max() > 1.2 * steps.min()),
+            )
+    except (av.FFmpegError, ValueError) as error:
+        raise UnreadableVideo(str(path), str(error).splitlines()[0]) from error
+
+
+def count_decoded(path: str | Path) -> int:
+    """Decodes every frame and holds one at a time."""
+    return sum(1 for _ in _decode_again(path))
+
+
+def _decode_again(path: str | Path) -> Iterator:
+    from hpm_video.data import decode
+
+    return decode._decode(str(path))

@@ -1,0 +1,292 @@
+"""A training copy of a set of videos: small H.264 files that are fast to read at any frame. `hpm-video prepare`."""
+
+import errno
+import logging
+import shlex
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from hpm_video.data.annotations import SSV2_FILES, Row, find_ssv2, list_folder
+from hpm_video.data.decode import UnreadableVideo, read_frames
+from hpm_video.data.jobs import (
+    Record,
+    count_reasons,
+    keep_settings,
+    run_jobs,
+    tell_size,
+    tell_time,
+    write_bad,
+    write_records,
+)
+from hpm_video.data.manifest import HEADER, Manifest, read_header, read_manifest, write_manifest
+from hpm_video.data.sampling import sample_dense
+from hpm_video.data.scan import check_folders, count_decoded, look_at, probe
+from hpm_video.types import UserError
+
+log = logging.getLogger("hpm_video")
+NUM_SAMPLED = 8  # files that are done first, to say what the whole set will take
+SPARE = 1.1  # how much more room than expected the disk must have
+NOT_THE_FILES_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copying:
+    """From where, to where, and how: all that a worker has to know."""
+
+    source: Path  # the folder that names are relative to
+    out: Path
+    short_side_px: int
+    gop: int  # frames from one key frame to the next
+    max_fps: float | None  # None: as they are
+
+
+def prepare(root: Path, out: Path, short_side_px: int, gop: int, max_fps: float | None, **how: Any) -> str:
+    """Writes the copy, its annotations, results.jsonl and bad.csv into `out`; returns what to tell in the end.
+
+    how: num_workers, time_limit_s, sample_only. Raises UserError.
+    """
+    check_folders(root, out)
+    manifests, source, names = find_sources(root)
+    check_folders(source, out)
+    check_targets(names)
+    asked: dict[str, Any] = {"short_side_px": short_side_px, "gop": gop, "max_fps": max_fps}
+    keep_settings(out / "prepare.json", {"root": str(root.resolve()), **asked})
+    copying = Copying(source=source.resolve(), out=out.resolve(), **asked)
+    sizes = {name: file_size(source / name) for name in names}
+    sample = spread_sample(sizes)
+    growth, told = foresee(_copy(copying, sample, "sample", how), list(sizes.values()), how["num_workers"])
+    log.info("%s", told)
+    if how["sample_only"]:
+        return f"Sample only: {len(sample)} files are in {out}; the same command without --sample-only goes on from here.\n"
+    left = [name for name in names if name not in sample and not (out / target_of(name)).exists()]
+    check_room(out, growth * sum(sizes[name] for name in left))
+    records = _copy(copying, names, f"prepare {root}", how)
+    write_records(out / "results.jsonl", records)
+    write_bad(out, records)
+    copy_annotations(root, out, manifests, records)
+    return _summarise(out, records)
+
+
+def _copy(copying: Copying, names: list[str], title: str, how: dict[str, Any]) -> list[Record]:
+    def still_good(record: Record) -> bool:
+        return "reason" in record or file_size(copying.out / target_of(record["path"])) == record["bytes_after"]
+
+    return run_jobs(
+        {name: copying.source / name for name in names},
+        partial(copy_file, copying=copying, timed=title == "sample"),
+        copying.out / "results.jsonl",
+        title,
+        {},  # those of prepare.json hold for all
+        how["num_workers"],
+        how["time_limit_s"],
+        still_good,
+    )
+
+
+def find_sources(root: Path) -> tuple[dict[str, Manifest], Path, list[str]]:
+    """(manifests by split, or none where there is no manifest; the folder of the videos; their names in it, sorted)."""
+    if (root / "shards.json").is_file():
+        raise UserError(f"{root} holds shards; expected a folder of videos, of a manifest or of SSv2's layout")
+    if not (root / HEADER).is_file():
+        return {}, root, list_folder(root)
+    found = {split: read_manifest(root, split) for split in read_header(root)["splits"]}
+    manifests = {split: manifest for split, manifest in found.items() if manifest}
+    names = sorted({path for manifest in manifests.values() for path in manifest.paths})
+    if not names:
+        raise UserError(f"{root / HEADER}: its splits have no rows; expected at least one video")
+    return manifests, next(iter(manifests.values())).root, names
+
+
+def target_of(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(".mp4"))
+
+
+def check_targets(names: Sequence[str]) -> None:
+    """UserError where two videos would be one, or one would lie outside of the copy."""
+    taken: dict[str, str] = {}
+    for name in names:
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise UserError(f"{name} lies outside of its set's root; expected a path without .. below it")
+        other = taken.setdefault(target_of(name), name)
+        if other != name:
+            raise UserError(f"{other} and {name} would both become {target_of(name)}; rename or remove one of them")
+
+
+def file_size(file: Path) -> int:
+    """Bytes; 0 where there is no file."""
+    return file.stat().st_size if file.is_file() else 0
+
+
+def spread_sample(sizes: dict[str, int]) -> list[str]:
+    """Names at even distances in the order of size: small and large files have their say."""
+    ordered = sorted(sizes, key=lambda name: (sizes[name], name))
+    places = (np.arange(NUM_SAMPLED) + 0.5) * len(ordered) / NUM_SAMPLED
+    return [ordered[k] for k in sorted(set(places.astype(int).tolist()))]
+
+
+def copy_file(name: str, copying: Copying, timed: bool) -> Record:
+    """One file into the copy, checked before it gets its name. Raises UnreadableVideo where source or copy is bad."""
+    source, target = copying.source / name, copying.out / target_of(name)
+    half = target.with_name(f".{target.stem}.half.mp4")  # hidden: whoever lists the folder passes it over
+    begin = time.perf_counter()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # made of an earlier version of the source
+        count, height, width = look_at(source)
+        transcode(source, half, copying.short_side_px, copying.gop, copying.max_fps)
+        made = check_copy(half, source, (count, height, width), copying)
+        spent_s = time.perf_counter() - begin
+        half.replace(target)
+    except Exception as error:  # PyAV has its own types, with the system's number
+        if getattr(error, "errno", None) in NOT_THE_FILES_FAULT:
+            raise UserError(f"{target}: {error}; mend this, then the same command goes on") from error
+        raise
+    finally:
+        half.unlink(missing_ok=True)
+    made |= {"bytes_after": file_size(target), "spent_s": round(spent_s, 3)}
+    if timed:
+        made["decode_ms"] = [round(_time_decoding(file), 2) for file in (source, target)]
+    return made
+
+
+def check_copy(half: Path, source: Path, expected: tuple[int, int, int], copying: Copying) -> Record:
+    """Decodes all of it; the row of the new manifest. `expected`: frames, height, width of the source."""
+    info = probe(half)
+    decoded = count_decoded(half)
+    most = expected[0]
+    if copying.max_fps:
+        most = min(most, int(probe(source).seconds * copying.max_fps) + 2)
+    if decoded > most or decoded < info.num_frames or (not copying.max_fps and decoded != most):
+        raise UnreadableVideo(str(half), f"the copy has {decoded} frames that can be decoded; expected {most}")
+    _, height, width = look_at(half)
+    share = min(1.0, copying.short_side_px / min(expected[1:]))
+    if max(abs(height - share * expected[1]), abs(width - share * expected[2])) > 2:  # rounded to even numbers
+        raise UnreadableVideo(str(half), f"the copy has {width} x {height} px, made of {expected[2]} x {expected[1]}")
+    return {"frames": decoded, "fps": info.fps, "width": width, "height": height}
+
+
+def _time_decoding(file: Path) -> float:
+    """Milliseconds for 16 frames at stride 4 around the middle, the best of three."""
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        read_frames(file, lambda count: sample_dense(count, 16, 4, None))
+        times.append(1000 * (time.perf_counter() - begin))
+    return min(times)
+
+
+def foresee(sample: list[Record], sizes: list[int], num_workers: int) -> tuple[float, str]:
+    """(bytes of the copy for each byte of the sources, what to tell the user), from the sample to the whole set."""
+    good = [record for record in sample if "reason" not in record]
+    if not good:
+        reasons = "; ".join(f"{record['path']}: {record['reason']}" for record in sample[:3])
+        raise UserError(f"none of {len(sample)} sampled files could be copied ({reasons}); expected videos")
+    before, after = (sum(record[key] for record in good) for key in ("size", "bytes_after"))
+    seconds = sum(record["spent_s"] for record in good) / before * sum(sizes) / num_workers
+    timed = [record["decode_ms"] for record in good if "decode_ms" in record]
+    speed = " -> ".join(f"{median(pair[k] for pair in timed):.1f} ms" for k in (0, 1)) if timed else "not timed"
+    told = (
+        f"sample of {len(good)} files: {tell_size(before)} -> {tell_size(after)}; "
+        f"to decode 16 frames at stride 4 (median): {speed}\n"
+        f"expected for all {len(sizes):,}: {tell_size(sum(sizes))} -> {tell_size(after / before * sum(sizes))} "
+        f"in about {tell_time(seconds)} with {num_workers} workers"
+    )
+    return after / before, told
+
+
+def check_room(out: Path, num_bytes: float) -> None:
+    free = shutil.disk_usage(out).free
+    if free < SPARE * num_bytes:
+        raise UserError(
+            f"{out}: {tell_size(free)} free; expected {tell_size(SPARE * num_bytes)} for what is still to be written "
+            "(a smaller --short-side or --fps, or a larger --gop, in another folder needs less)"
+        )
+
+
+def copy_annotations(root: Path, out: Path, manifests: dict[str, Manifest], records: list[Record]) -> None:
+    """So that `out` is a data.root as `root` was: a new manifest without what could not be copied, or SSv2's files."""
+    made = {record["path"]: record for record in records if "reason" not in record}
+    if manifests:
+        splits: dict[str, Sequence[Row]] = {split: _new_rows(manifest, made) for split, manifest in manifests.items()}
+        header = read_header(root)
+        write_manifest(out, header["name"], out, splits, header["classes"], header.get("left_right", False))
+        return
+    folder = find_ssv2(root, None)
+    for name in [n for names in SSV2_FILES.values() for n in names if folder and (folder / n).is_file()]:
+        assert folder is not None
+        target = out / folder.relative_to(root) / name
+        target.parent.mkdir(exist_ok=True)
+        half = target.with_name(name + ".half")
+        shutil.copyfile(folder / name, half)
+        half.replace(target)
+
+
+def _new_rows(manifest: Manifest, made: dict[str, Record]) -> list[Row]:
+    """The rows whose file was copied, with what is now true of it."""
+    kept = [Row(**row) for row in manifest.table.to_pylist() if row["path"] in made]
+    facts = [{key: made[row.path][key] for key in ("frames", "fps", "width", "height")} for row in kept]
+    return [row._replace(path=target_of(row.path), **fact) for row, fact in zip(kept, facts, strict=True)]
+
+
+def _summarise(out: Path, records: list[Record]) -> str:
+    good = [record for record in records if "reason" not in record]
+    before, after = (sum(record[key] for record in good) for key in ("size", "bytes_after"))
+    lines = [f"{len(good):,} of {len(records):,} files copied, {tell_size(before)} -> {tell_size(after)}"]
+    lines += [f"  left out: {number:,}: {reason}" for reason, number in count_reasons(records)]
+    if len(good) < len(records):
+        lines.append(f"  each with its reason: {out / 'bad.csv'}")
+    lines.append(f"Train on the copy: hpm-video pretrain data.root={shlex.quote(str(out))}")
+    return "\n".join(lines) + "\n"
+
+
+# STAND-IN, from here to the end: to be replaced by that of hpm_video.data.decode.
+
+
+def transcode(source: Path, target: Path, short_side_px: int, gop: int, max_fps: float | None) -> None:
+    """H.264, yuv420p, upright, no sound, times kept; frames that come sooner than 1 / max_fps s are dropped."""
+    from fractions import Fraction
+
+    import av
+
+    from hpm_video.data import decode
+
+    with av.open(str(target), "w", format="mp4") as container:
+        stream: Any = None
+        due_s: float | None = None
+        last = -1
+        for number, frame in enumerate(decode._decode(str(source))):
+            tick = frame.time_base or Fraction(1, 25)
+            pts = frame.pts if frame.pts is not None else number
+            time_s = float(pts * tick)
+            if max_fps and due_s is not None and time_s < due_s - 1e-6:
+                continue
+            if max_fps:
+                due_s = time_s + 1 / max_fps if due_s is None else max(due_s + 1 / max_fps, time_s)
+            picture = decode._to_upright_rgb(frame, str(source))
+            if stream is None:
+                height, width = picture.shape[:2]
+                share = min(1.0, short_side_px / min(height, width))
+                stream = container.add_stream(
+                    "libx264",
+                    options={"g": str(gop), "crf": "20", "preset": "veryfast", "bf": "0", "sc_threshold": "0"},
+                )
+                stream.height, stream.width = (
+                    max(2, 2 * int(side * share / 2 + 0.5 - 1e-9)) for side in (height, width)
+                )
+                stream.height, stream.width = min(stream.height, height // 2 * 2), min(stream.width, width // 2 * 2)
+                stream.pix_fmt, stream.thread_count = "yuv420p", 1
+                stream.codec_context.time_base = stream.time_base = Fraction(1, 90000)
+            new = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            new = new.reformat(stream.width, stream.height, "yuv420p", interpolation="AREA")
+            new.pts = last = max(last + 1, int(pts * tick * 90000))
+            new.time_base = Fraction(1, 90000)
+            container.mux(stream.encode(new))
+        container.mux(stream.encode())
