@@ -71,6 +71,8 @@ def prepare(root: Path, out: Path, short_side_px: int, gop: int, max_fps: float 
     records = _copy(copying, names, f"prepare {root}", how)
     write_records(out / "results.jsonl", records)
     write_bad(out, records)
+    for name in (record["path"] for record in records if "reason" in record):
+        half_of(out / target_of(name)).unlink(missing_ok=True)  # of a worker that was killed
     copy_annotations(root, out, manifests, records)
     return _summarise(out, records)
 
@@ -84,7 +86,7 @@ def _copy(copying: Copying, names: list[str], title: str, how: dict[str, Any]) -
         partial(copy_file, copying=copying, timed=title == "sample"),
         copying.out / "results.jsonl",
         title,
-        {},  # those of prepare.json hold for all
+        {"short_side_px": copying.short_side_px, "gop": copying.gop, "max_fps": copying.max_fps},
         how["num_workers"],
         how["time_limit_s"],
         still_good,
@@ -107,6 +109,11 @@ def find_sources(root: Path) -> tuple[dict[str, Manifest], Path, list[str]]:
 
 def target_of(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(".mp4"))
+
+
+def half_of(target: Path) -> Path:
+    """Hidden, so that whoever lists the folder for videos passes it over."""
+    return target.with_name(f".{target.stem}.half.mp4")
 
 
 def check_targets(names: Sequence[str]) -> None:
@@ -135,7 +142,7 @@ def spread_sample(sizes: dict[str, int]) -> list[str]:
 def copy_file(name: str, copying: Copying, timed: bool) -> Record:
     """One file into the copy, checked before it gets its name. Raises UnreadableVideo where source or copy is bad."""
     source, target = copying.source / name, copying.out / target_of(name)
-    half = target.with_name(f".{target.stem}.half.mp4")  # hidden: whoever lists the folder passes it over
+    half = half_of(target)
     begin = time.perf_counter()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

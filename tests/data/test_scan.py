@@ -153,11 +153,12 @@ def test_ctrl_c_and_the_same_again(tmp_path, monkeypatch, caplog) -> None:
 
 @pytest.mark.skipif(not ODD.is_dir(), reason="the folder shared/data/odd_codecs is not beside the project")
 def test_odd_files(tmp_path) -> None:
-    """The counts are those of the folder's own table, made with another tool."""
-    scan(ODD, tmp_path / "out", False, False, 2, 60.0)
-    truth = {row["file"]: row for row in csv.DictReader((ODD / "manifest.csv").open())}
+    """The counts are those of the folder's own table, made with another tool. Large files are passed over: seconds each."""
+    truth = {row["file"]: row for row in csv.DictReader((ODD / "manifest.csv").open()) if int(row["bytes"]) < 600_000}
+    (tmp_path / "in").mkdir()
+    for name in truth:
+        (tmp_path / "in" / name).symlink_to(ODD / name)
+    scan(tmp_path / "in", tmp_path / "out", False, False, 2, 60.0)
     rows = open_manifest(DataConfig(root=str(tmp_path / "out")), "train").table.to_pylist()
-    assert len(rows) == 38
-    assert {r["path"]: r["frames"] for r in rows} == {
-        r["path"]: int(truth[r["path"]]["frames_decoded_by_pyav"]) for r in rows
-    }
+    counts = {row["path"]: row["frames"] for row in rows}
+    assert len(rows) == 24 and counts == {n: int(truth[n]["frames_decoded_by_pyav"]) for n in counts}
