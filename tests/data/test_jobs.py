@@ -78,12 +78,12 @@ def done(folder: Path) -> list[str]:
 
 def test_hang_crash_and_error_are_named_and_the_others_done(folder) -> None:
     names = ["a", "bb", "hang", "signal", "end", "error", "ccc", "d\udc80", "e\nf"]
-    records = run(folder, names, {}, 1.0)
+    records = run(folder, names, {}, 0.5)
     assert [record["path"] for record in records] == names
     assert [record.get("reason", record.get("length")) for record in records] == [
         1,
         2,
-        "no answer within 1 s",
+        "no answer within 0.5 s",
         "the reader crashed (signal 11)",
         "the reader crashed (exit status 3)",
         "ValueError: no such thing",

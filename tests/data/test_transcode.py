@@ -188,7 +188,7 @@ def test_a_copy_with_other_frames_is_not_taken(videos, tmp_path, monkeypatch) ->
 def test_kill_in_the_middle(tmp_path) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     root.mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (24, 160, 192, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (16, 128, 160, 3), dtype=np.uint8)
     write_video(root / "00.mkv", noise, 10)
     for number in range(1, 10):
         shutil.copy(root / "00.mkv", root / f"{number:02d}.mkv")
@@ -206,7 +206,7 @@ def test_kill_in_the_middle(tmp_path) -> None:
     assert 2 <= len(recorded) < 10
     taken = open_manifest(DataConfig(root=str(out)), "train")
     assert taken is not None and len(recorded) <= len(taken) <= len(recorded) + 1
-    assert all(probe(taken.root / path).num_frames == 24 for path in taken.paths)
+    assert all(probe(taken.root / path).num_frames == 16 for path in taken.paths)
     kept = {record["path"]: (out / record["path"]).with_suffix(".mp4").stat().st_mtime_ns for record in recorded}
     assert "10 of 10 files copied" in prepare(root, out, 256, 4, None, **HOW)
     assert {name: (out / name).with_suffix(".mp4").stat().st_mtime_ns for name in kept} == kept
