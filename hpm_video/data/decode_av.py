@@ -8,7 +8,7 @@ decodes from the first frame on and counts. Headers are not believed: frames are
 import io
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,22 +21,20 @@ SEEKABLE_CODECS = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "ffv1"}
 MAX_KEPT_BYTES = 64 << 20  # of packets kept from counting to decoding; of longer files they are read again
 
 
-@dataclass(frozen=True, kw_only=True)
-class VideoInfo:
-    """What a file holds, found without decoding: frames are counted as packets."""
+class VideoInfo(NamedTuple):
+    """What a file holds; frames are counted as packets, one is decoded."""
 
     num_frames: int
-    frames_in_header: int  # 0: not told
     fps: float  # mean over the file
     width: int
-    height: int  # as stored, before rotation
+    height: int  # as stored, before it is turned
     codec: str
     pix_fmt: str
     container: str
     seconds: float
-    is_vfr: bool  # times from frame to frame differ by more than a tenth of the median one
-    num_video_streams: int
-    num_audio_streams: int
+    rotation: int  # degrees, counter-clockwise, that make it upright
+    header_frames: int  # what the header claims; 0: nothing
+    is_variable: bool  # frames are not at equal distances in time
 
 
 def load() -> Any:
@@ -68,32 +66,44 @@ def read(media: str | bytes, choose: Choose, fps: float | None = None) -> np.nda
         raise UnreadableVideo(name, f"no frame could be decoded: {first_line(error)}") from error
 
 
-def probe(path: str) -> VideoInfo:
+def probe(path: str | Path) -> VideoInfo:
     """Raises UnreadableVideo."""
     av = load()
     try:
-        with _open(av, path, path) as file:
-            stream = _stream(file, path)
+        with _open(av, str(path), str(path)) as file:
+            stream = _stream(file, str(path))
             packets = Packets.of(file, stream)
-            times = packets.times_s(float(stream.average_rate or 25))
-            steps = np.diff(times)
-            seconds = float(times[-1] + (np.median(steps) if len(steps) else 0.0)) if len(times) else 0.0
+            rate = float(stream.average_rate or stream.guessed_rate or 25)
+            times = packets.times_s(rate)
+            steps = np.diff(times) if len(times) > 1 else np.full(1, 1 / rate)
+            seconds = float(times[-1] + np.median(steps)) if len(times) else 0.0
+            frame = next(_decode(av, str(path), str(path)), None)
+            codec = stream.codec_context
             return VideoInfo(
                 num_frames=len(times),
-                frames_in_header=stream.frames,
-                fps=len(times) / seconds if seconds else float(stream.average_rate or 0),
-                width=stream.codec_context.width,
-                height=stream.codec_context.height,
-                codec=stream.codec_context.name,
-                pix_fmt=stream.codec_context.pix_fmt or "",
+                fps=round(len(times) / seconds, 3) if seconds else rate,
+                width=codec.width,
+                height=codec.height,
+                codec=codec.name,
+                pix_fmt=codec.pix_fmt or "",
                 container=file.format.name.split(",")[0],
-                seconds=seconds,
-                is_vfr=bool(len(steps) and np.abs(steps - np.median(steps)).max() > 0.1 * np.median(steps) + 2e-3),
-                num_video_streams=len(file.streams.video),
-                num_audio_streams=len(file.streams.audio),
+                seconds=round(seconds, 3),
+                rotation=int(frame.rotation) if frame is not None else 0,
+                header_frames=stream.frames,
+                is_variable=bool(np.ptp(steps) > 2 * float(stream.time_base) and steps.max() > 1.2 * steps.min()),
             )
     except (av.FFmpegError, ValueError, RuntimeError, EOFError) as error:
-        raise UnreadableVideo(path, f"cannot be opened: {first_line(error)}") from error
+        raise UnreadableVideo(str(path), f"cannot be opened: {first_line(error)}") from error
+
+
+def count_decoded(path: str | Path) -> int:
+    """Decodes every frame and holds one at a time; what stands before the place where a file breaks off counts."""
+    return sum(1 for _ in _decode(load(), str(path), str(path)))
+
+
+def decode_frames(path: str) -> Iterator[Any]:
+    """PyAV's own frames, in order. A file that breaks off ends there."""
+    return _decode(load(), path, path)
 
 
 class Timeline(NamedTuple):
@@ -115,15 +125,6 @@ def read_timeline(media: str | bytes) -> Timeline:
             return Timeline(packets.times_s(float(stream.average_rate or 25)), packets.can_seek, first)
     except (av.FFmpegError, ValueError, RuntimeError, EOFError) as error:
         raise UnreadableVideo(name, f"cannot be opened: {first_line(error)}") from error
-
-
-def decode_all(path: str) -> Iterator[tuple[np.ndarray, float]]:
-    """Every frame, upright [H, W, 3], with its time in seconds from the first. A file that breaks off ends there."""
-    av, first = load(), None
-    for frame in _decode(av, path, path):
-        time = frame.time if frame.time is not None else 0.0
-        first = time if first is None else first
-        yield _upright(frame.to_ndarray(format="rgb24"), frame), time - first
 
 
 def _open(av: Any, media: str | bytes, name: str) -> Any:

@@ -6,12 +6,18 @@ from typing import Any
 import numpy as np
 
 from hpm_video.data.decode import Choose, at_rate, first_line, stack
+from hpm_video.data.decode_av import load as load_av
 from hpm_video.data.decode_av import read_timeline
 from hpm_video.types import UnreadableVideo
 
 
 def load() -> Any:
-    """The library, silenced. Raises ImportError or OSError."""
+    """The library, silenced. Raises ImportError or OSError.
+
+    PyAV is loaded before it: decord brings codec libraries of its own, which else take the place of PyAV's (its VP9 encoder
+    then fails).
+    """
+    load_av()
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hpm_video.data.decode import first_line
-from hpm_video.data.decode_av import load
+from hpm_video.data.decode_av import decode_frames, load
 from hpm_video.types import UnreadableVideo
 
 # Every GOP stands alone, and of its frames at most every eighth is needed by others: a reader that wants a few frames
@@ -50,7 +50,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: int, codec: str | Non
 def target_size(width: int, height: int, short_side_px: int) -> tuple[int, int]:
     """(width, height), even, with this short side; never larger than before."""
     scale = min(1.0, short_side_px / min(width, height))
-    return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
+    return tuple(max(2, min(side // 2, round(side * scale / 2)) * 2) for side in (width, height))  # type: ignore[return-value]
 
 
 def transcode(  # noqa: PLR0913
@@ -74,7 +74,7 @@ def transcode(  # noqa: PLR0913
     try:
         with av.open(str(target), "w") as container:
             stream: Any = None
-            for frame in _timed(_thinned(_frames(av, str(source)), max_fps)):
+            for frame in _timed(_thinned(decode_frames(str(source)), max_fps)):
                 if stream is None:
                     sizes = (frame.width, frame.height, frame.format.name)
                     graph, size = _graph(av, frame, short_side_px)
@@ -92,12 +92,6 @@ def transcode(  # noqa: PLR0913
     except (av.FFmpegError, ValueError, RuntimeError, EOFError) as error:
         raise UnreadableVideo(str(source), f"cannot be transcoded: {first_line(error)}") from error
     return written
-
-
-def _frames(av: Any, source: str) -> Iterator[Any]:
-    from hpm_video.data.decode_av import _decode
-
-    yield from _decode(av, source, source)
 
 
 def _thinned(frames: Iterator[Any], max_fps: float | None) -> Iterator[Any]:

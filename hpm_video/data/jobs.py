@@ -17,8 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from hpm_video.data.decode import UnreadableVideo
-from hpm_video.types import UserError
+from hpm_video.types import UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
 Record = dict[str, Any]

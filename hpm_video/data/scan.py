@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES, Row, list_folder
-from hpm_video.data.decode import UnreadableVideo, read_frames
+from hpm_video.data.decode import read_frames
+from hpm_video.data.decode_av import count_decoded, probe
 from hpm_video.data.jobs import (
     Record,
     count_reasons,
@@ -25,7 +25,7 @@ from hpm_video.data.jobs import (
     write_whole,
 )
 from hpm_video.data.manifest import write_manifest
-from hpm_video.types import UserError
+from hpm_video.types import UnreadableVideo, UserError
 
 NUM_QUICK = 6  # frames that are decoded without --full: the first, the last, and some between
 NUM_SHOWN = 6  # of what may be a long list, in the summary
@@ -177,63 +177,3 @@ def _show_ways_on(out: Path, any_good: bool) -> Iterator[str]:
     yield f"In {out}: results.jsonl, good.txt, bad.csv (each file with its reason), duplicates.csv, summary.md."
     if any_good:
         yield f"Train on the good files: `hpm-video pretrain data.root={shlex.quote(str(out))}`"
-
-
-# STAND-INS, from here to the end: to be replaced by those of hpm_video.data.decode.
-
-
-class VideoInfo(NamedTuple):
-    num_frames: int
-    fps: float
-    width: int
-    height: int
-    codec: str
-    pix_fmt: str
-    seconds: float
-    rotation: int
-    header_frames: int = 0  # what the header claims; 0: nothing
-    is_variable: bool = False  # frames are not at equal distances in time
-
-
-def probe(path: str | Path) -> VideoInfo:
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            stream: Any = container.streams.best("video")
-            if stream is None:
-                raise UnreadableVideo(str(path), "no video stream")
-            packets = [p for p in container.demux(stream) if p.size]
-            times = sorted(p.pts for p in packets if p.pts is not None)
-            steps = np.diff(times)
-            frame = next(iter(_decode_again(path)), None)
-            tick_s = float(stream.time_base or 0)
-            rate = float(stream.average_rate or stream.guessed_rate or 0)
-            span_s = (times[-1] - times[0]) * tick_s if len(times) > 1 else 0.0
-            fps = (len(times) - 1) / span_s if span_s else rate
-            codec = stream.codec_context
-            return VideoInfo(
-                num_frames=len(packets),
-                fps=round(fps, 3),
-                width=codec.width,
-                height=codec.height,
-                codec=codec.name,
-                pix_fmt=codec.pix_fmt or "",
-                seconds=round(span_s + (1 / fps if fps else 0), 3),
-                rotation=int(frame.rotation) if frame is not None else 0,
-                header_frames=stream.frames,
-                is_variable=bool(len(steps) and steps.max() - steps.min() > 2 and steps.max() > 1.2 * steps.min()),
-            )
-    except (av.FFmpegError, ValueError) as error:
-        raise UnreadableVideo(str(path), str(error).splitlines()[0]) from error
-
-
-def count_decoded(path: str | Path) -> int:
-    """Decodes every frame and holds one at a time."""
-    return sum(1 for _ in _decode_again(path))
-
-
-def _decode_again(path: str | Path) -> Iterator:
-    from hpm_video.data import decode
-
-    return decode._decode(str(path))

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from hpm_video.data.annotations import SSV2_FILES, Row, find_ssv2, list_folder
-from hpm_video.data.decode import UnreadableVideo, read_frames
+from hpm_video.data.decode import read_frames
+from hpm_video.data.decode_av import count_decoded, probe
+from hpm_video.data.encode import transcode
 from hpm_video.data.jobs import (
     Record,
     count_reasons,
@@ -28,8 +30,8 @@ from hpm_video.data.jobs import (
 )
 from hpm_video.data.manifest import HEADER, Manifest, read_header, read_manifest, write_manifest
 from hpm_video.data.sampling import sample_dense
-from hpm_video.data.scan import check_folders, count_decoded, look_at, probe
-from hpm_video.types import UserError
+from hpm_video.data.scan import check_folders, look_at
+from hpm_video.types import UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
 NUM_SAMPLED = 8  # files that are done first, to say what the whole set will take
@@ -252,48 +254,3 @@ def _summarise(out: Path, records: list[Record]) -> str:
         lines.append(f"  each with its reason: {out / 'bad.csv'}")
     lines.append(f"Train on the copy: hpm-video pretrain data.root={shlex.quote(str(out))}")
     return "\n".join(lines) + "\n"
-
-
-# STAND-IN, from here to the end: to be replaced by that of hpm_video.data.decode.
-
-
-def transcode(source: Path, target: Path, short_side_px: int, gop: int, max_fps: float | None) -> None:
-    """H.264, yuv420p, upright, no sound, times kept; frames that come sooner than 1 / max_fps s are dropped."""
-    from fractions import Fraction
-
-    import av
-
-    from hpm_video.data import decode
-
-    with av.open(str(target), "w", format="mp4") as container:
-        stream: Any = None
-        due_s: float | None = None
-        last = -1
-        for number, frame in enumerate(decode._decode(str(source))):
-            tick = frame.time_base or Fraction(1, 25)
-            pts = frame.pts if frame.pts is not None else number
-            time_s = float(pts * tick)
-            if max_fps and due_s is not None and time_s < due_s - 1e-6:
-                continue
-            if max_fps:
-                due_s = time_s + 1 / max_fps if due_s is None else max(due_s + 1 / max_fps, time_s)
-            picture = decode._to_upright_rgb(frame, str(source))
-            if stream is None:
-                height, width = picture.shape[:2]
-                share = min(1.0, short_side_px / min(height, width))
-                stream = container.add_stream(
-                    "libx264",
-                    options={"g": str(gop), "crf": "20", "preset": "veryfast", "bf": "0", "sc_threshold": "0"},
-                )
-                stream.height, stream.width = (
-                    max(2, 2 * int(side * share / 2 + 0.5 - 1e-9)) for side in (height, width)
-                )
-                stream.height, stream.width = min(stream.height, height // 2 * 2), min(stream.width, width // 2 * 2)
-                stream.pix_fmt, stream.thread_count = "yuv420p", 1
-                stream.codec_context.time_base = stream.time_base = Fraction(1, 90000)
-            new = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            new = new.reformat(stream.width, stream.height, "yuv420p", interpolation="AREA")
-            new.pts = last = max(last + 1, int(pts * tick * 90000))
-            new.time_base = Fraction(1, 90000)
-            container.mux(stream.encode(new))
-        container.mux(stream.encode())

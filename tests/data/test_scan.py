@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hpm_video.config import DataConfig
-from hpm_video.data.decode import write_video
+from hpm_video.data.encode import write_video
 from hpm_video.data.manifest import open_manifest
 from hpm_video.data.scan import scan
 from hpm_video.types import UserError

@@ -17,9 +17,10 @@ import pytest
 from hpm_video.config import DataConfig
 from hpm_video.data import transcode as module
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.decode import read_frames, write_video
+from hpm_video.data.decode import read_frames
+from hpm_video.data.decode_av import probe
+from hpm_video.data.encode import write_video
 from hpm_video.data.manifest import Row, open_manifest, write_manifest
-from hpm_video.data.scan import probe
 from hpm_video.data.transcode import prepare, spread_sample
 from hpm_video.types import UserError
 
@@ -208,7 +209,7 @@ def test_kill_in_the_middle(tmp_path) -> None:
     assert taken is not None and len(recorded) <= len(taken) <= len(recorded) + 1
     assert all(probe(taken.root / path).num_frames == 16 for path in taken.paths)
     kept = {record["path"]: (out / record["path"]).with_suffix(".mp4").stat().st_mtime_ns for record in recorded}
-    assert "10 of 10 files copied" in prepare(root, out, 256, 4, None, **HOW)
+    assert "10 of 10 files copied" in prepare(root, out, 256, 16, None, **HOW)
     assert {name: (out / name).with_suffix(".mp4").stat().st_mtime_ns for name in kept} == kept
     assert not list(out.rglob("*.half*"))
 

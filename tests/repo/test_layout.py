@@ -22,7 +22,12 @@ def test_only_the_library_is_importable() -> None:
 
 
 def test_heavy_libraries_have_one_home_each() -> None:
-    homes = {"deepspeed": ["train/engine.py"], "decord": ["data/decode.py"], "av": ["data/decode.py"]}
+    homes = {
+        "deepspeed": ["train/engine.py"],
+        "decord": ["data/decode_decord.py"],
+        "torchcodec": ["data/decode_torchcodec.py"],
+        "av": ["data/decode_av.py"],
+    }
     for library, files in homes.items():
         pattern = re.compile(rf"^\s*(import|from) {library}\b", re.MULTILINE)
         found = [f for f in (ROOT / "hpm_video").rglob("*.py") if pattern.search(f.read_text())]
@@ -31,7 +36,7 @@ def test_heavy_libraries_have_one_home_each() -> None:
 
 def test_importing_the_library_imports_none_of_them() -> None:
     code = "import sys, hpm_video.cli, hpm_video.train.pretrain, hpm_video.evals.pictures\n"
-    code += "sys.exit(' '.join(m for m in ('deepspeed', 'decord', 'av', 'transformers') if m in sys.modules) or 0)"
+    code += "sys.exit(' '.join(m for m in ('deepspeed', 'decord', 'av', 'torchcodec', 'pebble', 'transformers') if m in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -69,7 +74,16 @@ def test_every_command_and_path_of_the_readme_exists() -> None:
 
 
 def test_help_of_every_command() -> None:
-    for words in (["--help"], ["pretrain", "--help"], ["score", "--help"], ["show", "--help"], ["export", "--help"]):
+    for words in (
+        ["--help"],
+        ["pretrain", "--help"],
+        ["score", "--help"],
+        ["show", "--help"],
+        ["export", "--help"],
+        ["scan", "--help"],
+        ["prepare", "--help"],
+        ["pack", "--help"],
+    ):
         done = subprocess.run([sys.executable, "-m", "hpm_video", *words], capture_output=True, text=True)
         assert done.returncode == 0 and "usage: hpm-video" in done.stdout
         assert words[0] != "pretrain" or "optim.base_lr" in done.stdout
