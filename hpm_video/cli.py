@@ -60,7 +60,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of videos, of SSv2's layout, or of a manifest")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the copy: a data.root of the same layout")
     parser.add_argument("--short-side", type=_positive(int), default=256, help="pixels; smaller videos stay (256)")
-    parser.add_argument("--gop", type=_positive(int), default=16, help="frames from one key frame to the next (16)")
+    parser.add_argument("--gop", type=_positive(int), default=32, help="frames from one key frame to the next (32)")
     parser.add_argument("--fps", type=_positive(float), help="drop frames to come down to this rate (kept as it is)")
     parser.add_argument("--sample-only", action="store_true", help="copy 8 files, say what all would take, and stop")
     _add_jobs(parser, time_limit_s=600)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
 from hpm_video.config import DataConfig
 from hpm_video.data.decode import read_item
@@ -144,10 +144,10 @@ class Watch:
         return row if row >= 0 and time.monotonic() - since > longer_than_s else None
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Clips are put together as they are stored, in a worker straight into memory that is shared: one copy."""
+def collate(samples: Sequence[Sample], out: Tensor | None = None) -> Batch:
+    """Clips are put together as they are stored; `out` [B, T, H, W, C] takes them, else memory of their own."""
     return Batch(
-        clip=default_collate([s.clip.permute(1, 2, 3, 0) for s in samples]).permute(0, 4, 1, 2, 3),
+        clip=torch.stack([s.clip.permute(1, 2, 3, 0) for s in samples], out=out).permute(0, 4, 1, 2, 3),
         label=torch.tensor([s.label for s in samples]),
         sample=torch.tensor([s.row for s in samples]),
         failures=tuple(f for s in samples for f in s.failures),

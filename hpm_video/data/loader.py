@@ -2,10 +2,15 @@
 
 import atexit
 import logging
+import math
+import os
+import shutil
 import signal
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from hpm_video.config import DataConfig
-from hpm_video.data.dataset import ClipDataset, Key, Watch, collate
+from hpm_video.data.dataset import ClipDataset, Key, Sample, Watch, collate
 from hpm_video.data.decode import first_line
 from hpm_video.data.manifest import Order, Source
 from hpm_video.types import Batch, UnreadableVideo, UserError
@@ -63,6 +68,34 @@ class StepSampler(Sampler):
         return self.order.row(self.seed, epoch, place)
 
 
+class Slots:
+    """Shared memory for the batches that are on their way from workers, used again and again: pages that are new for each
+    batch cost more than the copy itself. A batch leaves its slot when it is given out."""
+
+    def __init__(self, num_slots: int, shape: tuple[int, ...]) -> None:
+        self.memory = torch.empty((num_slots, *shape), dtype=torch.uint8).share_memory_()
+        self.free = get_context("fork").SimpleQueue()
+        for number in range(num_slots):
+            self.free.put(number)
+
+    def pack(self, samples: Sequence[Sample]) -> tuple[int, Batch]:
+        """In a worker: (slot, batch without its clips)."""
+        slot = self.free.get()
+        return slot, collate(samples, out=self.memory[slot])._replace(clip=NO_CLIP)
+
+    def unpack(self, packed: tuple[int, Batch]) -> Batch:
+        """In the process that waits; page-locked where there is a GPU."""
+        slot, batch = packed
+        clip = torch.empty(self.memory.shape[1:], dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        clip.copy_(self.memory[slot])
+        self.free.put(slot)
+        return batch._replace(clip=clip.permute(0, 4, 1, 2, 3))
+
+
+NO_CLIP = torch.empty((0, 0, 0, 0, 0), dtype=torch.uint8)
+MAX_PREFETCH = 4  # batches that each worker reads ahead
+
+
 class ClipStream:
     """Micro batches of a rank, read by worker processes that start at once; every fault is told in the user's words.
 
@@ -74,6 +107,8 @@ class ClipStream:
     def __init__(self, dataset: ClipDataset, sampler: StepSampler, num_workers: int) -> None:
         self.dataset, self.sampler, self.num_workers = dataset, sampler, num_workers
         self.limit_s = dataset.config.time_limit_s
+        self.prefetch = self._choose_prefetch()
+        self.slots: Slots | None = None
         self.inner = self._start()
         stop = partial(_stop_workers, weakref.ref(self))
         atexit.register(stop)
@@ -98,23 +133,44 @@ class ClipStream:
                 self.stop()
                 raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
             self.sampler.num_given += 1
-            return batch
+            return batch if self.slots is None else self.slots.unpack(batch)
 
     def _start(self) -> Any:
         """An iterator of a new DataLoader behind what was given; its workers start now, not with the first batch."""
-        self.dataset.watch = Watch(self.num_workers) if self.num_workers else None
+        workers = self.num_workers
+        self.dataset.watch = Watch(workers) if workers else None
+        # One more than can be on their way at once: no worker ever waits for one that lies behind its own batch.
+        self.slots = Slots(self.prefetch * workers + 1, self._batch_shape()) if workers else None
         loader: Any = DataLoader(
             self.dataset,
             batch_sampler=self.sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
+            collate_fn=self.slots.pack if self.slots else collate,
+            num_workers=workers,
             worker_init_fn=_start_worker,
-            prefetch_factor=4 if self.num_workers else None,
-            multiprocessing_context="fork" if self.num_workers else None,
-            timeout=max(1.0, self.limit_s / 4) if self.num_workers else 0,
+            prefetch_factor=self.prefetch if workers else None,
+            multiprocessing_context="fork" if workers else None,
+            timeout=max(1.0, self.limit_s / 4) if workers else 0,
         )
         return iter(loader)
+
+    def _batch_shape(self) -> tuple[int, ...]:
+        config = self.dataset.config
+        return self.sampler.micro, config.num_frames, *config.frame_size_px, 3
+
+    def _choose_prefetch(self) -> int:
+        """As many batches as the machine's shared memory has room for. UserError where it has none."""
+        if not self.num_workers or not Path("/dev/shm").is_dir():
+            return MAX_PREFETCH
+        free, batch = shutil.disk_usage("/dev/shm").free, math.prod(self._batch_shape())
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # that share it
+        fits = (int(0.9 * free) // ranks // batch - 1) // self.num_workers
+        if fits < 1:
+            raise UserError(
+                f"/dev/shm has {free / 2**20:.0f} MiB free; expected {(self.num_workers + 1) * batch / 2**20:.0f} MiB for "
+                f"data.num_workers {self.num_workers} and {self.sampler.micro} clips a batch (in a container: --shm-size; or "
+                "fewer workers, 0 to read in the training process; or a smaller engine.micro_batch_size)"
+            )
+        return min(MAX_PREFETCH, fits)
 
     def stop(self) -> list[Any]:
         """Ends the workers, what the iterator does when it is deleted, but certainly and in time: left to the end of the

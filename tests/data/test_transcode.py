@@ -209,7 +209,7 @@ def test_kill_in_the_middle(tmp_path) -> None:
     assert taken is not None and len(recorded) <= len(taken) <= len(recorded) + 1
     assert all(probe(taken.root / path).num_frames == 16 for path in taken.paths)
     kept = {record["path"]: (out / record["path"]).with_suffix(".mp4").stat().st_mtime_ns for record in recorded}
-    assert "10 of 10 files copied" in prepare(root, out, 256, 16, None, **HOW)
+    assert "10 of 10 files copied" in prepare(root, out, 256, 32, None, **HOW)
     assert {name: (out / name).with_suffix(".mp4").stat().st_mtime_ns for name in kept} == kept
     assert not list(out.rglob("*.half*"))
 
