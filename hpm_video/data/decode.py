@@ -7,7 +7,6 @@ knows its library, which it imports when first used.
 import io
 import logging
 import os
-import re
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -17,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from hpm_video.data.annotations import IMAGE_SUFFIXES, list_frames
 from hpm_video.types import Item, UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
 Choose = Callable[[int], np.ndarray]  # number of frames -> indices [T]
-IMAGE_SUFFIXES = tuple(".jpg .jpeg .png .webp .bmp .tif .tiff".split())
 IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"BM", b"II*\x00", b"MM\x00*")
 READERS = {"pyav": "decode_av", "torchcodec": "decode_torchcodec", "decord": "decode_decord"}
 LIBRARIES = {"pyav": "av", "torchcodec": "torchcodec", "decord": "decord"}
@@ -121,18 +120,12 @@ def read_image(media: str | bytes) -> np.ndarray:
         raise UnreadableVideo(name, f"no image: {first_line(error)}") from error
 
 
-def list_frames(folder: Path) -> list[str]:
-    """The images of a folder in the order of the numbers in their names (2 before 10)."""
-    try:
-        names = [entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES)]
-    except OSError as error:
-        raise UnreadableVideo(str(folder), error.strerror or str(error)) from error
-    return sorted(names, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
-
-
 def _read_folder(item: Item, choose: Choose, fps: float | None) -> np.ndarray:
     folder = Path(str(item.media))
-    names = list_frames(folder)[item.first_frame :]
+    try:
+        names = list_frames(folder)[item.first_frame :]
+    except OSError as error:
+        raise UnreadableVideo(item.name, error.strerror or str(error)) from error
     names = names if item.num_frames is None else names[: item.num_frames]
     if not names:
         raise UnreadableVideo(

@@ -147,6 +147,8 @@ def open_manifest(config: DataConfig, split: str) -> Source | None:
         raise UserError(f"data.root: {root} does not exist; expected a folder of videos")
     if not root.is_dir():
         raise UserError(f"data.root: {root} is a file; expected the folder that holds the videos")
+    if (root / "pack.json").is_file():
+        raise UserError(f"data.root: {root} was not packed to the end; expected the same hpm-video pack again")
     given = Path(config.annotations) if config.annotations else None
     if config.format == "manifest" or (config.format == "auto" and ((given or root) / HEADER).is_file()):
         return read_manifest(given or root, split, root if given else None)
@@ -202,7 +204,7 @@ def read_manifest(folder: Path, split: str, root: Path | None = None) -> Manifes
     expected = header["splits"][split]["rows"]
     if table.num_rows != expected:
         raise UserError(f"{file}: {table.num_rows} rows; expected {expected}, as {HEADER} says: written to the end?")
-    base = root or Path(os.path.normpath(folder / header["root"]))
+    base = root or Path(os.path.normpath(folder.resolve() / header["root"]))
     if not base.is_dir():
         raise UserError(f"{folder / HEADER}: root {base} is no folder; expected where the files are (or set data.root)")
     source = f"{header['name']} {file}"

@@ -82,7 +82,11 @@ class Clock:
 def format_line(step: int, steps: int, values: Mapping[str, float], eta_s: float) -> str:
     shown = "  ".join(f"{name.removeprefix('held_out/')} {values[name]:.4f}" for name in SHOWN if name in values)
     wait = values["data_wait_share"]
-    hint = "  (raise data.num_workers, or data.cache_gib for a small set)" if wait > 0.3 else ""
+    hint = (
+        "  (more data.num_workers, data.repeats, a copy by hpm-video prepare, or data.cache_gib for a small set)"
+        if wait > 0.3
+        else ""
+    )
     minutes, seconds = divmod(round(eta_s), 60)
     rate = f"{values['clips_per_s']:.1f} clips/s, waiting for data {wait:.0%}{hint}, {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
     return f"step {step}/{steps}  {shown}  lr {values['lr']:.2e} | {rate}"

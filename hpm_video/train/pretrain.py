@@ -90,6 +90,8 @@ def open_train_sets(config: PretrainConfig) -> tuple[Source, Source]:
     """Clips to train on, and clips never trained on: of the validation split, or held out by seed."""
     train_set = open_manifest(config.data, "train")
     assert train_set is not None  # only the validation split may be absent
+    if config.data.flip and train_set.left_right:
+        log.warning("data.flip: true, but the labels of %s tell left from right", train_set.source)
     validation = open_manifest(config.data, "validation")
     if validation is not None:
         return train_set, validation
@@ -109,6 +111,7 @@ FREE = (
     "data.num_workers",
     "data.cache_gib",
     "data.reader",
+    "data.time_limit_s",
     "data.max_bad_share",
     "train.output",
     "train.log_every_steps",
