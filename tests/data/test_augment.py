@@ -79,7 +79,7 @@ def test_without_randaugment_it_is_crop_and_flip() -> None:
 
 def num_mirrored(augment: AugmentConfig, left_right: bool) -> int:
     """Of 300 clips of a picture that brightens to the right, how many darken in the middle, where no grey moves in."""
-    ramp = np.broadcast_to(np.linspace(30, 70, 80).astype(np.uint8)[None, None, :, None], (1, 60, 80, 3))
+    ramp = np.broadcast_to(np.linspace(30, 70, 80).astype(np.uint8)[None, None, :, None], (1, 60, 80, 3)).copy()
     config = DataConfig(root="nowhere", frame_size_px=[32, 48], flip=True)
     transform = make_finetune_transform(config, augment, left_right)
     clips = torch.stack([transform(ramp, rng(seed)) for seed in range(300)]).float()
