@@ -1,0 +1,131 @@
+"""The comparison of masks: every variant at equal steps and at equal compute, several seeds, small models, real clips.
+
+    python benchmarks/compare.py --surv DIR --weizmann DIR [--out runs/compare] [--seeds 3] [--workers 2]
+
+Goes on where it was stopped. Variants: random tubes; random tubes with a predictor that is trained and not used; HPM with the
+all-visible and with the partial-view teacher; inverted masks. Suffix `_reach`: the predictor's gradient trains the encoder
+(the paper's way); else it is stopped before it. Equal compute: each variant gets as many steps as cost the multiply-adds of
+`hpm_all` at the equal number of steps.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from compare_data import write_data
+
+from hpm_video.config import PretrainConfig, load_config
+from hpm_video.train.flops import run_flops
+from hpm_video.types import UserError
+
+CONFIG = Path(__file__).parent.parent / "configs" / "pretrain" / "compare.yaml"
+STEPS = {"surv": 400, "synthetic": 400, "weizmann": 200}
+SETS = {
+    "surv": ("fight", ["data.sampling=dense", "data.stride=2"]),
+    "weizmann": ("weizmann", []),
+    "synthetic": ("synthetic", []),
+}
+REACH = "objective.ranking_reaches_encoder=true"
+VARIANTS = {
+    "random": ["mask.mode=random"],
+    "predictor_only": ["mask.mode=predictor_only"],
+    "predictor_only_reach": ["mask.mode=predictor_only", REACH],
+    "hpm_all": ["mask.mode=hpm"],
+    "hpm_all_reach": ["mask.mode=hpm", REACH],
+    "hpm_partial": ["mask.mode=hpm", "teacher.view=partial"],
+    "hpm_partial_reach": ["mask.mode=hpm", "teacher.view=partial", REACH],
+    "inverted": ["mask.mode=inverted"],
+}
+
+
+class Job(NamedTuple):
+    """One pretraining run. compute: steps or flops, what is equal over the variants."""
+
+    data: str
+    variant: str
+    seed: int
+    compute: str
+    overrides: tuple[str, ...]
+    run: Path
+
+
+def config_of(data: str, variant: str, seed: int, out: Path, steps: int) -> PretrainConfig:
+    return load_config(CONFIG, overrides_of(data, variant, seed, out, steps))
+
+
+def overrides_of(data: str, variant: str, seed: int, out: Path, steps: int) -> list[str]:
+    manifest, sampling = SETS[data]
+    given = [f"data.root={out / 'data' / f'{manifest}-{seed}'}", f"train.seed={seed}", f"train.steps={steps}"]
+    crop = "center" if data == "synthetic" else "multiscale"
+    return [*given, *sampling, f"data.crop={crop}", f"train.measure_every_steps={steps // 4}", *VARIANTS[variant]]
+
+
+def equal_compute_steps(data: str, variant: str, out: Path) -> int:
+    """Steps of this variant that cost what hpm_all costs in STEPS, to the nearest."""
+    steps = STEPS[data]
+    budget, one = (run_flops(config_of(data, v, 0, out, steps), steps) for v in ("hpm_all", variant))
+    return round(steps * budget / one)
+
+
+def plan(data_sets: list[str], seeds: int, out: Path) -> list[Job]:
+    """All runs, seed by seed; where equal steps are equal compute there is one run for both."""
+    jobs = []
+    for seed in range(seeds):
+        for data in data_sets:
+            for variant in VARIANTS:
+                many = equal_compute_steps(data, variant, out)
+                wanted = {"steps": STEPS[data]} | ({} if many == STEPS[data] else {"flops": many})
+                for compute, steps in wanted.items():
+                    run = out / "runs" / data / f"{variant}-{compute}-{seed}"
+                    given = (*overrides_of(data, variant, seed, out, steps), f"train.output={run}")
+                    jobs.append(Job(data, variant, seed, compute, given, run))
+    return jobs
+
+
+def pretrain_job(job: Job) -> str:
+    """In a process of its own; what failed is said and does not stop the others."""
+    from hpm_video.train.metrics import start_logging
+    from hpm_video.train.pretrain import pretrain
+
+    start_logging()
+    logging.getLogger("hpm_video").setLevel(logging.WARNING)
+    try:
+        pretrain(load_config(CONFIG, [*job.overrides]))
+    except UserError as error:
+        return f"failed: {error}"
+    return "done"
+
+
+def pretrain_all(jobs: list[Job], num_workers: int) -> None:
+    left = [job for job in jobs if not (job.run / "summary.json").exists()]
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), max_tasks_per_child=20) as pool:
+        futures = {pool.submit(pretrain_job, job): job for job in left}
+        for number, future in enumerate(as_completed(futures), 1):
+            job = futures[future]
+            seconds = json.loads((job.run / "summary.json").read_text())["seconds"] if future.result() == "done" else 0
+            sys.stdout.write(f"{number}/{len(left)} {job.run.name} on {job.data}: {future.result()}, {seconds:.0f} s\n")
+            sys.stdout.flush()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--surv", type=Path, help="folder of the surveillance clips, with labels.csv")
+    parser.add_argument("--weizmann", type=Path, help="folder of the Weizmann clips, with labels.csv")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")
+    given = parser.parse_args()
+    out = given.out.resolve()
+    tasks = write_data(given.surv, given.weizmann, out / "data", given.seeds)
+    jobs = plan(sorted({task.pretrained_on for task in tasks}), given.seeds, out)
+    pretrain_all(jobs, given.workers)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

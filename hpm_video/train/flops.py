@@ -1,0 +1,86 @@
+"""What a training step costs: multiply-adds of each stage, counted from the shapes. A FLOP count is twice as much.
+
+Linear maps and the two products of attention are counted; norms, activations, softmax, losses and the optimizer are not
+(a few per cent). Backward passes count twice their forward pass.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpm_video.config import PretrainConfig, mask_counts, token_grid
+from hpm_video.method.teacher import num_hard_at
+from hpm_video.models.encoder import resolve_size
+
+
+def block_macs(num_tokens: int, width: int) -> int:
+    """Multiply-adds of one transformer block with a four times wider MLP: 12 L D^2 + 2 L^2 D."""
+    return 12 * num_tokens * width**2 + 2 * num_tokens**2 * width
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCost:
+    """Multiply-adds of one clip, forward only, by stage; the teacher's are of a step in which it is asked."""
+
+    embed: int
+    encoder: int
+    decoder: int
+    predictor: int
+    teacher: int
+
+    @property
+    def forward(self) -> int:
+        return self.embed + self.encoder + self.decoder + self.predictor
+
+    def step(self, teacher_share: float = 1.0) -> float:
+        """Of one clip in training: three times the student's forward pass, and the teacher's in a share of the steps."""
+        return 3 * self.forward + teacher_share * self.teacher
+
+
+def count_step(config: PretrainConfig) -> StepCost:
+    """From the shapes that the configuration gives. Raises UserError as the checks of the configuration do."""
+    model, size = config.model, resolve_size(config.model)
+    t, h, w = token_grid(config)
+    num_tokens, pixels = t * h * w, model.tubelet * model.patch_px**2 * 3
+    num_units, num_masked = mask_counts(config)
+    extra = int(model.cls_token)
+    visible = num_tokens // num_units * (num_units - num_masked)
+    everything = num_tokens + extra
+    narrow = size.decoder_width
+    decoder_block, project = block_macs(everything, narrow), size.width * narrow
+
+    def encode(seen: int) -> int:
+        return size.depth * block_macs(seen + extra, size.width) + (seen + extra) * project
+
+    predictor = 0
+    if config.mask.mode != "random":
+        predictor = model.predictor_depth * decoder_block + everything * narrow
+    teacher = 0
+    if config.mask.mode in ("hpm", "inverted"):
+        views, seen = 1, num_tokens
+        if config.teacher.view == "partial":
+            share = config.teacher.visible_share
+            units = num_units - num_masked if share is None else max(1, round(share * num_units))
+            views, seen = config.teacher.num_views, num_tokens // num_units * units
+        teacher = views * (seen * pixels * size.width + encode(seen) + predictor)
+    return StepCost(
+        embed=visible * pixels * size.width,
+        encoder=encode(visible),
+        decoder=model.decoder_depth * decoder_block + (num_tokens - visible) * narrow * pixels,
+        predictor=predictor,
+        teacher=teacher,
+    )
+
+
+def teacher_share(config: PretrainConfig, steps: int) -> float:
+    """Share of the steps in which the teacher is asked: those with at least one unit chosen by difficulty."""
+    if config.mask.mode not in ("hpm", "inverted"):
+        return 0.0
+    mask, num_masked = config.mask, mask_counts(config)[1]
+    asked = [num_hard_at(s / steps, mask.hard_share_start, mask.hard_share_end, num_masked) > 0 for s in range(steps)]
+    return float(np.mean(asked))
+
+
+def run_flops(config: PretrainConfig, steps: int) -> float:
+    """FLOPs of a whole run of so many steps, two for each multiply-add."""
+    return 2.0 * steps * config.optim.batch_size * count_step(config).step(teacher_share(config, steps))
