@@ -55,7 +55,7 @@ class Job(NamedTuple):
 
 
 def config_of(data: str, variant: str, seed: int, out: Path, steps: int) -> PretrainConfig:
-    return load_config(CONFIG, overrides_of(data, variant, seed, out, steps))
+    return load_config(CONFIG, [*overrides_of(data, variant, seed, out, steps), "train.output=none"])
 
 
 def overrides_of(data: str, variant: str, seed: int, out: Path, steps: int) -> list[str]:
