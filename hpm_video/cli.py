@@ -1,4 +1,4 @@
-"""One door: `hpm-video {pretrain,score,show,export,scan,prepare,pack}`."""
+"""One door: `hpm-video {pretrain,finetune,score,show,export,scan,prepare,pack}`."""
 
 import argparse
 import os
@@ -16,7 +16,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="hpm-video", description="Hard Patches Mining for video")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_pretrain(commands.add_parser("pretrain", help="train an encoder on videos without labels", **_KEYS_STYLE))
+    pretraining = commands.add_parser("pretrain", help="train an encoder on videos without labels", **_KEYS_STYLE)
+    _add_training(pretraining, "pretrain")
+    tune = commands.add_parser("finetune", help="train a pretrained encoder on labels, then test it", **_KEYS_STYLE)
+    _add_training(tune, "finetune")
     score = commands.add_parser(
         "score", help="kNN and linear probe of the frozen encoder of a run, on a labelled SSv2-format set"
     )
@@ -39,10 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 _KEYS_STYLE: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
-def _add_pretrain(parser: argparse.ArgumentParser) -> None:
-    from hpm_video.config import describe_keys
+def _add_training(parser: argparse.ArgumentParser, command: str) -> None:
+    from hpm_video.config import FinetuneConfig, PretrainConfig, describe_keys
 
-    parser.epilog = f"keys (KEY=VALUE), with defaults:\n\n{describe_keys()}"
+    schema = FinetuneConfig if command == "finetune" else PretrainConfig
+    parser.epilog = f"keys (KEY=VALUE), with defaults:\n\n{describe_keys(schema)}"
     parser.add_argument("--config", type=Path, help="YAML file with the keys that differ from the defaults")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # given by DeepSpeed's launcher
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
@@ -89,12 +93,12 @@ def _positive(kind: type) -> Callable[[str], Any]:
     return read
 
 
-def pretrain_main(default_config: Path | None = None, arguments: Sequence[str] | None = None) -> int:
-    """The scripts' entry: `deepspeed scripts/pretrain_ssv2.py [--config FILE] KEY=VALUE ...`."""
-    parser = argparse.ArgumentParser(description="Pretrain on videos without labels", **_KEYS_STYLE)
-    _add_pretrain(parser)
+def script_main(command: str, default_config: Path | None = None, arguments: Sequence[str] | None = None) -> int:
+    """The scripts' entry: `deepspeed scripts/pretrain_ssv2.py [--config FILE] KEY=VALUE ...`. command: pretrain, finetune."""
+    parser = argparse.ArgumentParser(**_KEYS_STYLE)
+    _add_training(parser, command)
     given = parser.parse_args(arguments)
-    given.command = "pretrain"
+    given.command = command
     given.config = given.config or default_config
     return run_command(given)
 
@@ -103,7 +107,7 @@ def run_command(given: argparse.Namespace) -> int:
     from hpm_video.train.metrics import start_logging
 
     start_logging(int(os.environ.get("RANK", "0")))
-    commands = {"pretrain": _pretrain, "score": _score, "show": _show, "export": _export}
+    commands = {"pretrain": _pretrain, "finetune": _finetune, "score": _score, "show": _show, "export": _export}
     commands |= {"scan": _scan, "prepare": _prepare, "pack": _pack}
     try:
         status = commands[given.command](given)
@@ -134,6 +138,18 @@ def _pretrain(given: argparse.Namespace) -> int:
     from hpm_video.train.pretrain import pretrain
 
     return 0 if pretrain(config) else 143
+
+
+def _finetune(given: argparse.Namespace) -> int:
+    from hpm_video.config import load_finetune_config
+
+    overrides = list(given.overrides)
+    if not any(o.startswith("train.output=") for o in overrides):
+        overrides.insert(0, "train.output=runs/finetune")
+    from hpm_video.train.finetune import finetune, weight_settings
+
+    config = load_finetune_config(given.config, overrides, weight_settings(given.config, overrides))
+    return 0 if finetune(config) else 143
 
 
 def _score(given: argparse.Namespace) -> int:

@@ -1,33 +1,17 @@
-"""The one schema: every key of a run, its default, its unit, and the checks between keys.
+"""Every key of a run, its default, its unit, and the checks between keys: pretraining and fine-tuning.
 
-Values come from the dataclass defaults, then a YAML file, then dotted overrides (`optim.batch_size=64`). A key that does
-not exist, a value of the wrong type and an impossible combination are `UserError`s that name the key, the value and what
-was expected.
+How values come in, and what is said of wrong ones: `hpm_video/schema.py`.
 """
 
-import dataclasses
-import difflib
-import math
-import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import MISSING, OmegaConf
 
+from hpm_video.schema import describe_fields, key, read_values
 from hpm_video.types import UserError
-
-
-def key(
-    default: Any, help: str, choices: Sequence[str] = (), least: float | None = None, most: float | None = None
-) -> Any:
-    """A field of the schema: default, one line of help with the unit, and what values it may take."""
-    metadata = {"help": help, "choices": tuple(choices), "least": least, "most": most}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(kw_only=True)
@@ -44,9 +28,10 @@ class DataConfig:
     num_frames: int = key(16, "frames of a clip", least=1)
     frame_size_px: list[int] = key([224, 224], "height and width of a clip, pixels")
     sampling: str = key(
-        "segments",
-        "segments: one frame of each of num_frames parts (SSv2); dense: every stride-th frame (K400)",
-        ["segments", "dense"],
+        "auto",
+        "segments: one frame of each of num_frames parts (SSv2); dense: every stride-th frame (K400); auto: dense for "
+        "Kinetics, UCF101 and HMDB51 as their recipes name them, else segments",
+        ["auto", "segments", "dense"],
     )
     stride: int = key(4, "dense sampling: frames from one to the next", least=1)
     fps: float | None = key(
@@ -62,7 +47,7 @@ class DataConfig:
         "multiscale (VideoMAE), random_resized (MAE) or center",
         ["multiscale", "random_resized", "center"],
     )
-    crop_scales: list[float] = key([1.0, 0.875, 0.75, 0.66], "multiscale: shares of the short side")
+    crop_scales: list[float] = key([1.0, 0.875, 0.75, 0.66], "multiscale: shares of the short side", any_length=True)
     crop_area: list[float] = key([0.2, 1.0], "random_resized: least and most share of the area")
     flip: bool = key(
         False, "mirror half of the clips left-right (wrong for labels that name left and right, as SSv2's)"
@@ -85,7 +70,7 @@ class DataConfig:
         0.05, "stop when more than this share of the samples read so far could not be decoded", least=0, most=1
     )
     num_held_out: int = key(
-        32, "clips kept apart to measure the hardness gain (from the validation split where there is one)", least=1
+        32, "clips kept apart for measurements while training (from the validation split where there is one)", least=1
     )
 
 
@@ -98,6 +83,7 @@ class AugmentConfig:
     magnitude: float = key(7.0, "RandAugment: mean strength of an operation, 0..10", least=0, most=10)
     magnitude_std: float = key(0.5, "RandAugment: spread of the strength, drawn for each operation", least=0)
     crop_area: list[float] = key([0.08, 1.0], "random resized crop: least and most share of the area")
+    flip: bool = key(True, "mirror half of the clips left-right; never where the labels tell left from right (SSv2)")
     erase_probability: float = key(0.25, "random erasing: share of the clips with a box of noise", least=0, most=1)
     mixup_alpha: float = key(0.8, "mixup: Beta(alpha, alpha) gives the shares of the two clips; 0 = no mixup", least=0)
     cutmix_alpha: float = key(1.0, "cutmix: the same; 0 = no cutmix", least=0)
@@ -108,7 +94,7 @@ class AugmentConfig:
 
 
 @dataclass(kw_only=True)
-class ModelConfig:
+class EncoderConfig:
     size: str = key(
         "b", "encoder: ti 192x12, s 384x12, b 768x12, l 1024x24, h 1280x32 (width x blocks)", ["ti", "s", "b", "l", "h"]
     )
@@ -117,10 +103,6 @@ class ModelConfig:
     width: int | None = key(None, "encoder width; null = of the size", least=1)
     depth: int | None = key(None, "encoder blocks; null = of the size", least=1)
     num_heads: int | None = key(None, "encoder heads; null = of the size", least=1)
-    decoder_width: int | None = key(None, "pixel decoder and predictor width; null = of the size", least=1)
-    decoder_depth: int = key(4, "pixel decoder blocks", least=0)
-    decoder_heads: int | None = key(None, "pixel decoder and predictor heads; null = of the size", least=1)
-    predictor_depth: int = key(4, "loss predictor blocks", least=0)
     positions: str = key(
         "sincos1d",
         "sincos1d (VideoMAE), sincos2d (MAE, one frame), sincos3d (separable space-time), learned",
@@ -129,6 +111,27 @@ class ModelConfig:
     cls_token: bool = key(False, "a class token before the patch tokens (MAE has one, VideoMAE none)")
     drop_path: float = key(0.0, "largest rate of stochastic depth, rising linearly with the block", least=0, most=0.99)
     checkpointing: bool = key(False, "recompute the blocks in the backward pass: less memory, about a third more time")
+
+
+@dataclass(kw_only=True)
+class ModelConfig(EncoderConfig):
+    """The encoder, and what pretraining puts behind it."""
+
+    decoder_width: int | None = key(None, "pixel decoder and predictor width; null = of the size", least=1)
+    decoder_depth: int = key(4, "pixel decoder blocks", least=0)
+    decoder_heads: int | None = key(None, "pixel decoder and predictor heads; null = of the size", least=1)
+    predictor_depth: int = key(4, "loss predictor blocks", least=0)
+
+
+@dataclass(kw_only=True)
+class ClassifierConfig(EncoderConfig):
+    """The encoder, and what fine-tuning puts behind it. From pretrained weights come size, patches and positions."""
+
+    pooling: str = key(
+        "mean", "what the head sees: mean over the tokens, then a norm (VideoMAE), or the class token", ["mean", "cls"]
+    )
+    drop_path: float = key(0.1, "largest rate of stochastic depth, rising linearly with the block", least=0, most=0.99)
+    head_init: float = key(1e-3, "factor on the first weights of the head (VideoMAE)", least=0)
 
 
 @dataclass(kw_only=True)
@@ -199,6 +202,25 @@ class OptimConfig:
 
 
 @dataclass(kw_only=True)
+class FinetuneOptimConfig(OptimConfig):
+    base_lr: float = key(1e-3, "learning rate for 256 clips; lr = base_lr * batch_size / 256", least=0)
+    min_lr: float = key(1e-6, "learning rate at the end of the cosine, for 256 clips", least=0)
+    betas: list[float] = key([0.9, 0.999], "AdamW")
+    warmup_share: float = key(
+        0.1, "share of the run with rising learning rate (VideoMAE: 5 of 50 epochs)", least=0, most=1
+    )
+    layer_decay: float = key(
+        0.75,
+        "of n blocks, block k learns at layer_decay ** (n + 1 - k) of the head's rate, the embedding as if k = 0; 1 = equal",
+        least=0.01,
+        most=1,
+    )
+    average_decay: float | None = key(
+        None, "EMA of the weights, tested in their place (0.9999); null = none", least=0, most=1
+    )
+
+
+@dataclass(kw_only=True)
 class TrainConfig:
     output: str = key(MISSING, "folder of the run; rerunning with the same folder resumes")
     epochs: float = key(800.0, "passes over the data", least=0)
@@ -209,7 +231,43 @@ class TrainConfig:
     save_every_steps: int = key(1000, "steps from one checkpoint to the next", least=1)
     keep_checkpoints: int = key(2, "latest checkpoints kept", least=1)
     max_nonfinite_steps: int = key(10, "stop after this many skipped steps with a non-finite loss or gradient", least=0)
+
+
+@dataclass(kw_only=True)
+class PretrainTrainConfig(TrainConfig):
     num_pictures: int = key(4, "held-out clips whose masks and reconstructions are drawn at the end", least=0)
+
+
+@dataclass(kw_only=True)
+class FinetuneTrainConfig(TrainConfig):
+    epochs: float = key(50.0, "passes over the data", least=0)
+    measure_every_steps: int = key(
+        1000, "steps from one quick look at num_held_out validation clips to the next", least=1
+    )
+
+
+@dataclass(kw_only=True)
+class InitConfig:
+    weights: str | None = key(
+        None, "what the encoder starts from: a run folder, or a file of weights; null = from nothing (said)"
+    )
+
+
+@dataclass(kw_only=True)
+class TestConfig:
+    __test__ = False  # no test class
+
+    split: str = key("auto", "auto: test where it has labels, else validation", ["auto", "validation", "test"])
+    num_clips: int | None = key(
+        None, "clips of each video, spread over its time; null = of the data set (2 SSv2, 5 K400)", least=1
+    )
+    num_crops: int | None = key(None, "crops of each clip, along its longer side; null = of the data set (3)", least=1)
+    average: str = key(
+        "probabilities",
+        "what is averaged over the views: probabilities (VideoMAE) or logits",
+        ["probabilities", "logits"],
+    )
+    batch_size: int = key(16, "views of one forward pass of one rank", least=1)
 
 
 @dataclass(kw_only=True)
@@ -239,174 +297,66 @@ class PretrainConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: PretrainTrainConfig = field(default_factory=PretrainTrainConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
 
+@dataclass(kw_only=True)
+class FinetuneConfig:
+    init: InitConfig = field(default_factory=InitConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    optim: FinetuneOptimConfig = field(default_factory=FinetuneOptimConfig)
+    train: FinetuneTrainConfig = field(default_factory=FinetuneTrainConfig)
+    test: TestConfig = field(default_factory=TestConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+
+RunConfig = PretrainConfig | FinetuneConfig
+AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)
+
+
 def load_config(file: str | Path | None = None, overrides: Iterable[str] = (), check: bool = True) -> PretrainConfig:
-    """Defaults <- YAML file <- dotted overrides, typed and (unless `check` is off) checked across keys. Raises UserError."""
-    merged = OmegaConf.structured(PretrainConfig)
-    if file is not None:
-        merged = _merge(merged, _read_yaml(Path(file)), f"{file}")
-    for override in overrides:
-        merged = _merge(merged, _read_override(override), "the command line")
-    try:
-        config = typing.cast(PretrainConfig, OmegaConf.to_object(merged))
-    except MissingMandatoryValue as error:
-        name = error.full_key or "a key"
-        raise UserError(f"{name} is not set: expected {_field_of(name).metadata['help']} (give {name}=...)") from error
-    except OmegaConfBaseException as error:  # ${...} that leads nowhere
-        raise UserError(f"{error.full_key}: {error.msg}; expected ${{section.key}} of a key that exists") from error
-    check_values(config)
+    """Of pretraining: defaults <- YAML file <- dotted overrides, typed and (unless `check` is off) checked across keys.
+    Raises UserError."""
+    config = read_values(PretrainConfig, None if file is None else Path(file), overrides)
     if check:
         check_combinations(config)
     return config
 
 
-def _read_yaml(file: Path) -> Any:
-    if not file.is_file():
-        raise UserError(f"configuration file {file} does not exist")
-    try:
-        tree = OmegaConf.load(file)
-    except Exception as error:
-        raise UserError(f"configuration file {file} is not valid YAML: {error}") from error
-    if not isinstance(tree, DictConfig):
-        raise UserError(f"configuration file {file} is a list; expected sections of KEY: VALUE, as in --help")
-    return tree
-
-
-def _read_override(override: str) -> Any:
-    if "=" not in override:
-        raise UserError(f"'{override}': expected KEY=VALUE, as in optim.batch_size=64")
-    try:
-        return OmegaConf.from_dotlist([override])
-    except Exception as error:
-        raise UserError(f"'{override}': the value is not valid YAML: {error}") from error
-
-
-def _merge(base: Any, update: Any, source: str) -> Any:
-    known = dict(_all_fields())
-    for name, value in _leaves(OmegaConf.to_container(update)):
-        if name not in known:
-            raise UserError(f"unknown key '{name}' (from {source}){_suggestion(name, known)}")
-        if value == MISSING:
-            continue
-        try:
-            OmegaConf.update(base, name, value, merge=False)
-        except (OmegaConfBaseException, TypeError) as error:
-            wanted = f"{type_name(known[name])}: {known[name].metadata['help']}"
-            raise UserError(f"{name}: {value!r} (from {source}); expected {wanted}") from error
-    return base
-
-
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or difflib.get_close_matches(
-        name.split(".")[-1], [n.split(".")[-1] for n in known], n=1
-    )
-    near = [n for n in known if n == near[0] or n.endswith("." + near[0])] if near else []
-    return f"; did you mean '{near[0]}'?" if near else "; --help lists every key"
-
-
-def _leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted names and values of a nested dict; the sections of the schema are descended into, nothing else."""
-    sections = {f.name for f in dataclasses.fields(PretrainConfig)}
-    found = []
-    for name, value in (tree or {}).items():
-        dotted = f"{prefix}{name}"
-        if not prefix and name in sections and (isinstance(value, dict) or value is None):
-            found += _leaves(value, f"{name}.")  # a section without keys sets nothing
-        else:
-            found.append((dotted, value))
-    return found
-
-
-def _all_fields() -> list[tuple[str, dataclasses.Field]]:
-    """(dotted name, field) of every key, in the order of the schema."""
-    return [
-        (f"{section.name}.{f.name}", f)
-        for section in dataclasses.fields(PretrainConfig)
-        for f in dataclasses.fields(typing.cast(Any, section.type))
-    ]
-
-
-def _field_of(name: str) -> dataclasses.Field:
-    stem = ".".join(name.split("[")[0].split(".")[:2])
-    return dict(_all_fields())[stem]
-
-
-def default_of(f: dataclasses.Field) -> Any:
-    return f.default_factory() if callable(f.default_factory) else f.default
-
-
-def type_name(f: dataclasses.Field) -> str:
-    """The type of a key in words a user reads: 'int or null', 'list of float'."""
-    text = f.type.__name__ if isinstance(f.type, type) and not typing.get_args(f.type) else str(f.type)
-    return text.replace("list[", "list of ").replace("]", "").replace(" | None", " or null")
-
-
-def describe_keys() -> str:
-    """Every key with default, type and help: the text of --help."""
-    lines = []
-    section = ""
-    for name, f in _all_fields():
-        if name.split(".")[0] != section:
-            section = name.split(".")[0]
-            lines.append(f"\n{section}")
-        default = default_of(f)
-        shown = (
-            "(required)"
-            if default == MISSING
-            else "null"
-            if default is None
-            else str(default).lower()
-            if isinstance(default, bool)
-            else str(default)
+def load_finetune_config(
+    file: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    base: Mapping[str, Any] | None = None,
+    check: bool = True,
+) -> FinetuneConfig:
+    """Of fine-tuning: defaults <- `base` (what the pretrained weights say of the model) <- YAML file <- overrides."""
+    config = read_values(FinetuneConfig, None if file is None else Path(file), overrides, base)
+    if not check:
+        return config
+    check_clip(config)
+    if config.model.pooling == "cls" and not config.model.cls_token:
+        raise UserError(
+            "model.pooling: cls, but model.cls_token is false; expected mean, or a model with a class token"
         )
-        choices = f" [{'|'.join(f.metadata['choices'])}]" if f.metadata["choices"] else ""
-        lines.append(f"  {name:<36} {shown:<14} {f.metadata['help']}{choices}")
-    return "\n".join(lines).lstrip("\n")
+    return config
 
 
-def to_yaml(config: PretrainConfig) -> str:
+def describe_keys(schema: type = PretrainConfig) -> str:
+    """Every key with default, type and help: the text of --help."""
+    return describe_fields(schema)
+
+
+def to_yaml(config: RunConfig) -> str:
     """The whole configuration as YAML, every key written out; `load_config` reads it back."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def check_values(config: PretrainConfig) -> None:
-    """Each key against its own choices and bounds."""
-    for name, f in _all_fields():
-        section, leaf = name.split(".")
-        value = getattr(getattr(config, section), leaf)
-        if value is None:
-            continue
-        choices, least, most = f.metadata["choices"], f.metadata["least"], f.metadata["most"]
-        if choices and value not in choices:
-            raise UserError(f"{name}: '{value}'; expected one of {', '.join(choices)}")
-        numbers = value if isinstance(value, list) else [value]
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise UserError(f"{name}: {value}; expected a finite number ({f.metadata['help']})")
-        if (least is not None and value < least) or (most is not None and value > most):
-            bounds = f"at least {least}" if most is None else f"{least} to {most}"
-            raise UserError(f"{name}: {value}; expected {bounds} ({f.metadata['help']})")
-        if isinstance(value, list):
-            _check_length(name, f, value)
-
-
-def _check_length(name: str, f: dataclasses.Field, value: list) -> None:
-    if name == "data.crop_scales":
-        if not value:
-            raise UserError(f"{name}: []; expected at least one value ({f.metadata['help']})")
-    elif len(value) != len(default_of(f)):
-        raise UserError(f"{name}: {value}; expected {len(default_of(f))} values ({f.metadata['help']})")
-
-
 def check_combinations(config: PretrainConfig) -> None:
     """Keys against each other: the grid, the mask counts, the schedule."""
-    grid = token_grid(config)
-    if config.model.positions == "sincos2d" and grid[0] != 1:
-        raise UserError(
-            f"model.positions: sincos2d is for one frame; the clip has {grid[0]} steps in time: use sincos1d, sincos3d or learned"
-        )
+    grid = check_clip(config)
     unit = unit_block(config)
     for name, cells, size in zip(("time", "height", "width"), grid, unit, strict=True):
         if size < 1 or cells % size:
@@ -427,11 +377,21 @@ def check_combinations(config: PretrainConfig) -> None:
         )
     if config.objective.level == "unit" and num_masked < 2 and config.mask.mode != "random":
         raise UserError(f"mask.ratio: {config.mask.ratio} masks {num_masked} unit; ranking needs at least 2")
+
+
+def check_clip(config: RunConfig) -> tuple[int, int, int]:
+    """What every run asks of its clips; their token grid."""
+    grid = token_grid(config)
+    if config.model.positions == "sincos2d" and grid[0] != 1:
+        raise UserError(
+            f"model.positions: sincos2d is for one frame; the clip has {grid[0]} steps in time: use sincos1d, sincos3d or learned"
+        )
     if min(config.data.std) <= 0:
         raise UserError(f"data.std: {config.data.std}; expected values above 0")
+    return grid
 
 
-def token_grid(config: PretrainConfig) -> tuple[int, int, int]:
+def token_grid(config: RunConfig) -> tuple[int, int, int]:
     """(t, h, w) of the clip; UserError with the nearest sizes that work where something does not divide."""
     height, width = config.data.frame_size_px
     sides = (

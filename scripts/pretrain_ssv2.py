@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from hpm_video.cli import pretrain_main
+from hpm_video.cli import script_main
 
 if __name__ == "__main__":
-    sys.exit(pretrain_main(Path(__file__).parent.parent / "configs" / "pretrain" / "ssv2_vitb.yaml"))
+    sys.exit(script_main("pretrain", Path(__file__).parent.parent / "configs" / "pretrain" / "ssv2_vitb.yaml"))

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset, get_worker_info
 from hpm_video.config import DataConfig
 from hpm_video.data.decode import read_item
 from hpm_video.data.manifest import Source
-from hpm_video.data.sampling import sample_frames
-from hpm_video.data.transforms import make_transform
+from hpm_video.data.sampling import View, protocol_of, sample_frames
+from hpm_video.data.transforms import Transform, make_transform
 from hpm_video.types import Batch, Failure, Item, UnreadableVideo, UserError
 
 MAX_TRIES = 20
@@ -38,9 +38,13 @@ class ClipDataset(Dataset):
     k * r + r - 1 are clips of one video: what is drawn for its frames belongs to position k * r, crop and flip to each.
     """
 
-    def __init__(self, source: Source, config: DataConfig, seed: int, training: bool) -> None:
+    def __init__(
+        self, source: Source, config: DataConfig, seed: int, training: bool, transform: Transform | None = None
+    ) -> None:
+        """`transform`: what makes a clip of the frames; None = that of pretraining, or of testing with one view."""
         self.source, self.config, self.seed, self.training = source, config, seed, training
-        self.transform = make_transform(config, training)
+        self.rule = protocol_of(source.set_name).sampling if config.sampling == "auto" else config.sampling
+        self.transform = transform or make_transform(config, training)
         self.cache: dict[str, np.ndarray] = {}
         self.cache_left = int(config.cache_gib * 2**30)
         self.bad: dict[str, str] = {}  # files this process found unreadable: not tried again, but counted each time
@@ -79,8 +83,8 @@ class ClipDataset(Dataset):
         """uint8 [C, T, H, W]. Raises UnreadableVideo, and has then drawn nothing from `rng`."""
         return self.transform(self.read_frames(row, rng)[0], rng)
 
-    def read_frames(self, row: int, rng: Generator) -> tuple[np.ndarray, int]:
-        """(uint8 [T, H, W, C], label). Raises UnreadableVideo, and has then drawn nothing from `rng`."""
+    def read_frames(self, row: int, rng: Generator, view: View = View()) -> tuple[np.ndarray, int]:  # noqa: B008
+        """(uint8 [T, H, W, C], label). Raises UnreadableVideo, and has then drawn nothing from `rng`. `view`: in testing."""
         name, config, before = self.source.name(row), self.config, rng.bit_generator.state
         if name in self.bad:
             raise UnreadableVideo(name, self.bad[name])
@@ -91,7 +95,7 @@ class ClipDataset(Dataset):
             nonlocal num_available
             num_available = count
             rng.bit_generator.state = before  # asked again when a second reader has to be tried
-            return sample_frames(config.sampling, count, config.num_frames, config.stride, drawn)
+            return sample_frames(self.rule, count, config.num_frames, config.stride, drawn, view)
 
         try:
             if self.watch is not None:

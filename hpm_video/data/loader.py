@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -282,23 +282,34 @@ class FailureLog:
             )
 
 
-def load_held_out(source: Source, config: DataConfig, num: int) -> tuple[UInt8[Tensor, "n C T H W"], list[str]]:
-    """Fixed clips (middle frames, middle crop) spread over the manifest, and their names. UserError if none can be read."""
+class HeldOut(NamedTuple):
+    """Clips that are not trained on."""
+
+    clip: UInt8[Tensor, "n C T H W"]
+    names: list[str]
+    label: Int[Tensor, " n"]
+
+
+def load_held_out(source: Source, config: DataConfig, num: int) -> HeldOut:
+    """Fixed clips (middle frames, middle crop) spread over the manifest. UserError if none can be read."""
     dataset = ClipDataset(source, config, 0, training=False)
     rows = np.random.default_rng(0).permutation(len(dataset)).tolist()
     clips: list[Tensor] = []
     names: list[str] = []
+    labels: list[int] = []
     reasons: list[str] = []
     for row in rows:
         if len(clips) == num or (not clips and len(reasons) == max(20, num)):
             break
         try:
-            clips.append(dataset.read(row, np.random.default_rng(0)))
+            frames, label = dataset.read_frames(row, rng := np.random.default_rng(0))
+            clips.append(dataset.transform(frames, rng))
             names.append(source.name(row))
+            labels.append(label)
         except UnreadableVideo as error:
             reasons.append(str(error))
     if not clips:
         raise UserError(
             f"none of the first {len(reasons)} videos of {source.source} could be read: {'; '.join(reasons[:3])}"
         )
-    return torch.stack(clips), names
+    return HeldOut(torch.stack(clips), names, torch.tensor(labels))

@@ -77,6 +77,11 @@ class Source(Protocol):
     def left_right(self) -> bool: ...
 
     @property
+    def set_name(self) -> str:
+        """Of the data set, as its recipe says: ssv2, kinetics400, ..."""
+        ...
+
+    @property
     def order(self) -> Order:
         """A new one at each call, which remembers what it has drawn."""
         ...
@@ -96,6 +101,7 @@ class Manifest:
     table: pa.Table = field(repr=False)
     classes: list[str]
     source: str
+    set_name: str = ""
     left_right: bool = False  # the labels tell left from right: mirroring a clip would change its class
 
     @classmethod
@@ -160,7 +166,7 @@ def open_manifest(config: DataConfig, split: str) -> Source | None:
         if rows is None:
             return None
         check_missing(missing, len(rows) + len(missing), config.max_bad_share, f"{annotations} ({split}), {root}")
-        return Manifest.of(root, rows, classes, f"SSv2 {annotations} ({split})", left_right=True)
+        return Manifest.of(root, rows, classes, f"SSv2 {annotations} ({split})", set_name="ssv2", left_right=True)
     if split != "train":
         return None
     return Manifest.of(root, [Row(path) for path in list_folder(root)], [], f"folder {root}")
@@ -209,7 +215,12 @@ def read_manifest(folder: Path, split: str, root: Path | None = None) -> Manifes
         raise UserError(f"{folder / HEADER}: root {base} is no folder; expected where the files are (or set data.root)")
     source = f"{header['name']} {file}"
     return Manifest(
-        root=base, table=table, classes=header["classes"], source=source, left_right=header.get("left_right", False)
+        root=base,
+        table=table,
+        classes=header["classes"],
+        source=source,
+        set_name=header["name"],
+        left_right=header.get("left_right", False),
     )
 
 

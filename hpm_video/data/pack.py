@@ -79,7 +79,7 @@ def pack(config: DataConfig, out: str, samples_per_shard: int = 1000, seed: int 
     source = plans[0].source
     header = {
         "format": FORMAT,
-        "name": Path(config.root).resolve().name,
+        "name": source.set_name or Path(config.root).resolve().name,
         "left_right": source.left_right,
         "splits": {
             p.split: {"pattern": p.pattern, "num_samples": len(p.rows), "samples_per_shard": samples_per_shard}

@@ -17,6 +17,30 @@ class View(NamedTuple):
     num_views: int = 1
 
 
+class Protocol(NamedTuple):
+    """How a data set is sampled, and how many views of a video are averaged in testing."""
+
+    sampling: str  # segments or dense
+    num_clips: int
+    num_crops: int
+
+
+# VideoMAE's (arXiv 2203.12602, appendix). Matched by the beginning of the data set's name.
+PROTOCOLS = {
+    "ssv2": Protocol("segments", 2, 3),
+    "kinetics": Protocol("dense", 5, 3),
+    "ucf101": Protocol("dense", 5, 3),
+    "hmdb51": Protocol("dense", 10, 3),
+    "imagenet": Protocol("segments", 1, 1),
+}
+
+
+def protocol_of(set_name: str) -> Protocol:
+    """Of the named data set; one that is not known is sampled and tested as SSv2 is."""
+    found = [protocol for name, protocol in PROTOCOLS.items() if set_name.startswith(name)]
+    return found[0] if found else PROTOCOLS["ssv2"]
+
+
 def sample_segments(num_available: int, num_frames: int, rng: Generator | None, view: View = View()) -> np.ndarray:  # noqa: B008
     """[num_frames]: one frame of each of num_frames equal parts (TSN; SSv2's rule): a random one, or of view v of n the one
     at (v + 1/2) / n of the part."""

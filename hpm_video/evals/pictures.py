@@ -42,7 +42,7 @@ def draw_run(run: Path, out: Path) -> list[Path]:
 
 
 def held_out_clips(config: PretrainConfig, num: int) -> UInt8[Tensor, "n C T H W"]:
-    return load_held_out(open_train_sets(config)[1], config.data, num)[0]
+    return load_held_out(open_train_sets(config)[1], config.data, num).clip
 
 
 def draw_clips(run: Path) -> bytes:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig, mask_counts, token_grid, unit_block
 from hpm_video.method.masking import Plan, draw_keys, make_units, mask_hard, mask_inverted, mask_random, to_tokens
@@ -63,7 +63,15 @@ class PretrainStep:
             return mask_random(keys, plan.num_masked)
         return (mask_inverted if self.config.mask.mode == "inverted" else mask_hard)(difficulty, keys, plan)
 
-    def __call__(self, engine: Engine, clip: Tensor, place: Place, step: int, steps: int) -> tuple[StepResult, Journey]:
+    @property
+    def beside(self) -> nn.Module | None:
+        """What is trained beside the student: the teacher's network."""
+        return None if self.teacher is None else self.teacher.network
+
+    def __call__(
+        self, engine: Engine, clip: Tensor, place: Place, step: int, steps: int, label: Tensor | None = None
+    ) -> tuple[StepResult, Journey]:
+        """Labels are not looked at."""
         journey = self.travel(engine, clip, place, step, self.num_hard(step / steps))
         losses = journey.losses
         metrics = {

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hpm_video.config import ModelConfig, PretrainConfig, token_grid
+from hpm_video.config import EncoderConfig, RunConfig, token_grid
 from hpm_video.models.layers import BlockStack
 from hpm_video.models.tokens import Grid, Positions, SpaceTimePatchEmbed
 from hpm_video.types import UserError
@@ -30,7 +30,7 @@ SIZES = {
 }
 
 
-def resolve_size(config: ModelConfig) -> Size:
+def resolve_size(config: EncoderConfig) -> Size:
     """The numbers of the named size, with those replaced that the configuration gives. Raises UserError."""
     given = {name: getattr(config, name) for name in Size._fields if getattr(config, name, None) is not None}
     size = SIZES[config.size]._replace(**given)
@@ -48,7 +48,7 @@ def resolve_size(config: ModelConfig) -> Size:
 class Encoder(nn.Module):
     """[B, C, T, H, W] and the numbers of the visible tokens -> [B, V, D]; with a class token [B, 1 + V, D], it first."""
 
-    def __init__(self, config: PretrainConfig) -> None:
+    def __init__(self, config: RunConfig) -> None:
         super().__init__()
         model, size = config.model, resolve_size(config.model)
         self.grid: Grid = token_grid(config)

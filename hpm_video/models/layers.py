@@ -24,7 +24,7 @@ class BlockStack(nn.Module):
         self.blocks = nn.ModuleList(
             Block(width, num_heads, qkv_bias=True, drop_path=rate, norm_layer=norm) for rate in rates[:depth]
         )
-        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm: nn.Module = nn.LayerNorm(width, eps=NORM_EPS)
         self.checkpointing = checkpointing
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:

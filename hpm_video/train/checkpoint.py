@@ -5,7 +5,8 @@ RUN/checkpoints/step-00001000/student.safetensors     weights, fp32
                               teacher.safetensors     (modes with a teacher)
                               optimizer.safetensors   first and second moments by parameter name
                               state.json              step, seconds, counts, versions
-RUN/encoder.safetensors, encoder.json                 the exported encoder and the configuration that made it
+RUN/encoder.safetensors, encoder.json                 of pretraining: the encoder and the configuration that made it
+RUN/classifier.safetensors, classes.json              of fine-tuning: the classifier (its average where one is kept)
 ```
 A checkpoint is independent of the engine, the ZeRO stage and the number of processes.
 """
@@ -19,12 +20,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hpm_video.config import PretrainConfig, load_config
+from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig, load_config, load_finetune_config
 from hpm_video.method.teacher import Teacher
+from hpm_video.models.classifier import Classifier
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import Student
 from hpm_video.types import UserError
@@ -119,6 +122,41 @@ def export_run(run: Path) -> Path:
     return run / "encoder.safetensors"
 
 
+def write_classifier(run: Path) -> Path:
+    """RUN/classifier.safetensors from the latest checkpoint: the average of the weights where there is one."""
+    folder = latest_checkpoint(run)
+    part = "teacher" if (folder / "teacher.safetensors").is_file() else "student"
+    draft, final = run / ".classifier.draft", run / "classifier.safetensors"
+    shutil.copyfile(folder / f"{part}.safetensors", draft)
+    os.replace(draft, final)
+    return final
+
+
+def load_classifier(run: Path, overrides: Iterable[str] = ()) -> tuple[FinetuneConfig, Classifier, list[str]]:
+    """(configuration, classifier, names of the classes) of a fine-tuning run; of the latest checkpoint where it has not
+    ended. Raises UserError."""
+    config, classes = read_config(run, overrides), load_classes(run)
+    if not isinstance(config, FinetuneConfig):
+        raise UserError(f"{run} is a pretraining run; expected the folder of a fine-tuning run")
+    file = run / "classifier.safetensors"
+    if not file.is_file():
+        file = write_classifier(run)
+    classifier = Classifier(config, len(classes))
+    load_weights(classifier, read_tensors(file), file)
+    return config, classifier.eval(), classes
+
+
+def save_classes(run: Path, classes: list[str]) -> None:
+    write_json(run / "classes.json", classes)
+
+
+def load_classes(run: Path) -> list[str]:
+    file = run / "classes.json"
+    if not file.is_file():
+        raise UserError(f"{file} does not exist; expected the folder of a fine-tuning run")
+    return json.loads(file.read_text())
+
+
 def write_json(file: Path, content: Any) -> None:
     draft = file.with_name(f".{file.name}.draft")
     draft.write_text(json.dumps(content, indent=1))
@@ -132,10 +170,21 @@ def latest_checkpoint(run: Path) -> Path:
     return found[-1]
 
 
-def load_run_config(run: Path, overrides: Iterable[str] = ()) -> PretrainConfig:
-    if not (run / "config.yaml").is_file():
+def read_config(run: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Of a run of either kind, told apart by its sections."""
+    file = run / "config.yaml"
+    if not file.is_file():
         raise UserError(f"{run} is not a run folder: it has no config.yaml")
-    return load_config(run / "config.yaml", overrides)
+    is_finetune = "init" in OmegaConf.load(file)
+    return load_finetune_config(file, overrides) if is_finetune else load_config(file, overrides)
+
+
+def load_run_config(run: Path, overrides: Iterable[str] = ()) -> PretrainConfig:
+    """Of a pretraining run. Raises UserError."""
+    config = read_config(run, overrides)
+    if isinstance(config, FinetuneConfig):
+        raise UserError(f"{run} is a fine-tuning run; expected the folder of a pretraining run")
+    return config
 
 
 def load_student(run: Path) -> tuple[PretrainConfig, Student]:

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hpm_video.config import PretrainConfig
+from hpm_video.config import RunConfig
 from hpm_video.train.optim import make_optimizer
 from hpm_video.types import Place, UserError
 
@@ -52,7 +52,7 @@ class PlainEngine:
     """One process, no wrapper; also what the engines have in common."""
 
     def __init__(  # noqa: PLR0913
-        self, student: nn.Module, config: PretrainConfig, device: torch.device, rank: int = 0, world_size: int = 1
+        self, student: nn.Module, config: RunConfig, device: torch.device, rank: int = 0, world_size: int = 1
     ) -> None:
         self.module, self.device = student.to(device), device
         self.rank, self.world_size = rank, world_size
@@ -89,11 +89,14 @@ class PlainEngine:
 
     def step(self, lr: float) -> float:
         """One update; returns the norm of the gradient, not finite where the update was left out."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self._set_lr(lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(self.norm)
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         return values
@@ -137,7 +140,7 @@ class PlainEngine:
 class DeepSpeedEngine(PlainEngine):
     """ZeRO 0 to 3 under DeepSpeed's launcher. Optimizer, clipping and batch come from our config, nowhere else."""
 
-    def __init__(self, student: nn.Module, config: PretrainConfig, device: torch.device) -> None:
+    def __init__(self, student: nn.Module, config: RunConfig, device: torch.device) -> None:
         import deepspeed
 
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls, not ours
@@ -158,8 +161,7 @@ class DeepSpeedEngine(PlainEngine):
         self.engine.backward(loss)
 
     def step(self, lr: float) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self._set_lr(lr)
         self.engine.step()
         return float(self.norm if self.stage == 0 else self.engine.get_global_grad_norm())
 
@@ -233,7 +235,7 @@ def _fresh_state(like: Tensor, num_updates: int, device: torch.device) -> dict[s
     return {"step": count, "exp_avg": torch.zeros_like(like), "exp_avg_sq": torch.zeros_like(like)}
 
 
-def deepspeed_settings(config: PretrainConfig, split: Split, bf16: bool) -> dict[str, Any]:
+def deepspeed_settings(config: RunConfig, split: Split, bf16: bool) -> dict[str, Any]:
     """DeepSpeed's own configuration, from ours; engine.deepspeed_json may add keys, never change one."""
     ours: dict[str, Any] = {
         "train_batch_size": split.batch_size,
@@ -289,7 +291,7 @@ def _merge_settings(ours: dict, theirs: dict, file: Path, prefix: str) -> dict:
     return merged
 
 
-def use_bf16(config: PretrainConfig, device: torch.device) -> bool:
+def use_bf16(config: RunConfig, device: torch.device) -> bool:
     if config.engine.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return config.engine.precision == "bf16"
@@ -299,7 +301,7 @@ def started_by_launcher() -> bool:
     return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def resolve_kind(config: PretrainConfig) -> str:
+def resolve_kind(config: RunConfig) -> str:
     """plain or deepspeed; UserError where the two do not go with how the program was started."""
     kind = config.engine.kind
     if kind == "auto":
@@ -315,7 +317,7 @@ def resolve_kind(config: PretrainConfig) -> str:
     return kind
 
 
-def prepare_process(config: PretrainConfig) -> torch.device:
+def prepare_process(config: RunConfig) -> torch.device:
     """Device, threads and (under a launcher) the process group. Called once, before anything is built."""
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 0))
     local_size = local_size or int(os.environ.get("LOCAL_SIZE", 0)) or int(os.environ.get("WORLD_SIZE", 1))
@@ -340,6 +342,6 @@ def prepare_process(config: PretrainConfig) -> torch.device:
     return device
 
 
-def make_engine(student: nn.Module, config: PretrainConfig, device: torch.device) -> PlainEngine:
+def make_engine(student: nn.Module, config: RunConfig, device: torch.device) -> PlainEngine:
     kind = DeepSpeedEngine if resolve_kind(config) == "deepspeed" else PlainEngine
     return kind(student, config, device)

@@ -11,9 +11,9 @@ from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hpm_video.config import PretrainConfig
+from hpm_video.config import RunConfig
 from hpm_video.data.loader import FailureLog
 from hpm_video.data.transforms import Normalise
 from hpm_video.train.engine import PlainEngine
@@ -29,7 +29,14 @@ log = logging.getLogger("hpm_video")
 class Step(Protocol):
     """What the loop needs of a method."""
 
-    def __call__(self, engine: Any, clip: Tensor, place: Place, step: int, steps: int) -> tuple[StepResult, Any]: ...
+    @property
+    def beside(self) -> nn.Module | None:
+        """A network that is trained beside the model and saved with it."""
+        ...
+
+    def __call__(
+        self, engine: Any, clip: Tensor, place: Place, step: int, steps: int, label: Tensor
+    ) -> tuple[StepResult, Any]: ...
 
     def inspect(self, journey: Any) -> dict[str, Tensor]: ...
 
@@ -87,7 +94,7 @@ class Loop:
 
     def __init__(  # noqa: PLR0913
         self,
-        config: PretrainConfig,
+        config: RunConfig,
         engine: PlainEngine,
         step: Step,
         state: RunState,
@@ -146,7 +153,8 @@ class Loop:
             batch = self._next(stream)
             place = split.place(round, engine.rank, engine.world_size)
             torch.manual_seed(hash((self.config.train.seed, now, place.start)) & 0x7FFFFFFF)  # drop path
-            result, journey = self.step(engine, self.normalise(batch.clip), place, now, self.steps)
+            clip, label = self.normalise(batch.clip), batch.label.to(engine.device, non_blocking=True)
+            result, journey = self.step(engine, clip, place, now, self.steps, label)
             if self._agree(not bool(torch.isfinite(result.loss)))[0] > 0:
                 clips = ", ".join(self.name_of(row) for row in batch.sample.tolist())
                 self._skipped(f"loss {float(result.loss.detach())} on rank {engine.rank}, clips {clips}")

@@ -8,19 +8,36 @@ from torch import nn
 from hpm_video.config import OptimConfig
 
 
-def parameter_groups(student: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups: with weight decay, and without (biases, norms, positions, mask and class tokens)."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in student.named_parameters():
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
+    """With weight decay, and without (biases, norms, positions, mask and class tokens); `lr_scale`, by which the learning
+    rate of the step is multiplied, of each layer (`lr_scales`)."""
+    scales = lr_scales(model, layer_decay)
+    groups: dict[tuple[float, float], dict] = {}
+    for name, parameter in model.named_parameters():
         bare = parameter.ndim <= 1 or name.endswith(("mask_token", "cls_token", "positions.table"))
-        (plain if bare else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+        decay = 0.0 if bare else weight_decay
+        group = groups.setdefault(
+            (-decay, scales[name]), {"weight_decay": decay, "lr_scale": scales[name], "params": []}
+        )
+        group["params"].append(parameter)
+    return [groups[place] for place in sorted(groups)]
 
 
-def make_optimizer(student: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.AdamW:
-    groups = parameter_groups(student, config.weight_decay)
+def lr_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
+    """By parameter name: layer_decay ** (n + 1 - k), where of n encoder blocks the k-th (from 1) has k, what comes before
+    them 0, and all behind them n + 1 (layer-wise decay: BEiT, arXiv 2106.08254, as VideoMAE uses it)."""
+    names = [name for name, _ in model.named_parameters()]
+    blocks = {name: int(name.split(BLOCKS)[1].split(".")[0]) + 1 for name in names if name.startswith(BLOCKS)}
+    last = max(blocks.values(), default=0) + 1
+    before = ("encoder.embed.", "encoder.positions.", "encoder.cls_token")
+    return {name: layer_decay ** (last - (0 if name.startswith(before) else blocks.get(name, last))) for name in names}
+
+
+BLOCKS = "encoder.stack.blocks."
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.AdamW:
+    groups = parameter_groups(model, config.weight_decay, getattr(config, "layer_decay", 1.0))
     betas = (config.betas[0], config.betas[1])
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.eps, fused=device.type == "cuda")
 

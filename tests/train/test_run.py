@@ -234,7 +234,7 @@ def test_not_finite_losses_are_left_out_and_stop_after_a_number(videos, tmp_path
 
     real = PretrainStep.__call__
 
-    def poisoned(self, engine, clip, place, step, steps):
+    def poisoned(self, engine, clip, place, step, steps, label):
         result, journey = real(self, engine, clip, place, step, steps)
         return (result._replace(loss=result.loss * float("nan")) if step in BAD else result), journey
 

@@ -1,0 +1,169 @@
+"""A fine-tuning run: the whole encoder and a head, on labels, by the loop and engine of pretraining; rerunning it resumes."""
+
+import copy
+import logging
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hpm_video.config import FinetuneConfig, load_finetune_config
+from hpm_video.data.augment import erase, make_finetune_transform, mix
+from hpm_video.data.dataset import ClipDataset
+from hpm_video.data.loader import HeldOut
+from hpm_video.data.manifest import Manifest, Source, hold_out, open_manifest
+from hpm_video.models.classifier import Classifier
+from hpm_video.train.checkpoint import load_classes, save_classes, write_classifier
+from hpm_video.train.engine import prepare_process
+from hpm_video.train.loop import Loop
+from hpm_video.train.run import Measure, Training
+from hpm_video.train.weights import fill_encoder, read_weights
+from hpm_video.types import Engine, Place, StepResult, UserError
+
+log = logging.getLogger("hpm_video")
+
+
+def finetune(config: FinetuneConfig) -> bool:
+    """Trains to the end, or to a signal (False). Raises UserError for everything the user can mend."""
+    device = prepare_process(config)
+    train_set, held_out_set = open_labelled_sets(config)
+    run = Path(config.train.output)
+    resuming = any((run / "checkpoints").glob("step-*"))
+    if resuming and (before := load_classes(run)) != train_set.classes:
+        raise UserError(
+            f"{run} was started with {len(before)} other classes than {train_set.source} has; expected the same"
+        )
+    model = build_classifier(config, len(train_set.classes))
+    if config.init.weights is not None and not resuming:
+        log.info(fill_encoder(model, read_weights(Path(config.init.weights))))
+    elif not resuming:
+        log.warning("init.weights is not set: the encoder starts from nothing")
+    step = FinetuneStep(config, model)
+    step.to(device)
+    run.mkdir(parents=True, exist_ok=True)
+    save_classes(run, train_set.classes)
+    transform = make_finetune_transform(config.data, config.augment, train_set.left_right)
+    training = Training(
+        config=config,
+        device=device,
+        model=model,
+        step=step,
+        dataset=ClipDataset(train_set, config.data, config.train.seed, training=True, transform=transform),
+        held_out=held_out_set,
+        make_measure=lambda loop, held_out, _: _make_measure(loop, held_out),
+        export=write_classifier,
+        about=f"{len(train_set.classes)} classes" + (", never mirrored" if train_set.left_right else ""),
+    )
+    return training.run()
+
+
+def weight_settings(file: Path | None, overrides: list[str]) -> dict | None:
+    """What init.weights says of model and clips: the `base` of `load_finetune_config` with the same file and overrides."""
+    path = load_finetune_config(file, overrides, check=False).init.weights
+    return read_weights(Path(path)).settings() if path else None
+
+
+def build_classifier(config: FinetuneConfig, num_classes: int) -> Classifier:
+    """As every run with this seed starts: the same on every rank and for every engine."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return Classifier(config, num_classes)
+
+
+def open_labelled_sets(config: FinetuneConfig) -> tuple[Source, Source]:
+    """Samples to train on, and those of the validation split (or, with a warning, some held out by seed). UserError where
+    labels are missing or cannot be learned."""
+    train_set = open_manifest(config.data, "train")
+    assert train_set is not None  # only the validation split may be absent
+    check_classes(train_set, "training")
+    validation = open_manifest(config.data, "validation")
+    if validation is None:
+        log.warning("%s has no validation split: %d samples are held out", train_set.source, config.data.num_held_out)
+        return hold_out(train_set, config.data.num_held_out, config.train.seed)
+    check_classes(validation, "validation")
+    if validation.classes != train_set.classes:
+        raise UserError(f"{validation.source} and {train_set.source} have different classes; expected the same")
+    return train_set, validation
+
+
+def check_classes(source: Source, part: str) -> None:
+    if not len(source):
+        raise UserError(f"the {part} split of {source.source} is empty")
+    if len(source.classes) < 2:
+        raise UserError(
+            f"{source.source} has {len(source.classes)} classes; fine-tuning needs at least 2: SSv2's format, or a manifest "
+            "with labels (datasets/*/prepare.py)"
+        )
+    if not isinstance(source, Manifest):
+        return  # the labels of shards are in their tars
+    labels = source.table["label"].to_numpy()
+    if (labels < 0).any():
+        row = int((labels < 0).argmax())
+        raise UserError(f"{source.source}: {(labels < 0).sum()} rows have no label, the first: {source.name(row)}")
+    empty = sorted(set(range(len(source.classes))) - set(labels.tolist()))
+    if empty:
+        named = ", ".join(source.classes[k] for k in empty[:3]) + (", ..." if len(empty) > 3 else "")
+        log.warning("%d of %d classes have no %s sample: %s", len(empty), len(source.classes), part, named)
+
+
+class FinetuneStep:
+    """Erasing, mixup or cutmix on the device; cross-entropy with soft targets; optionally an EMA of the weights."""
+
+    def __init__(self, config: FinetuneConfig, model: Classifier) -> None:
+        self.config, self.num_classes = config, model.num_classes
+        self.beside: nn.Module | None = None
+        if config.optim.average_decay is not None:
+            self.beside = copy.deepcopy(model).float().eval().requires_grad_(False)
+
+    def to(self, device: torch.device) -> None:
+        if self.beside is not None:
+            self.beside.to(device)
+
+    def __call__(
+        self, engine: Engine, clip: Tensor, place: Place, step: int, steps: int, label: Tensor
+    ) -> tuple[StepResult, None]:
+        augment, seed = self.config.augment, self.config.train.seed
+        clip = erase(clip, augment, seed, step, place)
+        clip, target = mix(clip, label, self.num_classes, augment, seed, step, place)
+        logits = engine(clip)
+        loss = soft_cross_entropy(logits, target)
+        return StepResult(loss, {"loss": loss.detach()}), None
+
+    def inspect(self, journey: None) -> dict[str, Tensor]:
+        return {}
+
+    def settings_now(self, step: int, steps: int) -> dict[str, float]:
+        return {}
+
+    @torch.no_grad()
+    def after_update(self, engine: Engine, step: int, steps: int) -> None:
+        decay = self.config.optim.average_decay
+        if self.beside is None or decay is None:
+            return
+        own = dict(self.beside.named_parameters())
+        for group in engine.weight_groups():
+            torch._foreach_lerp_([own[n] for n in group], [w.float() for w in group.values()], 1 - decay)
+
+
+def soft_cross_entropy(logits: Float[Tensor, "B K"], target: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+    """Mean over clips of - sum_k target_k log softmax(logits)_k, in fp32."""
+    return F.cross_entropy(logits.float(), target)
+
+
+def _make_measure(loop: Loop, held_out: HeldOut) -> Measure:
+    """Accuracy of the middle view of the held-out clips, of the weights as they are; every rank computes the same."""
+    label = held_out.label.to(loop.engine.device)
+
+    @torch.no_grad()
+    def measure_now(now: int) -> dict[str, float]:
+        network = loop.engine.module.eval()
+        rows: list[Int[Tensor, " b"]] = []
+        with loop.engine.autocast():
+            for part in held_out.clip.split(16):
+                rows.append(network(loop.normalise(part)).argmax(1))
+        network.train()
+        return {"held_out/top1": float((torch.cat(rows) == label).float().mean())}
+
+    return measure_now
