@@ -223,7 +223,9 @@ class FinetuneOptimConfig(OptimConfig):
 @dataclass(kw_only=True)
 class TrainConfig:
     output: str = key(MISSING, "folder of the run; rerunning with the same folder resumes")
-    epochs: float = key(800.0, "passes over the data", least=0)
+    epochs: float = key(
+        800.0, "passes over the data, counted in clips: with data.repeats r each decodes 1 / r of them", least=0
+    )
     steps: int | None = key(None, "optimizer steps; overrides epochs", least=1)
     seed: int = key(0, "of weights, order, crops and masks", least=0)
     log_every_steps: int = key(20, "steps from one log line to the next", least=1)
@@ -240,7 +242,9 @@ class PretrainTrainConfig(TrainConfig):
 
 @dataclass(kw_only=True)
 class FinetuneTrainConfig(TrainConfig):
-    epochs: float = key(50.0, "passes over the data", least=0)
+    epochs: float = key(
+        50.0, "passes over the data, counted in clips: with data.repeats r each decodes 1 / r of them", least=0
+    )
     measure_every_steps: int = key(
         1000, "steps from one quick look at num_held_out validation clips to the next", least=1
     )

@@ -1,4 +1,4 @@
-"""Run by DeepSpeed's launcher: pretraining under each ZeRO stage in turn, in one start of the processes.
+"""Run by DeepSpeed's launcher: pretraining and fine-tuning under each ZeRO stage in turn, in one start of the processes.
 
 deepspeed --num_accelerators 2 run_stages.py ROOT OUT KEY=VALUE ...
 """
@@ -11,24 +11,24 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-import hpm_video.train.pretrain as pretraining
-from hpm_video.config import load_config
+from hpm_video.config import load_config, load_finetune_config
 from hpm_video.train.engine import DeepSpeedEngine
+from hpm_video.train.finetune import finetune
+from hpm_video.train.pretrain import pretrain
+from hpm_video.train.run import Training
 
-root, out, keys = (
-    Path(sys.argv[-1]) / "videos",
-    Path(sys.argv[-1]) / "runs",
-    json.loads((Path(sys.argv[-1]) / "keys.json").read_text()),
-)
-save = pretraining._save
+folder = Path(sys.argv[-1])
+out, keys = folder / "runs", json.loads((folder / "keys.json").read_text())
+save = Training._save
 
 
-def record(config, engine, step, state):
-    """After the run's own saving: what the optimizer really uses, and whether the teachers are equal."""
-    save(config, engine, step, state)
+def record(self, engine, state):
+    """After the run's own saving: what the optimizer really uses, and whether the networks beside are equal."""
+    save(self, engine, state)
     assert isinstance(engine, DeepSpeedEngine)
-    groups = [{k: g[k] for k in ("lr", "betas", "eps", "weight_decay")} for g in engine._raw_optimizer().param_groups]
-    teacher = torch.cat([v.flatten() for v in step.teacher.state().values()])
+    names = ("lr", "lr_scale", "betas", "eps", "weight_decay")
+    groups = [{k: g[k] for k in names} for g in engine._raw_optimizer().param_groups]
+    teacher = torch.cat([p.detach().flatten() for p in self.step.beside.parameters()])
     both = [torch.empty_like(teacher) for _ in range(engine.world_size)]
     dist.all_gather(both, teacher)
     facts = {
@@ -37,14 +37,16 @@ def record(config, engine, step, state):
         "type": type(engine._raw_optimizer()).__name__,
     }
     if engine.rank == 0:
-        (Path(config.train.output) / f"facts-{state.step}.json").write_text(json.dumps(facts))
+        (Path(self.config.train.output) / f"facts-{state.step}.json").write_text(json.dumps(facts))
 
 
-pretraining._save = record
+Training._save = record
 for stage in range(4):
-    if not pretraining.pretrain(
-        load_config(None, [*keys, f"data.root={root}", f"train.output={out}/zero{stage}", f"engine.zero_stage={stage}"])
-    ):
+    given = [f"train.output={out}/zero{stage}", f"engine.zero_stage={stage}"]
+    if not pretrain(load_config(None, [*keys["pretrain"], f"data.root={folder / 'videos'}", *given])):
+        sys.exit(1)
+    given[0] = f"train.output={out}/tuned-zero{stage}"
+    if not finetune(load_finetune_config(None, [*keys["finetune"], f"data.root={folder / 'manifest'}", *given])):
         sys.exit(1)
 
 sys.stdout.flush()

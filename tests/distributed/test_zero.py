@@ -14,8 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from hpm_video.cli import main
-from hpm_video.config import load_config
+from hpm_video.config import load_config, load_finetune_config
+from hpm_video.data.annotations import Row
 from hpm_video.data.encode import write_video
+from hpm_video.data.manifest import write_manifest
+from hpm_video.train.finetune import finetune
 from hpm_video.train.optim import lr_at
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (it has no build for this platform)")
@@ -30,15 +33,28 @@ KEYS = (
 ).split()
 
 
+FINETUNE = (
+    "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=36 "
+    "model.depth=2 model.num_heads=3 model.drop_path=0 augment.num_ops=1 optim.batch_size=8 optim.base_lr=0.05 optim.layer_decay=0.5 "
+    "optim.weight_decay=0.03 optim.clip_norm=1.0 optim.average_decay=0.5 train.steps=4 train.log_every_steps=1 "
+    "train.measure_every_steps=3 train.save_every_steps=2 engine.precision=fp32 engine.num_threads=1 engine.micro_batch_size=2"
+).split()
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, run_here) -> Path:
     folder, rng = tmp_path_factory.mktemp("zero"), np.random.default_rng(0)
     (folder / "videos").mkdir()
     for number in range(12):
         write_video(folder / "videos" / f"{number}.mkv", rng.integers(0, 255, (8, 16, 16, 3), dtype=np.uint8), 10)
-    (folder / "keys.json").write_text(json.dumps(KEYS))
+    rows = [Row(f"{number}.mkv", number % 3) for number in range(12)]
+    splits = {"train": rows, "validation": rows[:4]}
+    write_manifest(folder / "manifest", "tiny", folder / "videos", splits, ["a", "b", "c"])
+    (folder / "keys.json").write_text(json.dumps({"pretrain": KEYS, "finetune": FINETUNE}))
     done = run_here("deepspeed", "tests/distributed/run_stages.py", str(folder))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    tuned = [f"data.root={folder / 'manifest'}", f"train.output={folder / 'runs' / 'tuned-plain'}"]
+    assert finetune(load_finetune_config(None, [*FINETUNE, *tuned]))
     assert main(["pretrain", *KEYS, f"data.root={folder / 'videos'}", f"train.output={folder / 'runs' / 'plain'}"]) == 0
     return folder / "runs"
 
@@ -50,11 +66,27 @@ def losses(run: Path) -> list[float]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_losses_weights_and_teacher_equal_the_plain_engine(runs, stage) -> None:
     assert losses(runs / stage) == pytest.approx(losses(runs / "plain"), abs=1e-5)
+    check_checkpoints(runs, stage, "plain", "step-00000006")
+
+
+def check_checkpoints(runs: Path, one: str, other: str, step: str) -> None:
     for name, tolerance in (("student", 2e-3), ("teacher", 2e-3), ("optimizer", 1e-5)):
-        files = [runs / r / "checkpoints" / "step-00000006" / f"{name}.safetensors" for r in (stage, "plain")]
-        ours, plain = (load_file(file) for file in files)
+        ours, plain = (load_file(runs / r / "checkpoints" / step / f"{name}.safetensors") for r in (one, other))
         assert ours.keys() == plain.keys()
         assert max(float((ours[k] - plain[k]).abs().max()) for k in plain) < tolerance
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_fine_tuning_equals_the_plain_engine(runs, stage) -> None:
+    tuned = f"tuned-{stage}"
+    assert losses(runs / tuned) == pytest.approx(losses(runs / "tuned-plain"), abs=1e-5)
+    check_checkpoints(runs, tuned, "tuned-plain", "step-00000004")
+    facts = json.loads((runs / tuned / "facts-4.json").read_text())
+    assert facts["teachers_equal"]
+    groups = {(g["weight_decay"], g["lr_scale"]) for g in facts["groups"]}
+    assert groups == {(decay, 0.5**k) for decay in (0.0, 0.03) for k in range(4)}
+    peak = max(g["lr"] for g in facts["groups"])
+    assert all(g["lr"] == pytest.approx(peak * g["lr_scale"]) for g in facts["groups"])
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -82,16 +114,18 @@ def test_and_one_of_one_process_in_two_bitwise_resume_under_zero(runs, tmp_path,
         shutil.copytree(runs / stage, tmp_path / "runs" / stage)
         shutil.rmtree(tmp_path / "runs" / stage / "checkpoints" / "step-00000006")
     (tmp_path / "videos").symlink_to(runs.parent / "videos")
-    (tmp_path / "keys.json").write_text(json.dumps(KEYS))
+    (tmp_path / "manifest").symlink_to(runs.parent / "manifest")
+    for stage in STAGES:
+        shutil.copytree(runs / f"tuned-{stage}", tmp_path / "runs" / f"tuned-{stage}")
+        shutil.rmtree(tmp_path / "runs" / f"tuned-{stage}" / "checkpoints" / "step-00000004")
+    (tmp_path / "keys.json").write_text(json.dumps({"pretrain": KEYS, "finetune": FINETUNE}))
     done = run_here("deepspeed", "tests/distributed/run_stages.py", str(tmp_path))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for stage in STAGES:
-        for name in ("student", "teacher", "optimizer"):
-            files = [
-                r / stage / "checkpoints" / "step-00000006" / f"{name}.safetensors" for r in (runs, tmp_path / "runs")
-            ]
-            whole, resumed = (load_file(file) for file in files)
-            assert all(torch.equal(whole[k], resumed[k]) for k in whole), (stage, name)
+        for last in (f"{stage}/checkpoints/step-00000006", f"tuned-{stage}/checkpoints/step-00000004"):
+            for name in ("student", "teacher", "optimizer"):
+                whole, resumed = (load_file(r / last / f"{name}.safetensors") for r in (runs, tmp_path / "runs"))
+                assert all(torch.equal(whole[k], resumed[k]) for k in whole), (last, name)
 
 
 def test_sigterm_to_the_launcher_saves_and_ends(runs, tmp_path, start_here) -> None:
