@@ -345,6 +345,8 @@ def load_finetune_config(
         raise UserError(
             "model.pooling: cls, but model.cls_token is false; expected mean, or a model with a class token"
         )
+    if (config.data.crop, config.data.flip) != (DataConfig.crop, DataConfig.flip):
+        raise UserError("data.crop, data.flip: of pretraining; fine-tuning takes augment.crop_area and augment.flip")
     return config
 
 
