@@ -17,7 +17,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from compare_data import write_data
+from compare_data import Task, write_data
+from compare_scores import score_job, write_tables
 
 from hpm_video.config import PretrainConfig, load_config
 from hpm_video.train.flops import run_flops
@@ -32,6 +33,7 @@ SETS = {
 }
 REACH = "objective.ranking_reaches_encoder=true"
 VARIANTS = {
+    "untrained": ["mask.mode=random", "optim.base_lr=0", "train.steps=1"],
     "random": ["mask.mode=random"],
     "predictor_only": ["mask.mode=predictor_only"],
     "predictor_only_reach": ["mask.mode=predictor_only", REACH],
@@ -44,7 +46,7 @@ VARIANTS = {
 
 
 class Job(NamedTuple):
-    """One pretraining run. compute: steps or flops, what is equal over the variants."""
+    """One pretraining run. compute: what is equal over the variants: steps, flops, or both."""
 
     data: str
     variant: str
@@ -79,8 +81,8 @@ def plan(data_sets: list[str], seeds: int, out: Path) -> list[Job]:
         for data in data_sets:
             for variant in VARIANTS:
                 many = equal_compute_steps(data, variant, out)
-                wanted = {"steps": STEPS[data]} | ({} if many == STEPS[data] else {"flops": many})
-                for compute, steps in wanted.items():
+                same = variant == "untrained" or many == STEPS[data]
+                for compute, steps in {"both": many}.items() if same else {"steps": STEPS[data], "flops": many}.items():
                     run = out / "runs" / data / f"{variant}-{compute}-{seed}"
                     given = (*overrides_of(data, variant, seed, out, steps), f"train.output={run}")
                     jobs.append(Job(data, variant, seed, compute, given, run))
@@ -112,6 +114,25 @@ def pretrain_all(jobs: list[Job], num_workers: int) -> None:
             sys.stdout.flush()
 
 
+def score_all(jobs: list[Job], tasks: list[Task], out: Path, num_workers: int) -> list[dict]:
+    """Every run on every task whose set it was trained on; fine-tuned too where compute is equal."""
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), max_tasks_per_child=20) as pool:
+        futures = [
+            pool.submit(score_job, job, task, out / "data", job.compute != "steps")
+            for job in jobs
+            for task in tasks
+            if job.data == task.pretrained_on and (job.run / "summary.json").exists()
+        ]
+        for number, future in enumerate(as_completed(futures), 1):
+            row = future.result()
+            shown = "  ".join(f"{k} {row[k]:.3f}" for k in ("knn", "linear", "finetuned") if k in row)
+            sys.stdout.write(
+                f"{number}/{len(futures)} {row['variant']} {row['seed']} {row['compute']} {row['task']}: {shown}\n"
+            )
+            sys.stdout.flush()
+        return [future.result() for future in futures]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--surv", type=Path, help="folder of the surveillance clips, with labels.csv")
@@ -124,6 +145,10 @@ def main() -> int:
     tasks = write_data(given.surv, given.weizmann, out / "data", given.seeds)
     jobs = plan(sorted({task.pretrained_on for task in tasks}), given.seeds, out)
     pretrain_all(jobs, given.workers)
+    rows = score_all(jobs, tasks, out, given.workers)
+    (out / "results.json").write_text(json.dumps(rows, indent=1))
+    (out / "tables.md").write_text(write_tables(rows, tasks, VARIANTS))
+    sys.stdout.write(f"{out / 'tables.md'}\n")
     return 0
 
 

@@ -32,6 +32,10 @@ class Task(NamedTuple):
     pooling: str  # of the features for kNN and linear probe
     sampling: tuple[str, ...] = ("data.sampling=segments",)
 
+    def exams(self, seed: int) -> list[str]:
+        """Manifests whose training videos a probe is fitted on and whose validation videos it is scored on."""
+        return [f"person-{p}" for p in range(seed % 3, 9, 3)] if self.name == "weizmann" else [f"{self.name}-{seed}"]
+
 
 TASKS = (
     Task("playback", "surv", "motion"),
@@ -95,7 +99,8 @@ def write_playback(file: Path, out: Path) -> list[Path]:
 
 
 def write_weizmann(source: Path, out: Path, num_folds: int) -> None:
-    """Nine people; seed s holds out the people s, s + 3, s + 6 from pretraining. The probe leaves one of them out."""
+    """Nine people; seed s holds out the people s, s + 3, s + 6 from pretraining. A probe then leaves one of them out: over
+    three seeds each person once."""
     lines = read_labels(source)
     names = {int(line["label"]): line["class"] for line in lines}
     classes = [names[k] for k in sorted(names)]
@@ -103,6 +108,7 @@ def write_weizmann(source: Path, out: Path, num_folds: int) -> None:
         (Row(line["path"], classes.index(line["class"]), group=line["subject"]), int(line["subject"])) for line in lines
     ]
     write_folds(out / "weizmann", source, rows, classes, [lambda k, s=s: k % 3 == s % 3 for s in range(num_folds)])
+    write_folds(out / "person", source, rows, classes, [lambda k, p=p: k == p for p in range(9)])
 
 
 def write_synthetic(out: Path, num_folds: int) -> None:

@@ -1,0 +1,120 @@
+"""Scores of the runs of the comparison, frozen and fine-tuned; means and standard errors over the seeds; the tables."""
+
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from compare_data import Task
+
+from hpm_video.config import load_finetune_config
+from hpm_video.train.checkpoint import write_json
+from hpm_video.types import UserError
+
+log = logging.getLogger("hpm_video")
+FINETUNE = (
+    "data.num_workers=0 data.cache_gib=1 data.sampling=segments data.num_held_out=32 augment.num_ops=0 augment.erase_probability=0 "
+    "augment.mixup_alpha=0 augment.cutmix_alpha=0 augment.crop_area=[0.6,1] model.drop_path=0 optim.batch_size=32 optim.base_lr=8e-3 "
+    "optim.layer_decay=0.75 optim.clip_norm=1 train.measure_every_steps=1000000 train.save_every_steps=1000000 train.log_every_steps=50 "
+    "test.num_clips=1 test.num_crops=1 engine.kind=plain engine.precision=fp32 engine.num_threads=1"
+).split()
+FINETUNE_STEPS = {"playback": 200, "fight": 100, "weizmann": 100, "synthetic": 200}
+LAST = ("held_out/hardness_gain", "held_out/rank_correlation", "held_out/pixel_loss", "pixel_loss")
+
+
+def score_frozen(run: Path, task: Task, seed: int, data: Path) -> dict[str, float]:
+    """kNN and linear probe of a run's encoder, over all test sets of this seed; what the run measured of itself beside them."""
+    from hpm_video.evals.probe import score_run
+
+    file = run / f"frozen-{task.name}.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    parts = [score_run(run, [f"data.root={data / name}", *task.sampling], task.pooling) for name in task.exams(seed)]
+    sizes = np.array([part["num_test"] for part in parts], dtype=float)
+    scores = {k: float(np.average([p[k] for p in parts], weights=sizes)) for k in ("knn", "linear", "chance")}
+    scores["num_test"] = float(sizes.sum())
+    write_json(file, scores)
+    return scores
+
+
+def score_finetuned(run: Path, task: Task, seed: int, data: Path) -> dict[str, float]:
+    """Accuracy after fine-tuning from a run's encoder on the task's training videos, on its validation videos."""
+    from hpm_video.evals.exam import test_run
+
+    from hpm_video.train.finetune import finetune, weight_settings
+
+    file, out = run / f"finetuned-{task.name}.json", run / f"finetuned-{task.name}"
+    if file.exists():
+        return json.loads(file.read_text())
+    given = [*FINETUNE, f"init.weights={run}", f"data.root={data / f'{task.name}-{seed}'}", f"train.output={out}"]
+    given += [f"train.seed={seed}", f"train.steps={FINETUNE_STEPS[task.name]}"]
+    finetune(load_finetune_config(None, given, weight_settings(None, given)))
+    scores = {"finetuned": test_run(out)["top1"]}
+    write_json(file, scores)
+    return scores
+
+
+def last_measurements(run: Path) -> dict[str, float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {name: next((line[name] for line in reversed(lines) if name in line), float("nan")) for name in LAST}
+
+
+def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
+    """Mean, and standard error of it, over the seeds."""
+    found = np.array([v for v in values if np.isfinite(v)])
+    if not len(found):
+        return float("nan"), float("nan")
+    error = found.std(ddof=1) / len(found) ** 0.5 if len(found) > 1 else float("nan")
+    return float(found.mean()), float(error)
+
+
+def write_tables(rows: list[dict[str, Any]], tasks: Iterable[Task], variants: Iterable[str]) -> str:
+    """Markdown: at equal steps, then at equal compute; a row for each variant, a column for each task and score."""
+    text, tasks = [], list(tasks)
+    for compute, title in (("steps", "Equal steps"), ("flops", "Equal compute (multiply-adds of hpm_all)")):
+        for score, name in (("knn", "kNN"), ("linear", "linear probe"), ("finetuned", "fine-tuned")):
+            table = []
+            for variant in variants:
+                chosen = [r for r in rows if r["variant"] == variant and r["compute"] in (compute, "both")]
+                cells = [_cell(r.get(score, np.nan) for r in chosen if r["task"] == task.name) for task in tasks]
+                if any(cells):
+                    table.append(f"| {variant} | " + " | ".join(cells) + " |")
+            if table:
+                head = f"| {name} | " + " | ".join(task.name for task in tasks) + " |"
+                text += [f"\n**{title}, {name}**\n", head, "|---" * (len(tasks) + 1) + "|", *table]
+    text += ["\n**Masks and predictor at the end, on held-out clips** (equal steps)\n"]
+    data_sets = sorted({task.pretrained_on for task in tasks})
+    names = {"held_out/hardness_gain": "hardness gain", "held_out/rank_correlation": "rank correlation"}
+    text.append("| | " + " | ".join(f"{d}: {n}" for d in data_sets for n in names.values()) + " |")
+    text.append("|---" * (2 * len(data_sets) + 1) + "|")
+    for variant in variants:
+        chosen = [r for r in rows if r["variant"] == variant and r["compute"] in ("steps", "both")]
+        seen = {(r["data"], r["seed"]): r for r in chosen}
+        cells = [_cell(r[key] for (d, _), r in seen.items() if d == data) for data in data_sets for key in names]
+        text.append(f"| {variant} | " + " | ".join(cells) + " |")
+    return "\n".join(text) + "\n"
+
+
+def _cell(values: Iterable[float]) -> str:
+    mean, error = mean_and_error(values)
+    if not np.isfinite(mean):
+        return ""
+    return f"{mean:.3f}" + (f" ± {error:.3f}" if np.isfinite(error) else "")
+
+
+def score_job(job: Any, task: Task, data: Path, tune: bool) -> dict[str, Any]:
+    """All scores of one run on one task, in a process of its own."""
+    from hpm_video.train.metrics import start_logging
+
+    start_logging()
+    log.setLevel(logging.WARNING)
+    row = {"data": job.data, "task": task.name, "variant": job.variant, "seed": job.seed, "compute": job.compute}
+    try:
+        row |= score_frozen(job.run, task, job.seed, data) | last_measurements(job.run)
+        if tune:
+            row |= score_finetuned(job.run, task, job.seed, data)
+    except UserError as error:
+        log.warning("%s on %s: %s", job.run, task.name, error)
+    return row
