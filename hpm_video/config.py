@@ -108,6 +108,12 @@ class EncoderConfig:
         "sincos1d (VideoMAE), sincos2d (MAE, one frame), sincos3d (separable space-time), learned",
         ["sincos1d", "sincos2d", "sincos3d", "learned"],
     )
+    position_grid: list[int] | None = key(
+        None,
+        "tokens in time, height, width for which fixed positions are made, to be interpolated to the clip's; null = the "
+        "clip's own (fine-tuning takes it from the weights)",
+        any_length=True,
+    )
     cls_token: bool = key(False, "a class token before the patch tokens (MAE has one, VideoMAE none)")
     drop_path: float = key(0.0, "largest rate of stochastic depth, rising linearly with the block", least=0, most=0.99)
     checkpointing: bool = key(False, "recompute the blocks in the backward pass: less memory, about a third more time")
@@ -255,6 +261,9 @@ class InitConfig:
     weights: str | None = key(
         None, "what the encoder starts from: a run folder, or a file of weights; null = from nothing (said)"
     )
+    trust_pickle: bool = key(
+        False, "load files that hold pickled Python objects too: they can run any code, so only from sources you trust"
+    )
 
 
 @dataclass(kw_only=True)
@@ -392,6 +401,11 @@ def check_clip(config: RunConfig) -> tuple[int, int, int]:
         raise UserError(
             f"model.positions: sincos2d is for one frame; the clip has {grid[0]} steps in time: use sincos1d, sincos3d or learned"
         )
+    made_for = config.model.position_grid
+    if made_for is not None and (len(made_for) != 3 or min(made_for) < 1):
+        raise UserError(
+            f"model.position_grid: {made_for}; expected three numbers above 0: tokens in time, height, width"
+        )
     if min(config.data.std) <= 0:
         raise UserError(f"data.std: {config.data.std}; expected values above 0")
     return grid
@@ -417,6 +431,12 @@ def token_grid(config: RunConfig) -> tuple[int, int, int]:
         height // config.model.patch_px,
         width // config.model.patch_px,
     )
+
+
+def position_grid(config: RunConfig) -> tuple[int, int, int] | None:
+    """The grid for which fixed positions are made; None = that of the clip."""
+    given = config.model.position_grid
+    return None if given is None else (given[0], given[1], given[2])
 
 
 def unit_block(config: PretrainConfig) -> tuple[int, int, int]:

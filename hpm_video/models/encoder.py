@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hpm_video.config import EncoderConfig, RunConfig, token_grid
+from hpm_video.config import EncoderConfig, RunConfig, position_grid, token_grid
 from hpm_video.models.layers import BlockStack
 from hpm_video.models.tokens import Grid, Positions, SpaceTimePatchEmbed
 from hpm_video.types import UserError
@@ -54,7 +54,7 @@ class Encoder(nn.Module):
         self.grid: Grid = token_grid(config)
         self.width = size.width
         self.embed = SpaceTimePatchEmbed(model.tubelet, model.patch_px, size.width)
-        self.positions = Positions(model.positions, self.grid, size.width)
+        self.positions = Positions(model.positions, self.grid, size.width, position_grid(config))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width)) if model.cls_token else None
         self.stack = BlockStack(size.width, size.depth, size.num_heads, model.drop_path, model.checkpointing)
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hpm_video.config import PretrainConfig
+from hpm_video.config import PretrainConfig, position_grid
 from hpm_video.models.encoder import Encoder, resolve_size
 from hpm_video.models.layers import BlockStack, reset_weights
 from hpm_video.models.tokens import Positions
@@ -23,7 +23,8 @@ class Student(nn.Module):
         self.encoder = Encoder(config)
         self.project = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
-        self.positions = Positions(model.positions, self.encoder.grid, size.decoder_width)
+        grid, made_for = self.encoder.grid, position_grid(config)
+        self.positions = Positions(model.positions, grid, size.decoder_width, made_for)
         self.decoder = BlockStack(size.decoder_width, model.decoder_depth, size.decoder_heads, 0.0, model.checkpointing)
         self.pixel_head = nn.Linear(size.decoder_width, model.tubelet * model.patch_px**2 * 3)
         self.ranking_reaches_encoder = config.objective.ranking_reaches_encoder

@@ -5,6 +5,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hpm_video.models.interpolate import interpolate_table
+
 Grid = tuple[int, int, int]  # (t, h, w) tokens
 
 
@@ -40,19 +42,38 @@ class SpaceTimePatchEmbed(nn.Module):
 
 
 class Positions(nn.Module):
-    """A vector for each token of the grid. kind: sincos1d (VideoMAE), sincos2d (MAE), sincos3d (time + place), learned."""
+    """A vector for each token of the grid. kind: sincos1d (VideoMAE), sincos2d (MAE), sincos3d (time + place), learned.
+
+    A fixed table is that of the grid `made_for`, interpolated: what weights that were trained on that grid expect.
+    """
 
     table: Tensor
 
-    def __init__(self, kind: str, grid: Grid, width: int) -> None:
+    def __init__(self, kind: str, grid: Grid, width: int, made_for: Grid | None = None) -> None:
         super().__init__()
+        self.kind, self.made_for = kind, original_grid(grid, made_for)
         if kind == "learned":
             self.table = nn.Parameter(torch.zeros(grid[0] * grid[1] * grid[2], width))
         else:
-            self.register_buffer("table", _TABLES[kind](grid, width), persistent=False)
+            self.register_buffer("table", fixed_table(kind, grid, width, made_for), persistent=False)
 
     def forward(self, index: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
         return self.table[index]
+
+
+def original_grid(grid: Grid, made_for: Grid | None) -> Grid:
+    """The grid whose table is interpolated to `grid`. One of a single step (an image's) has no time to stretch: it gets
+    as many steps as `grid`."""
+    if made_for is None:
+        return grid
+    t, h, w = made_for
+    return (t if t > 1 else grid[0], h, w)
+
+
+def fixed_table(kind: str, grid: Grid, width: int, made_for: Grid | None = None) -> Float[Tensor, "N D"]:
+    """The sine-cosine table of the grid `made_for`, interpolated to `grid`; None = of `grid` itself."""
+    old = original_grid(grid, made_for)
+    return interpolate_table(_TABLES[kind](old, width), old, grid)
 
 
 def sincos1d(grid: Grid, width: int) -> Float[Tensor, "N D"]:

@@ -37,7 +37,9 @@ def finetune(config: FinetuneConfig) -> bool:
         )
     model = build_classifier(config, len(train_set.classes))
     if config.init.weights is not None and not resuming:
-        log.info(fill_encoder(model, read_weights(Path(config.init.weights))))
+        weights = read_weights(Path(config.init.weights), config.init.trust_pickle)
+        for line in fill_encoder(model, weights, train_set.classes).splitlines():
+            log.info(line)
     elif not resuming:
         log.warning("init.weights is not set: the encoder starts from nothing")
     step = FinetuneStep(config, model)
@@ -61,8 +63,8 @@ def finetune(config: FinetuneConfig) -> bool:
 
 def weight_settings(file: Path | None, overrides: list[str]) -> dict | None:
     """What init.weights says of model and clips: the `base` of `load_finetune_config` with the same file and overrides."""
-    path = load_finetune_config(file, overrides, check=False).init.weights
-    return read_weights(Path(path)).settings() if path else None
+    init = load_finetune_config(file, overrides, check=False).init
+    return read_weights(Path(init.weights), init.trust_pickle).settings() if init.weights else None
 
 
 def build_classifier(config: FinetuneConfig, num_classes: int) -> Classifier:

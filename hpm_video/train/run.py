@@ -149,6 +149,7 @@ FREE = (
     "data.time_limit_s",
     "data.max_bad_share",
     "init.weights",
+    "init.trust_pickle",
     "train.output",
     "train.log_every_steps",
     "train.save_every_steps",

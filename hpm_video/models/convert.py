@@ -1,0 +1,273 @@
+"""State dicts of other projects under the names of `Student` and `Classifier`. Tensors in, tensors out; no files.
+
+| project | told by | what is done |
+|---|---|---|
+| VideoMAE, V2 | `encoder.patch_embed` or `q_bias` | 3-d kernels to linear maps, key biases of 0, one sine table over all tokens |
+| MAE, HPM, timm ViT | `patch_embed.proj` in 2-d, `pos_embed` | the class token takes the vector of its position |
+| MAE-ST | `pos_embed_spatial`, `_temporal` | their sum is one learned table; queries, keys and values are joined |
+| transformers VideoMAE, ViT, ViTMAE | `patch_embeddings` | the same as the above, by its names (those of 4.x and 5.x) |
+| HPM's loss predictor | `decoder_blocks_losspred` | its head's outputs are averaged by HPM: their mean is one output |
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from hpm_video.models.encoder import SIZES
+from hpm_video.models.tokens import Grid, fixed_table
+from hpm_video.types import UserError
+
+# applied in this order, each once
+RENAMED = (
+    (r"^(videomae|vit)\.", ""),
+    (r"^(encoder\.)?patch_embed\.proj\.|^embeddings\.patch_embeddings\.projection\.", "encoder.embed.linear."),
+    (r"^(encoder\.)?(blocks|layer|layers)\.(?=\d)", "encoder.stack.blocks."),
+    (r"^(encoder\.)?(norm|layernorm)\.(?=weight$|bias$)", "encoder.stack.norm."),
+    (r"^(embeddings\.)?cls_token$", "encoder.cls_token"),
+    (r"^(encoder\.pos_embed|embeddings\.position_embeddings)$", "pos_embed"),
+    (r"^(encoder_to_decoder|decoder_embed|decoder\.decoder_embed)\.", "project."),
+    (r"^decoder\.mask_token$", "mask_token"),
+    (r"^decoder\.decoder_pos_embed$", "decoder_pos_embed"),
+    (r"^decoder(\.blocks|_blocks|\.decoder_layers|\.decoder_encoder\.layer)\.(?=\d)", "decoder.blocks."),
+    (r"^decoder(_norm|\.decoder_norm)\.", "decoder.norm."),
+    (r"^decoder(\.head|_pred|\.decoder_pred)\.", "pixel_head."),
+    (r"^decoder_blocks_losspred\.", "predictor.blocks."),
+    (r"^decoder_norm_losspred\.", "predictor.norm."),
+    (r"^decoder_pred_losspred\.", "loss_head."),
+    (r"^fc_norm\.", "norm."),
+    (r"^classifier\.", "head."),
+    # inside a block
+    (r"\.attention\.attention\.|\.attention\.(?=[qkvo]_proj)", ".attn."),
+    (r"\.attn\.(query|q_proj)\.", ".attn.q."),
+    (r"\.attn\.(key|k_proj)\.", ".attn.k."),
+    (r"\.attn\.(value|v_proj)\.", ".attn.v."),
+    (r"\.attn\.(?=[qv]_bias$)", ".attn."),
+    (r"\.attention\.output\.dense\.|\.attn\.o_proj\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+)
+_PART = r"(norm1|norm2|attn\.(qkv|q|k|v|proj)|mlp\.fc[12])\.(weight|bias)|attn\.[qv]_bias"
+KNOWN = re.compile(
+    rf"(encoder\.stack|decoder|predictor)\.(blocks\.\d+\.({_PART})|norm\.(weight|bias))|encoder\.cls_token|mask_token"
+    r"|(encoder\.embed\.linear|project|pixel_head|loss_head|norm|head)\.(weight|bias)|(decoder_)?pos_embed(_\w+)?"
+)
+UNUSED = re.compile(r"pooler\.dense\..*|decoder_cls_token|vis_mask_token")  # of no use to an encoder, left out
+PUBLISHED_FRAMES, PUBLISHED_SIDE_PX = 16, 224  # what VideoMAE's files were trained on; they do not say so
+
+
+class Said(NamedTuple):
+    """What a file beside the weights says of them; None where it does not."""
+
+    num_heads: int | None = None
+    num_frames: int | None = None
+    frame_size_px: tuple[int, int] | None = None
+
+
+class Converted(NamedTuple):
+    """Weights by our names, and what they tell of the model."""
+
+    project: str
+    tensors: dict[str, Tensor]  # of Student (encoder.*, project.*, decoder.*, ...) and of Classifier (norm.*, head.*)
+    model: dict[str, Any]  # keys of `config.ClassifierConfig`
+    grid: Grid  # that the positions were made for
+    notes: tuple[str, ...]  # what was assumed or left out, in words
+
+
+def convert(theirs: Mapping[str, Tensor], said: Said | None = None) -> Converted:
+    """Raises UserError where this is no such model, or one that has parts which `Encoder` has not."""
+    said = said or Said()
+    named = {_rename(name): tensor for name, tensor in theirs.items()}
+    _check_names(theirs, named)
+    kernel = named["encoder.embed.linear.weight"]
+    notes: list[str] = []
+    if kernel.ndim not in (4, 5) or kernel.shape[1] != 3 or kernel.shape[-1] != kernel.shape[-2]:
+        raise UserError(f"the patch embedding is {list(kernel.shape)}; expected [width, 3, (frames,) side, side]")
+    project = _project(theirs, kernel)
+    tubelet, patch, width = (kernel.shape[2] if kernel.ndim == 5 else 1), kernel.shape[-1], kernel.shape[0]
+    cube = kernel if kernel.ndim == 5 else kernel[:, :, None]
+    tensors = {n: t for n, t in named.items() if not UNUSED.fullmatch(n)} | {
+        "encoder.embed.linear.weight": rearrange(cube, "d c t h w -> d (t h w c)").contiguous()
+    }
+    grid = _find_grid(tensors, tubelet, patch, said, notes)
+    _merge_positions(tensors, grid)
+    positions = _take_positions(tensors, grid, width)
+    _join_attention(tensors)
+    _mean_loss_head(tensors)
+    _take_decoder(tensors, grid, positions, notes)
+    model = {
+        "size": next((s for s, z in SIZES.items() if z.width == width), "b"),
+        "patch_px": patch,
+        "tubelet": tubelet,
+    }
+    model |= {"width": width, "depth": count_blocks(tensors), "num_heads": said.num_heads or _guess_heads(width, notes)}
+    model |= {"positions": positions, "cls_token": "encoder.cls_token" in tensors}
+    if "head.weight" in tensors:
+        if project == "MAE-ST":  # the norm behind the mean has the name of the encoder's
+            tensors |= {f"norm.{k}": tensors.pop(f"encoder.stack.norm.{k}") for k in ("weight", "bias")}
+        model["pooling"] = "cls" if model["cls_token"] and "norm.weight" not in tensors else "mean"
+    return Converted(project, tensors, model, grid, tuple(notes))
+
+
+def student_weights(converted: Converted) -> dict[str, Tensor]:
+    """What a `Student` of these settings loads. Raises UserError where the file has no decoder that fits.
+
+    MAE's projection to the decoder has a bias b, ours has none: with W its weights, the encoder's last norm takes the
+    smallest d with W d = b into its own bias, and every output of the decoder stays as it was.
+    """
+    tensors = {n: t for n, t in converted.tensors.items() if not n.startswith(("norm.", "head."))}
+    if "pixel_head.weight" not in tensors:
+        raise UserError(f"these weights ({converted.project}) have no pixel decoder that can be used here")
+    bias = tensors.pop("project.bias", None)
+    if bias is not None:
+        shift = torch.linalg.pinv(tensors["project.weight"].double()) @ bias.double()
+        tensors["encoder.stack.norm.bias"] = (tensors["encoder.stack.norm.bias"].double() + shift).float()
+    return tensors
+
+
+def count_blocks(tensors: Mapping[str, Tensor]) -> int:
+    """Of the encoder, by its names in `Student` or `Encoder`."""
+    numbers = [re.match(r"(?:encoder\.)?stack\.blocks\.(\d+)\.", name) for name in tensors]
+    return max((int(number[1]) + 1 for number in numbers if number), default=0)
+
+
+def _rename(name: str) -> str:
+    for pattern, ours in RENAMED:
+        name = re.sub(pattern, ours, name)
+    return name
+
+
+def _check_names(theirs: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> None:
+    """That this is a ViT, and that no part of it would be lost."""
+    shown = ", ".join(list(theirs)[:3])
+    if "encoder.embed.linear.weight" not in named or not count_blocks(named):
+        if any(n.startswith(("decoder.", "predictor.")) for n in named):
+            raise UserError(f"it holds a decoder only ({shown}); expected an encoder: patch_embed.* and blocks.*")
+        raise UserError(
+            f"its {len(theirs)} tensors ({shown}) are of another architecture; expected a plain ViT: an encoder of this "
+            "program, VideoMAE, MAE, MAE-ST, HPM, timm or transformers (patch_embed.*, blocks.*)"
+        )
+    unknown = [t for t, n in zip(theirs, named, strict=True) if not KNOWN.fullmatch(n) and not UNUSED.fullmatch(n)]
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} of its tensors ({', '.join(unknown[:3])}) have no place in this encoder; expected a plain ViT"
+        )
+
+
+def _project(theirs: Mapping[str, Tensor], kernel: Tensor) -> str:
+    def some(text: str) -> bool:
+        return any(text in name for name in theirs)
+
+    video = kernel.ndim == 5
+    if some("patch_embeddings.projection"):
+        return "transformers VideoMAE" if video else "transformers ViT or ViTMAE"
+    if some("_losspred."):
+        return "HPM"
+    if some("pos_embed_temporal"):
+        return "MAE-ST"
+    if video:
+        return "VideoMAE"
+    return "MAE" if some("decoder_blocks.") else "timm ViT"
+
+
+def _find_grid(tensors: Mapping[str, Tensor], tubelet: int, patch: int, said: Said, notes: list[str]) -> Grid:
+    """The grid of the positions, and that they are as many as it has cells (and one more, of the class token)."""
+    frames = said.num_frames or (PUBLISHED_FRAMES if tubelet > 1 else 1)
+    steps, count = frames // tubelet, None
+    if "pos_embed_temporal" in tensors:
+        steps = tensors["pos_embed_temporal"].shape[1]
+        count = steps * tensors["pos_embed_spatial"].shape[1]
+    elif "pos_embed" in tensors:
+        count = tensors["pos_embed"].shape[1]
+    if said.frame_size_px is not None:
+        height, width = (side // patch for side in said.frame_size_px)
+    elif count is not None:
+        height = width = math.isqrt(count // max(1, steps))
+    else:
+        height = width = PUBLISHED_SIDE_PX // patch
+        notes.append(
+            f"it says nothing of positions: those of {frames} x {PUBLISHED_SIDE_PX} px assumed (model.position_grid)"
+        )
+    extra = 0 if count is None else count - steps * height * width
+    if extra not in (0, 1) or (extra and "encoder.cls_token" not in tensors):
+        raise UserError(f"it has {count} positions, which is no grid of {steps} steps in time and equal sides")
+    return (steps, height, width)
+
+
+def _merge_positions(tensors: dict[str, Tensor], grid: Grid) -> None:
+    """The position of the class token goes into the class token; MAE-ST's two tables become one."""
+    of_class = tensors.pop("pos_embed_class", None)
+    if "pos_embed_spatial" in tensors:
+        place, time = tensors.pop("pos_embed_spatial"), tensors.pop("pos_embed_temporal")
+        tensors["pos_embed"] = (time[:, :, None] + place[:, None]).flatten(1, 2)  # [1, t * h * w, D]
+    elif "pos_embed" in tensors and tensors["pos_embed"].shape[1] > math.prod(grid):
+        of_class, tensors["pos_embed"] = tensors["pos_embed"][:, :1], tensors["pos_embed"][:, 1:]
+    if of_class is not None:
+        tensors["encoder.cls_token"] = tensors["encoder.cls_token"] + of_class
+
+
+def _take_positions(tensors: dict[str, Tensor], grid: Grid, width: int) -> str:
+    """The kind of the positions; a table that is none of the fixed ones becomes the learned one."""
+    table = tensors.pop("pos_embed", None)
+    if table is None:
+        return "sincos1d"
+    kind = _kind_of_table(table[0], grid, width)
+    if kind == "learned":
+        tensors["encoder.positions.table"] = table[0].contiguous()
+    return kind
+
+
+def _kind_of_table(table: Tensor, grid: Grid, width: int) -> str:
+    kinds = ("sincos2d", "sincos1d") if grid[0] == 1 else ("sincos1d", "sincos3d")
+    for kind in kinds if width % 4 == 0 else ():
+        if torch.allclose(table.float(), fixed_table(kind, grid, width), atol=1e-4):
+            return kind
+    return "learned"
+
+
+def _join_attention(tensors: dict[str, Tensor]) -> None:
+    """Queries, keys and values in one map; a key bias that is not there is 0 (it would change no attention weight)."""
+    for name in [n.removesuffix("norm1.weight") + "attn." for n in tensors if n.endswith(".norm1.weight")]:
+        if f"{name}q.weight" in tensors:
+            tensors[f"{name}qkv.weight"] = torch.cat([tensors.pop(f"{name}{part}.weight") for part in "qkv"])
+        if f"{name}qkv.bias" in tensors:
+            continue
+        zero = torch.zeros_like(tensors[f"{name}qkv.weight"][: tensors[f"{name}qkv.weight"].shape[0] // 3, 0])
+        biases = [tensors.pop(f"{name}{part}.bias", tensors.pop(f"{name}{part}_bias", zero)) for part in "qkv"]
+        tensors[f"{name}qkv.bias"] = torch.cat(biases)
+
+
+def _mean_loss_head(tensors: dict[str, Tensor]) -> None:
+    if "loss_head.weight" in tensors:
+        tensors["loss_head.weight"] = tensors["loss_head.weight"].mean(0, keepdim=True)
+        tensors["loss_head.bias"] = tensors["loss_head.bias"].mean(0, keepdim=True)
+
+
+def _take_decoder(tensors: dict[str, Tensor], grid: Grid, positions: str, notes: list[str]) -> None:
+    """A decoder whose own positions are not those that `Student` would give it is left out."""
+    tables = [tensors.pop(name) for name in list(tensors) if name.startswith("decoder_pos_embed")]
+    fits = not tables
+    if len(tables) == 1:
+        table = tables[0][0, tables[0].shape[1] - math.prod(grid) :]
+        extra = tables[0][0, : tables[0].shape[1] - math.prod(grid)]
+        fits = _kind_of_table(table, grid, table.shape[1]) == positions and not extra.any()
+    if not fits:
+        for name in [n for n in tensors if n.startswith(_DECODER)]:
+            tensors.pop(name)
+        notes.append("its decoder has learned positions and is left out")
+
+
+_DECODER = ("project.", "mask_token", "decoder.", "pixel_head.", "predictor.", "loss_head.")
+
+
+def _guess_heads(width: int, notes: list[str]) -> int:
+    known = {size.width: size.num_heads for size in SIZES.values()} | {1408: 16}
+    heads = known.get(width, max(1, width // 64))
+    notes.append(f"the file does not say how many heads: {heads} assumed for width {width} (model.num_heads)")
+    return heads
