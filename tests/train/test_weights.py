@@ -310,3 +310,35 @@ def test_settings_are_those_of_the_run(pretrained, tiny_config) -> None:
     names = set(settings["model"]) - {"position_grid"}
     assert {n: settings["model"][n] for n in names} == {n: model[n] for n in names} and "drop_path" not in names
     assert settings["model"]["position_grid"] == [2, 4, 4] and json.dumps(settings)
+
+
+@pytest.mark.parametrize("layout", ["model.safetensors", "pytorch_model.bin"])
+def test_a_folder_of_transformers_gives_encoder_and_head(tmp_path, layout) -> None:
+    """From the folder alone: sizes, heads, grid, pixels and classes are in its json files."""
+    transformers = pytest.importorskip("transformers", reason="compares with transformers")
+    sizes = {
+        "image_size": 24,
+        "patch_size": 8,
+        "num_frames": 6,
+        "tubelet_size": 3,
+        "hidden_size": 48,
+        "layer_norm_eps": 1e-6,
+    }
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 192}
+    settings = transformers.VideoMAEConfig(**sizes, id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1})
+    other = transformers.VideoMAEForVideoClassification(settings).eval()
+    other.fc_norm.eps = 1e-6
+    other.save_pretrained(tmp_path)
+    if layout == "pytorch_model.bin":
+        (tmp_path / "model.safetensors").unlink()
+        torch.save(other.state_dict(), tmp_path / layout)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
+    weights = read_weights(tmp_path)
+    settings = weights.settings()
+    assert settings["data"] == {"num_frames": 6, "frame_size_px": [24, 24], "mean": [0.5] * 3, "std": [0.25] * 3}
+    assert settings["model"]["num_heads"] == 3 and settings["model"]["position_grid"] == [2, 3, 3]
+    model = make_classifier(weights, num_classes=2)
+    report = fill_encoder(model, weights, ["a", "b"])
+    assert "30 of 30" in report and weights.source.name == layout
+    clip = torch.randn(2, 3, 6, 24, 24)
+    torch.testing.assert_close(model(clip), other(clip.transpose(1, 2)).logits, atol=1e-5, rtol=0)
