@@ -188,8 +188,11 @@ def _move(model: Classifier, weights: Weights) -> tuple[dict[str, Tensor], list[
     if positions.kind != "learned":
         if had != positions.kind:
             changes.append(f"positions: {positions.kind}, trained with {had}")
-        elif positions.made_for != after:
-            changes.append(f"positions of grid {_shown(positions.made_for)} interpolated to {_shown(after)}")
+        elif before != after:
+            made_for = _shown(positions.made_for)
+            changes.append(
+                f"positions from grid {_shown(before)} to {_shown(after)} (table of {made_for}, interpolated)"
+            )
         return tensors, changes
     if had == "learned":
         tensors["positions.table"] = interpolate_table(tensors["positions.table"].float(), before, after)
