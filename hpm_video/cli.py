@@ -29,9 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show.add_argument("run", type=Path)
     show.add_argument("--out", type=Path, help="folder for the PNG files (RUN/pictures)")
     export = commands.add_parser(
-        "export", help="write RUN/encoder.safetensors and encoder.json from the latest checkpoint"
+        "export", help="write the weights of the latest checkpoint of a run: for this program, or checked for another"
     )
     export.add_argument("run", type=Path)
+    export.add_argument(
+        "--to",
+        choices=["safetensors", "hf", "timm"],
+        default="safetensors",
+        help="safetensors (RUN/encoder.safetensors or classifier.safetensors), hf (VideoMAE of transformers), timm (images)",
+    )
+    export.add_argument("--out", type=Path, help="folder for hf and timm (RUN/hf, RUN/timm)")
     _add_scan(commands.add_parser("scan", help="find the videos of a folder that cannot be read, and why"))
     _add_prepare(commands.add_parser("prepare", help="make a training copy: small videos that are fast to read"))
     _add_pack(commands.add_parser("pack", help="copy a data set into tar shards, for disks that like few files"))
@@ -169,9 +176,9 @@ def _show(given: argparse.Namespace) -> int:
 
 
 def _export(given: argparse.Namespace) -> int:
-    from hpm_video.train.checkpoint import export_run
+    from hpm_video.train.export import export
 
-    sys.stdout.write(f"{export_run(given.run)}\n")
+    sys.stdout.write(f"{export(given.run, given.to, given.out)}\n")
     return 0
 
 

@@ -173,7 +173,7 @@ def _project(theirs: Mapping[str, Tensor], kernel: Tensor) -> str:
         return "MAE-ST"
     if video:
         return "VideoMAE"
-    return "MAE" if some("decoder_blocks.") else "timm ViT"
+    return "MAE" if some("decoder_blocks.") else "timm ViT or MAE"
 
 
 def _find_grid(tensors: Mapping[str, Tensor], tubelet: int, patch: int, said: Said, notes: list[str]) -> Grid:

@@ -1,0 +1,74 @@
+"""Our weights under the names of transformers' VideoMAE and timm's ViT: the way back of `convert`. Tensors only."""
+
+import re
+from collections.abc import Container, Iterable
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from hpm_video.models.encoder import Encoder
+
+TO_TRANSFORMERS = (
+    (r"^encoder\.embed\.linear\.", "videomae.embeddings.patch_embeddings.projection."),
+    (r"^encoder\.stack\.norm\.", "videomae.layernorm."),
+    (r"^norm\.", "fc_norm."),
+    (r"^head\.", "classifier."),
+    (r"^project\.", "encoder_to_decoder."),
+    (r"^pixel_head\.", "decoder.head."),
+    (r"^encoder\.stack\.blocks\.", "videomae.encoder.layer."),
+    (r"^decoder\.blocks\.", "decoder.decoder_layers."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+)
+TO_TIMM = (
+    (r"^encoder\.embed\.linear\.", "patch_embed.proj."),
+    (r"^norm\.", "fc_norm."),
+    (r"^encoder\.(stack\.)?", ""),
+)
+
+
+def to_transformers(model: nn.Module, encoder: Encoder, wanted: Container[str]) -> dict[str, Tensor]:
+    """Of a `Student` or `Classifier` with this encoder, the tensors that a VideoMAE of transformers has (`wanted`).
+
+    Key biases have no place there, and no effect here: they add the same to every attention weight of a query.
+    """
+    theirs: dict[str, Tensor] = {}
+    for name, tensor in _named(model, encoder, flat=False).items():
+        renamed = _rename(name, TO_TRANSFORMERS)
+        block, _, kind = renamed.partition(".attn.qkv.")
+        if not kind:
+            theirs[renamed] = tensor
+            continue
+        for part, value in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+            theirs[f"{block}.attention.attention.{part}.{kind}"] = value.contiguous()
+            theirs[f"{block}.attention.attention.{part[0]}_bias"] = value  # of transformers 4
+    return {name: tensor for name, tensor in theirs.items() if name in wanted}
+
+
+def to_timm(model: nn.Module, encoder: Encoder) -> dict[str, Tensor]:
+    """Of a `Classifier`, or the encoder of a `Student`, of images; every position table is an explicit one there."""
+    ours = _named(model, encoder, flat=True)
+    kept = ("encoder.", "norm.", "head.")
+    theirs = {_rename(n, TO_TIMM): t for n, t in ours.items() if n.startswith(kept) and n != "encoder.positions.table"}
+    table = encoder.positions.table.detach()[None]
+    if encoder.cls_token is not None:
+        table = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
+    return theirs | {"pos_embed": table}
+
+
+def _named(model: nn.Module, encoder: Encoder, flat: bool) -> dict[str, Tensor]:
+    """All weights, the patch embedding as the kernel of a convolution: [D, C, tubelet, p, p], `flat` without tubelet."""
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    name, side = "encoder.embed.linear.weight", encoder.embed.patch
+    kernel = rearrange(weights[name], "d (t h w c) -> d c t h w", t=encoder.embed.tubelet, h=side, w=side)
+    return weights | {name: (kernel[:, :, 0] if flat else kernel).contiguous()}
+
+
+def _rename(name: str, rules: Iterable[tuple[str, str]]) -> str:
+    for pattern, theirs in rules:
+        name = re.sub(pattern, theirs, name)
+    return name
