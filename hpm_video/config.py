@@ -19,7 +19,8 @@ class DataConfig:
     root: str = key(MISSING, "folder of a manifest, of shards (or their URL), of SSv2's layout, or of any videos")
     format: str = key(
         "auto",
-        "auto looks for shards.json, manifest.json, SSv2's labels.json + train.json, then takes every video",
+        "auto looks for shards.json, manifest.json, SSv2's labels.json + train.json, then takes every video (and picture, "
+        "where num_frames is 1)",
         ["auto", "manifest", "shards", "ssv2", "folder"],
     )
     annotations: str | None = key(

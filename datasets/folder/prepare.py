@@ -6,6 +6,7 @@ With train/ in ROOT, train/, val/ and test/ are the splits.
 """
 
 import sys
+from dataclasses import replace
 
 from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES, Found, hold_out_share, read_class_folders
 from hpm_video.data.lists import Track
@@ -30,7 +31,8 @@ def main() -> int:
         found = read_class_folders(given.root, suffixes, unlabelled=given.unlabelled)
         return hold_out_share(found, given.validation_share, given.seed, given.group)
 
-    return run_recipe(RECIPE, given, read)
+    images = "hpm-video pretrain --config configs/pretrain/in1k_vitb.yaml train.output=runs/folder"
+    return run_recipe(replace(RECIPE, command=images) if given.images else RECIPE, given, read)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
 
 RECIPE = Recipe(
     name="imagenet1k",
-    command="hpm-video pretrain data.num_frames=1 model.tubelet=1 data.crop=random_resized mask.ratio=0.75 train.output=runs/imagenet1k",
+    command="deepspeed scripts/pretrain_in1k.py train.output=runs/in1k",
     num_classes=1000,
     num_rows={"train": 1_281_167, "validation": 50_000, "test": 100_000},
 )

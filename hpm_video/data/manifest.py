@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from hpm_video.config import DataConfig
-from hpm_video.data.annotations import Row, find_ssv2, list_folder, read_json, read_ssv2
+from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES, Row, find_ssv2, list_folder, read_json, read_ssv2
 from hpm_video.types import Item, UserError
 
 log = logging.getLogger("hpm_video")
@@ -169,7 +169,8 @@ def open_manifest(config: DataConfig, split: str) -> Source | None:
         return Manifest.of(root, rows, classes, f"SSv2 {annotations} ({split})", set_name="ssv2", left_right=True)
     if split != "train":
         return None
-    return Manifest.of(root, [Row(path) for path in list_folder(root)], [], f"folder {root}")
+    suffixes = SUFFIXES + IMAGE_SUFFIXES if config.num_frames == 1 else SUFFIXES  # a clip of one frame may be a picture
+    return Manifest.of(root, [Row(path) for path in list_folder(root, suffixes)], [], f"folder {root}")
 
 
 def check_missing(missing: Sequence[str], num_rows: int, most: float, where: str) -> None:

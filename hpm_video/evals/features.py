@@ -62,7 +62,8 @@ def extract_features(
 
     mean    [D]      mean over all tokens
     space   [t * D]  mean over the places of each time step, one after the other
-    motion  [t * D]  the same, less its mean over time: what does not change within the clip is taken away
+    motion  [t * D]  the same, less its mean over time: what does not change within the clip is taken away (not from
+                     one time step, as of an image: that would leave nothing)
     """
     encoder = encoder.eval()
     rows = [pool(encode(encoder, part, config), encoder.grid[0], pooling) for part in clips.clip.split(batch_size)]
@@ -83,11 +84,11 @@ def encode(encoder: Encoder, clip: Tensor, config: DataConfig) -> Float[Tensor, 
 def pool(tokens: Float[Tensor, "B N D"], num_times: int, pooling: str) -> Float[Tensor, "B F"]:
     if pooling == "mean":
         return tokens.mean(1)
-    by_time = tokens.unflatten(1, (num_times, -1)).mean(2)  # [B, t, D]
-    if pooling == "motion":
-        by_time = by_time - by_time.mean(1, keepdim=True)
-    elif pooling != "space":
+    if pooling not in ("space", "motion"):
         raise UserError(f"pooling: '{pooling}'; expected mean, space or motion")
+    by_time = tokens.unflatten(1, (num_times, -1)).mean(2)  # [B, t, D]
+    if pooling == "motion" and num_times > 1:
+        by_time = by_time - by_time.mean(1, keepdim=True)
     return by_time.flatten(1)
 
 

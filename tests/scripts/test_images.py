@@ -1,0 +1,53 @@
+"""A small tree in ImageNet's layout, by the commands of its README: manifest, pretraining, fine-tuning, scores."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hpm_video.cli import main
+
+SIZES = (
+    "data.frame_size_px=[32,32] data.num_workers=1 data.num_held_out=2 model.width=48 model.depth=2 model.num_heads=4 "
+    "optim.batch_size=8 train.steps=4 train.log_every_steps=1 train.measure_every_steps=2 engine.num_threads=1"
+).split()
+PRETRAIN = (
+    "model.patch_px=8 model.decoder_width=32 model.decoder_depth=1 model.decoder_heads=2 model.predictor_depth=1 "
+    "mask.hard_share_start=0.5"
+).split()
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Two classes: waves along the rows, waves along the columns; .JPEG and, named so, PNG (as some of ImageNet's are)."""
+    root, rng = tmp_path_factory.mktemp("in1k"), np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 6)):
+        for number, synset in enumerate(("n01440764", "n01443537")):
+            (root / split / synset).mkdir(parents=True)
+            for i in range(count):
+                wave = 127 + 100 * np.sin(np.arange(40) * rng.uniform(0.5, 1) + rng.uniform(0, 6))
+                plane = np.broadcast_to(wave[None] if number else wave[:, None], (40, 40))
+                noisy = plane[..., None] + rng.normal(0, 4, (40, 40, 3))
+                picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+                picture.save(root / split / synset / f"{synset}_{i}.JPEG", "PNG" if i == 0 else "JPEG")
+    return root
+
+
+def test_from_the_files_to_a_score(tree, run_here, capsys) -> None:
+    out = tree / "run"
+    data = f"data.root={tree / 'manifest'}"
+    for words in (
+        [sys.executable, "datasets/imagenet1k/prepare.py", str(tree)],
+        [sys.executable, "scripts/pretrain_in1k.py", data, f"train.output={out}", *SIZES, *PRETRAIN],
+        ["scripts/finetune_in1k.sh", data, f"init.weights={out}", f"train.output={out}/tuned", *SIZES],
+    ):
+        done = run_here(*words)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert json.loads((out / "encoder.json").read_text())["config"]["model"]["cls_token"]
+    assert json.loads((out / "tuned" / "summary.json").read_text())["steps"] == 4
+    capsys.readouterr()
+    assert main(["score", str(out)]) == 0
+    scores = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+    assert scores["num_train"] == "24" and scores["num_test"] == "12" and float(scores["linear"]) > 0.9
