@@ -183,9 +183,11 @@ class TeacherConfig:
 class ObjectiveConfig:
     target: str = key(
         "norm_channel",
-        "raw pixels; norm_token (MAE: all values of a token together); norm_channel (VideoMAE)",
-        ["raw", "norm_token", "norm_channel"],
+        "raw pixels; norm_token (MAE: all values of a token together); norm_channel (VideoMAE); features of the EMA "
+        "teacher, or of DINO's or CLIP's ViT-B/16",
+        ["raw", "norm_token", "norm_channel", "teacher_features", "dino", "clip"],
     )
+    target_weights: str | None = key(None, "file of the weights of dino or clip; nothing is downloaded")
     ranking: str = key(
         "relative", "relative (all pairs of masked units) or absolute (z-scored loss)", ["relative", "absolute"]
     )

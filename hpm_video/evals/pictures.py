@@ -16,8 +16,8 @@ from hpm_video.config import PretrainConfig, token_grid, unit_block
 from hpm_video.data.loader import load_held_out
 from hpm_video.data.transforms import Normalise
 from hpm_video.method.masking import make_units
-from hpm_video.method.objectives import to_pixels
 from hpm_video.method.step import Journey, PretrainStep
+from hpm_video.method.targets import to_pixels
 from hpm_video.models.student import Student
 from hpm_video.models.tokens import patchify, unpatchify
 from hpm_video.train.checkpoint import load_run_config, load_student, load_teacher
@@ -46,24 +46,27 @@ def held_out_clips(config: PretrainConfig, num: int) -> UInt8[Tensor, "n C T H W
 
 
 def draw_clips(run: Path) -> bytes:
-    """Held-out clips: input, random mask, its reconstruction; then difficulty, hard mask, its reconstruction."""
+    """Held-out clips: input, random mask, its reconstruction; then difficulty, hard mask, its reconstruction. Where the target
+    is features, there are no reconstructions, and the picture says so."""
     config, student = load_student(run)
     frames = held_out_clips(config, max(1, config.train.num_pictures))
     step, engine, clip = _prepare(config, student, run, frames)
     place, rows = Place(0, len(frames), len(frames)), []
+
+    def rebuilt(journey: Journey) -> list[tuple[str, Tensor]]:
+        return [] if step.features is not None else [("reconstruction", rebuild(clip, journey, config))]
+
     with torch.no_grad():
         random = step.travel(engine, clip, place, 0, 0)
-        rows += [
-            ("input", clip),
-            ("random mask", hide(clip, random, config)),
-            ("reconstruction", rebuild(clip, random, config)),
-        ]
-        if step.teacher is not None:
+        rows += [("input", clip), ("random mask", hide(clip, random, config)), *rebuilt(random)]
+        if step.mines:
             hard = step.travel(engine, clip, place, 0, max(1, step.num_hard(1.0)))
             assert hard.difficulty is not None
             rows += [("difficulty (teacher)", overlay(clip, _on_tokens(hard.difficulty, step.units), config))]
-            rows += [("hard mask", hide(clip, hard, config)), ("reconstruction", rebuild(clip, hard, config))]
-    return _draw_rows([(name, _to_rgb(pictures, config)) for name, pictures in rows])
+            rows += [("hard mask", hide(clip, hard, config)), *rebuilt(hard)]
+    target = config.objective.target
+    note = "" if step.features is None else f"no reconstructions: objective.target {target} is features, not pixels"
+    return _draw_rows([(name, _to_rgb(pictures, config)) for name, pictures in rows], note)
 
 
 def _prepare(
@@ -120,8 +123,8 @@ def _to_rgb(clip: Float[Tensor, "B C T H W"], config: PretrainConfig) -> Float[n
     return Normalise(config.data).undo(clip).clamp(0, 1).permute(0, 2, 3, 4, 1).numpy()
 
 
-def _draw_rows(rows: list[tuple[str, ndarray]], num_times: int = 4) -> bytes:
-    """One block for each clip, a line for each picture, frames from left to right; two blocks side by side."""
+def _draw_rows(rows: list[tuple[str, ndarray]], note: str = "", num_times: int = 4) -> bytes:
+    """One block for each clip, a line for each picture, frames from left to right; two blocks side by side; `note` below."""
     num_clips, num_frames = rows[0][1].shape[:2]
     times = np.linspace(0, num_frames - 1, min(num_times, num_frames)).round().astype(int)
     figure, axes = _subplots(len(rows), num_clips, 0.95 * len(times) + 0.3, 1.0)
@@ -137,7 +140,8 @@ def _draw_rows(rows: list[tuple[str, ndarray]], num_times: int = 4) -> bytes:
             if column == 0:
                 axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
             if line == 0:
-                axis.set_title(f"clip {column + 1}: time runs right", fontsize=8)
+                axis.set_title(f"clip {column + 1}" + (": time runs right" if len(times) > 1 else ""), fontsize=8)
+    figure.text(0.5, 0.02, note, ha="center", fontsize=8)
     return _png(figure)
 
 

@@ -1,46 +1,17 @@
 """Losses: reconstruction of the masked tokens, and the ranking of how hard each of them was. All in fp32."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from hpm_video.config import ObjectiveConfig
-from hpm_video.models.tokens import patchify, take
+from hpm_video.method.targets import Target
 from hpm_video.types import Losses, StudentOutput
 
 ROWS = 32  # rows of the pair matrix that exist at one time
-
-
-class Target(NamedTuple):
-    """What is to be reconstructed, and what turns it back into pixels: values * std + mean."""
-
-    values: Float[Tensor, "B M P"]
-    mean: Float[Tensor, "B M 1 #C"]
-    std: Float[Tensor, "B M 1 #C"]
-
-
-def make_target(
-    clip: Float[Tensor, "B C T H W"], hidden: Int[Tensor, "B M"], kind: str, tubelet: int, patch: int
-) -> Target:
-    """Pixels of the hidden tokens. kind: raw; norm_token (MAE, all values of a token); norm_channel (VideoMAE)."""
-    tokens = take(patchify(clip.float(), tubelet, patch), hidden)  # [B, M, P]
-    if kind == "raw":
-        nothing = tokens.new_zeros(tokens.shape[0], tokens.shape[1], 1, 1)
-        return Target(tokens, nothing, nothing + 1)
-    channels = clip.shape[1] if kind == "norm_channel" else 1
-    values = tokens.unflatten(2, (-1, channels))  # [B, M, P / channels, channels]
-    mean, var = values.mean(2, keepdim=True), values.var(2, keepdim=True)  # unbiased, as both codes
-    std = var.sqrt() + 1e-6 if kind == "norm_channel" else (var + 1e-6).sqrt()
-    return Target(((values - mean) / std).flatten(2), mean, std)
-
-
-def to_pixels(values: Float[Tensor, "B M P"], target: Target) -> Float[Tensor, "B M P"]:
-    """Undo the target's normalisation with its true mean and std: for pictures."""
-    channels = target.mean.shape[-1]
-    return (values.unflatten(2, (-1, channels)) * target.std + target.mean).flatten(2)
 
 
 class _PairwiseRanking(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """The journey of a batch: difficulty -> mask -> student -> losses, and the teacher's update after it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig, mask_counts, token_grid, unit_block
 from hpm_video.method.masking import Plan, draw_keys, make_units, mask_hard, mask_inverted, mask_random, to_tokens
-from hpm_video.method.objectives import Target, hpm_losses, make_target, rank_correlation
+from hpm_video.method.objectives import hpm_losses, rank_correlation
+from hpm_video.method.targets import IMAGE_MODELS, ImageFeatures, Target, feature_target, make_target
 from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at
 from hpm_video.models.student import Student
 from hpm_video.types import Engine, Losses, Mask, Place, StepResult, StudentOutput, seeded
@@ -31,11 +33,18 @@ class PretrainStep:
         self.config = config
         self.num_units, self.num_masked = mask_counts(config)
         self.units = make_units(token_grid(config), unit_block(config)).to(device)  # [U, K]
+        self.mines = config.mask.mode in ("hpm", "inverted")  # whether difficulties choose masks
         self.teacher: Teacher | None = None
-        if config.mask.mode in ("hpm", "inverted"):
+        target = config.objective.target
+        if self.mines or target == "teacher_features":
             share = config.teacher.visible_share
             share = 1 - self.num_masked / self.num_units if share is None else share
             self.teacher = Teacher(student, config.teacher, share, self.units).to(device)
+        self.features: Callable[[Tensor], Tensor] | None = None  # what gives the target where it is not pixels
+        if target == "teacher_features" and self.teacher is not None:
+            self.features = self.teacher.encode
+        elif target in IMAGE_MODELS:
+            self.features = ImageFeatures(config, device)
 
     def travel(
         self, engine: Engine, clip: Float[Tensor, "B C T H W"], place: Place, step: int, num_hard: int
@@ -53,8 +62,7 @@ class PretrainStep:
         masked_units = self._choose(difficulty, keys, Plan(self.num_masked, num_hard))  # [B, U], True = hidden
         mask = to_tokens(masked_units, self.units, self.num_masked)  # [B, N]
         output = engine(clip, mask.visible, mask.hidden)  # pixels [B, M, P], predicted_loss [B, M]
-        model = self.config.model
-        target = make_target(clip, mask.hidden, self.config.objective.target, model.tubelet, model.patch_px)
+        target = self._make_target(engine, clip, mask)
         losses = hpm_losses(output, target, self.config.objective, self.units.shape[1])
         return Journey(difficulty, mask, output, target, losses)
 
@@ -62,6 +70,13 @@ class PretrainStep:
         if difficulty is None:
             return mask_random(keys, plan.num_masked)
         return (mask_inverted if self.config.mask.mode == "inverted" else mask_hard)(difficulty, keys, plan)
+
+    def _make_target(self, engine: Engine, clip: Tensor, mask: Mask) -> Target:
+        model = self.config.model
+        if self.features is None:
+            return make_target(clip, mask.hidden, self.config.objective.target, model.tubelet, model.patch_px)
+        with engine.autocast():
+            return feature_target(self.features(clip), mask.hidden)
 
     @property
     def beside(self) -> nn.Module | None:
@@ -101,7 +116,7 @@ class PretrainStep:
 
     def num_hard(self, progress: float) -> int:
         """Of the masked units, how many are chosen by difficulty (of the visible ones in mode inverted, the same share)."""
-        if self.teacher is None:
+        if not self.mines:
             return 0
         mask = self.config.mask
         return num_hard_at(progress, mask.hard_share_start, mask.hard_share_end, self.num_masked)
@@ -110,8 +125,8 @@ class PretrainStep:
         """What the schedules say at this step, for the log."""
         if self.teacher is None:
             return {}
-        momentum = momentum_at(step / steps, self.config.teacher)
-        return {"momentum": momentum, "hard_share": self.num_hard(step / steps) / self.num_masked}
+        settings = {"momentum": momentum_at(step / steps, self.config.teacher)}
+        return settings | ({"hard_share": self.num_hard(step / steps) / self.num_masked} if self.mines else {})
 
 
 def unit_correlation(journey: Journey, unit_size: int) -> Tensor | None:

@@ -1,4 +1,5 @@
-"""The teacher: an fp32 EMA of the student that says how hard each unit will be. It never runs a pixel decoder."""
+"""The teacher: an fp32 EMA of the student that says how hard each unit will be (and, where they are the target, gives its
+features). It never runs a pixel decoder."""
 
 import copy
 import math
@@ -54,6 +55,11 @@ class Teacher:
             times_hidden = times_hidden + masked_units
         times_seen = num_views - times_hidden
         return torch.where(times_hidden > 0, hidden_sum / times_hidden.clamp(min=1), seen_sum / times_seen.clamp(min=1))
+
+    @torch.no_grad()
+    def encode(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B N D"]:
+        """Features of all tokens, every one seen: the target teacher_features."""
+        return self.network.encoder(clip)[:, -self.network.encoder.num_tokens :]
 
     @torch.no_grad()
     def update(self, weight_groups: Iterable[Mapping[str, Tensor]], momentum: float) -> None:

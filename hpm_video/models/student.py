@@ -10,6 +10,16 @@ from hpm_video.models.layers import BlockStack, reset_weights
 from hpm_video.models.tokens import Positions
 from hpm_video.types import StudentOutput
 
+FEATURE_WIDTH = {"dino": 768, "clip": 768}  # of ViT-B/16
+
+
+def target_width(config: PretrainConfig) -> int:
+    """P: how many numbers are predicted of a token, its pixel values or its features."""
+    target, model = config.objective.target, config.model
+    if target == "teacher_features":
+        return resolve_size(model).width
+    return FEATURE_WIDTH.get(target, model.tubelet * model.patch_px**2 * 3)
+
 
 class Student(nn.Module):
     """Encoder, projection and mask token are shared by the two decoders; no block is (as in the official code).
@@ -26,7 +36,7 @@ class Student(nn.Module):
         grid, made_for = self.encoder.grid, position_grid(config)
         self.positions = Positions(model.positions, grid, size.decoder_width, made_for)
         self.decoder = BlockStack(size.decoder_width, model.decoder_depth, size.decoder_heads, 0.0, model.checkpointing)
-        self.pixel_head = nn.Linear(size.decoder_width, model.tubelet * model.patch_px**2 * 3)
+        self.pixel_head = nn.Linear(size.decoder_width, target_width(config))
         self.ranking_reaches_encoder = config.objective.ranking_reaches_encoder
         self.predictor: BlockStack | None = None
         if config.mask.mode != "random":

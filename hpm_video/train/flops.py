@@ -11,6 +11,7 @@ import numpy as np
 from hpm_video.config import PretrainConfig, mask_counts, token_grid
 from hpm_video.method.teacher import num_hard_at
 from hpm_video.models.encoder import resolve_size
+from hpm_video.models.student import FEATURE_WIDTH, target_width
 
 
 def block_macs(num_tokens: int, width: int) -> int:
@@ -20,13 +21,15 @@ def block_macs(num_tokens: int, width: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class StepCost:
-    """Multiply-adds of one clip, forward only, by stage; the teacher's are of a step in which it is asked."""
+    """Multiply-adds of one clip, forward only, by stage; the teacher's are of a step in which it is asked, the target's (the
+    network that gives its features; none for pixels) of every step."""
 
     embed: int
     encoder: int
     decoder: int
     predictor: int
     teacher: int
+    target: int = 0
 
     @property
     def forward(self) -> int:
@@ -34,7 +37,7 @@ class StepCost:
 
     def step(self, teacher_share: float = 1.0) -> float:
         """Of one clip in training: three times the student's forward pass, and the teacher's in a share of the steps."""
-        return 3 * self.forward + teacher_share * self.teacher
+        return 3 * self.forward + teacher_share * self.teacher + self.target
 
 
 def count_step(config: PretrainConfig) -> StepCost:
@@ -66,10 +69,24 @@ def count_step(config: PretrainConfig) -> StepCost:
     return StepCost(
         embed=visible * pixels * size.width,
         encoder=encode(visible),
-        decoder=model.decoder_depth * decoder_block + (num_tokens - visible) * narrow * pixels,
+        decoder=model.decoder_depth * decoder_block + (num_tokens - visible) * narrow * target_width(config),
         predictor=predictor,
         teacher=teacher,
+        target=count_target(config),
     )
+
+
+def count_target(config: PretrainConfig) -> int:
+    """Multiply-adds of the network whose features are the target, for one clip: the teacher's encoder, or ViT-B/16 on one frame
+    of each time step."""
+    model, (t, h, w) = config.model, token_grid(config)
+    if config.objective.target in FEATURE_WIDTH:
+        return t * (12 * block_macs(h * w + 1, 768) + h * w * 16 * 16 * 3 * 768)
+    if config.objective.target != "teacher_features":
+        return 0
+    size, num_tokens = resolve_size(model), t * h * w
+    embed = num_tokens * model.tubelet * model.patch_px**2 * 3 * size.width
+    return embed + size.depth * block_macs(num_tokens + int(model.cls_token), size.width)
 
 
 def teacher_share(config: PretrainConfig, steps: int) -> float:

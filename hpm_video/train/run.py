@@ -150,6 +150,7 @@ FREE = (
     "data.max_bad_share",
     "init.weights",
     "init.trust_pickle",
+    "objective.target_weights",
     "train.output",
     "train.log_every_steps",
     "train.save_every_steps",

@@ -13,11 +13,10 @@ from hpm_video.method.objectives import (
     ROWS,
     absolute_loss,
     hpm_losses,
-    make_target,
     rank_correlation,
     relative_loss,
-    to_pixels,
 )
+from hpm_video.method.targets import make_target, to_pixels
 from hpm_video.models.tokens import patchify
 from hpm_video.types import StudentOutput
 

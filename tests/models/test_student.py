@@ -159,7 +159,7 @@ def test_agrees_with_transformers_videomae(tiny_config) -> None:
         row[torch.randperm(16)[:12]] = True
         row[16:] = row[:16]
     visible, hidden = (torch.stack([torch.nonzero(m if h else ~m)[:, 0] for m in masked]) for h in (False, True))
-    from hpm_video.method.objectives import make_target
+    from hpm_video.method.targets import make_target
 
     with torch.no_grad():
         expected = other(clip.transpose(1, 2), bool_masked_pos=masked).loss
