@@ -4,7 +4,7 @@ How values come in, and what is said of wrong ones: `hpm_video/schema.py`.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,6 +72,26 @@ class DataConfig:
     )
     num_held_out: int = key(
         32, "clips kept apart for measurements while training (from the validation split where there is one)", least=1
+    )
+
+
+@dataclass(kw_only=True)
+class ImagesConfig:
+    """Images that a video model is trained on as well (OmniMAE, arXiv 2206.08356): clips of model.tubelet equal frames, one
+    time step, cropped and mirrored as data.* says, masked as mask.* says."""
+
+    root: str | None = key(
+        None,
+        "images to train on besides the videos: folder of a manifest, of shards (or their URL), or of any; null = none",
+    )
+    format: str = key(
+        "auto",
+        "auto looks for shards.json, manifest.json, then takes every picture",
+        ["auto", "manifest", "shards", "folder"],
+    )
+    annotations: str | None = key(None, "folder of the manifest, where it is not images.root")
+    share: float = key(
+        0.5, "share of the optimizer steps whose whole batch is images; epochs count the videos alone", least=0, most=1
     )
 
 
@@ -308,6 +328,7 @@ class EngineConfig:
 @dataclass(kw_only=True)
 class PretrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -395,6 +416,12 @@ def check_combinations(config: PretrainConfig) -> None:
         )
     if config.objective.level == "unit" and num_masked < 2 and config.mask.mode != "random":
         raise UserError(f"mask.ratio: {config.mask.ratio} masks {num_masked} unit; ranking needs at least 2")
+    if has_images(config):
+        if config.images.share == 1:
+            raise UserError(
+                "images.share: 1.0 leaves no video; expected below 1 (images alone: configs/pretrain/in1k_vitb.yaml)"
+            )
+        check_combinations(image_config(config))
 
 
 def check_clip(config: RunConfig) -> tuple[int, int, int]:
@@ -412,6 +439,19 @@ def check_clip(config: RunConfig) -> tuple[int, int, int]:
     if min(config.data.std) <= 0:
         raise UserError(f"data.std: {config.data.std}; expected values above 0")
     return grid
+
+
+def has_images(config: RunConfig) -> bool:
+    return isinstance(config, PretrainConfig) and config.images.root is not None and config.images.share > 0
+
+
+def image_config(config: PretrainConfig) -> PretrainConfig:
+    """The configuration as the clips of `images` see it: the same model and units, on a grid of one time step."""
+    images, data = config.images, config.data
+    data = replace(data, root=images.root or data.root, format=images.format, annotations=images.annotations)
+    data = replace(data, num_frames=config.model.tubelet, sampling="segments", fps=None, repeats=1)
+    mask = replace(config.mask, block=[1, *config.mask.block[1:]])
+    return replace(config, data=data, images=ImagesConfig(), mask=mask)
 
 
 def token_grid(config: RunConfig) -> tuple[int, int, int]:

@@ -104,9 +104,10 @@ class ClipStream:
     No generator: one that waits is closed after its module at the end.
     """
 
-    def __init__(self, dataset: ClipDataset, sampler: StepSampler, num_workers: int) -> None:
+    def __init__(self, dataset: ClipDataset, sampler: StepSampler, num_workers: int, num_streams: int = 1) -> None:
+        """num_streams: how many of this process share the machine's memory."""
         self.dataset, self.sampler, self.num_workers = dataset, sampler, num_workers
-        self.limit_s = dataset.config.time_limit_s
+        self.limit_s, self.num_streams = dataset.config.time_limit_s, num_streams
         self.prefetch = self._choose_prefetch()
         self.slots: Slots | None = None
         self.inner = self._start()
@@ -163,7 +164,7 @@ class ClipStream:
             return MAX_PREFETCH
         free, batch = shutil.disk_usage("/dev/shm").free, math.prod(self._batch_shape())
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # that share it
-        fits = (int(0.9 * free) // ranks // batch - 1) // self.num_workers
+        fits = (int(0.9 * free) // (ranks * self.num_streams) // batch - 1) // self.num_workers
         if fits < 1:
             raise UserError(
                 f"/dev/shm has {free / 2**20:.0f} MiB free; expected {(self.num_workers + 1) * batch / 2**20:.0f} MiB for "
@@ -244,11 +245,12 @@ def make_loader(  # noqa: PLR0913
     start_step: int,
     num_workers: int,
     steps: int,
+    num_streams: int = 1,
 ) -> ClipStream:
     """Batches of this rank, from start_step to steps. A worker that fails or dies raises UserError in the reader."""
     run, repeats = range(start_step, steps), dataset.config.repeats
     sampler = StepSampler(dataset.source.order, dataset.seed, batch_size, micro, rank, world_size, run, repeats)
-    return ClipStream(dataset, sampler, num_workers)
+    return ClipStream(dataset, sampler, num_workers, num_streams)
 
 
 def _start_worker(number: int) -> None:

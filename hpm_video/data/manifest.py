@@ -141,9 +141,10 @@ def table_of(rows: Sequence[Row]) -> pa.Table:
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
 
-def open_manifest(config: DataConfig, split: str) -> Source | None:
+def open_manifest(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Source | None:
     """The samples of train, validation or test as `data.root` and `data.format` name them; None where there is no such
-    split (a plain folder has only training samples). Raises UserError."""
+    split (a plain folder has only training samples). `suffixes`: of the files that a plain folder is looked through for;
+    if none are given those of videos, and of pictures where clips have one frame. Raises UserError."""
     if "://" in config.root or config.format == "shards" or (Path(config.root) / "shards.json").is_file():
         from hpm_video.data.shards import open_shards
 
@@ -169,8 +170,8 @@ def open_manifest(config: DataConfig, split: str) -> Source | None:
         return Manifest.of(root, rows, classes, f"SSv2 {annotations} ({split})", set_name="ssv2", left_right=True)
     if split != "train":
         return None
-    suffixes = SUFFIXES + IMAGE_SUFFIXES if config.num_frames == 1 else SUFFIXES  # a clip of one frame may be a picture
-    return Manifest.of(root, [Row(path) for path in list_folder(root, suffixes)], [], f"folder {root}")
+    wanted = tuple(suffixes) or (SUFFIXES + IMAGE_SUFFIXES if config.num_frames == 1 else SUFFIXES)
+    return Manifest.of(root, [Row(path) for path in list_folder(root, wanted)], [], f"folder {root}")
 
 
 def check_missing(missing: Sequence[str], num_rows: int, most: float, where: str) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hpm_video.config import PretrainConfig, mask_counts, token_grid, unit_block
+from hpm_video.config import PretrainConfig, has_images, image_config, mask_counts, token_grid, unit_block
+from hpm_video.data.mixture import ImageSteps
 from hpm_video.method.masking import Plan, draw_keys, make_units, mask_hard, mask_inverted, mask_random, to_tokens
 from hpm_video.method.objectives import hpm_losses, rank_correlation
 from hpm_video.method.targets import IMAGE_MODELS, ImageFeatures, Target, feature_target, make_target
@@ -24,6 +25,18 @@ class Journey(NamedTuple):
     output: StudentOutput
     target: Target
     losses: Losses
+    units: Int[Tensor, "U K"]  # of the clip's grid
+
+
+class Layout(NamedTuple):
+    """How clips of one grid are masked."""
+
+    units: Int[Tensor, "U K"]
+    num_masked: int
+
+
+def make_layout(config: PretrainConfig, device: torch.device) -> Layout:
+    return Layout(make_units(token_grid(config), unit_block(config)).to(device), mask_counts(config)[1])
 
 
 class PretrainStep:
@@ -32,7 +45,11 @@ class PretrainStep:
     def __init__(self, config: PretrainConfig, student: Student, device: torch.device) -> None:
         self.config = config
         self.num_units, self.num_masked = mask_counts(config)
-        self.units = make_units(token_grid(config), unit_block(config)).to(device)  # [U, K]
+        self.layouts = {config.data.num_frames: make_layout(config, device)}  # by the frames of a clip
+        self.units = self.layouts[config.data.num_frames].units  # [U, K]
+        self.image_steps = ImageSteps(config.images.share if has_images(config) else 0.0, config.train.seed)
+        if has_images(config):
+            self.layouts.setdefault(config.model.tubelet, make_layout(image_config(config), device))
         self.mines = config.mask.mode in ("hpm", "inverted")  # whether difficulties choose masks
         self.teacher: Teacher | None = None
         target = config.objective.target
@@ -51,20 +68,20 @@ class PretrainStep:
     ) -> Journey:
         """A batch through the method. Everything drawn belongs to (seed, step, place): no rank has randomness of its own."""
         generator = seeded(clip.device, self.config.train.seed, step)
-        keys = draw_keys(place, self.num_units, generator)  # [B, U]
+        units, num_masked = self.layouts[clip.shape[2]]  # [U, K]
+        num_units = units.shape[0]
+        keys = draw_keys(place, num_units, generator)  # [B, U]
         difficulty = None
         if num_hard and self.teacher is not None:  # not run while every mask is random
-            views = torch.stack(
-                [draw_keys(place, self.num_units, generator) for _ in range(self.config.teacher.num_views)]
-            )
+            views = torch.stack([draw_keys(place, num_units, generator) for _ in range(self.config.teacher.num_views)])
             with engine.autocast():
-                difficulty = self.teacher.predict_difficulty(clip, views)  # [B, U]
-        masked_units = self._choose(difficulty, keys, Plan(self.num_masked, num_hard))  # [B, U], True = hidden
-        mask = to_tokens(masked_units, self.units, self.num_masked)  # [B, N]
+                difficulty = self.teacher.predict_difficulty(clip, views, units)  # [B, U]
+        masked_units = self._choose(difficulty, keys, Plan(num_masked, num_hard))  # [B, U], True = hidden
+        mask = to_tokens(masked_units, units, num_masked)  # [B, N]
         output = engine(clip, mask.visible, mask.hidden)  # pixels [B, M, P], predicted_loss [B, M]
         target = self._make_target(engine, clip, mask)
-        losses = hpm_losses(output, target, self.config.objective, self.units.shape[1])
-        return Journey(difficulty, mask, output, target, losses)
+        losses = hpm_losses(output, target, self.config.objective, units.shape[1])
+        return Journey(difficulty, mask, output, target, losses, units)
 
     def _choose(self, difficulty: Tensor | None, keys: Tensor, plan: Plan) -> Tensor:
         if difficulty is None:
@@ -86,13 +103,14 @@ class PretrainStep:
     def __call__(
         self, engine: Engine, clip: Tensor, place: Place, step: int, steps: int, label: Tensor | None = None
     ) -> tuple[StepResult, Journey]:
-        """Labels are not looked at."""
-        journey = self.travel(engine, clip, place, step, self.num_hard(step / steps))
-        losses = journey.losses
+        """Labels are not looked at. What is logged of a step on images is named so."""
+        num_masked = self.layouts[clip.shape[2]].num_masked
+        journey = self.travel(engine, clip, place, step, self.num_hard(step / steps, num_masked))
+        losses, kind = journey.losses, "_image" if step in self.image_steps else ""
         metrics = {
-            "loss": losses.total.detach(),
-            "pixel_loss": losses.pixel.detach(),
-            "ranking_loss": losses.ranking.detach(),
+            f"loss{kind}": losses.total.detach(),
+            f"pixel_loss{kind}": losses.pixel.detach(),
+            f"ranking_loss{kind}": losses.ranking.detach(),
         }
         return StepResult(losses.total, metrics), journey
 
@@ -102,8 +120,9 @@ class PretrainStep:
 
     def inspect(self, journey: Journey) -> dict[str, Tensor]:
         """Sampled: rank correlation of predicted and true loss over the masked units of the training batch."""
-        correlation = unit_correlation(journey, self.units.shape[1])
-        return {} if correlation is None else {"rank_correlation": correlation}
+        correlation = unit_correlation(journey)
+        kind = "_image" if journey.units is not self.units else ""
+        return {} if correlation is None else {f"rank_correlation{kind}": correlation}
 
     def difficulty_of(self, engine: Engine, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B U"]:
         """What the teacher finds hard in these clips, with the same views at each call."""
@@ -114,12 +133,13 @@ class PretrainStep:
         with engine.autocast():
             return self.teacher.predict_difficulty(clip, views)
 
-    def num_hard(self, progress: float) -> int:
-        """Of the masked units, how many are chosen by difficulty (of the visible ones in mode inverted, the same share)."""
+    def num_hard(self, progress: float, num_masked: int | None = None) -> int:
+        """Of the masked units (None: those of a video), how many are chosen by difficulty; in mode inverted of the visible
+        ones the same share."""
         if not self.mines:
             return 0
         mask = self.config.mask
-        return num_hard_at(progress, mask.hard_share_start, mask.hard_share_end, self.num_masked)
+        return num_hard_at(progress, mask.hard_share_start, mask.hard_share_end, num_masked or self.num_masked)
 
     def settings_now(self, step: int, steps: int) -> dict[str, float]:
         """What the schedules say at this step, for the log."""
@@ -129,11 +149,11 @@ class PretrainStep:
         return settings | ({"hard_share": self.num_hard(step / steps) / self.num_masked} if self.mines else {})
 
 
-def unit_correlation(journey: Journey, unit_size: int) -> Tensor | None:
+def unit_correlation(journey: Journey) -> Tensor | None:
     """Rank correlation of the student's predicted loss with the true one over the masked units of each clip."""
     if journey.output.predicted_loss is None:
         return None
-    pair = (journey.output.predicted_loss.detach(), journey.losses.patch_loss)
+    pair, unit_size = (journey.output.predicted_loss.detach(), journey.losses.patch_loss), journey.units.shape[1]
     return rank_correlation(*(x.unflatten(1, (-1, unit_size)).mean(-1) for x in pair))
 
 
@@ -164,7 +184,7 @@ def measure(step: PretrainStep, engine: Engine, clip: Tensor, now: int, steps: i
     random = step.travel(bare, clip, place, 0, 0)
     metrics = gradient_shares(random, step.config.objective.ranking_weight)
     metrics["held_out/pixel_loss"] = random.losses.pixel.detach()
-    correlation = unit_correlation(random, step.units.shape[1])
+    correlation = unit_correlation(random)
     if correlation is not None:
         metrics["held_out/rank_correlation"] = correlation
     if num_hard:

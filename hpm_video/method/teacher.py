@@ -23,8 +23,7 @@ class Teacher:
         """A copy of the student as it is now (before an engine shards it), without its pixel decoder."""
         self.network = copy.deepcopy(student).float().eval().requires_grad_(False)
         del self.network.decoder, self.network.pixel_head
-        self.config, self.units = config, units
-        self.num_visible = max(1, round(visible_share * units.shape[0])) if config.view == "partial" else units.shape[0]
+        self.config, self.units, self.visible_share = config, units, visible_share
 
     def to(self, device: torch.device) -> "Teacher":
         self.network.to(device)
@@ -33,23 +32,26 @@ class Teacher:
 
     @torch.no_grad()
     def predict_difficulty(
-        self, clip: Float[Tensor, "B C T H W"], keys: Float[Tensor, "V B U"]
+        self, clip: Float[Tensor, "B C T H W"], keys: Float[Tensor, "V B U"], units: Int[Tensor, "U K"] | None = None
     ) -> Float[Tensor, "B U"]:
-        """Predicted loss of each unit. `keys` [views, B, U] choose what the teacher sees (unused by the view `all`).
+        """Predicted loss of each unit. `keys` [views, B, U] choose what the teacher sees (unused by the view `all`). `units`:
+        of clips of another grid than the model's, as images are.
 
         view all: every token visible, as published. view partial: a unit's prediction is the mean over the views that hid
         it; a unit that none hid keeps the prediction made for it as visible.
         """
-        num_units = self.units.shape[0]
+        units = self.units if units is None else units
+        num_units, partial = units.shape[0], self.config.view == "partial"
+        num_visible = max(1, round(self.visible_share * num_units)) if partial else num_units
         hidden_sum = seen_sum = times_hidden = torch.zeros((), device=clip.device)
-        num_views = 1 if self.num_visible == num_units else keys.shape[0]
+        num_views = 1 if num_visible == num_units else keys.shape[0]
         for view in range(num_views):
-            masked_units = mask_random(keys[view], num_units - self.num_visible)  # [B, U]
-            mask = to_tokens(masked_units, self.units, num_units - self.num_visible)
+            masked_units = mask_random(keys[view], num_units - num_visible)  # [B, U]
+            mask = to_tokens(masked_units, units, num_units - num_visible)
             of_visible, of_hidden = self.network.predict_loss(clip, mask.visible, mask.hidden)
             scores = torch.zeros(mask.masked.shape, device=clip.device)  # [B, N]
             scores = scores.scatter(1, mask.visible, of_visible).scatter(1, mask.hidden, of_hidden)
-            difficulty = aggregate(scores, self.units, self.config.aggregate, self.config.top_k)  # [B, U]
+            difficulty = aggregate(scores, units, self.config.aggregate, self.config.top_k)  # [B, U]
             hidden_sum = hidden_sum + difficulty * masked_units
             seen_sum = seen_sum + difficulty * ~masked_units
             times_hidden = times_hidden + masked_units
@@ -59,7 +61,10 @@ class Teacher:
     @torch.no_grad()
     def encode(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B N D"]:
         """Features of all tokens, every one seen: the target teacher_features."""
-        return self.network.encoder(clip)[:, -self.network.encoder.num_tokens :]
+        encoder = self.network.encoder
+        num_tokens = clip.shape[2] // encoder.embed.tubelet * encoder.grid[1] * encoder.grid[2]  # an image has fewer
+        everything = torch.arange(num_tokens, device=clip.device).expand(clip.shape[0], -1)
+        return encoder(clip, everything)[:, -num_tokens:]
 
     @torch.no_grad()
     def update(self, weight_groups: Iterable[Mapping[str, Tensor]], momentum: float) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpm_video.config import PretrainConfig, mask_counts, token_grid
+from hpm_video.config import PretrainConfig, has_images, image_config, mask_counts, token_grid
 from hpm_video.method.teacher import num_hard_at
 from hpm_video.models.encoder import resolve_size
 from hpm_video.models.student import FEATURE_WIDTH, target_width
@@ -99,5 +99,8 @@ def teacher_share(config: PretrainConfig, steps: int) -> float:
 
 
 def run_flops(config: PretrainConfig, steps: int) -> float:
-    """FLOPs of a whole run of so many steps, two for each multiply-add."""
-    return 2.0 * steps * config.optim.batch_size * count_step(config).step(teacher_share(config, steps))
+    """FLOPs of a whole run of so many steps, two for each multiply-add; of steps with images as many as their share says."""
+    share = config.images.share if has_images(config) else 0.0
+    kinds = [(1 - share, config)] + ([(share, image_config(config))] if share else [])
+    macs = sum(part * count_step(kind).step(teacher_share(kind, steps)) for part, kind in kinds)
+    return 2.0 * steps * config.optim.batch_size * macs

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 log = logging.getLogger("hpm_video")
-SHOWN = ("loss", "pixel_loss", "ranking_loss", "hard_share", "rank_correlation", "held_out/hardness_gain")
+SHOWN = (
+    "loss",
+    "pixel_loss",
+    "pixel_loss_image",
+    "ranking_loss",
+    "hard_share",
+    "rank_correlation",
+    "held_out/hardness_gain",
+)
 
 
 def start_logging(rank: int = 0) -> None:

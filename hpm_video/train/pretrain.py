@@ -1,14 +1,18 @@
 """A pretraining run from configuration to exported encoder; rerunning it resumes."""
 
 import logging
+import re
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
-from hpm_video.config import PretrainConfig
+from hpm_video.config import PretrainConfig, has_images, image_config
+from hpm_video.data.annotations import IMAGE_SUFFIXES
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut
 from hpm_video.data.manifest import Source, hold_out, open_manifest
+from hpm_video.data.mixture import make_mixed_loader, name_row
 from hpm_video.method.step import PretrainStep, measure
 from hpm_video.train.checkpoint import export_run
 from hpm_video.train.engine import prepare_process
@@ -16,6 +20,7 @@ from hpm_video.train.loop import Loop
 from hpm_video.train.metrics import MetricLog
 from hpm_video.train.run import Measure, Training
 from hpm_video.train.state import build_student
+from hpm_video.types import UserError
 
 log = logging.getLogger("hpm_video")
 Health = Callable[[nn.Module], dict[str, float]]  # of the student, between steps
@@ -34,18 +39,35 @@ def pretrain(config: PretrainConfig, health: Health | None = None) -> bool:
     def make_measure(loop: Loop, held_out: HeldOut, log_to: MetricLog | None) -> Measure:
         return _make_measure(config, loop, step, held_out, log_to, health)
 
+    videos = ClipDataset(train_set, config.data, config.train.seed, training=True)
     training = Training(
         config=config,
         device=device,
         model=student,
         step=step,
-        dataset=ClipDataset(train_set, config.data, config.train.seed, training=True),
+        dataset=videos,
         held_out=held_out_set,
         make_measure=make_measure,
         export=export_run,
         about=f"mode {config.mask.mode}",
     )
+    if has_images(config):
+        images = open_images(config)
+        training.make_loader = partial(make_mixed_loader, images=images, image_steps=step.image_steps)
+        training.name_of = partial(name_row, videos, images)
+        training.about += f"; {config.images.share:.0%} of the steps of {len(images)} images ({images.source.source})"
     return training.run()
+
+
+def open_images(config: PretrainConfig) -> ClipDataset:
+    """The images that a video model is trained on as well. Raises UserError."""
+    data = image_config(config).data
+    try:
+        source = open_manifest(data, "train", IMAGE_SUFFIXES)
+    except UserError as error:
+        raise UserError(re.sub(r"data\.(root|format|annotations)", r"images.\1", str(error))) from error
+    assert source is not None  # only the validation split may be absent
+    return ClipDataset(source, data, config.train.seed + 1, training=True)  # unrelated to what is drawn for the videos
 
 
 def open_train_sets(config: PretrainConfig) -> tuple[Source, Source]:

@@ -4,14 +4,14 @@ import dataclasses
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from hpm_video.config import RunConfig, to_yaml
+from hpm_video.config import PretrainConfig, RunConfig, has_images, to_yaml
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut, load_held_out, make_loader
 from hpm_video.data.manifest import Source
@@ -29,7 +29,7 @@ from hpm_video.train.loop import Loop, Step
 from hpm_video.train.metrics import MetricLog, start_logging
 from hpm_video.train.optim import peak_lr
 from hpm_video.train.state import RunState, describe_machine
-from hpm_video.types import UserError
+from hpm_video.types import Batch, UserError
 
 log = logging.getLogger("hpm_video")
 Measure = Callable[[int], dict[str, float]]
@@ -48,6 +48,8 @@ class Training:
     make_measure: Callable[[Loop, HeldOut, MetricLog | None], Measure]  # what is measured between the steps
     export: Callable[[Path], Path]  # run folder -> the file of weights for use, at the end, on rank 0
     about: str = ""  # for the first log line
+    make_loader: Callable[..., Iterable[Batch]] = make_loader
+    name_of: Callable[[int], str] | None = None  # what messages call the sample of a row; None = as the data set does
 
     def run(self) -> bool:
         """Trains to the end, or to a signal (False). Raises UserError for everything the user can mend."""
@@ -65,10 +67,16 @@ class Training:
             log_to = MetricLog(run, state.step)
             (run / "config.yaml").write_text(to_yaml(config))
             write_json(run / "held_out.json", held_out.names)
-        loop = Loop(config, engine, self.step, state, steps, self.dataset.source.name)
-        split, workers = engine.split, config.data.num_workers
-        loader = make_loader(
-            self.dataset, split.batch_size, split.micro, engine.rank, engine.world_size, state.step, workers, steps
+        loop = Loop(config, engine, self.step, state, steps, self.name_of or self.dataset.source.name)
+        loader = self.make_loader(
+            self.dataset,
+            batch_size=engine.split.batch_size,
+            micro=engine.split.micro,
+            rank=engine.rank,
+            world_size=engine.world_size,
+            start_step=state.step,
+            num_workers=config.data.num_workers,
+            steps=steps,
         )
         try:
             measure = self.make_measure(loop, held_out, log_to)
@@ -134,15 +142,19 @@ class Training:
 
 
 def num_steps(config: RunConfig, num_samples: int) -> int:
+    """train.steps, or as many as give train.epochs passes over the samples, with those between them that are of images."""
     if config.train.steps is not None:
         return config.train.steps
-    return max(1, math.ceil(config.train.epochs * num_samples / config.optim.batch_size))
+    share = config.images.share if isinstance(config, PretrainConfig) and has_images(config) else 0.0
+    return max(1, math.ceil(config.train.epochs * num_samples / config.optim.batch_size / (1 - share)))
 
 
 # what may differ when a run goes on: how it is executed, not what it computes
 FREE = (
     "data.root",
     "data.annotations",
+    "images.root",
+    "images.annotations",
     "data.num_workers",
     "data.cache_gib",
     "data.reader",

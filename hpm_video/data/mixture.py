@@ -1,0 +1,64 @@
+"""Training on images and videos (OmniMAE, arXiv 2206.08356): a step has the one or the other, each a stream of its own."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from hpm_video.data.dataset import ClipDataset
+from hpm_video.data.loader import ClipStream, make_loader
+from hpm_video.types import Batch
+
+
+class ImageSteps:
+    """Which steps have images, a function of (seed, step): evenly spread, and of the first n steps share * n, to within one."""
+
+    def __init__(self, share: float, seed: int) -> None:
+        self.share, self.offset = share, float(np.random.default_rng([seed, 3]).random())
+
+    def __contains__(self, step: int) -> bool:
+        return self.before(step + 1) > self.before(step)
+
+    def before(self, step: int) -> int:
+        """How many of the steps 0 to step - 1 have images."""
+        return math.floor(self.offset + step * self.share)
+
+
+class MixedStream:
+    """Micro batches of a rank, from `start_step` on. Rows of images are numbered behind those of the videos."""
+
+    def __init__(self, videos: ClipStream, images: ClipStream, image_steps: ImageSteps, start_step: int) -> None:
+        self.videos, self.images, self.image_steps = videos, images, image_steps
+        self.rounds, self.num_given = videos.sampler.rounds, start_step * videos.sampler.rounds
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        step = self.num_given // self.rounds
+        self.num_given += 1
+        if step not in self.image_steps:
+            return next(self.videos)
+        batch = next(self.images)
+        return batch._replace(sample=batch.sample + len(self.videos.dataset))
+
+
+def make_mixed_loader(
+    videos: ClipDataset, images: ClipDataset, image_steps: ImageSteps, start_step: int, steps: int, **split: Any
+) -> MixedStream:
+    """As `make_loader`, whose other arguments `split` has. Each stream goes on behind its own steps before start_step; the
+    reading processes are shared out as the steps are, at least one for each."""
+    workers = split.pop("num_workers")
+    for_images = max(1, round(image_steps.share * workers)) if workers else 0
+    for_videos = max(1, workers - for_images) if workers else 0
+    first, last = image_steps.before(start_step), image_steps.before(steps)
+    split |= {"num_streams": 2}
+    of_videos = make_loader(videos, start_step=start_step - first, steps=steps - last, num_workers=for_videos, **split)
+    of_images = make_loader(images, start_step=first, steps=last, num_workers=for_images, **split)
+    return MixedStream(of_videos, of_images, image_steps, start_step)
+
+
+def name_row(videos: ClipDataset, images: ClipDataset, row: int) -> str:
+    """What messages call the sample of a row of a `MixedStream`."""
+    return videos.source.name(row) if row < len(videos) else images.source.name(row - len(videos))
