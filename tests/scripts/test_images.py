@@ -51,3 +51,25 @@ def test_from_the_files_to_a_score(tree, run_here, capsys) -> None:
     assert main(["score", str(out)]) == 0
     scores = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
     assert scores["num_train"] == "24" and scores["num_test"] == "12" and float(scores["linear"]) > 0.9
+
+
+def test_the_fine_tuning_script_passes_on_what_it_is_given(tmp_path, run_here) -> None:
+    (tmp_path / "python").write_text(
+        '#!/bin/sh\n[ "$1" = -c ] && echo 0 || echo "$@"\n'
+    )  # no GPU; else what it would run
+    (tmp_path / "python").chmod(0o755)
+    for given, config in (([], "in1k_vitb"), (["--config", "configs/finetune/in1k_vitl.yaml"], "in1k_vitl")):
+        words = [
+            "env",
+            f"PYTHON={tmp_path / 'python'}",
+            "scripts/finetune_in1k.sh",
+            *given,
+            "data.root=a b",
+            "init.weights=c",
+        ]
+        done = run_here(*words)
+        assert done.returncode == 0, done.stderr
+        script, flag, file, *keys = done.stdout.strip().split(" ", 3)
+        assert script.endswith("scripts/finetune.py") and flag == "--config"
+        assert file.endswith(f"configs/finetune/{config}.yaml")
+        assert keys == ["train.output=runs/finetune_in1k data.root=a b init.weights=c"]
