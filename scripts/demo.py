@@ -94,8 +94,9 @@ class Demo:
         return {"hpm": hpm, "random": random}
 
     def score(self) -> dict[str, Any]:
-        from hpm_video.evals.features import extract_features, first_weights, open_clips, single_frame_scores
+        from hpm_video.evals.features import extract_features, first_weights, open_clips
         from hpm_video.evals.probe import score_features
+        from hpm_video.evals.single_frame import single_frame_scores
         from hpm_video.train.checkpoint import load_encoder
 
         config, encoder = load_encoder(self.out / "hpm")

@@ -1,23 +1,31 @@
 """Features of a frozen encoder, one row for each video."""
 
-import logging
-from dataclasses import dataclass
+import contextlib
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from hpm_video.config import DataConfig, PretrainConfig
-from hpm_video.data.dataset import ClipDataset
+from hpm_video.config import DataConfig, PretrainConfig, token_grid
 from hpm_video.data.manifest import Source, open_manifest
 from hpm_video.data.transforms import Normalise
+from hpm_video.evals.clips import CLIPS_PER_BATCH, Clips, load_clips
 from hpm_video.models.encoder import Encoder
+from hpm_video.models.tokens import Grid
 from hpm_video.train.state import build_student
-from hpm_video.types import Failure, UnreadableVideo, UserError
+from hpm_video.types import Failure, UserError
 
-log = logging.getLogger("hpm_video")
+POOLINGS = {  # shape of the features of a clip, and what they are
+    "mean": "[D] mean over all tokens",
+    "space": "[t, D] mean over the places of each time step",
+    "motion": "[t, D] the same, less its mean over time: what does not change within the clip is taken away",
+    "tokens": "[t, h, w, D] every token",
+    "cls": "[D] the class token, of a model that has one",
+}
+FROM_SPACE = ("mean", "motion")  # what can be computed from `space`, so that one pass over the videos serves all three
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,46 +37,67 @@ class Features:
     paths: list[str]
     classes: list[str]
     failures: list[Failure]
+    groups: list[str] = field(default_factory=list)  # "" where nothing is known; [] as well
+    key: str = ""  # of the cache they were read from
 
 
-class Clips:
-    """The testing clips of a labelled set: middle frames of the segments, middle crop, uint8 [n, C, T, H, W]."""
+def find_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def __init__(self, source: Source, config: DataConfig) -> None:
-        dataset, rng = ClipDataset(source, config, 0, training=False), np.random.default_rng(0)
-        clips, rows, labels = [], [], []
-        self.failures: list[Failure] = []
-        for row in range(len(source)):
-            try:
-                frames, label = dataset.read_frames(row, rng)
-                clips.append(dataset.transform(frames, rng))
-                labels.append(label)
-                rows.append(row)
-            except UnreadableVideo as error:
-                self.failures.append(Failure(source.name(row), error.reason))
-                log.warning("unreadable, left out of the scores: %s: %s", source.name(row), error.reason)
-        if not clips:
-            raise UserError(f"none of the {len(source)} videos of {source.source} could be read")
-        self.clip = torch.stack(clips)
-        self.labels = np.array(labels, dtype=np.int64)
-        self.paths, self.classes = [source.name(r) for r in rows], source.classes
+
+def precision_of(device: torch.device) -> str:
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def autocast(device: torch.device) -> AbstractContextManager:
+    return torch.autocast("cuda", torch.bfloat16) if precision_of(device) == "bf16" else contextlib.nullcontext()
 
 
 @torch.no_grad()
-def extract_features(
-    encoder: Encoder, clips: Clips, config: DataConfig, pooling: str = "motion", batch_size: int = 64
-) -> Features:
-    """Every token visible. pooling, with t the time steps of the token grid:
+def encode(encoder: Encoder, clip: UInt8[Tensor, "B C T H W"], config: DataConfig) -> Float[Tensor, "B L D"]:
+    """All tokens visible; in fp32, on the encoder's device. With a class token L = 1 + N and it comes first."""
+    device = next(encoder.parameters()).device
+    with autocast(device):
+        return encoder(Normalise(config, device)(clip)).float()
 
-    mean    [D]      mean over all tokens
-    space   [t * D]  mean over the places of each time step, one after the other
-    motion  [t * D]  the same, less its mean over time: what does not change within the clip is taken away (not from
-                     one time step, as of an image: that would leave nothing)
-    """
-    encoder = encoder.eval()
-    rows = [pool(encode(encoder, part, config), encoder.grid[0], pooling) for part in clips.clip.split(batch_size)]
+
+def pool(latent: Float[Tensor, "B L D"], grid: Grid, pooling: str) -> Float[Tensor, "B ..."]:
+    """See POOLINGS. Raises UserError."""
+    num_tokens = grid[0] * grid[1] * grid[2]
+    if pooling not in POOLINGS:
+        raise UserError(f"pooling: '{pooling}'; expected one of {', '.join(POOLINGS)}")
+    if pooling == "cls":
+        if latent.shape[1] == num_tokens:
+            raise UserError(
+                "pooling: cls, but the model has no class token (model.cls_token); expected another pooling"
+            )
+        return latent[:, 0]
+    tokens = latent[:, -num_tokens:].unflatten(1, grid)  # [B, t, h, w, D]
+    return tokens if pooling == "tokens" else from_space(tokens.mean((2, 3)), pooling)
+
+
+def from_space(values: Float[Tensor, "B t D"], pooling: str) -> Float[Tensor, "B ..."]:
+    """space -> mean, space or motion."""
+    if pooling == "mean":
+        return values.mean(1)
+    return values - values.mean(1, keepdim=True) if pooling == "motion" else values
+
+
+def default_pooling(config: PretrainConfig) -> str:
+    """motion; of a model with one time step, which would have none, mean."""
+    return "motion" if token_grid(config)[0] > 1 else "mean"
+
+
+def extract_features(
+    encoder: Encoder, clips: Clips, config: DataConfig, pooling: str = "motion", batch_size: int = CLIPS_PER_BATCH
+) -> Features:
+    """Of clips in memory; see `hpm_video.evals.cache` for sets that do not fit."""
+    was_training = encoder.training
+    encoder.eval()
+    rows = [pool(encode(encoder, c, config), encoder.grid, pooling).flatten(1) for c in clips.clip.split(batch_size)]
+    encoder.train(was_training)
     return Features(
-        values=torch.cat(rows).numpy(),
+        values=torch.cat(rows).cpu().numpy(),
         labels=clips.labels,
         paths=clips.paths,
         classes=clips.classes,
@@ -76,70 +105,22 @@ def extract_features(
     )
 
 
-def encode(encoder: Encoder, clip: Tensor, config: DataConfig) -> Float[Tensor, "B N D"]:
-    """uint8 clips -> tokens; a class token is left out."""
-    return encoder(Normalise(config)(clip))[:, -encoder.num_tokens :]
-
-
-def pool(tokens: Float[Tensor, "B N D"], num_times: int, pooling: str) -> Float[Tensor, "B F"]:
-    if pooling == "mean":
-        return tokens.mean(1)
-    if pooling not in ("space", "motion"):
-        raise UserError(f"pooling: '{pooling}'; expected mean, space or motion")
-    by_time = tokens.unflatten(1, (num_times, -1)).mean(2)  # [B, t, D]
-    if pooling == "motion" and num_times > 1:
-        by_time = by_time - by_time.mean(1, keepdim=True)
-    return by_time.flatten(1)
-
-
-def open_clips(config: PretrainConfig) -> tuple[Clips, Clips]:
-    """Training and validation clips of the labelled set that config.data names."""
+def open_labelled(config: PretrainConfig) -> tuple[Source, Source]:
+    """Training and validation part of the labelled set that config.data names. Raises UserError."""
     parts = [open_manifest(config.data, split) for split in ("train", "validation")]
     if parts[0] is None or parts[1] is None or not parts[0].classes:
         raise UserError(
             f"data.root: {config.data.root} has no labels and validation split; scores need a manifest with both, or the SSv2 format"
         )
-    return Clips(parts[0], config.data), Clips(parts[1], config.data)
+    return parts[0], parts[1]
+
+
+def open_clips(config: PretrainConfig) -> tuple[Clips, Clips]:
+    """Training and validation clips of a small labelled set, in memory."""
+    train, test = open_labelled(config)
+    return load_clips(train, config.data), load_clips(test, config.data)
 
 
 def first_weights(config: PretrainConfig) -> Encoder:
     """The encoder as training with this configuration starts: the untrained control."""
     return build_student(config).encoder
-
-
-def single_frame_scores(train: Clips, test: Clips, seed: int = 0) -> dict[str, float]:
-    """What one frame tells of the label: accuracy of the better of two random forests, on its pixels and on its outline.
-
-    first, middle, last: the frame of that time. any: forests are trained on every second frame, not told the time, and asked the same.
-    A forest on pixels alone is too weak to be a proof: it stays at chance where place and size of the object tell the class.
-    """
-    from sklearn.ensemble import RandomForestClassifier
-
-    num_frames = train.clip.shape[2]
-    times = {"first": [0], "middle": [num_frames // 2], "last": [num_frames - 1], "any": list(range(0, num_frames, 2))}
-    scores: dict[str, float] = {}
-    for name, frames in times.items():
-        for describe in (coarse_pixels, outline):
-            (x, y), (x_test, y_test) = (
-                (np.concatenate([describe(c.clip[:, :, t]) for t in frames]), np.tile(c.labels, len(frames)))
-                for c in (train, test)
-            )
-            forest = RandomForestClassifier(100, min_samples_leaf=4, random_state=seed, n_jobs=-1)
-            scores[name] = max(scores.get(name, 0.0), float(forest.fit(x, y).score(x_test, y_test)))
-    return scores
-
-
-def coarse_pixels(frames: UInt8[Tensor, "n C H W"], side: int = 16) -> Float[ndarray, "n F"]:
-    return torch.nn.functional.adaptive_avg_pool2d(frames.float(), side).flatten(1).numpy()
-
-
-def outline(frames: UInt8[Tensor, "n C H W"], side: int = 32) -> Float[ndarray, "n F"]:
-    """How far each pixel is from the colour of the frame's border (median): 8 x 8 picture, sums of rows and columns, and
-    quantiles. Where an object stands on plain ground, this is its place and size."""
-    small = torch.nn.functional.adaptive_avg_pool2d(frames.float(), side)  # [n, C, side, side]
-    border = torch.cat([small[:, :, 0], small[:, :, -1], small[..., 0], small[..., -1]], dim=-1)
-    far = (small - border.median(-1).values[:, :, None, None]).abs().sum(1)  # [n, side, side]
-    far = (far / (far.flatten(1).quantile(0.97, dim=1)[:, None, None] + 1e-6)).clamp(max=1)
-    coarse = torch.nn.functional.adaptive_avg_pool2d(far[:, None], 8).flatten(1)
-    ordered = far.flatten(1).sort(dim=1).values[:, ::32]
-    return torch.cat([coarse, far.mean(1), far.mean(2), ordered], dim=1).numpy()

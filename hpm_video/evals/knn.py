@@ -23,21 +23,31 @@ def predict_knn(
     num_neighbours: int = 20,
     temperature: float = 0.07,
 ) -> Int[ndarray, " m"]:
-    """Class of each test row: its nearest training rows vote with weight exp(cosine / temperature).
+    """Class of each test row: that with most votes; of equals the lower one."""
+    return count_votes(train, labels, test, num_neighbours, temperature).argmax(1)
+
+
+def count_votes(
+    train: Float[ndarray, "n F"],
+    labels: Int[ndarray, " n"],
+    test: Float[ndarray, "m F"],
+    num_neighbours: int = 20,
+    temperature: float = 0.07,
+) -> Float[ndarray, "m K"]:
+    """Votes for each class 0 to max(labels): a test row's nearest training rows vote with weight exp(cosine / temperature).
 
     Departure from DINO, which divides by the length only: features are standardised with the training rows first. Features
-    of masked autoencoders share a large mean, next to which all cosines are near 1. Ties of the vote go to the lower class.
+    of masked autoencoders share a large mean, next to which all cosines are near 1.
     """
     train, test = (_unit_length(x.astype(np.float64)) for x in standardise(train, test))
     k = min(num_neighbours, len(train))
-    votes = np.eye(int(labels.max()) + 1)[labels]  # [n, classes]
-    predicted = []
+    votes = np.zeros((len(test), int(labels.max()) + 1))
     for start in range(0, len(test), ROWS):
         cosine = test[start : start + ROWS] @ train.T  # [ROWS, n]
         nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
         weight = np.exp((np.take_along_axis(cosine, nearest, axis=1) - 1) / temperature)  # - 1: never overflows
-        predicted.append((weight[:, :, None] * votes[nearest]).sum(1).argmax(1))
-    return np.concatenate(predicted) if predicted else np.zeros(0, dtype=np.int64)
+        np.add.at(votes, (start + np.arange(len(cosine))[:, None], labels[nearest]), weight)
+    return votes
 
 
 def _unit_length(values: ndarray) -> ndarray:

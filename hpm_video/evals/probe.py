@@ -1,98 +1,201 @@
-"""Scores of frozen features: a linear probe and nearest neighbours, both fitted on training features only."""
+"""Scores of a frozen encoder: nearest neighbours, linear probe, attentive probe, all fitted on training videos only.
 
-import warnings
-from collections.abc import Sequence
+Each is written to RUN/scores/HEAD-POOLING-KEY.json, KEY being that of the test features, so that other weights or other
+data never overwrite it.
+"""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy import ndarray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from hpm_video.evals.features import Features, extract_features, open_clips
-from hpm_video.evals.knn import predict_knn
-from hpm_video.train.checkpoint import load_encoder, load_run_config
+from hpm_video.config import PretrainConfig, token_grid
+from hpm_video.data.manifest import Source
+from hpm_video.evals import attentive
+from hpm_video.evals.cache import cached_features, hash_weights
+from hpm_video.evals.clips import groups_of
+from hpm_video.evals.features import Features, default_pooling, find_device, open_labelled
+from hpm_video.evals.knn import count_votes
+from hpm_video.evals.linear import hold_back, linear_probe
+from hpm_video.evals.token_sets import TokenSet, open_tokens
+from hpm_video.models.encoder import Encoder, resolve_size
+from hpm_video.train.checkpoint import load_encoder, load_run_config, write_json
+from hpm_video.train.state import describe_machine
 from hpm_video.types import UserError
 
-GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C of the logistic regression: less is more regularisation
-HELD_BACK = 0.2  # share of the training features on which C is chosen
+log = logging.getLogger("hpm_video")
+MAX_CACHE_GIB = 50.0  # of tokens on disk
+CLASSES_FOR_TOP5 = 10
+Record = dict[str, Any]
 
 
-class Probe(NamedTuple):
-    """What the linear probe gave: accuracy on the test features, and the C it was fitted with."""
+class Exam(NamedTuple):
+    """A frozen encoder (on its device, in eval mode) and the labelled set it is scored on."""
 
-    accuracy: float
-    C: float
+    run: Path
+    config: PretrainConfig
+    encoder: Encoder
+    train: Source
+    test: Source
 
 
-def score_run(run: Path, overrides: Sequence[str], pooling: str = "motion") -> dict[str, float]:
-    """kNN and linear probe of a run's encoder, on its own data set or another (data.root=DIR)."""
+def open_exam(run: Path, overrides: Sequence[str]) -> Exam:
+    """A run's encoder, on its own data set or another (data.root=DIR). Raises UserError."""
     wrong = [o for o in overrides if not o.startswith("data.")]
     if wrong:
         raise UserError(f"{wrong[0]}: only data.* keys can differ from the run's own")
     encoder, config = load_encoder(run)[1], load_run_config(run, overrides)
-    train, test = (extract_features(encoder, clips, config.data, pooling) for clips in open_clips(config))
-    return score_features(train, test)
+    if token_grid(config) != encoder.grid:
+        raise UserError(
+            f"data.num_frames, data.frame_size_px: give the token grid {token_grid(config)}; this encoder was trained on {encoder.grid}"
+        )
+    return Exam(run, config, encoder.to(find_device()).eval(), *open_labelled(config))
+
+
+def score_run(run: Path, overrides: Sequence[str], pooling: str | None = None) -> dict[str, float]:
+    """kNN and linear probe in one table, each also written as a file."""
+    exam = open_exam(run, overrides)
+    knn, linear = score_knn(exam, pooling), score_linear(exam, pooling)
+    together = {"knn": knn["top1"], "linear": linear["top1"], "linear_C": linear["chosen"]["C"]}
+    return together | {name: knn[name] for name in ("chance", "num_train", "num_test", "num_unreadable")}
 
 
 def score_features(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
     """Accuracies in 0..1 of both classifiers, chance (the share of the most frequent test class), and the counts."""
     check_labels(train, test)
-    probe = linear_probe(train.values, train.labels, test.values, test.labels, seed)
-    nearest = predict_knn(train.values, train.labels, test.values)
+    votes = count_votes(train.values, train.labels, test.values)
+    probe = linear_probe(train.values, train.labels, test.values, seed, train.groups)
     return {
-        "knn": float((nearest == test.labels).mean()),
-        "linear": probe.accuracy,
+        "knn": float((votes.argmax(1) == test.labels).mean()),
+        "linear": float((probe.scores.argmax(1) == test.labels).mean()),
         "linear_C": probe.C,
-        "chance": float(np.bincount(test.labels).max() / len(test.labels)),
+        "chance": find_chance(test.labels),
         "num_train": len(train.labels),
         "num_test": len(test.labels),
         "num_unreadable": len(train.failures) + len(test.failures),
     }
 
 
-def linear_probe(
-    train: Float[ndarray, "n F"],
-    train_labels: Int[ndarray, " n"],
-    test: Float[ndarray, "m F"],
-    test_labels: Int[ndarray, " m"],
-    seed: int = 0,
-) -> Probe:
-    """Logistic regression on standardised features; C is chosen on held-back training rows, then all are fitted."""
-    C = choose_C(train, train_labels, seed)
-    return Probe(float((fit_logistic(train, train_labels, C).predict(test) == test_labels).mean()), C)
+def score_knn(exam: Exam, pooling: str | None = None) -> Record:
+    train, test, pooling = _read_features(exam, pooling)
+    began = time.perf_counter()
+    votes = count_votes(train.values, train.labels, test.values)
+    return _record(exam, f"knn-{pooling}", train, test, measure(votes, test.labels), began=began)
 
 
-def choose_C(train: Float[ndarray, "n F"], labels: Int[ndarray, " n"], seed: int = 0) -> float:
-    """The C of GRID that does best on a seeded stratified part of these rows; the smallest of equals. Never sees others."""
-    back = hold_back(labels, HELD_BACK, seed)
-    if not back.any():  # one row per class: nothing to choose with
-        return 1.0
-    scores = [
-        float((fit_logistic(train[~back], labels[~back], C).predict(train[back]) == labels[back]).mean()) for C in GRID
-    ]
-    return GRID[int(np.argmax(scores))]
+def score_linear(exam: Exam, pooling: str | None = None, seed: int = 0) -> Record:
+    train, test, pooling = _read_features(exam, pooling)
+    began = time.perf_counter()
+    probe = linear_probe(train.values, train.labels, test.values, seed, train.groups)
+    chosen = _tell_choice("C", probe.C, probe.held_back) | {"weight_decay": 1 / (probe.C * len(train.labels))}
+    return _record(exam, f"linear-{pooling}", train, test, measure(probe.scores, test.labels), chosen, began)
 
 
-def hold_back(labels: Int[ndarray, " n"], share: float, seed: int) -> Bool[ndarray, " n"]:
-    """True for about `share` of the rows of each class, always leaving one; a class of two or more gives at least one."""
-    generator = np.random.default_rng(seed)
-    back = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero(labels == label))
-        back[rows[: min(len(rows) - 1, max(1, round(share * len(rows))))]] = True
-    return back
+def score_attentive(
+    exam: Exam, epochs: int = attentive.EPOCHS, max_cache_gib: float = MAX_CACHE_GIB, seed: int = 0
+) -> Record:
+    """The head that does best on held-back training videos is asked about the test videos, as it is."""
+    folder, config = exam.run / "features", exam.config
+    train, test = (open_tokens(folder, exam.encoder, part, config, max_cache_gib) for part in (exam.train, exam.test))
+    known = [_as_features(part, source) for part, source in ((train, exam.train), (test, exam.test))]
+    check_labels(*known)
+    began, back = time.perf_counter(), np.zeros(len(train.labels), dtype=bool)
+    back[train.readable] = hold_back(known[0].labels, attentive.HELD_BACK, seed, known[0].groups)
+    size = resolve_size(config.model)
+    shape = (size.width, size.num_heads, len(exam.train.classes))
+    fit = attentive.fit_attentive(train, train.labels, back, *shape, epochs, seed)
+    rows, scores = fit.scores(test, test.readable)
+    chosen = _tell_choice("lr", fit.lr, fit.held_back)
+    chosen |= {"weight_decay": attentive.WEIGHT_DECAY, "epochs": epochs, "num_held_back": int(back.sum())}
+    return _record(exam, "attentive-tokens", known[0], known[1], measure(scores, test.labels[rows]), chosen, began)
 
 
-def fit_logistic(train: Float[ndarray, "n F"], labels: Int[ndarray, " n"], C: float) -> Pipeline:
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=500))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # weak regularisation: 500 rounds are enough to score
-        return model.fit(train, labels)
+def _as_features(tokens: TokenSet, source: Source) -> Features:
+    """What a token set knows beside its tokens."""
+    rows = tokens.readable.tolist()
+    return Features(
+        values=np.zeros((len(rows), 0), np.float32),
+        labels=tokens.labels[rows],
+        paths=[source.name(row) for row in rows],
+        classes=source.classes,
+        failures=tokens.failures,
+        groups=groups_of(source, rows),
+        key=tokens.key,
+    )
+
+
+def _read_features(exam: Exam, pooling: str | None) -> tuple[Features, Features, str]:
+    pooling, folder = pooling or default_pooling(exam.config), exam.run / "features"
+    if pooling == "tokens":
+        raise UserError(
+            "pooling: tokens; kNN and linear probe need one row for each clip: expected mean, space, motion or cls"
+        )
+    train, test = (cached_features(folder, exam.encoder, s, exam.config, pooling) for s in (exam.train, exam.test))
+    check_labels(train, test)
+    return train, test, pooling
+
+
+def measure(scores: Float[ndarray, "m K"], labels: Int[ndarray, " m"]) -> Record:
+    """Accuracies in 0..1 from class scores. standard_error: of top1, as of a share of independent draws."""
+    right = scores.argmax(1) == labels
+    top1, chance, count = float(right.mean()), find_chance(labels), len(labels)
+    found: Record = {"top1": top1, "standard_error": (top1 * (1 - top1) / count) ** 0.5}
+    if scores.shape[1] >= CLASSES_FOR_TOP5:
+        first = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+        found["top5"] = float((first == labels[:, None]).any(1).mean())
+    found["mean_class_accuracy"] = float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+    at_chance = top1 - chance <= 2 * (chance * (1 - chance) / count) ** 0.5
+    return found | {"chance": chance, "at_chance": at_chance, "num_test": count}
+
+
+def find_chance(labels: Int[ndarray, " m"]) -> float:
+    """What always answering with the most frequent class of these gives."""
+    return float(np.bincount(labels).max() / len(labels))
+
+
+def _tell_choice(name: str, value: float, held_back: Mapping[float, float]) -> Record:
+    """The chosen one, what it was chosen from, and whether a wider grid may do better."""
+    grid = list(held_back)
+    inner = [held_back[v] for v in grid[1:-1]]
+    at_edge = bool(inner) and value in (grid[0], grid[-1]) and held_back[value] > max(inner)
+    if at_edge:
+        log.warning("%s %g is the best of the grid and at its edge: another may do better", name, value)
+    return {name: value, "at_edge": at_edge, "held_back": {f"{v:g}": round(a, 6) for v, a in held_back.items()}}
+
+
+def _record(  # noqa: PLR0913
+    exam: Exam,
+    name: str,
+    train: Features,
+    test: Features,
+    measured: Record,
+    chosen: Record | None = None,
+    began: float = 0,
+) -> Record:
+    """Everything of a score, written to its file."""
+    record = {"head": name.split("-")[0], "pooling": name.split("-")[1], **measured, "num_train": len(train.labels)}
+    record |= {"num_unreadable": len(train.failures) + len(test.failures), "num_classes": len(train.classes)}
+    record |= {"chosen": chosen or {}, "seconds": round(time.perf_counter() - began, 2)}
+    record |= {"weights": hash_weights(exam.encoder, exam.config), "features": {"train": train.key, "test": test.key}}
+    record |= {"train": exam.train.source, "test": exam.test.source, "data": dataclasses.asdict(exam.config.data)}
+    file = exam.run / "scores" / f"{name}-{test.key[:8]}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, record | {"machine": describe_machine()})
+    log.info("%s", file)
+    if record["at_chance"]:
+        log.warning(
+            "%s: %.3f is not above chance (%.3f) by more than two standard errors: labels, data.* keys and weights are as meant?",
+            name,
+            record["top1"],
+            record["chance"],
+        )
+    return record
 
 
 def check_labels(train: Features, test: Features) -> None:

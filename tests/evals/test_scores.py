@@ -1,80 +1,15 @@
-"""Scores against plain formulas, pictures that show what they say, a report that stands alone."""
+"""Pictures that show what they say, a report that stands alone, what one frame tells."""
 
 import numpy as np
-import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
-from hpm_video.evals.features import Clips, Features, pool, single_frame_scores
-from hpm_video.evals.knn import predict_knn
+from hpm_video.evals.clips import Clips
 from hpm_video.evals.pictures import hide, overlay, rebuild
-from hpm_video.evals.probe import GRID, choose_C, linear_probe, score_features
 from hpm_video.evals.report import summarise, write_report
+from hpm_video.evals.single_frame import single_frame_scores
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import Student
-from hpm_video.types import Place, UserError
-
-
-def blobs(count: int, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % classes
-    centres = np.random.default_rng(9).normal(size=(classes, 8))
-    return (centres[labels] + rng.normal(size=(count, 8))).astype(np.float32), labels
-
-
-def features_of(count: int, seed: int, **changes) -> Features:
-    values, labels = blobs(count, seed)
-    fields = {
-        "values": values,
-        "labels": labels,
-        "paths": [str(i) for i in range(count)],
-        "classes": ["a", "b", "c"],
-        "failures": [],
-    }
-    return Features(**(fields | changes))
-
-
-def test_knn_by_brute_force() -> None:
-    (x, y), (q, _) = blobs(60, 0), blobs(20, 1)
-    mean, std = x.astype(np.float64).mean(0), x.astype(np.float64).std(0)
-    a, b = ((v - mean) / std for v in (x, q))
-    for row, found in zip(b, predict_knn(x, y, q, num_neighbours=7), strict=True):
-        cosine = [float(row @ other / np.linalg.norm(row) / np.linalg.norm(other)) for other in a]
-        votes = np.zeros(3)
-        for i in sorted(range(60), key=lambda i: -cosine[i])[:7]:
-            votes[y[i]] += np.exp(cosine[i] / 0.07)
-        assert found == votes.argmax()
-
-
-def test_linear_probe_is_scikit_learns_on_the_same_features() -> None:
-    (x, y), (q, t) = blobs(90, 0), blobs(60, 1)
-    probe = linear_probe(x, y, q, t)
-    scaler = StandardScaler().fit(x)
-    direct = LogisticRegression(C=probe.C, max_iter=500).fit(scaler.transform(x), y).score(scaler.transform(q), t)
-    assert probe.accuracy == pytest.approx(direct) and probe.C in GRID
-    assert probe.C == choose_C(x, y) == linear_probe(x, y, -q, t).C  # the test features have no say
-
-
-def test_unusable_labels_are_named() -> None:
-    good = features_of(30, 0)
-    with pytest.raises(UserError, match="30 of 30 clips of the test part have no label"):
-        score_features(good, features_of(30, 1, labels=np.full(30, -1)))
-    with pytest.raises(UserError, match="no training sample of 'c'"):
-        score_features(features_of(30, 0, labels=np.arange(30) % 2), good)
-    with pytest.raises(UserError, match="different classes"):
-        score_features(good, features_of(30, 1, classes=["a", "b", "d"]))
-
-
-def test_poolings() -> None:
-    tokens = torch.randn(2, 12, 5)
-    by_time = tokens.view(2, 3, 4, 5).mean(2)
-    assert torch.allclose(pool(tokens, 3, "mean"), tokens.mean(1))
-    assert torch.allclose(pool(tokens, 3, "space"), by_time.flatten(1))
-    still = tokens[:, :4].repeat(1, 3, 1)
-    assert pool(still, 3, "motion").abs().max() < 1e-6
-    with pytest.raises(UserError, match="expected mean, space or motion"):
-        pool(tokens, 3, "max")
+from hpm_video.types import Place
 
 
 def test_pictures_keep_what_is_visible(tiny_config, smooth_clip, local_engine) -> None:
@@ -127,9 +62,7 @@ def test_single_frame_check_sees_the_place_of_an_object_of_any_colour() -> None:
         x = np.where(labels == 1, 18, 14)[:, None, None] + rng.integers(-3, 4, size=(count, 1, 1))
         inside = ((np.arange(32) - x) ** 2 + (np.arange(32)[:, None] - rng.integers(10, 22, (count, 1, 1))) ** 2) < 36
         clip = np.where(inside[:, None, None], disc, ground).repeat(2, axis=2)
-        clips = Clips.__new__(Clips)  # without files
-        clips.clip, clips.labels = torch.from_numpy(clip.astype(np.uint8)), labels
-        return clips
+        return Clips(clip=torch.from_numpy(clip.astype(np.uint8)), labels=labels, paths=[], classes=[])
 
     scores = single_frame_scores(discs(300), discs(200))
     assert set(scores) == {"first", "middle", "last", "any"} and min(scores.values()) > 0.7

@@ -1,0 +1,153 @@
+"""The testing clips of a set, read by loader processes; what cannot be read is named, counted and left out."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from hpm_video.config import DataConfig
+from hpm_video.data.dataset import ClipDataset, Key, Sample
+from hpm_video.data.loader import MIN_SEEN, ClipStream, StepSampler
+from hpm_video.data.manifest import Manifest, Source
+from hpm_video.types import Failure, UnreadableVideo, UserError
+
+log = logging.getLogger("hpm_video")
+CLIPS_PER_BATCH = 16
+PADDING = -1  # place of a key that only fills its batch
+
+
+class ClipBatch(NamedTuple):
+    """The clips of some rows that could be read, and why the others could not."""
+
+    rows: Int[ndarray, " B"]
+    clip: UInt8[Tensor, "B C T H W"]
+    label: Int[ndarray, " B"]
+    unreadable: dict[int, Failure]
+
+
+class ListedClips(ClipDataset):
+    """Middle frames of the segments (or the middle of the video), middle crop. Keys are (row, place in the list).
+
+    Nothing is replaced: a row that cannot be read gives a black clip, whose sample says -1 - row.
+    """
+
+    def __init__(self, source: Source, config: DataConfig) -> None:
+        super().__init__(source, dataclasses.replace(config, repeats=1, cache_gib=0.0), 0, training=False)
+        self.blank = torch.zeros((config.num_frames, *config.frame_size_px, 3), dtype=torch.uint8).permute(3, 0, 1, 2)
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[Sample]:
+        return [self._sample(row) if place != PADDING else Sample(self.blank, -1, row, ()) for row, place in keys]
+
+    def _sample(self, row: int) -> Sample:
+        try:
+            return self.read_clip(row)
+        except UnreadableVideo as error:
+            name = self.source.name(row)
+            return Sample(self.blank, -1, -1 - row, (Failure(name, error.reason),))
+
+    def read_clip(self, row: int) -> Sample:
+        rng = np.random.default_rng(0)
+        frames, label = self.read_frames(row, rng)
+        return Sample(self.transform(frames, rng), label, row, ())
+
+
+class RowOrder(StepSampler):
+    """These rows once, in this order; the last batch is filled up with padding."""
+
+    def __init__(self, rows: Sequence[int], batch_size: int) -> None:
+        self.listed, self.micro, self.num_given = rows, batch_size, 0
+
+    def __len__(self) -> int:
+        return -(-len(self.listed) // self.micro) - self.num_given
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for start in range(self.num_given * self.micro, len(self.listed), self.micro):
+            part = self.listed[start : start + self.micro]
+            padding = [(part[-1], PADDING)] * (self.micro - len(part))
+            yield [(row, place) for place, row in enumerate(part)] + padding
+
+
+def read_clips(dataset: ListedClips, rows: Sequence[int], batch_size: int = CLIPS_PER_BATCH) -> Iterator[ClipBatch]:
+    """These rows in this order. Files that hang or crash their reader count as unreadable (`ClipStream`)."""
+    if not len(rows):
+        return
+    batch_size = min(batch_size, len(rows))
+    order = RowOrder(rows, batch_size)
+    stream = ClipStream(dataset, order, min(dataset.config.num_workers, len(order)))
+    try:
+        for start in range(0, len(rows), batch_size):
+            batch = next(stream)
+            sample = batch.sample[: len(rows) - start].numpy()
+            good = np.flatnonzero(sample >= 0)
+            bad = (-1 - sample[sample < 0]).tolist()
+            yield ClipBatch(
+                sample[good], batch.clip[good], batch.label.numpy()[good], dict(zip(bad, batch.failures, strict=True))
+            )
+    finally:
+        stream.stop()
+
+
+class BadCount:
+    """Names each unreadable row; UserError beyond a share of those asked for."""
+
+    def __init__(self, max_share: float) -> None:
+        self.max_share, self.num_seen = max_share, 0
+        self.failures: list[Failure] = []
+
+    def add(self, num_good: int, failures: Sequence[Failure]) -> None:
+        self.num_seen += num_good + len(failures)
+        self.failures += failures
+        for failure in failures:
+            log.warning("unreadable, left out: %s: %s", failure.path, failure.reason)
+        num_bad = len(self.failures)
+        if self.num_seen >= MIN_SEEN and num_bad > self.max_share * self.num_seen:
+            named = "; ".join(f"{f.path}: {f.reason}" for f in self.failures[:3])
+            raise UserError(
+                f"{num_bad} of {self.num_seen} videos could not be read, more than data.max_bad_share {self.max_share} ({named})"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clips:
+    """Clips of a small set, in memory; rows in the order of `paths`."""
+
+    clip: UInt8[Tensor, "n C T H W"]
+    labels: Int[ndarray, " n"]
+    paths: list[str]
+    classes: list[str]
+    failures: list[Failure] = dataclasses.field(default_factory=list)
+
+
+def load_clips(source: Source, config: DataConfig, rows: Sequence[int] | None = None) -> Clips:
+    """All testing clips, or those of some rows. UserError if none can be read. The global generators stay as they are."""
+    rows = range(len(source)) if rows is None else rows
+    bad = BadCount(config.max_bad_share)
+    clips, kept, labels = [], [], []
+    with torch.random.fork_rng(devices=[]):  # a DataLoader draws from it
+        for batch in read_clips(ListedClips(source, config), rows):
+            bad.add(len(batch.rows), list(batch.unreadable.values()))
+            clips.append(batch.clip)
+            kept += batch.rows.tolist()
+            labels.append(batch.label)
+    if not kept:
+        raise UserError(f"none of the {len(rows)} videos of {source.source} could be read")
+    return Clips(
+        clip=torch.cat(clips),
+        labels=np.concatenate(labels),
+        paths=[source.name(row) for row in kept],
+        classes=source.classes,
+        failures=bad.failures,
+    )
+
+
+def groups_of(source: Source, rows: Sequence[int]) -> list[str]:
+    """What belongs together (a camera, a person), as the manifest says; "" where it does not say."""
+    if not isinstance(source, Manifest):
+        return [""] * len(rows)
+    return source.table["group"].take(rows).to_pylist()
