@@ -1,9 +1,9 @@
-"""One door: `hpm-video {pretrain,finetune,score,show,export,scan,prepare,pack}`."""
+"""One door: `hpm-video --help` lists the commands."""
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_training(pretraining, "pretrain")
     tune = commands.add_parser("finetune", help="train a pretrained encoder on labels, then test it", **_KEYS_STYLE)
     _add_training(tune, "finetune")
-    score = commands.add_parser(
-        "score", help="kNN and linear probe of the frozen encoder of a run, on a labelled SSv2-format set"
-    )
-    score.add_argument("run", type=Path)
-    score.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="data.* keys, as in pretrain")
+    _add_scores(commands)
+    _add_features(commands.add_parser("features", help="features of any videos, in one file", **_KEYS_STYLE))
     show = commands.add_parser("show", help="pictures of a run: masks, reconstructions, difficulty, curves")
     show.add_argument("run", type=Path)
     show.add_argument("--out", type=Path, help="folder for the PNG files (RUN/pictures)")
@@ -57,6 +54,40 @@ def _add_training(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("--config", type=Path, help="YAML file with the keys that differ from the defaults")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # given by DeepSpeed's launcher
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+
+
+def _add_scores(commands: Any) -> None:
+    """Three commands of one shape: a run, and the labelled set if it is another."""
+    told = {
+        "score": "kNN and linear probe of the frozen encoder of a run, on a labelled set",
+        "knn": "kNN accuracy of the frozen encoder of a run",
+        "probe": "linear or attentive probe of the frozen encoder of a run",
+    }
+    for name, text in told.items():
+        parser = commands.add_parser(name, help=text, description=f"{text}; also written to RUN/scores")
+        parser.add_argument("run", type=Path, metavar="RUN")
+        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="data.* keys, as in pretrain")
+        pooling = "features of kNN and linear probe (motion; of a model with one time step mean)"
+        parser.add_argument("--pool", choices=["mean", "space", "motion", "cls"], help=pooling)
+        if name == "probe":
+            parser.add_argument("--head", choices=["linear", "attentive", "both"], default="both", help="both")
+            parser.add_argument("--epochs", type=_positive(int), default=20, help="of the attentive probe (20)")
+            tokens = (
+                "attentive: most GiB of tokens kept in RUN/features; beyond it they are computed in each epoch (50)"
+            )
+            parser.add_argument("--cache-gib", type=_positive(float), default=50.0, help=tokens)
+
+
+def _add_features(parser: argparse.ArgumentParser) -> None:
+    from hpm_video.evals.layout import LAYOUT
+
+    parser.epilog = LAYOUT
+    parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEOS", help="files, or folders of them")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run whose encoder is used")
+    parser.add_argument("--out", type=Path, required=True, help="FILE.npz or FILE.safetensors")
+    parser.add_argument("--pool", choices=["mean", "space", "motion", "tokens", "cls"], default="mean", help="mean")
+    parser.add_argument("--windows", action="store_true", help="sliding windows over each video, not one clip of it")
+    parser.add_argument("--stride-s", type=_positive(float), help="seconds from one window's start to the next")
 
 
 def _add_scan(parser: argparse.ArgumentParser) -> None:
@@ -116,13 +147,14 @@ def run_command(given: argparse.Namespace) -> int:
     start_logging(int(os.environ.get("RANK", "0")))
     commands = {"pretrain": _pretrain, "finetune": _finetune, "score": _score, "show": _show, "export": _export}
     commands |= {"scan": _scan, "prepare": _prepare, "pack": _pack}
+    commands |= {"knn": _knn, "probe": _probe, "features": _features}
     try:
         status = commands[given.command](given)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         status = 1
     except KeyboardInterrupt:
-        if given.command not in ("scan", "prepare", "pack"):
+        if given.command in ("pretrain", "show", "export"):
             raise
         sys.stderr.write("stopped; what is done is kept, and the same command goes on from here\n")
         status = 130
@@ -162,8 +194,39 @@ def _finetune(given: argparse.Namespace) -> int:
 def _score(given: argparse.Namespace) -> int:
     from hpm_video.evals.probe import score_run
 
-    scores = score_run(given.run, given.overrides)
-    sys.stdout.write("".join(f"{name}: {value}\n" for name, value in scores.items()))
+    _tell(score_run(given.run, given.overrides, given.pool))
+    return 0
+
+
+def _knn(given: argparse.Namespace) -> int:
+    from hpm_video.evals.probe import open_exam, score_knn
+
+    _tell(score_knn(open_exam(given.run, given.overrides), given.pool))
+    return 0
+
+
+def _probe(given: argparse.Namespace) -> int:
+    from hpm_video.evals.probe import open_exam, score_attentive, score_linear
+
+    exam = open_exam(given.run, given.overrides)
+    if given.head != "attentive":
+        _tell(score_linear(exam, given.pool))
+    if given.head != "linear":
+        _tell(score_attentive(exam, given.epochs, given.cache_gib))
+    return 0
+
+
+def _tell(scores: Mapping[str, Any]) -> None:
+    """Numbers and names; what describes the data and the machine is in the file."""
+    shown = {name: value for name, value in scores.items() if not isinstance(value, dict)} | scores.get("chosen", {})
+    sys.stdout.write("".join(f"{name}: {value}\n" for name, value in shown.items()))
+
+
+def _features(given: argparse.Namespace) -> int:
+    from hpm_video.evals.feature_file import write_features
+
+    told = write_features(given.videos, given.run, given.out, given.pool, given.windows, given.stride_s)
+    sys.stdout.write(told)
     return 0
 
 
