@@ -142,7 +142,7 @@ class _Progress:
         self.title, self.num_before, self.num_done, self.num_all = title, num_before, num_before, num_all
         self.begin = self.said = time.monotonic()
         if num_before:
-            log.info("%s: %d of %d videos were done before", title, num_before, num_all)
+            log.info("%s: %d of %d clips were done before", title, num_before, num_all)
 
     def add(self, num: int, num_bad: int) -> None:
         self.num_done, now = self.num_done + num, time.monotonic()

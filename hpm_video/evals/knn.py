@@ -1,8 +1,12 @@
 """k nearest neighbours by cosine, with the weighted vote of DINO (arXiv 2104.14294, after arXiv 1805.01978)."""
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
+from torch.nn.functional import normalize
+
+from hpm_video.evals.features import find_device
 
 ROWS = 1024  # test rows compared at one time
 
@@ -39,16 +43,11 @@ def count_votes(
     Departure from DINO, which divides by the length only: features are standardised with the training rows first. Features
     of masked autoencoders share a large mean, next to which all cosines are near 1.
     """
-    train, test = (_unit_length(x.astype(np.float64)) for x in standardise(train, test))
-    k = min(num_neighbours, len(train))
-    votes = np.zeros((len(test), int(labels.max()) + 1))
-    for start in range(0, len(test), ROWS):
-        cosine = test[start : start + ROWS] @ train.T  # [ROWS, n]
-        nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
-        weight = np.exp((np.take_along_axis(cosine, nearest, axis=1) - 1) / temperature)  # - 1: never overflows
-        np.add.at(votes, (start + np.arange(len(cosine))[:, None], labels[nearest]), weight)
-    return votes
-
-
-def _unit_length(values: ndarray) -> ndarray:
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    device = find_device()
+    x, q = (normalize(torch.from_numpy(v).float().to(device), dim=1) for v in standardise(train, test))
+    classes = torch.from_numpy(labels.astype(np.int64)).to(device)
+    votes = torch.zeros(len(test), int(labels.max()) + 1, device=device)
+    for part, count in zip(q.split(ROWS), votes.split(ROWS), strict=True):
+        cosine, nearest = (part @ x.T).topk(min(num_neighbours, len(train)))  # [ROWS, k]
+        count.scatter_add_(1, classes[nearest], ((cosine - 1) / temperature).exp())  # - 1: never overflows
+    return votes.cpu().numpy()

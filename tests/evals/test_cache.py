@@ -1,12 +1,15 @@
 """Features on disk: when they are found again, and what an interruption costs."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
 
+from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.manifest import open_manifest
+from hpm_video.data.pack import pack
 from hpm_video.evals.cache import cached_features, describe, key_of
 from hpm_video.evals.clips import load_clips
 from hpm_video.evals.features import extract_features, first_weights
@@ -100,3 +103,18 @@ def test_tokens_are_kept_in_half_precision(labelled_set, tiny_config, tmp_path) 
     assert found.values.dtype == np.float16 and found.values.shape == (12, 2 * 4 * 4 * 32)
     space = cached_features(tmp_path, encoder, source, config, "space").values.reshape(12, 2, 32)
     np.testing.assert_allclose(found.values.astype(np.float32).reshape(12, 2, 16, 32).mean(2), space, atol=2e-3)
+
+
+def test_shards_give_the_same_features_until_they_are_packed_anew(labelled_set, tiny_config, tmp_path) -> None:
+    config = tiny_config(data__root=str(labelled_set), data__num_workers=0)
+    encoder, found = first_weights(config).eval(), {}
+    for root in (labelled_set, tmp_path / "shards", tmp_path / "shards"):
+        if root != labelled_set:
+            shutil.rmtree(root, ignore_errors=True)
+            pack(DataConfig(root=str(labelled_set)), str(root), 5, 0, 1)
+        source = open_manifest(DataConfig(root=str(root)), "validation")
+        features = cached_features(tmp_path / "features", encoder, source, config, "mean")
+        found[features.key] = {
+            name: (v.tolist(), c) for name, v, c in zip(features.paths, features.values, features.labels, strict=True)
+        }
+    assert len(found) == 3 and len(set(map(str, (sorted(f.items()) for f in found.values())))) == 1

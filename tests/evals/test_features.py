@@ -1,9 +1,12 @@
 """Poolings, and clips in memory."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 
+from hpm_video.data import dataset
 from hpm_video.data.manifest import open_manifest
 from hpm_video.evals.clips import load_clips
 from hpm_video.evals.features import default_pooling, extract_features, first_weights, from_space, pool
@@ -55,3 +58,17 @@ def test_many_unreadable_files_stop_and_none_readable_too(labelled_set, tiny_con
         load_clips(source, config.data)
     with pytest.raises(UserError, match="none of the 2 videos"):
         load_clips(source, config.data, [0, 2])
+
+
+def test_file_that_hangs_its_reader_is_named(labelled_set, tiny_config, monkeypatch) -> None:
+    config = tiny_config(data__root=str(labelled_set), data__num_workers=1, data__time_limit_s=0.5)
+    source, read = open_manifest(config.data, "train"), dataset.read_item
+
+    def hang(item, *more):
+        return time.sleep(60) if item.name == "train4.mkv" else read(item, *more)
+
+    monkeypatch.setattr(dataset, "read_item", hang)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # how long an end waits for workers
+    clips = load_clips(source, config.data)
+    assert [tuple(f) for f in clips.failures] == [("train4.mkv", "no answer within 0.5 s")] and len(clips.paths) == 23
+    assert clips.paths == [f"train{n}.mkv" for n in range(24) if n != 4]
