@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="safetensors (RUN/encoder.safetensors or classifier.safetensors), hf (VideoMAE of transformers), timm (images)",
     )
     export.add_argument("--out", type=Path, help="folder for hf and timm (RUN/hf, RUN/timm)")
+    _add_report(commands.add_parser("report", help="compare finished runs: tables, curves, scores against compute"))
     _add_scan(commands.add_parser("scan", help="find the videos of a folder that cannot be read, and why"))
     _add_prepare(commands.add_parser("prepare", help="make a training copy: small videos that are fast to read"))
     _add_pack(commands.add_parser("pack", help="copy a data set into tar shards, for disks that like few files"))
@@ -88,6 +89,22 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pool", choices=["mean", "space", "motion", "tokens", "cls"], default="mean", help="mean")
     parser.add_argument("--windows", action="store_true", help="sliding windows over each video, not one clip of it")
     parser.add_argument("--stride-s", type=_positive(float), help="seconds from one window's start to the next")
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    def keys(text: str) -> list[str]:
+        return [key for key in text.split(",") if key]
+
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folders; others are compared to the first's"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/report"), help="folder of the report (runs/report)")
+    parser.add_argument("--vary", type=keys, default=[], metavar="KEY,KEY", help="what is studied: may differ")
+    text = "what must be equal besides all that is: of versions, hardware, engine, ..."
+    parser.add_argument("--shared", type=keys, default=[], metavar="KEY,KEY", help=text)
+    parser.add_argument("--group", metavar="KEY", help="one comparison for each value of this key")
+    text = "equal in all runs: clips trained on (steps), or FLOPs within 5 %% (compute)"
+    parser.add_argument("--compare", choices=["steps", "compute"], default="steps", help=text)
 
 
 def _add_scan(parser: argparse.ArgumentParser) -> None:
@@ -146,7 +163,7 @@ def run_command(given: argparse.Namespace) -> int:
 
     start_logging(int(os.environ.get("RANK", "0")))
     commands = {"pretrain": _pretrain, "finetune": _finetune, "score": _score, "show": _show, "export": _export}
-    commands |= {"scan": _scan, "prepare": _prepare, "pack": _pack}
+    commands |= {"report": _report, "scan": _scan, "prepare": _prepare, "pack": _pack}
     commands |= {"knn": _knn, "probe": _probe, "features": _features}
     try:
         status = commands[given.command](given)
@@ -242,6 +259,15 @@ def _export(given: argparse.Namespace) -> int:
     from hpm_video.train.export import export
 
     sys.stdout.write(f"{export(given.run, given.to, given.out)}\n")
+    return 0
+
+
+def _report(given: argparse.Namespace) -> int:
+    from hpm_video.evals.reports import write_comparison
+
+    how = {"shared": given.shared, "vary": given.vary, "group": given.group, "compare": given.compare}
+    for file in write_comparison(given.runs, given.out, **how):
+        sys.stdout.write(f"{file}\n")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def _draw_rows(rows: list[tuple[str, ndarray]], note: str = "", num_times: int =
     """One block for each clip, a line for each picture, frames from left to right; two blocks side by side; `note` below."""
     num_clips, num_frames = rows[0][1].shape[:2]
     times = np.linspace(0, num_frames - 1, min(num_times, num_frames)).round().astype(int)
-    figure, axes = _subplots(len(rows), num_clips, 0.95 * len(times) + 0.3, 1.0)
+    figure, axes = subplots(len(rows), num_clips, 0.95 * len(times) + 0.3, 1.0)
     for line, (name, pictures) in enumerate(rows):
         for column in range(num_clips):
             strip = [np.pad(pictures[column, t], ((1, 1), (1, 1), (0, 0)), constant_values=1) for t in times]
@@ -142,7 +142,7 @@ def _draw_rows(rows: list[tuple[str, ndarray]], note: str = "", num_times: int =
             if line == 0:
                 axis.set_title(f"clip {column + 1}" + (": time runs right" if len(times) > 1 else ""), fontsize=8)
     figure.text(0.5, 0.02, note, ha="center", fontsize=8)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
@@ -155,7 +155,7 @@ def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
     config = load_run_config(run)
     units = make_units(token_grid(config), unit_block(config))
     frames = held_out_clips(config, len(lines[0]["difficulty"]))
-    figure, axes = _subplots(len(lines) + 1, len(frames), 1.3, 1.3)
+    figure, axes = subplots(len(lines) + 1, len(frames), 1.3, 1.3)
     middle = frames.shape[2] // 2
     pictures = [("middle frame", frames[:, :, middle].permute(0, 2, 3, 1).numpy())]
     for line in lines:
@@ -169,7 +169,7 @@ def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
                 axes[row][column].text(
                     -0.08, 0.5, name, transform=axes[row][column].transAxes, ha="right", va="center", fontsize=9
                 )
-    return _png(figure)
+    return to_png(figure)
 
 
 def _unit_range(values: Tensor) -> Tensor:
@@ -191,15 +191,23 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def draw_curves(runs: Mapping[str, Path]) -> bytes:
-    """metrics.jsonl of one or more runs, against the seconds of training."""
-    figure, axes = _subplots(2, 3, 3.6, 2.5)
-    metrics = {name: read_metrics(run) for name, run in runs.items()}
-    for axis, (key, title) in zip((a for row in axes for a in row), CURVES.items(), strict=True):
-        for name, lines in metrics.items():
-            points = [(line["seconds"], line[key]) for line in lines if key in line]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=name, color=COLOURS.get(name), linewidth=1.2)
+def draw_curves(
+    runs: Mapping[str, Path | Sequence[Path]],
+    curves: Mapping[str, str] = CURVES,
+    colours: Mapping[str, str] = COLOURS,
+) -> bytes:
+    """metrics.jsonl of one or more runs, or of several with one name, against the seconds of training."""
+    figure, axes = subplots(-(-len(curves) // 3), 3, 3.6, 2.5)
+    metrics = {name: [read_metrics(r) for r in ([run] if isinstance(run, Path) else run)] for name, run in runs.items()}
+    panels = [axis for row in axes for axis in row]
+    for axis in panels[len(curves) :]:
+        axis.set_axis_off()
+    for axis, (key, title) in zip(panels, curves.items(), strict=False):
+        for name, members in metrics.items():
+            lines = [[(line["seconds"], line[key]) for line in lines if key in line] for lines in members]
+            for number, points in enumerate(points for points in lines if points):
+                label = name if number == 0 else None
+                axis.plot(*zip(*points, strict=True), label=label, color=colours.get(name), linewidth=1.2)
         if key.endswith("hardness_gain"):
             axis.axhline(1.0, color="#888888", linewidth=0.8, linestyle="--")
         if key.endswith("pixel_loss"):
@@ -210,10 +218,10 @@ def draw_curves(runs: Mapping[str, Path]) -> bytes:
         if axis.lines and len(metrics) > 1:
             axis.legend(fontsize=7, frameon=False)
     figure.tight_layout()
-    return _png(figure)
+    return to_png(figure)
 
 
-def _subplots(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+def subplots(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -224,7 +232,7 @@ def _subplots(rows: int, columns: int, width: float, height: float) -> tuple[Any
     return figure, axes
 
 
-def _png(figure: Any) -> bytes:
+def to_png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     return buffer.getvalue()

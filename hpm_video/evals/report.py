@@ -1,44 +1,27 @@
 """A run, or a comparison of runs, as one self-contained HTML file. Every sentence is computed from the results."""
 
-import base64
-import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpm_video.evals.document import Block, Code, Heading, Paragraph, Picture, Table, write_html
+
 SCORES = {"linear": "linear probe", "knn": "kNN"}
 NAMES = {"hpm": "HPM", "random": "random masking", "untrained": "untrained"}
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; color: #222; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-table { border-collapse: collapse; } td, th { padding: .3rem .9rem; border-bottom: 1px solid #ddd; text-align: right; }
-td:first-child, th:first-child { text-align: left; } img { max-width: 100%; } pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; }
-.small { color: #666; font-size: .9rem; }
-"""
 
 
 def write_report(file: Path, results: Mapping[str, Any], pictures: Mapping[str, bytes | None]) -> None:
     """`results` as the demo writes results.json; `pictures`: heading -> PNG, None is left out."""
-    parts = [f"<h1>{html.escape(results['title'])}</h1>"]
-    parts += [f"<p>{html.escape(sentence)}</p>" for sentence in summarise(results)]
-    parts += [
-        "<h2>Frozen encoder, accuracy on the validation split</h2>",
-        _score_table(results),
-        _single_frame_line(results),
-    ]
-    for heading, picture in pictures.items():
-        if picture is not None:
-            encoded = base64.b64encode(picture).decode()
-            parts.append(
-                f'<h2>{html.escape(heading)}</h2><img alt="{html.escape(heading)}" src="data:image/png;base64,{encoded}">'
-            )
-    parts += ["<h2>Time</h2>", _table(["part", "seconds"], [[k, f"{v:.0f}"] for k, v in results["seconds"].items()])]
-    parts.append("<h2>How it was made</h2><pre>" + html.escape("\n".join(results["commands"])) + "</pre>")
+    blocks: list[Block] = [Paragraph(sentence) for sentence in summarise(results)]
+    blocks += [Heading("Frozen encoder, accuracy on the validation split"), _score_table(results)]
+    blocks.append(_single_frame_line(results))
+    blocks += [Picture(heading, picture) for heading, picture in pictures.items() if picture is not None]
+    seconds = [[name, f"{value:.0f}"] for name, value in results["seconds"].items()]
+    blocks += [Heading("Time"), Table(["part", "seconds"], seconds)]
+    blocks += [Heading("How it was made"), Code("\n".join(results["commands"]))]
     machine = ", ".join(f"{k} {v}" for k, v in results["machine"].items())
-    parts.append(f'<p class="small">seed {results["seed"]}; {html.escape(machine)}</p>')
-    title = html.escape(results["title"])
-    page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>'
-    file.write_text(page + "<body>" + "\n".join(parts) + "</body></html>\n")
+    blocks.append(Paragraph(f"seed {results['seed']}; {machine}", small=True))
+    write_html(file, results["title"], blocks)
 
 
 def summarise(results: Mapping[str, Any]) -> list[str]:
@@ -96,7 +79,7 @@ def _frame_sentence(results: Mapping[str, Any]) -> str:
     return f"A single frame tells something of the label: {best:.3f} ({name}), chance is {chance:.3f} +- {error:.3f}."
 
 
-def _score_table(results: Mapping[str, Any]) -> str:
+def _score_table(results: Mapping[str, Any]) -> Table:
     rows = []
     for name in ("untrained", "random", "hpm"):
         scores, run = results[name], results["runs"].get(name, {})
@@ -110,20 +93,13 @@ def _score_table(results: Mapping[str, Any]) -> str:
                 "-" if seconds is None else f"{seconds:.0f}",
             ]
         )
-    return _table(["encoder", "linear probe", "kNN", "steps", "seconds of training"], rows)
+    return Table(["encoder", "linear probe", "kNN", "steps", "seconds of training"], rows)
 
 
-def _single_frame_line(results: Mapping[str, Any]) -> str:
+def _single_frame_line(results: Mapping[str, Any]) -> Paragraph:
     scores = ", ".join(f"{name} {value:.3f}" for name, value in results["single_frame"].items())
     fitted = (
         "kNN: 20 neighbours by cosine; linear probe: logistic regression, C chosen on training videos; both on standardised "
         "features. One frame: the better of two random forests, on pixels and on the outline"
     )
-    return f'<p class="small">Chance {results["chance"]:.3f}. {fitted}: {scores}.</p>'
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    def line(tag: str, cells: list[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-    return "<table>" + line("th", head) + "".join(line("td", row) for row in rows) + "</table>"
+    return Paragraph(f"Chance {results['chance']:.3f}. {fitted}: {scores}.", small=True)

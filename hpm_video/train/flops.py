@@ -1,4 +1,4 @@
-"""What a training step costs: multiply-adds of each stage, counted from the shapes. A FLOP count is twice as much.
+"""What training and testing cost: multiply-adds of each stage, counted from the shapes. A FLOP count is twice as much.
 
 Linear maps and the two products of attention are counted; norms, activations, softmax, losses and the optimizer are not
 (a few per cent). Backward passes count twice their forward pass.
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpm_video.config import PretrainConfig, has_images, image_config, mask_counts, token_grid
+from hpm_video.config import FinetuneConfig, PretrainConfig, has_images, image_config, mask_counts, token_grid
 from hpm_video.method.teacher import num_hard_at
 from hpm_video.models.encoder import resolve_size
 from hpm_video.models.student import FEATURE_WIDTH, target_width
@@ -104,3 +104,22 @@ def run_flops(config: PretrainConfig, steps: int) -> float:
     kinds = [(1 - share, config)] + ([(share, image_config(config))] if share else [])
     macs = sum(part * count_step(kind).step(teacher_share(kind, steps)) for part, kind in kinds)
     return 2.0 * steps * config.optim.batch_size * macs
+
+
+def count_classifier(config: FinetuneConfig, num_classes: int) -> int:
+    """Multiply-adds of one clip, forward: every token is seen."""
+    model, size = config.model, resolve_size(config.model)
+    t, h, w = token_grid(config)
+    num_tokens, pixels = t * h * w, model.tubelet * model.patch_px**2 * 3
+    blocks = size.depth * block_macs(num_tokens + int(model.cls_token), size.width)
+    return num_tokens * pixels * size.width + blocks + size.width * num_classes
+
+
+def finetune_flops(config: FinetuneConfig, num_classes: int, steps: int) -> float:
+    """FLOPs of a whole fine-tuning run: three times the forward pass of every clip."""
+    return 2.0 * 3 * steps * config.optim.batch_size * count_classifier(config, num_classes)
+
+
+def testing_flops(config: FinetuneConfig, num_classes: int, num_videos: int, num_views: int) -> float:
+    """FLOPs of a test: a forward pass for each view (clips * crops) of each video."""
+    return 2.0 * num_videos * num_views * count_classifier(config, num_classes)

@@ -1,0 +1,18 @@
+"""A comparison of finished runs: `python benchmarks/report.py RUNS... --out DIR`, the same as `hpm-video report`.
+
+`python benchmarks/report.py --recipes` writes what the recipes cost, from their configurations, to benchmarks/reports/.
+"""
+
+import sys
+from pathlib import Path
+
+from hpm_video.cli import main
+from hpm_video.evals.costs import write_recipes
+
+HOME = Path(__file__).parent.parent
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--recipes"]:
+        write_recipes(HOME, HOME / "benchmarks" / "reports")
+        sys.exit(0)
+    sys.exit(main(["report", *sys.argv[1:]]))

@@ -1,0 +1,68 @@
+"""Scores against what they cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpm_video.evals.comparison import Variant, mean_of
+from hpm_video.evals.pictures import COLOURS, subplots, to_png
+
+COSTS = {"flops": "FLOPs of training", "hours": "hours of training, on the clock"}
+
+
+def choose_colours(labels: Sequence[str]) -> dict[str, str]:
+    """One for each variant: those of hpm and random everywhere the same."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    spare = [to_hex(colour) for colour in (*colormaps["Dark2"].colors, *colormaps["tab20"].colors)]  # type: ignore[attr-defined]
+    return {label: COLOURS.get(label) or spare[number % len(spare)] for number, label in enumerate(labels)}
+
+
+def draw_scores(variants: Sequence[Variant], metrics: Sequence[str], colours: Mapping[str, str]) -> bytes | None:
+    """A row for each score: against FLOPs and against hours, both on a log scale. Small points are runs, large ones their
+    mean with its standard error over seeds; a single run has its 95 % interval. None where no cost is known."""
+    costs = [cost for cost in COSTS if all(getattr(run, cost) for v in variants for run in v.runs)]
+    if not costs or not metrics:
+        return None
+    figure, axes = subplots(len(metrics), len(costs), 4.4, 3.2)
+    for row, metric in zip(axes, metrics, strict=True):
+        for axis, cost in zip(row, costs, strict=True):
+            for variant in variants:
+                _draw_variant(axis, variant, metric, cost, colours[variant.label])
+            _label_axis(axis, COSTS[cost], metric)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.tight_layout()
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, fontsize=8, frameon=False)
+    return to_png(figure)
+
+
+def _draw_variant(axis: Any, variant: Variant, metric: str, cost: str, colour: str) -> None:
+    runs = [run for run in variant.runs if metric in run.scores]
+    if not runs:
+        return
+    x, y = [getattr(run, cost) for run in runs], [run.scores[metric] for run in runs]
+    mean, interval = mean_of([score.value for score in y]), y[0].interval
+    error = None if mean.error is None else [[mean.error], [mean.error]]
+    if mean.error is None and interval is not None:
+        error = [[mean.value - interval[0]], [interval[1] - mean.value]]
+    if len(runs) > 1:
+        axis.scatter(x, [score.value for score in y], s=12, color=colour, alpha=0.45, linewidths=0)
+    style = {"fmt": "o", "markersize": 6, "capsize": 3, "color": colour, "label": variant.label}
+    axis.errorbar([mean_of(x).value], [mean.value], yerr=error, **style)
+
+
+def _label_axis(axis: Any, cost: str, metric: str) -> None:
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    if high < 4 * low:  # too narrow for powers of ten: at least a factor of four is shown, with ticks in between
+        middle = (low * high) ** 0.5
+        axis.set_xlim(middle / 2, middle * 2)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+        axis.xaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(9, 9)))
+        axis.minorticks_off()
+    axis.set_xlabel(cost, fontsize=8)
+    axis.set_ylabel(metric, fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.grid(alpha=0.25)

@@ -1,0 +1,102 @@
+"""A page of headings, sentences, tables and pictures: written as self-contained HTML, or as Markdown beside its pictures."""
+
+import base64
+import html
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+table { border-collapse: collapse; } td, th { padding: .3rem .9rem; border-bottom: 1px solid #ddd; text-align: right; }
+td:first-child, th:first-child { text-align: left; } img { max-width: 100%; } pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; }
+.small { color: #666; font-size: .9rem; } .wide { overflow-x: auto; }
+"""
+
+
+class Heading(NamedTuple):
+    text: str
+
+    def html(self) -> str:
+        return f"<h2>{html.escape(self.text)}</h2>"
+
+    def markdown(self) -> str:
+        return f"## {self.text}"
+
+
+class Paragraph(NamedTuple):
+    text: str
+    small: bool = False
+
+    def html(self) -> str:
+        kind = ' class="small"' if self.small else ""
+        return f"<p{kind}>{html.escape(self.text)}</p>"
+
+    def markdown(self) -> str:
+        return self.text
+
+
+class Code(NamedTuple):
+    text: str
+
+    def html(self) -> str:
+        return f"<pre>{html.escape(self.text)}</pre>"
+
+    def markdown(self) -> str:
+        return f"```\n{self.text}\n```"
+
+
+class Table(NamedTuple):
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def html(self) -> str:
+        def line(tag: str, cells: Iterable[str]) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+        body = line("th", self.head) + "".join(line("td", row) for row in self.rows)
+        return f'<div class="wide"><table>{body}</table></div>'
+
+    def markdown(self) -> str:
+        lines = [self.head, ["---"] * len(self.head), *self.rows]
+        return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |" for cells in lines)
+
+
+class Picture(NamedTuple):
+    """`png` is in the HTML; Markdown shows the file that `write_markdown` puts beside it."""
+
+    title: str
+    png: bytes
+
+    @property
+    def file(self) -> str:
+        return re.sub(r"\W+", "_", self.title.lower()).strip("_") + ".png"
+
+    def html(self) -> str:
+        encoded, title = base64.b64encode(self.png).decode(), html.escape(self.title)
+        return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{encoded}">'
+
+    def markdown(self) -> str:
+        return f"## {self.title}\n\n![{self.title}]({self.file})"
+
+
+Block = Heading | Paragraph | Code | Table | Picture
+
+
+def write_html(file: Path, title: str, blocks: Iterable[Block]) -> None:
+    head = f'<head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style></head>'
+    body = "\n".join([f"<h1>{html.escape(title)}</h1>", *(block.html() for block in blocks)])
+    file.write_text(f'<!doctype html><html lang="en">{head}<body>{body}</body></html>\n', encoding="utf-8")
+
+
+def write_markdown(file: Path, title: str, blocks: Sequence[Block]) -> None:
+    for block in blocks:
+        if isinstance(block, Picture):
+            (file.parent / block.file).write_bytes(block.png)
+    file.write_text(to_markdown(title, blocks), encoding="utf-8")
+
+
+def to_markdown(title: str, blocks: Iterable[Block]) -> str:
+    return "\n\n".join([f"# {title}", *(block.markdown() for block in blocks)]) + "\n"

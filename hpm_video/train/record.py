@@ -1,0 +1,212 @@
+"""What a run was and what it gave, in one file: RUN/results.json. Reports read nothing else but RUN/metrics.jsonl.
+
+```
+format, version      of this file
+kind                 pretrain, finetune, test or probe
+config, seed         every key of the run
+pretraining          of a fine-tuned run: config, data, flops, hours and figures of the run it started from; null otherwise
+versions, commit     of the libraries; of the checkout that the program ran from (null where it is none)
+hardware             processor, cores, memory, accelerators; never the host's name
+world_size           processes that ended the run
+hours, device_hours  of training over all resumes; the second is hours * world_size
+flops                of training, counted from shapes (hpm_video/train/flops.py)
+memory_gib           the most that rank 0 held since it was started, of the accelerator, or without one of the machine
+data                 name, num_rows and fingerprint of the training rows
+figures              of the end: steps, clips, clips_per_s, num_bad, num_seen, bad_files, num_skipped, ...
+scores               what tests and probes added later, by name
+```
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+import hpm_video
+from hpm_video.data.manifest import Manifest, Source
+from hpm_video.train.checkpoint import write_json
+from hpm_video.types import UserError
+
+FILE, FORMAT, VERSION = "results.json", "hpm-video results", 1
+KINDS = ("pretrain", "finetune", "test", "probe")
+LIBRARIES = ("torch", "torchvision", "timm", "deepspeed", "av", "numpy")
+FLOPS_NOTE = "counted from shapes, 2 per multiply-add"
+
+
+def write_results(
+    run: Path,
+    kind: str,
+    config: Any,
+    *,
+    seconds: float,
+    flops: float | None,
+    world_size: int,
+    figures: Mapping[str, Any],
+    data: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
+    """RUN/results.json, atomically. `config` is a configuration dataclass, `seconds` of training over all resumes.
+
+    A finished run that is started again trains nothing: its file stays as it is, with the machine that trained it. Scores
+    that were added are kept. Raises UserError where there is a file that cannot be read.
+    """
+    assert kind in KINDS, kind
+    file, settings = run / FILE, dataclasses.asdict(config)
+    with _locked(run):
+        before = read_results(run) if file.exists() else None
+        hours = seconds / 3600
+        if before is not None and (before["kind"], before["config"], before["hours"]) == (kind, settings, hours):
+            return file
+        content = {"format": FORMAT, "version": VERSION, "kind": kind, "config": settings}
+        content |= {"seed": settings["train"]["seed"], "pretraining": _read_pretraining(settings)}
+        content |= {"versions": list_versions(), "commit": source_commit(), "hardware": describe_hardware()}
+        content |= {"world_size": world_size, "hours": hours, "device_hours": hours * world_size}
+        content |= {"flops": flops, "flops_note": FLOPS_NOTE, "memory_gib": peak_memory_gib()}
+        content |= {"data": dict(data), "figures": dict(figures)}
+        write_json(file, content | {"scores": {} if before is None else before["scores"]})
+    return file
+
+
+def add_scores(run: Path, name: str, scores: Mapping[str, Any]) -> None:
+    """Puts the scores of a test or a probe under `scores.NAME`, in place of earlier ones of that name; all others stay.
+
+    What reports read: a float in 0..1 is a score, `KEY_interval` [low, high] its 95 % interval; integers, words and truth
+    values are settings, in which runs of one comparison must agree (num_clips, num_crops, num_test, pooling).
+    """
+    with _locked(run):
+        content = read_results(run)
+        content["scores"][name] = dict(scores)
+        write_json(run / FILE, content)
+
+
+def read_results(run: Path) -> dict[str, Any]:
+    """Raises UserError: no run folder, not finished, damaged, of another format or version."""
+    file = run / FILE
+    if not run.is_dir():
+        raise UserError(f"{run} does not exist or is no folder; expected the folder of a finished run")
+    if not file.is_file():
+        unfinished = (run / "config.yaml").is_file()
+        hint = "it is not finished: the command that started it goes on" if unfinished else "it is no run folder"
+        raise UserError(f"{run} has no {FILE}; {hint}")
+    try:
+        content = json.loads(file.read_text())
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{file} is damaged ({error}); move it away, and the command of the run writes it again"
+        ) from error
+    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
+    if found != (FORMAT, VERSION):
+        raise UserError(f"{file}: format {found[0]!r}, version {found[1]!r}; expected {FORMAT!r}, version {VERSION}")
+    lacking = [name for name in ("kind", "config", "seed", "hours", "figures", "scores") if name not in content]
+    if lacking:
+        raise UserError(f"{file} is damaged: it is without {', '.join(lacking)}")
+    return content
+
+
+def describe_data(source: Source) -> dict[str, Any]:
+    """Name, number of rows and fingerprint. The fingerprint is that of path (from the root on), label and first frame of
+    each row, so that the same data have the same one on every machine; null for shards, whose rows lie in their tars."""
+    fingerprint = None
+    if isinstance(source, Manifest):
+        digest = hashlib.sha256()
+        columns = (source.table[name].to_pylist() for name in ("path", "label", "first_frame"))
+        for row in zip(*columns, strict=True):
+            digest.update(repr(row).encode() + b"\n")
+        fingerprint = digest.hexdigest()[:16]
+    return {"name": source.set_name, "num_rows": len(source), "fingerprint": fingerprint}
+
+
+def list_versions() -> dict[str, str | None]:
+    """Of this program, Python, and the libraries that figures depend on; null where one is not installed."""
+    versions: dict[str, str | None] = {"hpm_video": hpm_video.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def source_commit() -> dict[str, Any] | None:
+    """{commit, dirty} of the checkout that this package is imported from; None where it is installed, or git fails."""
+    root = Path(hpm_video.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit, changes = (_git(root, *words) for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno")))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _git(root: Path, *words: str) -> str:
+    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)}  # this checkout, none around it
+    options: Any = {"capture_output": True, "text": True, "timeout": 10, "check": True, "env": environment}
+    return subprocess.run(["git", "-C", str(root), *words], **options).stdout.strip()
+
+
+def describe_hardware() -> dict[str, Any]:
+    """Of the machine of this process: no name of the host, and nothing of other nodes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found: dict[str, Any] = {"processor": _processor(), "cores": cores, "memory_gib": None}
+    with contextlib.suppress(ValueError, OSError):
+        found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    count = torch.cuda.device_count()
+    devices = [torch.cuda.get_device_properties(number) for number in range(count)]
+    found["accelerators"] = [device.name for device in devices]
+    found["accelerator_memory_gib"] = [round(device.total_memory / 2**30, 1) for device in devices]
+    return found
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory_gib() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB
+
+
+def _read_pretraining(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the record of the run says that `init.weights` names; None where it names none with a record."""
+    weights = settings.get("init", {}).get("weights")
+    if not weights:
+        return None
+    start = Path(weights)
+    try:
+        found = read_results(start if start.is_dir() else start.parent)
+    except UserError:  # weights of another project, or of a run without a record
+        return None
+    return {name: found.get(name) for name in ("config", "seed", "data", "flops", "hours", "figures")}
+
+
+@contextlib.contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """One writer at a time, where the file system can lock; the lock goes with the process."""
+    try:
+        folder = os.open(run, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"{run} does not exist or is no folder; expected the folder of a run") from error
+    try:
+        with contextlib.suppress(OSError, ImportError):
+            import fcntl
+
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
