@@ -174,15 +174,18 @@ def group_variants(runs: Sequence[Run], vary: Sequence[str]) -> list["Variant"]:
     variants: dict[str, list[Run]] = {}
     pretrained = any(run.results.get("pretraining") for run in runs)
     for run in runs:
-        label = _label(run, keys) if run.results.get("pretraining") or not pretrained else "from nothing"
+        label = _label(run, runs[0], keys)
+        if pretrained and not run.results.get("pretraining"):
+            label = "from weights without a record" if run.pretraining_unknown else "from nothing"
         variants.setdefault(label, []).append(run)
     return [Variant(label, members) for label, members in variants.items()]
 
 
-def _label(run: Run, keys: Sequence[str]) -> str:
-    """Values of the keys under study: words as they are, others with their name."""
-    values = {key: run.facts.get(key) for key in keys}
-    parts = [v if isinstance(v, str) else f"{k.split('.')[-1]}={str(v).lower()}" for k, v in values.items()]
+def _label(run: Run, first: Run, keys: Sequence[str]) -> str:
+    """Values of the keys under study, words as they are, others with their name: of the first key always, of the others
+    where they are not those of the first run."""
+    values = [(key, run.facts.get(key)) for key in keys if key == keys[0] or run.facts.get(key) != first.facts.get(key)]
+    parts = [value if isinstance(value, str) else f"{key.split('.')[-1]}={str(value).lower()}" for key, value in values]
     return ", ".join(parts) or "all runs"
 
 

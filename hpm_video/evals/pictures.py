@@ -215,9 +215,9 @@ def draw_curves(
         axis.set_title(title, fontsize=8)
         axis.tick_params(labelsize=7)
         axis.set_xlabel("seconds of training", fontsize=7)
-        if axis.lines and len(metrics) > 1:
-            axis.legend(fontsize=7, frameon=False)
     figure.tight_layout()
+    if len(metrics) > 1:
+        legend_below(figure, axes)
     return to_png(figure)
 
 
@@ -230,6 +230,14 @@ def subplots(rows: int, columns: int, width: float, height: float) -> tuple[Any,
     axes = figure.subplots(rows, columns, squeeze=False)
     figure.subplots_adjust(wspace=0.04, hspace=0.08)
     return figure, axes
+
+
+def legend_below(figure: Any, axes: Any) -> None:
+    """Every name once, under all panels."""
+    pairs = [zip(*axis.get_legend_handles_labels(), strict=True) for row in axes for axis in row]
+    named = {name: handle for panel in pairs for handle, name in panel}
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 4, "fontsize": 8, "frameon": False}
+    figure.legend([*named.values()], [*named], **place)
 
 
 def to_png(figure: Any) -> bytes:

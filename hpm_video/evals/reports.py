@@ -27,6 +27,8 @@ SHARED_SHOWN = {
     "data.name": "data",
     "data.num_rows": "training rows",
     "model.size": "size",
+    "model.width": "width",
+    "model.depth": "blocks",
     "data.num_frames": "frames",
     "data.frame_size_px": "pixels",
     "optim.batch_size": "batch",
@@ -60,7 +62,7 @@ def write_comparison(
         blocks += describe_runs(runs, vary, compare, f"{group}={name}: " if group else "")
     blocks += [Heading("Published results of others"), Paragraph(PUBLISHED_NOTE), Table(*published_table())]
     out.mkdir(parents=True, exist_ok=True)
-    title = f"Comparison of {sum(map(len, groups.values()))} runs"
+    title = f"Comparison of {_count(sum(map(len, groups.values())), 'run')}"
     write_markdown(out / "report.md", title, blocks)
     write_html(out / "report.html", title, blocks)
     return [out / "report.md", out / "report.html"]
@@ -69,6 +71,10 @@ def write_comparison(
 PUBLISHED_NOTE = (
     "None of these numbers was measured here. Top-1 in per cent after full fine-tuning, as published, each with its own "
     "recipe and tests; they are no part of the comparison above."
+)
+CAPTION = (
+    "Small points are runs, large ones their mean with one standard error over seeds, or a single run with its 95 % interval. "
+    "Cost is that of training, for fine-tuned runs with their pretraining. Variants of equal cost are drawn 3 % apart."
 )
 
 
@@ -99,7 +105,7 @@ def describe_runs(runs: Sequence[Run], vary: Sequence[str], compare: str, prefix
     colours = choose_colours([variant.label for variant in variants])
     scores = draw_scores(variants, metrics, colours)
     if scores is not None:
-        blocks.append(Picture(f"{prefix}Scores against compute", scores))
+        blocks += [Picture(f"{prefix}Scores against compute", scores), Paragraph(CAPTION, small=True)]
     curves = draw_all_curves(variants, colours)
     if curves is not None:
         blocks.append(Picture(f"{prefix}Curves", curves))
@@ -117,15 +123,25 @@ def summarise(variants: Sequence[Variant], metrics: Sequence[str], compare: str)
     machines = {describe_machine(run.results) for run in runs}
     if len(machines) > 1:
         said.append(f"The runs were on {len(machines)} kinds of machine: their hours cannot be compared, FLOPs can.")
+    unknown = [run.name for run in runs if run.pretraining_unknown]
+    if unknown:
+        said.append(
+            f"From weights whose cost is not known, so that hours are of fine-tuning alone: {', '.join(unknown)}."
+        )
+    surroundings = ("versions.", "commit.commit")
+    mixed = [key for key in runs[0].facts if key.startswith(surroundings) and len({r.facts.get(key) for r in runs}) > 1]
+    if mixed:
+        said.append(f"Not the same in all runs: {', '.join(mixed)}.")
     dirty = [run.name for run in runs if (run.results.get("commit") or {}).get("dirty")]
     if dirty:
-        said.append(f"Of a changed checkout, so that the commit does not say all: {', '.join(dirty)}.")
+        named = "all runs" if len(dirty) == len(runs) else ", ".join(dirty)
+        said.append(f"Of a changed checkout, so that the commit does not say all: {named}.")
     return said
 
 
 def _terms_sentence(runs: Sequence[Run], variants: Sequence[Variant], compare: str) -> str:
     equal = f"FLOPs, within {TOLERANCE:.0%}" if compare == "compute" else "number of clips trained on"
-    text = f"{len(runs)} runs of {len(variants)} variants with an equal {equal}."
+    text = f"{_count(len(runs), 'run')} of {_count(len(variants), 'variant')} with an equal {equal}."
     counts = sorted({len(variant.runs) for variant in variants})
     text += f" Seeds of each: {' or '.join(map(str, counts))}."
     if len({run.facts.get("data.fingerprint") for run in runs}) > 1:
@@ -136,6 +152,10 @@ def _terms_sentence(runs: Sequence[Run], variants: Sequence[Variant], compare: s
             "the comparisons (Student's t)."
         )
     return text
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def chance_beyond(num_seeds: int, num_errors: float = 2.0) -> float:
@@ -182,14 +202,14 @@ def variant_table(variants: Sequence[Variant], metrics: Sequence[str]) -> Table:
     for variant in variants:
         flops = [run.flops for run in variant.runs if run.flops is not None]
         cells = [variant.label, str(len(variant.runs)), f"{mean_of(flops).value:.3g}" if flops else "-"]
-        cells.append(_mean(mean_of([run.hours for run in variant.runs]), ".3g"))
+        cells.append(_mean(mean_of([run.hours for run in variant.runs]), ".3g", ".1g"))
         scores = [[score.value for score in variant.scores(metric)] for metric in metrics]
-        rows.append([*cells, *(_mean(mean_of(values), ".3f") if values else "-" for values in scores)])
+        rows.append([*cells, *(_mean(mean_of(values), ".3f", ".3f") if values else "-" for values in scores)])
     return Table(["variant", "seeds", "FLOPs", "hours", *metrics], rows)
 
 
-def _mean(mean: Mean, form: str) -> str:
-    return f"{mean.value:{form}}" + ("" if mean.error is None else f" ± {mean.error:{form}}")
+def _mean(mean: Mean, form: str, error_form: str) -> str:
+    return f"{mean.value:{form}}" + ("" if mean.error is None else f" ± {mean.error:{error_form}}")
 
 
 def run_table(runs: Sequence[Run], vary: Sequence[str], metrics: Sequence[str]) -> Table:
@@ -202,7 +222,7 @@ def run_table(runs: Sequence[Run], vary: Sequence[str], metrics: Sequence[str]) 
         clips, num_rows = run.facts.get("clips"), run.facts.get("data.num_rows")
         cells = [run.name, run.seed, *(str(run.facts.get(key, "-")) for key in keys), str(figures.get("steps", "-"))]
         cells += [f"{clips / num_rows:.3g}" if clips and num_rows else "-", f"{run.flops:.3g}" if run.flops else "-"]
-        cells += [f"{run.hours:.3g}", f"{results['device_hours']:.3g}", describe_machine(results)]
+        cells += [f"{run.hours:.3g}", f"{run.device_hours:.3g}", describe_machine(results)]
         rows.append([*cells, *(_with_interval(run, metric) for metric in metrics)])
     return Table(head, rows)
 
@@ -220,7 +240,8 @@ def describe_machine(results: Mapping[str, Any]) -> str:
     names = found.get("accelerators") or []
     device = ", ".join(f"{names.count(name)} x {name}" for name in sorted(set(names)))
     device = device or f"{found.get('processor', 'unknown')}, {found.get('cores', '?')} cores"
-    return f"{device}, {results.get('world_size', '?')} processes"
+    num = results.get("world_size", 1)
+    return device if num == 1 else f"{device}, {num} processes"
 
 
 def describe_shared(runs: Sequence[Run]) -> str:

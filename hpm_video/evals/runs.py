@@ -36,12 +36,21 @@ class Run:
     def flops(self) -> float | None:
         """Of training, with those of the pretraining that a fine-tuned run started from; None where one is unknown."""
         known = [part["flops"] for part in self._parts if part.get("flops") is not None]
-        return float(sum(known)) if len(known) == len(self._parts) else None
+        return float(sum(known)) if len(known) == len(self._parts) and not self.pretraining_unknown else None
+
+    @property
+    def pretraining_unknown(self) -> bool:
+        """Whether it started from weights that no record tells of."""
+        return self.facts.get("init.weights") is not None and not self.results.get("pretraining")
 
     @property
     def hours(self) -> float:
         """Of training on the clock, with those of the pretraining."""
         return float(sum(part["hours"] for part in self._parts))
+
+    @property
+    def device_hours(self) -> float:
+        return float(sum(part["device_hours"] for part in self._parts))
 
     @property
     def _parts(self) -> list[Mapping[str, Any]]:

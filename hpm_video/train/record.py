@@ -4,7 +4,7 @@
 format, version      of this file
 kind                 pretrain, finetune, test or probe
 config, seed         every key of the run
-pretraining          of a fine-tuned run: config, data, flops, hours and figures of the run it started from; null otherwise
+pretraining          of a fine-tuned run: config, data, flops, hours, figures of the run it started from; null otherwise
 versions, commit     of the libraries; of the checkout that the program ran from (null where it is none)
 hardware             processor, cores, memory, accelerators; never the host's name
 world_size           processes that ended the run
@@ -192,7 +192,7 @@ def _read_pretraining(settings: Mapping[str, Any]) -> dict[str, Any] | None:
         found = read_results(start if start.is_dir() else start.parent)
     except UserError:  # weights of another project, or of a run without a record
         return None
-    return {name: found.get(name) for name in ("config", "seed", "data", "flops", "hours", "figures")}
+    return {name: found.get(name) for name in ("config", "seed", "data", "flops", "hours", "device_hours", "figures")}
 
 
 @contextlib.contextmanager

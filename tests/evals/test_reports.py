@@ -171,7 +171,7 @@ def test_report_says_what_the_runs_gave(report) -> None:
     assert "probe knn, against hpm: below it: random (-0.080 ± 0.000)." in text
     assert "| hpm | 2 | 1e+12 | 0.0167 ± 0 | 0.605 ± 0.005 |" in text
     assert "| random-1 | 1 | random | 10 | - | 1e+12 | 0.0167 | 0.0167 |" in text
-    assert "kind pretrain; data set; size b; frames 4; pixels 16 x 16; batch 8; clips trained on 80" in text
+    assert "kind pretrain; data set; size b; width 32; blocks 2; frames 4; pixels 16 x 16; batch 8; clips trained on 80" in text
     for title, file in re.findall(r"!\[(.+)\]\((.+)\)", text):
         assert imread(report / file).shape[0] > 100, title
 
@@ -225,9 +225,46 @@ def test_fine_tuned_runs_are_compared_by_their_pretraining(make_run, tmp_path) -
     assert [v.label for v in group_variants(both, ["pretraining"])] == ["all runs", "from nothing"]
 
 
+def test_cost_of_weights_without_a_record_is_not_known(make_run, tmp_path) -> None:
+    config = load_finetune_config(None, [*TUNE, f"init.weights={tmp_path / 'others.pth'}"])
+    run = make_run("tuned", config=config, figures={"steps": 5, "top1": 0.6}, given={"kind": "finetune"})
+    assert open_runs([run])[0].flops is None
+    write_comparison([run], tmp_path / "out")
+    assert (
+        "whose cost is not known, so that hours are of fine-tuning alone: tuned."
+        in (tmp_path / "out/report.md").read_text()
+    )
+
+
+def test_labels_name_what_differs_from_the_first(make_run) -> None:
+    runs = [make_run("one"), make_run("two", teacher__view="partial"), make_run("three", "random", mask__ratio=0.5)]
+    labels = [variant.label for variant in group_variants(open_runs(runs), ["mask.mode", "mask.ratio", "teacher"])]
+    assert labels == ["hpm", "hpm, partial", "random, ratio=0.5"]
+
+
+def test_surroundings_that_differ_are_said(make_run, tmp_path) -> None:
+    runs = [make_run("one", knn=0.5), make_run("two", seed=1, knn=0.6, given={"world_size": 8})]
+    file = runs[1] / "results.json"
+    content = json.loads(file.read_text())
+    content["versions"]["torch"], content["commit"] = "1.0", {"commit": "abc", "dirty": True}
+    file.write_text(json.dumps(content))
+    write_comparison(runs, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert (
+        "Not the same in all runs: versions.torch, commit.commit." in text and "the commit does not say all: " in text
+    )
+    assert "on 2 kinds of machine: their hours cannot be compared" in text and ", 8 processes" in text
+
+
 def test_a_fault_is_one_message(tmp_path, capsys) -> None:
     assert main(["report", str(tmp_path)]) == 1
     assert "has no results.json; it is no run folder" in capsys.readouterr().err
+
+
+def test_help_of_the_command(capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["report", "--help"])
+    assert end.value.code == 0 and "FLOPs within 5 % (compute)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_markdown_table_keeps_its_columns() -> None:
