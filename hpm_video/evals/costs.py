@@ -10,7 +10,7 @@ from torch import nn
 from hpm_video.config import FinetuneConfig, PretrainConfig, load_config, load_finetune_config
 from hpm_video.data.sampling import protocol_of
 from hpm_video.evals.document import Block, Code, Heading, Paragraph, Table, to_markdown
-from hpm_video.evals.published import BEST_MFU, COSTS, published_table
+from hpm_video.evals.published import BEST_CLIPS_PER_S, BEST_MFU, COSTS, published_table
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
 from hpm_video.train.flops import (
@@ -116,11 +116,12 @@ HOW_STORED = (
 
 def _published_costs(random: PretrainConfig, recipe: Recipe) -> list[Block]:
     rows = [[cost.method, f"{cost.a100_hours:,.0f}", cost.source or "(by name only)"] for cost in COSTS]
-    least, computed = COSTS[-1], a100_hours(run_flops(random, num_steps(random, recipe.num_train)))
+    steps = num_steps(random, recipe.num_train)
+    slow, quick = (steps * random.optim.batch_size / rate / 3600 for rate in BEST_CLIPS_PER_S)
     text = (
-        f"{least.method} trained what is called random above in {least.a100_hours:.0f} A100-hours; the computed figure is "
-        f"{computed:.0f}. Read the computed hours as a floor, and multiply by {least.a100_hours / computed:.1f} to expect what "
-        "the best published run took."
+        f"Read the computed hours as a floor: at the {BEST_CLIPS_PER_S[0]} to {BEST_CLIPS_PER_S[1]} clips/s of one A100 that "
+        f"are published for V-SWIFT, {random.train.epochs:g} epochs of random masks take {quick:.0f} to {slow:.0f} hours, "
+        f"against {a100_hours(run_flops(random, steps)):.0f} computed."
     )
     table = Table(["published, not ours", "A100-hours", "source"], rows)
     return [Heading("Published cost of pretraining on this set"), table, Paragraph(text)]

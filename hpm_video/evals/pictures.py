@@ -213,7 +213,7 @@ def draw_curves(
         if key.endswith("pixel_loss"):
             axis.set_yscale("log")
         axis.set_title(title, fontsize=8)
-        axis.tick_params(labelsize=7)
+        axis.tick_params(labelsize=7, which="both")
         axis.set_xlabel("seconds of training", fontsize=7)
     figure.tight_layout()
     if len(metrics) > 1:

@@ -171,7 +171,10 @@ def test_report_says_what_the_runs_gave(report) -> None:
     assert "probe knn, against hpm: below it: random (-0.080 ± 0.000)." in text
     assert "| hpm | 2 | 1e+12 | 0.0167 ± 0 | 0.605 ± 0.005 |" in text
     assert "| random-1 | 1 | random | 10 | - | 1e+12 | 0.0167 | 0.0167 |" in text
-    assert "kind pretrain; data set; size b; width 32; blocks 2; frames 4; pixels 16 x 16; batch 8; clips trained on 80" in text
+    assert (
+        "kind pretrain; data set; size b; width 32; blocks 2; frames 4; pixels 16 x 16; batch 8; clips trained on 80"
+        in text
+    )
     for title, file in re.findall(r"!\[(.+)\]\((.+)\)", text):
         assert imread(report / file).shape[0] > 100, title
 
