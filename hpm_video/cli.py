@@ -15,11 +15,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 a fault the user can mend (one message, no traceback), 2 wrong arguments, 130 Ctrl-C, 143 stopped by a signal."""
     parser = argparse.ArgumentParser(prog="hpm-video", description="Hard Patches Mining for video")
     parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # deepspeed --module hpm_video test RUN
     commands = parser.add_subparsers(dest="command", required=True)
     pretraining = commands.add_parser("pretrain", help="train an encoder on videos without labels", **_KEYS_STYLE)
     _add_training(pretraining, "pretrain")
     tune = commands.add_parser("finetune", help="train a pretrained encoder on labels, then test it", **_KEYS_STYLE)
     _add_training(tune, "finetune")
+    test = commands.add_parser(
+        "test", help="several views of each video of a labelled split, on any number of processes"
+    )
+    test.add_argument("run", type=Path, help="folder of a fine-tuning run")
+    test.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="data.*, test.* and engine.* keys, as in finetune"
+    )
+    _add_predict(commands.add_parser("predict", help="what a fine-tuned run says of videos; of long ones over time"))
     _add_scores(commands)
     _add_features(commands.add_parser("features", help="features of any videos, in one file", **_KEYS_STYLE))
     show = commands.add_parser("show", help="pictures of a run: masks, reconstructions, difficulty, curves")
@@ -107,6 +116,17 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", choices=["steps", "compute"], default="steps", help=text)
 
 
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="folder of a fine-tuning run")
+    parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="a file, or a folder of frames")
+    parser.add_argument("--top", type=_positive(int), default=5, help="classes shown (5)")
+    text = "seconds from one window to the next (the length of a window)"
+    parser.add_argument("--every-s", type=_positive(float), help=text)
+    text = "seconds of a window (dense sampling: a clip; segments: --every-s, else the whole video)"
+    parser.add_argument("--window-s", type=_positive(float), help=text)
+    parser.add_argument("--out", type=Path, help="folder for the JSON and PNG files (RUN/predictions)")
+
+
 def _add_scan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder of videos; nothing is written into it")
     parser.add_argument("--out", type=Path, help="folder for the results (./scan_NAME)")
@@ -165,6 +185,7 @@ def run_command(given: argparse.Namespace) -> int:
     commands = {"pretrain": _pretrain, "finetune": _finetune, "score": _score, "show": _show, "export": _export}
     commands |= {"report": _report, "scan": _scan, "prepare": _prepare, "pack": _pack}
     commands |= {"knn": _knn, "probe": _probe, "features": _features}
+    commands |= {"test": _test, "predict": _predict}
     try:
         status = commands[given.command](given)
     except UserError as error:
@@ -205,7 +226,37 @@ def _finetune(given: argparse.Namespace) -> int:
     from hpm_video.train.finetune import finetune, weight_settings
 
     config = load_finetune_config(given.config, overrides, weight_settings(given.config, overrides))
-    return 0 if finetune(config) else 143
+    if not finetune(config):
+        return 143
+    return _examine(Path(config.train.output), [])
+
+
+def _test(given: argparse.Namespace) -> int:
+    return _examine(given.run, given.overrides)
+
+
+def _examine(run: Path, overrides: Sequence[str]) -> int:
+    from hpm_video.evals.exam import examine_run, tell_results
+
+    results = examine_run(run, overrides)
+    if results:  # of rank 0
+        sys.stdout.write(tell_results(results))
+    return 0
+
+
+def _predict(given: argparse.Namespace) -> int:
+    from hpm_video.evals.predict import Prediction, Predictor, predict_videos
+
+    predictor = Predictor(given.run, given.window_s, given.every_s)
+    failed = False
+    for video, found in predict_videos(predictor, given.videos, given.out or given.run / "predictions", given.top):
+        if isinstance(found, Prediction):
+            said = "; ".join(f"{name} {share:.3f}" for name, share in found.overall(given.top))
+            sys.stdout.write(f"{video}: {said}\n")
+        else:
+            failed = True
+            sys.stderr.write(f"error: {found}\n")
+    return int(failed)
 
 
 def _score(given: argparse.Namespace) -> int:
