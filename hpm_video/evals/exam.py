@@ -95,8 +95,8 @@ class Ranks:
 
 
 def open_test_set(config: FinetuneConfig) -> tuple[str, Source]:
-    """(name of the split, its samples): of auto, the test split where it has labels, else what training measured itself
-    on. Raises UserError where there is none, or labels are missing."""
+    """(name of the split, its samples): of auto, the test split where it has labels, else validation, else what training
+    held out. Raises UserError where the split is absent or labels are missing."""
     wanted = config.test.split
     if wanted != "validation":
         found = open_manifest(config.data, "test")
@@ -107,10 +107,13 @@ def open_test_set(config: FinetuneConfig) -> tuple[str, Source]:
             raise UserError(f"test.split: test, but {config.data.root} has no test split")
         if found is not None:
             log.info("the test split of %s has no labels: tested on the validation split", found.source)
-    if wanted == "validation" and open_manifest(config.data, "validation") is None:
+    validation = open_manifest(config.data, "validation")
+    if validation is not None:
+        check_classes(validation, "validation")
+        return "validation", validation
+    if wanted == "validation":
         raise UserError(f"test.split: validation, but {config.data.root} has no validation split")
-    has_validation = open_manifest(config.data, "validation") is not None
-    return "validation" if has_validation else "held-out", open_labelled_sets(config)[1]
+    return "held-out", open_labelled_sets(config)[1]
 
 
 def has_labels(source: Source) -> bool:

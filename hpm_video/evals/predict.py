@@ -83,8 +83,8 @@ class Film:
 
         return read_item(self.item, choose, self.config.reader, self.config.fps)
 
-    def _find_times(self) -> Float[ndarray, " n+1"]:
-        """When each frame is shown, and when the last one ends, in seconds from the first."""
+    def _find_times(self) -> Float[ndarray, " m"]:
+        """[num_frames + 1]: when each frame is shown, and when the last one ends, in seconds from the first."""
         count, fps = self.num_frames, self.config.fps or ASSUMED_FPS
         if count > 1 and self.config.fps is None and Path(str(self.item.media)).is_file():
             times = read_timeline(str(self.item.media)).times_s[:count]

@@ -1,17 +1,22 @@
-"""A small labelled set on disk, and a run whose encoder was never trained."""
+"""Runs as their files, without training: a frozen encoder and a small labelled set; a fine-tuned classifier and its videos."""
 
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from hpm_video.config import PretrainConfig, to_yaml
+from hpm_video.config import PretrainConfig, load_finetune_config, to_yaml
 from hpm_video.data.annotations import Row
 from hpm_video.data.encode import write_video
 from hpm_video.data.manifest import write_manifest
 from hpm_video.evals.features import first_weights
-from hpm_video.train.checkpoint import export_encoder
+from hpm_video.models.classifier import Classifier
+from hpm_video.train.checkpoint import export_encoder, save_classes
 
 NUM = {"train": 24, "validation": 12}
 
@@ -56,5 +61,71 @@ def blobs() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
         labels = np.arange(count) % classes
         centres = np.random.default_rng(9).normal(size=(classes, 8))
         return (centres[labels] + rng.normal(size=(count, 8))).astype(np.float32), labels
+
+    return make
+
+
+CLASSES = ["clap", "jump", "wave"]
+TINY = {
+    "data.num_frames": 4,
+    "data.frame_size_px": [16, 16],
+    "data.num_workers": 0,
+    "data.stride": 2,
+    "model.tubelet": 2,
+    "model.patch_px": 4,
+    "model.width": 32,
+    "model.depth": 1,
+    "model.num_heads": 2,
+    "model.head_init": 10.0,
+    "test.batch_size": 4,
+    "engine.precision": "fp32",
+    "engine.num_threads": 1,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run folder and the videos it is tested on: frames [T, 16, 28, 3] of each, 10 a second."""
+
+    run: Path
+    root: Path
+    frames: list[np.ndarray]
+    labels: list[int]
+
+    def file(self, number: int) -> Path:
+        return self.root / f"{number}.mkv"
+
+
+def draw_frames(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Noise on two colours that change half way: clips and crops differ, and so do answers."""
+    colours = rng.integers(0, 200, (2, 1, 1, 1, 3))
+    noise = rng.integers(0, 56, (count, 16, 28, 3))
+    return (noise + np.where(np.arange(count)[:, None, None, None] * 2 < count, *colours)).astype(np.uint8)
+
+
+@pytest.fixture
+def trained(tmp_path) -> Callable[..., Trained]:
+    """trained(split="test", num_videos=7, test__average="logits"): videos of 12, 13, ... frames in one split."""
+
+    def make(split: str = "validation", num_videos: int = 7, **overrides) -> Trained:
+        root, run, rng = tmp_path / "videos", tmp_path / "run", np.random.default_rng(0)
+        root.mkdir()
+        run.mkdir()
+        frames = [draw_frames(12 + number, rng) for number in range(num_videos)]
+        labels = rng.integers(0, len(CLASSES), num_videos).tolist()
+        for number, film in enumerate(frames):
+            write_video(root / f"{number}.mkv", film, 10)
+        rows = [Row(f"{number}.mkv", label) for number, label in enumerate(labels)]
+        write_manifest(root, "mine", root, {"train": rows, split: rows}, CLASSES)
+        values = TINY | {"data.root": str(root), "train.output": str(run)}
+        values |= {name.replace("__", "."): value for name, value in overrides.items()}
+        config = load_finetune_config(None, [f"{name}={json.dumps(value)}" for name, value in values.items()])
+        torch.manual_seed(1)
+        weights = Classifier(config, len(CLASSES)).state_dict()
+        weights["encoder.embed.linear.weight"] *= 20  # the answers shall depend on the video
+        save_file(weights, run / "classifier.safetensors")
+        (run / "config.yaml").write_text(to_yaml(config))
+        save_classes(run, CLASSES)
+        return Trained(run, root, frames, labels)
 
     return make
