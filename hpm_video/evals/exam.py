@@ -27,14 +27,14 @@ from hpm_video.config import FinetuneConfig
 from hpm_video.data.jobs import SAID_EVERY_S, open_alone, tell_time, write_csv
 from hpm_video.data.loader import ClipStream, FailureLog, StepSampler
 from hpm_video.data.manifest import Manifest, Source, open_manifest
-from hpm_video.evals.charts import draw_confusion
+from hpm_video.evals.exam_charts import draw_confusion
 from hpm_video.evals.metrics import Answers, class_rows, score_answers
 from hpm_video.evals.views import ViewClassifier, ViewDataset
 from hpm_video.train.checkpoint import load_classes, load_classifier, read_config, write_json
 from hpm_video.train.engine import prepare_process
 from hpm_video.train.finetune import check_classes, open_labelled_sets
 from hpm_video.train.state import describe_machine
-from hpm_video.types import UserError
+from hpm_video.types import UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
 Record = dict[str, Any]  # row, path, and either label and scores or the reason why it could not be read
@@ -51,6 +51,8 @@ def examine_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     wrong = [o for o in overrides if not o.startswith(("data.", "test.", "engine."))]
     if wrong:
         raise UserError(f"{wrong[0]}: only data.*, test.* and engine.* keys can differ from the run's own")
+    if any(o.startswith("data.num_held_out=") for o in overrides):
+        raise UserError("data.num_held_out: expected as in training, or samples that were trained on would be tested")
     load_classes(run)  # says so where this is no fine-tuning run
     overrides = ["engine.kind=auto", *overrides]  # a run of many processes is tested in one, and the other way round
     device = prepare_process(read_config(run, overrides))
@@ -120,7 +122,10 @@ def has_labels(source: Source) -> bool:
     """Whether any sample has one; of shards, the first."""
     if isinstance(source, Manifest):
         return bool((source.table["label"].to_numpy() >= 0).any())
-    return len(source) > 0 and source.item(0).label >= 0
+    try:
+        return len(source) > 0 and source.item(0).label >= 0
+    except UnreadableVideo:  # said when it is read
+        return True
 
 
 def check_same_classes(source: Source, classes: list[str], run: Path) -> None:
@@ -260,21 +265,21 @@ def write_results(folder: Path, source: Source, config: FinetuneConfig, about: d
     scores |= {"num_videos": len(good), "num_unreadable": len(bad), "num_classes": answers.num_classes}
     scores |= {"num_classes_present": int((confusion.sum(1) > 0).sum())}
     scores |= {"top1_unreadable_wrong": scores["top1"] * len(good) / len(ordered)}
-    unreadable = {record["path"]: record["reason"] for record in bad}
-    results = {"scores": scores, "test": about, "unreadable": unreadable, "machine": describe_machine()}
+    results: dict[str, Any] = {"scores": scores, "test": about, "folder": str(folder), "machine": describe_machine()}
+    results["unreadable"] = {record["path"]: record["reason"] for record in bad}
     columns = ["class", "name", "videos", "accuracy", "most_often_taken_for", "times"]
     write_csv(folder / "per_class.csv", columns, class_rows(confusion, source.classes))
     draft = folder / ".confusion.draft"
     draft.write_bytes(draw_confusion(confusion, source.classes))
     os.replace(draft, folder / "confusion.png")
-    write_json(folder / "results.json", results | {"folder": str(folder)})
+    write_json(folder / "results.json", results)
     if scores["top1_low"] <= scores["chance"]:
         log.warning(
             "top-1 is not above chance (%.3f, the most frequent class): check that labels and class names belong together, "
             "that training ended with a falling loss, and data.mean, data.std and test.* keys",
             scores["chance"],
         )
-    return results | {"folder": str(folder)}
+    return results
 
 
 def tell_results(results: dict[str, Any]) -> str:

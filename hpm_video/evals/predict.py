@@ -21,7 +21,7 @@ from hpm_video.data.decode import read_item
 from hpm_video.data.decode_av import read_timeline
 from hpm_video.data.manifest import open_manifest
 from hpm_video.data.sampling import Protocol, protocol_of
-from hpm_video.evals.charts import draw_timeline
+from hpm_video.evals.exam_charts import draw_timeline
 from hpm_video.evals.exam import Pace
 from hpm_video.evals.views import ViewClassifier, choose_frames, cut_views, to_probabilities
 from hpm_video.train.checkpoint import load_classifier, write_json
@@ -29,7 +29,7 @@ from hpm_video.train.engine import prepare_process
 from hpm_video.types import Item, UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
-PIECE_BYTES = 256 << 20  # of decoded frames held at one time (one window is always held whole)
+PIECE_BYTES = 128 << 20  # of decoded frames held at one time (one window is always held whole)
 ASSUMED_FPS = 25.0  # of what has no time stamps: folders of frames
 
 

@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from hpm_video.cli import main
 from hpm_video.data.annotations import Row
 from hpm_video.data.manifest import write_manifest
+from hpm_video.data.pack import pack
 from hpm_video.data.transforms import Normalise
 from hpm_video.evals import exam, views
 from hpm_video.evals.exam import Ranks, examine_run
@@ -178,6 +179,8 @@ def test_what_does_not_go_together_is_told(trained, tmp_path, capsys) -> None:
     one = trained()
     with pytest.raises(UserError, match=r"optim.base_lr=1: only data.\*, test.\* and engine.\* keys"):
         examine_run(one.run, ["optim.base_lr=1"])
+    with pytest.raises(UserError, match="data.num_held_out: expected as in training"):
+        examine_run(one.run, ["data.num_held_out=99"])
     save_classes(one.run, ["jump", "clap", "wave"])
     with pytest.raises(UserError, match="the same names in another order"):
         examine_run(one.run)
@@ -185,6 +188,13 @@ def test_what_does_not_go_together_is_told(trained, tmp_path, capsys) -> None:
     with pytest.raises(UserError, match="not in both: run, wave: expected the classes that the run was trained on"):
         examine_run(one.run)
     assert main(["test", str(tmp_path)]) == 1 and "expected the folder of a fine-tuning run" in capsys.readouterr().err
+
+
+def test_shards_give_the_scores_of_their_files(trained, tmp_path) -> None:
+    one = trained()
+    pack(load_classifier(one.run)[0].data, str(tmp_path / "tars"), 3, 0, 1)
+    scores = examine_run(one.run)["scores"]
+    assert examine_run(one.run, [f"data.root={tmp_path / 'tars'}", "data.num_workers=1"])["scores"] == scores
 
 
 def test_classes_without_samples_and_chance_are_said(trained, caplog) -> None:
