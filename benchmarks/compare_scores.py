@@ -42,7 +42,6 @@ def score_frozen(run: Path, task: Task, seed: int, data: Path) -> dict[str, floa
 def score_finetuned(run: Path, task: Task, seed: int, data: Path) -> dict[str, float]:
     """Accuracy after fine-tuning from a run's encoder on the task's training videos, on its validation videos."""
     from hpm_video.evals.exam import test_run
-
     from hpm_video.train.finetune import finetune, weight_settings
 
     file, out = run / f"finetuned-{task.name}.json", run / f"finetuned-{task.name}"

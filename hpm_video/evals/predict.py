@@ -21,8 +21,8 @@ from hpm_video.data.decode import read_item
 from hpm_video.data.decode_av import read_timeline
 from hpm_video.data.manifest import open_manifest
 from hpm_video.data.sampling import Protocol, protocol_of
-from hpm_video.evals.exam_charts import draw_timeline
 from hpm_video.evals.exam import Pace
+from hpm_video.evals.exam_charts import draw_timeline
 from hpm_video.evals.views import ViewClassifier, choose_frames, cut_views, to_probabilities
 from hpm_video.train.checkpoint import load_classifier, write_json
 from hpm_video.train.engine import prepare_process
