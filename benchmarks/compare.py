@@ -104,24 +104,23 @@ def pretrain_job(job: Job) -> str:
 
 
 def pretrain_all(jobs: list[Job], num_workers: int) -> None:
-    left = [job for job in jobs if not (job.run / "summary.json").exists()]
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), max_tasks_per_child=20) as pool:
+    left = [job for job in jobs if not (job.run / "encoder.safetensors").exists()]
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(pretrain_job, job): job for job in left}
         for number, future in enumerate(as_completed(futures), 1):
             job = futures[future]
-            seconds = json.loads((job.run / "summary.json").read_text())["seconds"] if future.result() == "done" else 0
-            sys.stdout.write(f"{number}/{len(left)} {job.run.name} on {job.data}: {future.result()}, {seconds:.0f} s\n")
+            sys.stdout.write(f"{number}/{len(left)} {job.run.name} on {job.data}: {future.result()}\n")
             sys.stdout.flush()
 
 
 def score_all(jobs: list[Job], tasks: list[Task], out: Path, num_workers: int) -> list[dict]:
     """Every run on every task whose set it was trained on; fine-tuned too where compute is equal."""
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), max_tasks_per_child=20) as pool:
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
         futures = [
             pool.submit(score_job, job, task, out / "data", job.compute != "steps")
             for job in jobs
             for task in tasks
-            if job.data == task.pretrained_on and (job.run / "summary.json").exists()
+            if job.data == task.pretrained_on and (job.run / "encoder.safetensors").exists()
         ]
         for number, future in enumerate(as_completed(futures), 1):
             row = future.result()

@@ -41,7 +41,7 @@ def score_frozen(run: Path, task: Task, seed: int, data: Path) -> dict[str, floa
 
 def score_finetuned(run: Path, task: Task, seed: int, data: Path) -> dict[str, float]:
     """Accuracy after fine-tuning from a run's encoder on the task's training videos, on its validation videos."""
-    from hpm_video.evals.exam import test_run
+    from hpm_video.evals.exam import examine_run
     from hpm_video.train.finetune import finetune, weight_settings
 
     file, out = run / f"finetuned-{task.name}.json", run / f"finetuned-{task.name}"
@@ -50,7 +50,7 @@ def score_finetuned(run: Path, task: Task, seed: int, data: Path) -> dict[str, f
     given = [*FINETUNE, f"init.weights={run}", f"data.root={data / f'{task.name}-{seed}'}", f"train.output={out}"]
     given += [f"train.seed={seed}", f"train.steps={FINETUNE_STEPS[task.name]}"]
     finetune(load_finetune_config(None, given, weight_settings(None, given)))
-    scores = {"finetuned": test_run(out)["top1"]}
+    scores = {"finetuned": examine_run(out)["scores"]["top1"]}
     write_json(file, scores)
     return scores
 

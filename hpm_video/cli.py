@@ -214,7 +214,16 @@ def _pretrain(given: argparse.Namespace) -> int:
     config = load_config(given.config, overrides)
     from hpm_video.train.pretrain import pretrain
 
-    return 0 if pretrain(config) else 143
+    health = None
+    if config.train.knn_clips:
+        from hpm_video.evals.health import make_knn_health
+
+        health = make_knn_health(config, config.train.knn_clips)
+        if health is None:
+            raise UserError(
+                "train.knn_clips: the data has no labels, no validation split or a single class; expected 0"
+            )
+    return 0 if pretrain(config, health) else 143
 
 
 def _finetune(given: argparse.Namespace) -> int:
@@ -241,6 +250,8 @@ def _examine(run: Path, overrides: Sequence[str]) -> int:
     results = examine_run(run, overrides)
     if results:  # of rank 0
         sys.stdout.write(tell_results(results))
+        views = {name: results["test"][name] for name in ("split", "num_clips", "num_crops", "average")}
+        _keep(run, "test", results["scores"] | views)
     return 0
 
 
@@ -262,14 +273,15 @@ def _predict(given: argparse.Namespace) -> int:
 def _score(given: argparse.Namespace) -> int:
     from hpm_video.evals.probe import score_run
 
-    _tell(score_run(given.run, given.overrides, given.pool))
+    scores = score_run(given.run, given.overrides, given.pool)
+    sys.stdout.write("".join(f"{name}: {value}\n" for name, value in scores.items()))
     return 0
 
 
 def _knn(given: argparse.Namespace) -> int:
     from hpm_video.evals.probe import open_exam, score_knn
 
-    _tell(score_knn(open_exam(given.run, given.overrides), given.pool))
+    _tell(given.run, score_knn(open_exam(given.run, given.overrides), given.pool))
     return 0
 
 
@@ -278,14 +290,24 @@ def _probe(given: argparse.Namespace) -> int:
 
     exam = open_exam(given.run, given.overrides)
     if given.head != "attentive":
-        _tell(score_linear(exam, given.pool))
+        _tell(given.run, score_linear(exam, given.pool))
     if given.head != "linear":
-        _tell(score_attentive(exam, given.epochs, given.cache_gib))
+        _tell(given.run, score_attentive(exam, given.epochs, given.cache_gib))
     return 0
 
 
-def _tell(scores: Mapping[str, Any]) -> None:
+def _keep(run: Path, name: str, scores: Mapping[str, Any]) -> None:
+    """Into RUN/results.json, for reports; a run that has not ended has none yet."""
+    from hpm_video.train.record import FILE, add_scores
+
+    if (run / FILE).is_file():
+        add_scores(run, name, scores)
+
+
+def _tell(run: Path, scores: Mapping[str, Any]) -> None:
     """Numbers and names; what describes the data and the machine is in the file."""
+    kept = ("top1", "top1_interval", "top5", "mean_class_accuracy", "chance", "num_test", "pooling")
+    _keep(run, scores["head"], {name: scores[name] for name in kept if name in scores})
     shown = {name: value for name, value in scores.items() if not isinstance(value, dict)} | scores.get("chosen", {})
     sys.stdout.write("".join(f"{name}: {value}\n" for name, value in shown.items()))
 

@@ -266,6 +266,9 @@ class TrainConfig:
 
 @dataclass(kw_only=True)
 class PretrainTrainConfig(TrainConfig):
+    knn_clips: int = key(
+        0, "labelled training clips, and as many for validation, whose kNN accuracy is measured too; 0 = none", least=0
+    )
     num_pictures: int = key(4, "held-out clips whose masks and reconstructions are drawn at the end", least=0)
 
 

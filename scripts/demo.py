@@ -68,7 +68,7 @@ class Demo:
         self.command("data", [*words, "--validation", str(validation), "--seed", str(self.seed)])
 
     def pretrain(self, run: str, *keys: str) -> dict[str, Any]:
-        """summary.json of a finished run: the real main job, under DeepSpeed's launcher."""
+        """Steps, seconds and ranks of a finished run: the real main job, under DeepSpeed's launcher."""
         ranks = min(2, len(os.sched_getaffinity(0)))
         launcher = [
             str(Path(sys.executable).parent / "deepspeed"),
@@ -80,7 +80,11 @@ class Demo:
         job = ["scripts/pretrain_ssv2.py", "--config", "configs/pretrain/demo.yaml", f"data.root={self.data}"]
         job += [f"train.output={self.out / run}", f"train.seed={self.seed}", *self.extra, *keys]
         self.command(run, [*launcher, *job])
-        return json.loads((self.out / run / "summary.json").read_text())
+        from hpm_video.train.record import read_results
+
+        results = read_results(self.out / run)
+        seconds, steps = results["hours"] * 3600, results["figures"]["steps"]
+        return {"steps": steps, "seconds": seconds, "ranks": results["world_size"]}
 
     def pretrain_both(self) -> dict[str, dict[str, Any]]:
         """HPM for its steps; random masks for as many steps as cost the same time."""

@@ -273,7 +273,7 @@ def write_results(folder: Path, source: Source, config: FinetuneConfig, about: d
     draft.write_bytes(draw_confusion(confusion, source.classes))
     os.replace(draft, folder / "confusion.png")
     write_json(folder / "results.json", results)
-    if scores["top1_low"] <= scores["chance"]:
+    if scores["top1_interval"][0] <= scores["chance"]:
         log.warning(
             "top-1 is not above chance (%.3f, the most frequent class): check that labels and class names belong together, "
             "that training ended with a falling loss, and data.mean, data.std and test.* keys",
@@ -288,7 +288,9 @@ def tell_results(results: dict[str, Any]) -> str:
     views = f"{about['num_clips']} clips x {about['num_crops']} crops, {about['average']} averaged"
     named = (("top-1", "top1"), ("top-5", "top5"), ("mean class", "mean_class"))
     shown = [
-        f"{n} {scores[k]:.3f} ({scores[f'{k}_low']:.3f} to {scores[f'{k}_high']:.3f})" for n, k in named if k in scores
+        f"{n} {scores[k]:.3f} ({scores[f'{k}_interval'][0]:.3f} to {scores[f'{k}_interval'][1]:.3f})"
+        for n, k in named
+        if k in scores
     ]
     lines = [
         f"{scores['num_videos']} videos of the {about['split']} split, {views}",

@@ -38,17 +38,17 @@ class Answers:
         return matrix
 
 
-def score_answers(answers: Answers, seed: int = 0) -> dict[str, float]:
-    """top1, mean_class (over the classes that have samples) and, from 6 classes on, top5, all in 0..1; each with NAME_low
-    and NAME_high, the 95 % interval; chance: the share of the most frequent class."""
+def score_answers(answers: Answers, seed: int = 0) -> dict[str, Any]:
+    """top1, mean_class (over the classes that have samples) and, from 6 classes on, top5, all in 0..1; each with
+    NAME_interval, [low, high] of 95 %; chance: the share of the most frequent class."""
     counts = count_outcomes(answers)
     drawn = resample(counts, seed)
-    scores: dict[str, float] = {}
+    scores: dict[str, Any] = {}
     for name, value in measure_outcomes(counts[None]).items():
         if name == "top5" and answers.num_classes < LEAST_CLASSES_OF_TOP5:
             continue
         low, high = np.percentile(measure_outcomes(drawn)[name], [2.5, 97.5])
-        scores |= {name: float(value[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
+        scores |= {name: float(value[0]), f"{name}_interval": [float(low), float(high)]}
     return scores | {"chance": float(counts.sum(1).max() / counts.sum())}
 
 

@@ -145,7 +145,9 @@ def measure(scores: Float[ndarray, "m K"], labels: Int[ndarray, " m"]) -> Record
     """Accuracies in 0..1 from class scores. standard_error: of top1, as of a share of independent draws."""
     right = scores.argmax(1) == labels
     top1, chance, count = float(right.mean()), find_chance(labels), len(labels)
-    found: Record = {"top1": top1, "standard_error": (top1 * (1 - top1) / count) ** 0.5}
+    error = (top1 * (1 - top1) / count) ** 0.5
+    found: Record = {"top1": top1, "standard_error": error}
+    found["top1_interval"] = [max(0.0, top1 - 1.96 * error), min(1.0, top1 + 1.96 * error)]
     if scores.shape[1] >= CLASSES_FOR_TOP5:
         first = np.argsort(-scores, axis=1, kind="stable")[:, :5]
         found["top5"] = float((first == labels[:, None]).any(1).mean())

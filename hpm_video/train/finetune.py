@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from hpm_video.data.manifest import Manifest, Source, hold_out, open_manifest
 from hpm_video.models.classifier import Classifier
 from hpm_video.train.checkpoint import load_classes, save_classes, write_classifier
 from hpm_video.train.engine import prepare_process
+from hpm_video.train.flops import finetune_flops
 from hpm_video.train.loop import Loop
 from hpm_video.train.run import Measure, Training
 from hpm_video.train.weights import fill_encoder, read_weights
@@ -56,6 +58,7 @@ def finetune(config: FinetuneConfig) -> bool:
         held_out=held_out_set,
         make_measure=lambda loop, held_out, _: _make_measure(loop, held_out),
         export=write_classifier,
+        count_flops=partial(finetune_flops, config, len(train_set.classes)),
         about=f"{len(train_set.classes)} classes" + (", never mirrored" if train_set.left_right else ""),
     )
     return training.run()

@@ -17,6 +17,8 @@ SHOWN = (
     "hard_share",
     "rank_correlation",
     "held_out/hardness_gain",
+    "held_out/knn",
+    "held_out/top1",
 )
 
 
@@ -71,6 +73,14 @@ def drop_later_lines(file: Path, last_step: int) -> None:
         except (ValueError, KeyError):
             continue
     file.write_text("".join(f"{line}\n" for line in kept))
+
+
+def last_measurements(run: Path) -> dict[str, float]:
+    """The last value of each measurement on held-out clips, by its name without `held_out/`."""
+    found: dict[str, float] = {}
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        found |= {k.removeprefix("held_out/"): v for k, v in json.loads(line).items() if k.startswith("held_out/")}
+    return found
 
 
 class Clock:

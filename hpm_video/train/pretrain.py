@@ -16,6 +16,7 @@ from hpm_video.data.mixture import make_mixed_loader, name_row
 from hpm_video.method.step import PretrainStep, measure
 from hpm_video.train.checkpoint import export_run
 from hpm_video.train.engine import prepare_process
+from hpm_video.train.flops import run_flops
 from hpm_video.train.loop import Loop
 from hpm_video.train.metrics import MetricLog
 from hpm_video.train.run import Measure, Training
@@ -23,7 +24,7 @@ from hpm_video.train.state import build_student
 from hpm_video.types import UserError
 
 log = logging.getLogger("hpm_video")
-Health = Callable[[nn.Module], dict[str, float]]  # of the student, between steps
+Health = Callable[[nn.Module, int], dict[str, float]]  # (student, step) -> metrics
 
 
 def pretrain(config: PretrainConfig, health: Health | None = None) -> bool:
@@ -49,6 +50,7 @@ def pretrain(config: PretrainConfig, health: Health | None = None) -> bool:
         held_out=held_out_set,
         make_measure=make_measure,
         export=export_run,
+        count_flops=partial(run_flops, config),
         about=f"mode {config.mask.mode}",
     )
     if has_images(config):
@@ -97,7 +99,7 @@ def _make_measure(  # noqa: PLR0913
         loop.engine.module.eval()
         values = {k: float(v) for k, v in measure(step, loop.engine, clip, now, loop.steps).items()}
         if health is not None:
-            values |= health(loop.engine.module)
+            values |= health(loop.engine.module, now)
         if log_to is not None and step.mines and config.train.num_pictures:
             log_to.write_difficulty(now, step.difficulty_of(loop.engine, clip[: config.train.num_pictures]).tolist())
         loop.engine.module.train()

@@ -26,8 +26,9 @@ from hpm_video.train.checkpoint import (
 )
 from hpm_video.train.engine import PlainEngine, make_engine
 from hpm_video.train.loop import Loop, Step
-from hpm_video.train.metrics import MetricLog, start_logging
+from hpm_video.train.metrics import MetricLog, last_measurements, start_logging
 from hpm_video.train.optim import peak_lr
+from hpm_video.train.record import describe_data, write_results
 from hpm_video.train.state import RunState, describe_machine
 from hpm_video.types import Batch, UserError
 
@@ -47,6 +48,7 @@ class Training:
     held_out: Source
     make_measure: Callable[[Loop, HeldOut, MetricLog | None], Measure]  # what is measured between the steps
     export: Callable[[Path], Path]  # run folder -> the file of weights for use, at the end, on rank 0
+    count_flops: Callable[[int], float]  # of a run of so many steps
     about: str = ""  # for the first log line
     make_loader: Callable[..., Iterable[Batch]] = make_loader
     name_of: Callable[[int], str] | None = None  # what messages call the sample of a row; None = as the data set does
@@ -131,10 +133,19 @@ class Training:
         run = Path(self.config.train.output)
         exported = self.export(run)
         clips = steps * self.config.optim.batch_size
-        summary: dict[str, Any] = {"steps": steps, "seconds": state.seconds, "clips": clips}
-        summary |= {"clips_per_s": clips / max(state.seconds, 1e-9), "ranks": engine.world_size}
-        summary |= {"num_bad": state.num_bad, "num_seen": state.num_seen, "bad_files": bad_files}
-        write_json(run / "summary.json", summary | {"num_skipped": state.num_skipped, "machine": describe_machine()})
+        figures: dict[str, Any] = {"steps": steps, "clips": clips, "clips_per_s": clips / max(state.seconds, 1e-9)}
+        figures |= {"num_bad": state.num_bad, "num_seen": state.num_seen, "bad_files": bad_files}
+        figures |= {"num_skipped": state.num_skipped, **last_measurements(run)}
+        write_results(
+            run,
+            "pretrain" if isinstance(self.config, PretrainConfig) else "finetune",
+            self.config,
+            seconds=state.seconds,
+            flops=self.count_flops(steps),
+            world_size=engine.world_size,
+            figures=figures,
+            data=describe_data(self.dataset.source),
+        )
         log.info("done: %d steps in %.0f s, %s", steps, state.seconds, exported)
         free = shutil.disk_usage(run).free / 2**30
         if free < 1:

@@ -40,8 +40,8 @@ def test_equal_scores_are_not_all_right() -> None:
 def test_interval_of_top1_is_the_normal_one() -> None:
     found = score_answers(answers_of(4000, 6))
     spread = 1.96 * np.sqrt(found["top1"] * (1 - found["top1"]) / 4000)
-    assert found["top1"] - found["top1_low"] == pytest.approx(spread, rel=0.1)
-    assert found["top1_high"] - found["top1"] == pytest.approx(spread, rel=0.1)
+    assert found["top1"] - found["top1_interval"][0] == pytest.approx(spread, rel=0.1)
+    assert found["top1_interval"][1] - found["top1"] == pytest.approx(spread, rel=0.1)
     assert found == score_answers(answers_of(4000, 6)) != score_answers(answers_of(4000, 6), seed=1)
 
 
@@ -54,7 +54,7 @@ def test_intervals_are_those_of_videos_drawn_one_by_one() -> None:
         means.append(np.mean([right[drawn][labels[drawn] == k].mean() for k in np.unique(labels[drawn])]))
     low, high = np.percentile(means, [2.5, 97.5])
     found = score_answers(answers)
-    assert (found["mean_class_low"], found["mean_class_high"]) == pytest.approx((low, high), abs=0.01)
+    assert tuple(found["mean_class_interval"]) == pytest.approx((low, high), abs=0.01)
 
 
 def test_table_of_classes() -> None:

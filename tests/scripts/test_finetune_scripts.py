@@ -12,6 +12,7 @@ import pytest
 from hpm_video.cli import main
 from hpm_video.data.encode import write_video
 from hpm_video.train.checkpoint import load_classifier
+from hpm_video.train.record import read_results
 
 ROOT = Path(__file__).parents[2]
 PRETRAIN = (
@@ -72,8 +73,8 @@ def run_script(name: str, *words: str, launch: str = "", folder: Path = ROOT) ->
 
 def check(done: subprocess.CompletedProcess, out: Path, ranks: int) -> dict:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["steps"] == 3 and summary["ranks"] == ranks and summary["num_bad"] == 0
+    summary = read_results(out)
+    assert summary["figures"]["steps"] == 3 and summary["world_size"] == ranks and summary["figures"]["num_bad"] == 0
     return summary
 
 

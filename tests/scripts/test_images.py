@@ -46,7 +46,7 @@ def test_from_the_files_to_a_score(tree, run_here, capsys) -> None:
         done = run_here(*words)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert json.loads((out / "encoder.json").read_text())["config"]["model"]["cls_token"]
-    assert json.loads((out / "tuned" / "summary.json").read_text())["steps"] == 4
+    assert json.loads((out / "tuned" / "results.json").read_text())["figures"]["steps"] == 4
     capsys.readouterr()
     assert main(["score", str(out)]) == 0
     scores = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())

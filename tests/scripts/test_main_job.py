@@ -12,6 +12,7 @@ from hpm_video.cli import main
 from hpm_video.config import DataConfig
 from hpm_video.data.decode import read_frames
 from hpm_video.data.manifest import open_manifest
+from hpm_video.train.record import read_results
 
 SMALL = (
     "data.num_frames=8 data.frame_size_px=[32,48] data.num_workers=1 data.num_held_out=2 model.size=ti model.width=48 model.depth=2 "
@@ -44,8 +45,8 @@ def test_main_job_on_real_clips_in_ssv2_format(real_clips, tmp_path, run_here) -
     words = ["scripts/pretrain_ssv2.py", f"data.root={tmp_path}"]
     done = run_here("deepspeed", *words, f"train.output={tmp_path / 'run'}", "engine.zero_stage=2", *SMALL)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["steps"] == 4 and summary["ranks"] == 2 and summary["num_bad"] == 0
+    summary = read_results(tmp_path / "run")
+    assert summary["figures"]["steps"] == 4 and summary["world_size"] == 2 and summary["figures"]["num_bad"] == 0
     assert (tmp_path / "run" / "encoder.safetensors").is_file()
 
 

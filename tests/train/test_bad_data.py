@@ -52,7 +52,7 @@ def test_a_few_broken_files_change_nothing_but_their_own_samples(tiny_config, vi
         assert pretrain(config)
         losses[name] = losses_of(tmp_path / name)
     assert losses["broken"] == losses["workers"] and len(losses["broken"]) == 12
-    summary = json.loads((tmp_path / "workers" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "workers" / "results.json").read_text())["figures"]
     assert summary["num_bad"] >= 2 and {text.split(":")[0] for text in summary["bad_files"]} == {"07.mp4", "12.mp4"}
     rows = [json.loads(line) for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
     before = next(number for number, row in enumerate(rows) if row.get("bad_samples"))
