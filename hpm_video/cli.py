@@ -172,7 +172,7 @@ def script_main(command: str, default_config: Path | None = None, arguments: Seq
     """The scripts' entry: `deepspeed scripts/pretrain_ssv2.py [--config FILE] KEY=VALUE ...`. command: pretrain, finetune."""
     parser = argparse.ArgumentParser(**_KEYS_STYLE)
     _add_training(parser, command)
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)  # a --config after keys: the scripts give one of their own first
     given.command = command
     given.config = given.config or default_config
     return run_command(given)

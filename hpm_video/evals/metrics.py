@@ -1,6 +1,7 @@
 """What the answers of a test amount to: top-k and mean class accuracy, their bootstrap intervals, the confusion matrix."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int

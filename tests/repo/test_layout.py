@@ -77,6 +77,7 @@ def test_help_of_every_command() -> None:
     for words in (
         ["--help"],
         ["pretrain", "--help"],
+        *([name, "--help"] for name in ("finetune", "test", "predict", "knn", "probe", "features", "report")),
         ["score", "--help"],
         ["show", "--help"],
         ["export", "--help"],
