@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -47,7 +48,8 @@ def finetune(config: FinetuneConfig) -> bool:
     step = FinetuneStep(config, model)
     step.to(device)
     run.mkdir(parents=True, exist_ok=True)
-    save_classes(run, train_set.classes)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        save_classes(run, train_set.classes)
     transform = make_finetune_transform(config.data, config.augment, train_set.left_right)
     training = Training(
         config=config,

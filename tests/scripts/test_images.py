@@ -49,7 +49,8 @@ def test_from_the_files_to_a_score(tree, run_here, capsys) -> None:
     assert json.loads((out / "tuned" / "results.json").read_text())["figures"]["steps"] == 4
     capsys.readouterr()
     assert main(["score", str(out)]) == 0
-    scores = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+    lines = capsys.readouterr().out.splitlines()
+    scores = dict(line.split(": ", 1) for line in lines if ": " in line)
     assert scores["num_train"] == "24" and scores["num_test"] == "12" and float(scores["linear"]) > 0.9
 
 
