@@ -338,7 +338,13 @@ def prepare_process(config: RunConfig) -> torch.device:
         # On CPUs DeepSpeed compiles a shared-memory all-reduce: a minute where there is a C++ compiler, a crash where not.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo does the same sums
         if not dist.is_initialized():
-            deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+            try:
+                deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+            except RuntimeError as error:  # among them those of a rank that has ended meanwhile
+                reason = str(error).strip().splitlines()[:1]
+                raise UserError(
+                    f"the processes did not find each other ({' '.join(reason)}); another rank may say why"
+                ) from error
     return device
 
 
