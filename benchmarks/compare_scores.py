@@ -55,6 +55,32 @@ def score_finetuned(run: Path, task: Task, seed: int, data: Path) -> dict[str, f
     return scores
 
 
+def gain_by_judge(run: Path, judge: Path) -> float:
+    """How much harder the masks of a run's teacher are than random ones for the student of another run, which never saw
+    such masks: ratio of its reconstruction losses on held-out clips. The run's own student is used to its teacher's masks."""
+    import torch
+
+    from hpm_video.data.transforms import Normalise
+    from hpm_video.evals.pictures import held_out_clips
+    from hpm_video.method.step import PretrainStep
+    from hpm_video.train.checkpoint import load_student, load_teacher
+    from hpm_video.train.engine import PlainEngine
+    from hpm_video.types import Place
+
+    config, student = load_student(run)
+    if config.mask.mode != "hpm":
+        return float("nan")
+    step = PretrainStep(config, student, torch.device("cpu"))
+    load_teacher(run, step.teacher)
+    engine = PlainEngine(load_student(judge)[1], config, torch.device("cpu"))
+    engine.module.eval()
+    clip = Normalise(config.data)(held_out_clips(config, 60))
+    place = Place(0, len(clip), len(clip))
+    with torch.no_grad():
+        hard, random = (step.travel(engine, clip, place, 0, n).losses.pixel for n in (step.num_hard(1.0), 0))
+    return float(hard / random)
+
+
 def last_measurements(run: Path) -> dict[str, float]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {name: next((line[name] for line in reversed(lines) if name in line), float("nan")) for name in LAST}
@@ -85,9 +111,10 @@ def write_tables(rows: list[dict[str, Any]], tasks: Iterable[Task], variants: It
                 text += [f"\n**{title}, {name}**\n", head, "|---" * (len(tasks) + 1) + "|", *table]
     text += ["\n**Masks and predictor at the end, on held-out clips** (equal steps)\n"]
     data_sets = sorted({task.pretrained_on for task in tasks})
-    names = {"held_out/hardness_gain": "hardness gain", "held_out/rank_correlation": "rank correlation"}
+    names = {"held_out/hardness_gain": "hardness gain", "judged_gain": "gain for a student of random masks"}
+    names |= {"held_out/rank_correlation": "rank correlation"}
     text.append("| | " + " | ".join(f"{d}: {n}" for d in data_sets for n in names.values()) + " |")
-    text.append("|---" * (2 * len(data_sets) + 1) + "|")
+    text.append("|---" * (len(names) * len(data_sets) + 1) + "|")
     for variant in variants:
         chosen = [r for r in rows if r["variant"] == variant and r["compute"] in ("steps", "both")]
         seen = {(r["data"], r["seed"]): r for r in chosen}
@@ -112,6 +139,7 @@ def score_job(job: Any, task: Task, data: Path, tune: bool) -> dict[str, Any]:
     row = {"data": job.data, "task": task.name, "variant": job.variant, "seed": job.seed, "compute": job.compute}
     try:
         row |= score_frozen(job.run, task, job.seed, data) | last_measurements(job.run)
+        row["judged_gain"] = gain_by_judge(job.run, job.run.with_name(f"random-steps-{job.seed}"))
         if tune:
             row |= score_finetuned(job.run, task, job.seed, data)
     except UserError as error:
