@@ -148,6 +148,10 @@ class ModelConfig(EncoderConfig):
     decoder_depth: int = key(4, "pixel decoder blocks", least=0)
     decoder_heads: int | None = key(None, "pixel decoder and predictor heads; null = of the size", least=1)
     predictor_depth: int = key(4, "loss predictor blocks", least=0)
+    predictor_encoder_depth: int | None = key(
+        None, "encoder blocks whose tokens the predictor sees, through a norm and a map of its own; null = all", least=1
+    )
+    predictor_shared_depth: int = key(0, "first blocks of the pixel decoder that the predictor stands on", least=0)
 
 
 @dataclass(kw_only=True)
@@ -173,6 +177,15 @@ class MaskConfig:
     )
     block: list[int] = key([1, 1, 1], "unit block: tokens in time, height, width")
     ratio: float = key(0.9, "share of the units that is masked", least=0, most=1)
+    decoded_share: float = key(
+        1.0,
+        "share of each masked unit's tokens (of the masked units, where a unit is one token) that is decoded and ranked",
+        least=0,
+        most=1,
+    )
+    masks_per_clip: int = key(
+        1, "masks of each clip in a step, from one look of the teacher; a batch is then so many times as large", least=1
+    )
     hard_share_start: float = key(
         0.0, "alpha_0: share of the masked units chosen by difficulty at the start", least=0, most=1
     )
@@ -190,6 +203,9 @@ class TeacherConfig:
         None, "partial view: share of the units the teacher sees; null = 1 - mask.ratio", least=0, most=1
     )
     num_views: int = key(1, "partial view: random views whose predictions are averaged", least=1)
+    num_steps: int | None = key(
+        None, "steps in time, at even distances, that the teacher looks at (unit tube); null = all", least=1
+    )
     aggregate: str = key("mean", "difficulty of a unit from its tokens", ["mean", "max", "topk"])
     top_k: int = key(2, "aggregate topk: mean of the k hardest tokens of a unit", least=1)
     momentum_start: float = key(0.999, "EMA momentum at the start", least=0, most=1)
@@ -354,13 +370,33 @@ class FinetuneConfig:
 
 
 RunConfig = PretrainConfig | FinetuneConfig
+
+# What HPM costs is settled by these keys. Figures of each: benchmarks/results.
+PRESETS: dict[str, dict[str, str]] = {
+    "hpm": {
+        "mask.mode": "hpm",
+        "mask.decoded_share": "0.5",
+        "teacher.view": "partial",
+        "model.predictor_depth": "1",
+        "objective.ranking_reaches_encoder": "false",
+    },
+    "hpm_paper": {
+        "mask.mode": "hpm",
+        "mask.decoded_share": "1.0",
+        "teacher.view": "all",
+        "model.predictor_depth": "${model.decoder_depth}",
+        "objective.ranking_reaches_encoder": "true",
+    },
+    "random": {"mask.mode": "random", "mask.decoded_share": "0.5"},
+    "videomae": {"mask.mode": "random", "mask.decoded_share": "1.0"},
+}
 AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)
 
 
 def load_config(file: str | Path | None = None, overrides: Iterable[str] = (), check: bool = True) -> PretrainConfig:
-    """Of pretraining: defaults <- YAML file <- dotted overrides, typed and (unless `check` is off) checked across keys.
-    Raises UserError."""
-    config = read_values(PretrainConfig, None if file is None else Path(file), overrides)
+    """Of pretraining: defaults <- YAML file <- dotted overrides, typed and (unless `check` is off) checked across keys. The
+    override preset=NAME stands for those of PRESETS. Raises UserError."""
+    config = read_values(PretrainConfig, None if file is None else Path(file), _without_presets(overrides))
     if check:
         check_combinations(config)
     return config
@@ -384,6 +420,20 @@ def load_finetune_config(
     if (config.data.crop, config.data.flip) != (DataConfig.crop, DataConfig.flip):
         raise UserError("data.crop, data.flip: of pretraining; fine-tuning takes augment.crop_area and augment.flip")
     return config
+
+
+def _without_presets(overrides: Iterable[str]) -> list[str]:
+    """Each preset=NAME replaced by what it stands for; keys after it change single values of it."""
+    found: list[str] = []
+    for override in overrides:
+        name, _, value = override.partition("=")
+        if name != "preset":
+            found.append(override)
+        elif value not in PRESETS:
+            raise UserError(f"preset: '{value}'; expected one of {', '.join(PRESETS)}")
+        else:
+            found += [f"{key}={setting}" for key, setting in PRESETS[value].items()]
+    return found
 
 
 def describe_keys(schema: type = PretrainConfig) -> str:
@@ -417,6 +467,7 @@ def check_combinations(config: PretrainConfig) -> None:
         raise UserError(
             f"objective.ranking_weight: 0 with mask.mode {config.mask.mode}; the teacher would rank by an untrained predictor: expected above 0"
         )
+    _check_savings(config, grid[0])
     if config.objective.level == "unit" and num_masked < 2 and config.mask.mode != "random":
         raise UserError(f"mask.ratio: {config.mask.ratio} masks {num_masked} unit; ranking needs at least 2")
     if has_images(config):
@@ -425,6 +476,28 @@ def check_combinations(config: PretrainConfig) -> None:
                 "images.share: 1.0 leaves no video; expected below 1 (images alone: configs/pretrain/in1k_vitb.yaml)"
             )
         check_combinations(image_config(config))
+
+
+def _check_savings(config: PretrainConfig, num_steps: int) -> None:
+    """The settings that make HPM cheaper."""
+    model, looked_at = config.model, config.teacher.num_steps
+    if looked_at is not None and config.mask.unit != "tube":
+        raise UserError(f"teacher.num_steps: {looked_at}, but mask.unit is {config.mask.unit}; expected tube, or null")
+    if looked_at is not None and looked_at > num_steps:
+        raise UserError(f"teacher.num_steps: {looked_at}; expected at most {num_steps}, the clip's steps in time")
+    if model.predictor_shared_depth > model.decoder_depth:
+        raise UserError(
+            f"model.predictor_shared_depth: {model.predictor_shared_depth}; expected at most model.decoder_depth {model.decoder_depth}"
+        )
+    if model.predictor_shared_depth and model.predictor_encoder_depth is not None:
+        raise UserError(
+            "model.predictor_encoder_depth, model.predictor_shared_depth: both are set; expected one, as the decoder's first "
+            "blocks see the whole encoder"
+        )
+    num_units, num_tokens = decoded_part(config)
+    ranks = config.mask.mode != "random" and mask_counts(config)[1] > 1  # else another check says it
+    if min(num_units, num_tokens) < 1 or (ranks and num_units < 2):
+        raise UserError(f"mask.decoded_share: {config.mask.decoded_share} leaves too little to rank; expected more")
 
 
 def check_clip(config: RunConfig) -> tuple[int, int, int]:
@@ -497,3 +570,14 @@ def mask_counts(config: PretrainConfig) -> tuple[int, int]:
     (t, h, w), (dt, dh, dw) = token_grid(config), unit_block(config)
     num_units = (t // dt) * (h // dh) * (w // dw)
     return num_units, int(round(config.mask.ratio * num_units, 6))
+
+
+def decoded_part(config: PretrainConfig) -> tuple[int, int]:
+    """(masked units of a clip that are decoded, tokens decoded of each): mask.decoded_share of the tokens of every masked
+    unit, where a unit has more than one; else of the units."""
+    _, num_masked = mask_counts(config)
+    (t, h, w), share = token_grid(config), config.mask.decoded_share
+    unit_size = t * h * w // mask_counts(config)[0]
+    if unit_size > 1:
+        return num_masked, max(1, round(share * unit_size)) if share else 0
+    return round(share * num_masked), 1

@@ -8,7 +8,8 @@ Shape letters, used everywhere:
 | C | colour channels, 3 | | V | visible tokens of a clip |
 | T, H, W | frames, height, width of a clip | | M | masked tokens of a clip |
 | t, h, w | T / tubelet, H / patch, W / patch | | D | width of the encoder |
-| N | tokens of a clip, t * h * w | | P | pixel values of a token, tubelet * patch * patch * C |
+| N | tokens of a clip, t * h * w | | Q | masked tokens that are decoded, all of M where not said |
+| | | | P | pixel values of a token, tubelet * patch * patch * C |
 
 Words: *frames* are decoded uint8 pictures, a *clip* is what the model is given, a *token* one embedded tubelet, a *unit*
 the tokens that are masked as one, a *tube* a unit over all time, *difficulty* the teacher's predicted loss of a unit,
@@ -82,13 +83,14 @@ class Mask(NamedTuple):
     masked: Bool[Tensor, "B N"]  # True = hidden from the encoder
     visible: Int[Tensor, "B V"]  # token numbers, ascending
     hidden: Int[Tensor, "B M"]  # token numbers, unit after unit: M = num_masked units * tokens of a unit
+    decoded: Int[Tensor, "B Q"]  # those of `hidden` that are reconstructed and ranked, unit after unit
 
 
 class StudentOutput(NamedTuple):
-    """What the student says of the masked tokens, in the order of `Mask.hidden`."""
+    """What the student says of the masked tokens, in the order of `Mask.decoded`."""
 
-    pixels: Float[Tensor, "B M P"]
-    predicted_loss: Float[Tensor, "B M"] | None  # None where no predictor is trained
+    pixels: Float[Tensor, "B Q P"]
+    predicted_loss: Float[Tensor, "B Q"] | None  # None where no predictor is trained
     latent: Float[Tensor, "B V D"]  # encoder output, before the projection to the decoder
 
 
@@ -98,7 +100,7 @@ class Losses(NamedTuple):
     total: Float[Tensor, ""]
     pixel: Float[Tensor, ""]
     ranking: Float[Tensor, ""]
-    patch_loss: Float[Tensor, "B M"]
+    patch_loss: Float[Tensor, "B Q"]
 
 
 class StepResult(NamedTuple):

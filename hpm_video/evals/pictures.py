@@ -57,10 +57,10 @@ def draw_clips(run: Path) -> bytes:
         return [] if step.features is not None else [("reconstruction", rebuild(clip, journey, config))]
 
     with torch.no_grad():
-        random = step.travel(engine, clip, place, 0, 0)
+        random = step.travel(engine, clip, place, 0, 0, decode_all=True)
         rows += [("input", clip), ("random mask", hide(clip, random, config)), *rebuilt(random)]
         if step.mines:
-            hard = step.travel(engine, clip, place, 0, max(1, step.num_hard(1.0)))
+            hard = step.travel(engine, clip, place, 0, max(1, step.num_hard(1.0)), decode_all=True)
             assert hard.difficulty is not None
             rows += [("difficulty (teacher)", overlay(clip, _on_tokens(hard.difficulty, step.units), config))]
             rows += [("hard mask", hide(clip, hard, config)), *rebuilt(hard)]
@@ -90,7 +90,7 @@ def rebuild(clip: Float[Tensor, "B C T H W"], journey: Journey, config: Pretrain
     model = config.model
     tokens = patchify(clip, model.tubelet, model.patch_px).clone()
     predicted = to_pixels(journey.output.pixels, journey.target)
-    tokens.scatter_(1, journey.mask.hidden[:, :, None].expand(-1, -1, tokens.shape[2]), predicted)
+    tokens.scatter_(1, journey.mask.decoded[:, :, None].expand(-1, -1, tokens.shape[2]), predicted)
     return unpatchify(tokens, token_grid(config), model.tubelet, model.patch_px)
 
 

@@ -13,6 +13,13 @@ from torch import Tensor
 from hpm_video.types import Mask, Place
 
 
+class Part(NamedTuple):
+    """What is decoded of the masked units: so many of them, so many tokens of each."""
+
+    num_units: int
+    num_tokens: int
+
+
 class Plan(NamedTuple):
     """How many units of a clip are masked, and how many of those are chosen by difficulty."""
 
@@ -70,10 +77,41 @@ def aggregate(
     return values.mean(dim=-1)
 
 
-def to_tokens(masked_units: Bool[Tensor, "B U"], units: Int[Tensor, "U K"], num_masked: int) -> Mask:
-    """Spread a choice of units over their tokens. `num_masked` is the (known) number of True in each row: no host sync."""
+def to_tokens(
+    masked_units: Bool[Tensor, "B U"],
+    units: Int[Tensor, "U K"],
+    num_masked: int,
+    part: Part | None = None,
+    phases: Float[Tensor, "B U"] | None = None,
+    num_tokens: int | None = None,
+) -> Mask:
+    """Spread a choice of units over their tokens. `num_masked` is the (known) number of True in each row: no host sync.
+
+    part: what of the masked units is decoded, chosen by `phases` (uniform in 0..1); None = all. num_tokens: of the clip,
+    where the units do not hold all of them.
+    """
     order = masked_units.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-    hidden = units[order[:, :num_masked]].flatten(1)  # [B, M]
+    chosen = order[:, :num_masked]
+    hidden = units[chosen]  # [B, num_masked, K]
     visible = units[order[:, num_masked:]].flatten(1).sort(dim=1).values  # [B, V]
-    masked = torch.zeros(masked_units.shape[0], units.numel(), dtype=torch.bool, device=masked_units.device)
-    return Mask(masked.scatter_(1, hidden, True), visible, hidden)
+    shape = (masked_units.shape[0], num_tokens or units.numel())
+    masked = torch.zeros(shape, dtype=torch.bool, device=masked_units.device)
+    masked = masked.scatter_(1, hidden.flatten(1), True)
+    decoded = hidden
+    if part is not None and phases is not None:
+        decoded = _take_part(hidden, part, phases.gather(1, chosen))
+    return Mask(masked, visible, hidden.flatten(1), decoded.flatten(1))
+
+
+def _take_part(hidden: Int[Tensor, "B M K"], part: Part, phases: Float[Tensor, "B M"]) -> Int[Tensor, "B m k"]:
+    """The units of the largest phases; of each, tokens at even distances, where its phase says (after the running cell
+    of VideoMAE V2, arXiv 2303.16727, which alternates over space). Each token is as likely as any other."""
+    unit_size = hidden.shape[2]
+    if part.num_units < hidden.shape[1]:
+        phases, kept = phases.topk(part.num_units, dim=1)
+        hidden = hidden.gather(1, kept[:, :, None].expand(-1, -1, unit_size))
+    if part.num_tokens == unit_size:
+        return hidden
+    step = torch.arange(part.num_tokens, device=hidden.device)  # [k]
+    index = ((step + phases[:, :, None]) * (unit_size / part.num_tokens)).long().clamp_(max=unit_size - 1)
+    return hidden.gather(2, index)

@@ -58,13 +58,14 @@ def absolute_loss(predicted: Float[Tensor, "B K"], true: Float[Tensor, "B K"]) -
 
 
 def hpm_losses(output: StudentOutput, target: Target, objective: ObjectiveConfig, unit_size: int) -> Losses:
-    """Reconstruction + weight * ranking; the predictor's target is the detached reconstruction error of each token."""
-    patch_loss = (output.pixels.float() - target.values).square().mean(-1)  # [B, M]
+    """Reconstruction + weight * ranking; the predictor's target is the detached reconstruction error of each token.
+    unit_size: how many tokens of a unit are decoded; they stand beside each other."""
+    patch_loss = (output.pixels.float() - target.values).square().mean(-1)  # [B, Q]
     pixel = patch_loss.mean()
     if output.predicted_loss is None:
         return Losses(pixel, pixel, torch.zeros_like(pixel), patch_loss.detach())
     predicted, true = output.predicted_loss, patch_loss.detach()
-    if objective.level == "unit":  # hidden tokens stand unit after unit
+    if objective.level == "unit":
         predicted, true = (x.unflatten(1, (-1, unit_size)).mean(-1) for x in (predicted, true))  # [B, num_masked]
     ranking = (relative_loss if objective.ranking == "relative" else absolute_loss)(predicted, true)
     return Losses(pixel + objective.ranking_weight * ranking, pixel, ranking, patch_loss.detach())

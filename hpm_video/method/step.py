@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hpm_video.config import PretrainConfig, has_images, image_config, mask_counts, token_grid, unit_block
+from hpm_video.config import PretrainConfig, decoded_part, has_images, image_config, mask_counts, token_grid, unit_block
 from hpm_video.data.mixture import ImageSteps
-from hpm_video.method.masking import Plan, draw_keys, make_units, mask_hard, mask_inverted, mask_random, to_tokens
+from hpm_video.method.masking import Part, Plan, draw_keys, make_units, mask_hard, mask_inverted, mask_random, to_tokens
 from hpm_video.method.objectives import hpm_losses, rank_correlation
 from hpm_video.method.targets import IMAGE_MODELS, ImageFeatures, Target, feature_target, make_target
 from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at
@@ -26,6 +26,7 @@ class Journey(NamedTuple):
     target: Target
     losses: Losses
     units: Int[Tensor, "U K"]  # of the clip's grid
+    part: Part  # what was decoded of the masked ones
 
 
 class Layout(NamedTuple):
@@ -33,10 +34,12 @@ class Layout(NamedTuple):
 
     units: Int[Tensor, "U K"]
     num_masked: int
+    part: Part  # what is decoded of the masked units
 
 
 def make_layout(config: PretrainConfig, device: torch.device) -> Layout:
-    return Layout(make_units(token_grid(config), unit_block(config)).to(device), mask_counts(config)[1])
+    units = make_units(token_grid(config), unit_block(config)).to(device)
+    return Layout(units, mask_counts(config)[1], Part(*decoded_part(config)))
 
 
 class PretrainStep:
@@ -64,24 +67,43 @@ class PretrainStep:
             self.features = ImageFeatures(config, device)
 
     def travel(
-        self, engine: Engine, clip: Float[Tensor, "B C T H W"], place: Place, step: int, num_hard: int
+        self,
+        engine: Engine,
+        clip: Float[Tensor, "B C T H W"],
+        place: Place,
+        step: int,
+        num_hard: int,
+        decode_all: bool = False,
     ) -> Journey:
-        """A batch through the method. Everything drawn belongs to (seed, step, place): no rank has randomness of its own."""
+        """A batch through the method; with mask.masks_per_clip r each clip counts r times in what comes out. Everything drawn
+        belongs to (seed, step, place): no rank has randomness of its own."""
         generator = seeded(clip.device, self.config.train.seed, step)
-        units, num_masked = self.layouts[clip.shape[2]]  # [U, K]
-        num_units = units.shape[0]
-        keys = draw_keys(place, num_units, generator)  # [B, U]
+        units, num_masked, part = self.layouts[clip.shape[2]]  # [U, K]
+        num_units, num_masks = units.shape[0], self.config.mask.masks_per_clip
+        part = Part(num_masked, units.shape[1]) if decode_all else part
+        rows = Place(*(num_masks * number for number in place))
+        keys = draw_keys(rows, num_units, generator)  # [B, U]
         difficulty = None
         if num_hard and self.teacher is not None:  # not run while every mask is random
             views = torch.stack([draw_keys(place, num_units, generator) for _ in range(self.config.teacher.num_views)])
             with engine.autocast():
-                difficulty = self.teacher.predict_difficulty(clip, views, units)  # [B, U]
+                difficulty = self.teacher.predict_difficulty(clip, views, units, self._asked(part, units))
+        if num_masks > 1:
+            clip = clip.repeat_interleave(num_masks, dim=0)
+            difficulty = None if difficulty is None else difficulty.repeat_interleave(num_masks, dim=0)
         masked_units = self._choose(difficulty, keys, Plan(num_masked, num_hard))  # [B, U], True = hidden
-        mask = to_tokens(masked_units, units, num_masked)  # [B, N]
-        output = engine(clip, mask.visible, mask.hidden)  # pixels [B, M, P], predicted_loss [B, M]
+        whole = part == Part(num_masked, units.shape[1])
+        phases = None if whole else draw_keys(rows, num_units, generator)
+        mask = to_tokens(masked_units, units, num_masked, part, phases)
+        output = engine(clip, mask.visible, mask.decoded)  # pixels [B, Q, P], predicted_loss [B, Q]
         target = self._make_target(engine, clip, mask)
-        losses = hpm_losses(output, target, self.config.objective, units.shape[1])
-        return Journey(difficulty, mask, output, target, losses, units)
+        losses = hpm_losses(output, target, self.config.objective, part.num_tokens)
+        return Journey(difficulty, mask, output, target, losses, units, part)
+
+    @staticmethod
+    def _asked(part: Part, units: Tensor) -> Part | None:
+        """What the teacher is asked of a unit that it does not see: all of it, or as much as the student decodes."""
+        return None if part.num_tokens == units.shape[1] else part
 
     def _choose(self, difficulty: Tensor | None, keys: Tensor, plan: Plan) -> Tensor:
         if difficulty is None:
@@ -91,9 +113,9 @@ class PretrainStep:
     def _make_target(self, engine: Engine, clip: Tensor, mask: Mask) -> Target:
         model = self.config.model
         if self.features is None:
-            return make_target(clip, mask.hidden, self.config.objective.target, model.tubelet, model.patch_px)
+            return make_target(clip, mask.decoded, self.config.objective.target, model.tubelet, model.patch_px)
         with engine.autocast():
-            return feature_target(self.features(clip), mask.hidden)
+            return feature_target(self.features(clip), mask.decoded)
 
     @property
     def beside(self) -> nn.Module | None:
@@ -153,8 +175,8 @@ def unit_correlation(journey: Journey) -> Tensor | None:
     """Rank correlation of the student's predicted loss with the true one over the masked units of each clip."""
     if journey.output.predicted_loss is None:
         return None
-    pair, unit_size = (journey.output.predicted_loss.detach(), journey.losses.patch_loss), journey.units.shape[1]
-    return rank_correlation(*(x.unflatten(1, (-1, unit_size)).mean(-1) for x in pair))
+    pair = (journey.output.predicted_loss.detach(), journey.losses.patch_loss)
+    return rank_correlation(*(x.unflatten(1, (-1, journey.part.num_tokens)).mean(-1) for x in pair))
 
 
 def gradient_shares(journey: Journey, ranking_weight: float) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hpm_video.config import TeacherConfig
-from hpm_video.method.masking import aggregate, mask_random, to_tokens
+from hpm_video.method.masking import Part, aggregate, mask_random, to_tokens
 from hpm_video.models.student import Student
 
 
@@ -22,7 +22,7 @@ class Teacher:
     ) -> None:
         """A copy of the student as it is now (before an engine shards it), without its pixel decoder."""
         self.network = copy.deepcopy(student).float().eval().requires_grad_(False)
-        del self.network.decoder, self.network.pixel_head
+        self.network.drop_pixel_decoder()
         self.config, self.units, self.visible_share = config, units, visible_share
 
     def to(self, device: torch.device) -> "Teacher":
@@ -32,25 +32,38 @@ class Teacher:
 
     @torch.no_grad()
     def predict_difficulty(
-        self, clip: Float[Tensor, "B C T H W"], keys: Float[Tensor, "V B U"], units: Int[Tensor, "U K"] | None = None
+        self,
+        clip: Float[Tensor, "B C T H W"],
+        keys: Float[Tensor, "V B U"],
+        units: Int[Tensor, "U K"] | None = None,
+        part: Part | None = None,
     ) -> Float[Tensor, "B U"]:
         """Predicted loss of each unit. `keys` [views, B, U] choose what the teacher sees (unused by the view `all`). `units`:
-        of clips of another grid than the model's, as images are.
+        of clips of another grid than the model's, as images are. `part`: how many tokens of a unit are asked for, as the
+        student decodes them; the rest of a unit that has several count as their mean.
 
         view all: every token visible, as published. view partial: a unit's prediction is the mean over the views that hid
-        it; a unit that none hid keeps the prediction made for it as visible.
+        it; a unit that none hid keeps the prediction made for it as visible. num_steps: only these tokens of a tube.
         """
         units = self.units if units is None else units
+        num_tokens, unit_size = units.numel(), units.shape[1]
+        if self.config.num_steps is not None and self.config.num_steps < unit_size:
+            units = units[:, (torch.arange(self.config.num_steps) * 2 + 1) * unit_size // (2 * self.config.num_steps)]
         num_units, partial = units.shape[0], self.config.view == "partial"
         num_visible = max(1, round(self.visible_share * num_units)) if partial else num_units
         hidden_sum = seen_sum = times_hidden = torch.zeros((), device=clip.device)
         num_views = 1 if num_visible == num_units else keys.shape[0]
         for view in range(num_views):
-            masked_units = mask_random(keys[view], num_units - num_visible)  # [B, U]
-            mask = to_tokens(masked_units, units, num_units - num_visible)
-            of_visible, of_hidden = self.network.predict_loss(clip, mask.visible, mask.hidden)
-            scores = torch.zeros(mask.masked.shape, device=clip.device)  # [B, N]
-            scores = scores.scatter(1, mask.visible, of_visible).scatter(1, mask.hidden, of_hidden)
+            num_hidden = num_units - num_visible
+            masked_units = mask_random(keys[view], num_hidden)  # [B, U]
+            asked = Part(num_hidden, min(units.shape[1], part.num_tokens)) if part else None
+            mask = to_tokens(masked_units, units, num_hidden, asked, (keys[view] * 4096).frac(), num_tokens)
+            of_visible, of_hidden = self.network.predict_loss(clip, mask.visible, mask.decoded)
+            scores = torch.zeros(mask.masked.shape, device=clip.device).scatter(1, mask.visible, of_visible)  # [B, N]
+            if asked and num_hidden:
+                of_unit = of_hidden.unflatten(1, (-1, asked.num_tokens)).mean(-1, keepdim=True)
+                scores = scores.scatter(1, mask.hidden, of_unit.expand(-1, -1, units.shape[1]).flatten(1))
+            scores = scores.scatter(1, mask.decoded, of_hidden)
             difficulty = aggregate(scores, units, self.config.aggregate, self.config.top_k)  # [B, U]
             hidden_sum = hidden_sum + difficulty * masked_units
             seen_sum = seen_sum + difficulty * ~masked_units

@@ -64,12 +64,30 @@ class Encoder(nn.Module):
         return t * h * w
 
     def forward(
-        self, clip: Float[Tensor, "B C T H W"], visible: Int[Tensor, "B V"] | None = None
-    ) -> Float[Tensor, "B L D"]:
-        """All tokens where `visible` is None. Pixels of tokens that are not visible are never read into the network."""
+        self,
+        clip: Float[Tensor, "B C T H W"],
+        visible: Int[Tensor, "B V"] | None = None,
+        early_depth: int | None = None,
+    ) -> Float[Tensor, "B L D"] | tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
+        """All tokens where `visible` is None. Pixels of tokens that are not visible are never read into the network.
+
+        With `early_depth` also the tokens after so many blocks, not normed.
+        """
         if visible is None:
             visible = torch.arange(self.num_tokens, device=clip.device).expand(clip.shape[0], -1)
+        if early_depth is None:
+            return self.stack(self._embed_tokens(clip, visible))
+        early = self.encode_early(clip, visible, early_depth)
+        return self.stack(early, early_depth), early
+
+    def encode_early(
+        self, clip: Float[Tensor, "B C T H W"], visible: Int[Tensor, "B V"], depth: int
+    ) -> Float[Tensor, "B L D"]:
+        """The first `depth` blocks alone, without a norm."""
+        return self.stack.run_blocks(self._embed_tokens(clip, visible), 0, depth)
+
+    def _embed_tokens(self, clip: Tensor, visible: Tensor) -> Float[Tensor, "B L D"]:
         x = self.embed(clip, visible) + self.positions(visible)  # [B, V, D]
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
-        return self.stack(x)
+        return x

@@ -27,13 +27,18 @@ class BlockStack(nn.Module):
         self.norm: nn.Module = nn.LayerNorm(width, eps=NORM_EPS)
         self.checkpointing = checkpointing
 
-    def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        for block in self.blocks:
+    def forward(self, x: Float[Tensor, "B L D"], start: int = 0) -> Float[Tensor, "B L D"]:
+        """From block `start` on, with the norm."""
+        return self.norm(self.run_blocks(x, start))
+
+    def run_blocks(self, x: Float[Tensor, "B L D"], start: int = 0, stop: int | None = None) -> Float[Tensor, "B L D"]:
+        """Blocks start to stop alone."""
+        for block in self.blocks[start:stop]:
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
-        return self.norm(x)
+        return x
 
 
 def reset_weights(root: nn.Module) -> None:

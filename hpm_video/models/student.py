@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig, position_grid
 from hpm_video.models.encoder import Encoder, resolve_size
-from hpm_video.models.layers import BlockStack, reset_weights
+from hpm_video.models.layers import NORM_EPS, BlockStack, reset_weights
 from hpm_video.models.tokens import Positions
-from hpm_video.types import StudentOutput
+from hpm_video.types import StudentOutput, UserError
 
 FEATURE_WIDTH = {"dino": 768, "clip": 768}  # of ViT-B/16
 
@@ -22,7 +22,8 @@ def target_width(config: PretrainConfig) -> int:
 
 
 class Student(nn.Module):
-    """Encoder, projection and mask token are shared by the two decoders; no block is (as in the official code).
+    """Encoder, projection and mask token are shared by the two decoders; no block is (as in the official code), unless
+    model.predictor_shared_depth says so.
 
     The predictor has a scalar head. The official one has patch * patch * 3 outputs whose mean is used: the same function.
     """
@@ -38,42 +39,69 @@ class Student(nn.Module):
         self.decoder = BlockStack(size.decoder_width, model.decoder_depth, size.decoder_heads, 0.0, model.checkpointing)
         self.pixel_head = nn.Linear(size.decoder_width, target_width(config))
         self.ranking_reaches_encoder = config.objective.ranking_reaches_encoder
+        self.shared_depth, self.early_depth = model.predictor_shared_depth, model.predictor_encoder_depth
+        if self.early_depth is not None and self.early_depth > size.depth:
+            raise UserError(
+                f"model.predictor_encoder_depth: {self.early_depth}; expected at most model.depth {size.depth}"
+            )
         self.predictor: BlockStack | None = None
         if config.mask.mode != "random":
             self.predictor = BlockStack(
                 size.decoder_width, model.predictor_depth, size.decoder_heads, 0.0, model.checkpointing
             )
             self.loss_head = nn.Linear(size.decoder_width, 1)
+            if self.early_depth is not None:
+                self.early_norm = nn.LayerNorm(size.width, eps=NORM_EPS)
+                self.early_project = nn.Linear(size.width, size.decoder_width, bias=False)
         reset_weights(self)
 
     def forward(
-        self, clip: Float[Tensor, "B C T H W"], visible: Int[Tensor, "B V"], hidden: Int[Tensor, "B M"]
+        self, clip: Float[Tensor, "B C T H W"], visible: Int[Tensor, "B V"], decoded: Int[Tensor, "B Q"]
     ) -> StudentOutput:
-        """Predictions for the hidden tokens, in the order of `hidden`, in fp32."""
-        latent = self.encoder(clip, visible)  # [B, V, D], a class token first where there is one
-        x = self._decoder_input(latent, visible, hidden)  # [B, V + M, D']
-        num_hidden = hidden.shape[1]
-        pixels = self.pixel_head(self.decoder(x)[:, -num_hidden:])  # [B, M, P]
+        """Predictions for the tokens `decoded`, in their order, in fp32."""
+        if self.early_depth is None:
+            latent, early = self.encoder(clip, visible), None
+        else:
+            latent, early = self.encoder(clip, visible, self.early_depth)
+        x = self._decoder_input(self.project(latent), visible, decoded)  # [B, V + Q, D']
+        shared = self.decoder.run_blocks(x, 0, self.shared_depth)
+        pixels = self.pixel_head(self.decoder(shared, self.shared_depth)[:, -decoded.shape[1] :])  # [B, Q, P]
         predicted_loss = None
         if self.predictor is not None:
-            seen = x if self.ranking_reaches_encoder else x.detach()
-            predicted_loss = self.loss_head(self.predictor(seen)[:, -num_hidden:]).squeeze(-1).float()  # [B, M]
+            source = shared if early is None else early
+            source = source if self.ranking_reaches_encoder else source.detach()
+            seen = source if early is None else self._early_input(source, visible, decoded)
+            predicted_loss = self._score(seen)[:, -decoded.shape[1] :]
         return StudentOutput(pixels.float(), predicted_loss, latent)
 
     def predict_loss(
-        self, clip: Float[Tensor, "B C T H W"], visible: Int[Tensor, "B V"], hidden: Int[Tensor, "B M"]
-    ) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B M"]]:
-        """Predicted loss of the visible and of the hidden tokens (M may be 0); the pixel decoder does not run."""
+        self, clip: Float[Tensor, "B C T H W"], visible: Int[Tensor, "B V"], decoded: Int[Tensor, "B Q"]
+    ) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B Q"]]:
+        """Predicted loss of the visible tokens and of `decoded` (Q may be 0). Runs what the predictor stands on, no more."""
         assert self.predictor is not None, "a student of mask.mode=random has no predictor"
-        latent = self.encoder(clip, visible)
-        scores = self.loss_head(self.predictor(self._decoder_input(latent, visible, hidden))).squeeze(-1).float()
-        num_extra = scores.shape[1] - visible.shape[1] - hidden.shape[1]  # a class token
+        if self.early_depth is not None:
+            seen = self._early_input(self.encoder.encode_early(clip, visible, self.early_depth), visible, decoded)
+        else:
+            seen = self._decoder_input(self.project(self.encoder(clip, visible)), visible, decoded)
+            seen = self.decoder.run_blocks(seen, 0, self.shared_depth) if self.shared_depth else seen
+        scores = self._score(seen)
+        num_extra = scores.shape[1] - visible.shape[1] - decoded.shape[1]  # a class token
         return scores[:, num_extra : num_extra + visible.shape[1]], scores[:, num_extra + visible.shape[1] :]
 
-    def _decoder_input(self, latent: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
-        context = self.project(latent)
+    def drop_pixel_decoder(self) -> None:
+        """Of a teacher: what `predict_loss` does not run."""
+        del self.pixel_head, self.decoder.norm, self.decoder.blocks[self.shared_depth :]
+
+    def _score(self, seen: Tensor) -> Float[Tensor, "B L"]:
+        assert self.predictor is not None
+        return self.loss_head(self.predictor(seen)).squeeze(-1).float()
+
+    def _early_input(self, early: Tensor, visible: Tensor, decoded: Tensor) -> Tensor:
+        return self._decoder_input(self.early_project(self.early_norm(early)), visible, decoded)
+
+    def _decoder_input(self, context: Tensor, visible: Tensor, decoded: Tensor) -> Tensor:
         places = self.positions(visible)
         if context.shape[1] > visible.shape[1]:  # a class token has no place
             places = torch.cat([torch.zeros_like(places[:, :1]), places], dim=1)
-        queries = self.mask_token + self.positions(hidden)
+        queries = self.mask_token + self.positions(decoded)
         return torch.cat([context + places, queries.to(context.dtype)], dim=1)

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpm_video.config import FinetuneConfig, PretrainConfig, has_images, image_config, mask_counts, token_grid
+from hpm_video.config import (
+    FinetuneConfig,
+    PretrainConfig,
+    decoded_part,
+    has_images,
+    image_config,
+    mask_counts,
+    token_grid,
+)
 from hpm_video.method.teacher import num_hard_at
 from hpm_video.models.encoder import resolve_size
 from hpm_video.models.student import FEATURE_WIDTH, target_width
@@ -22,7 +30,7 @@ def block_macs(num_tokens: int, width: int) -> int:
 @dataclass(frozen=True, kw_only=True)
 class StepCost:
     """Multiply-adds of one clip, forward only, by stage; the teacher's are of a step in which it is asked, the target's (the
-    network that gives its features; none for pixels) of every step."""
+    network that gives its features; none for pixels) of every step. Of several masks a clip, the student's are for all."""
 
     embed: int
     encoder: int
@@ -46,34 +54,51 @@ def count_step(config: PretrainConfig) -> StepCost:
     t, h, w = token_grid(config)
     num_tokens, pixels = t * h * w, model.tubelet * model.patch_px**2 * 3
     num_units, num_masked = mask_counts(config)
-    extra = int(model.cls_token)
-    visible = num_tokens // num_units * (num_units - num_masked)
-    everything = num_tokens + extra
-    narrow = size.decoder_width
-    decoder_block, project = block_macs(everything, narrow), size.width * narrow
-
-    def encode(seen: int) -> int:
-        return size.depth * block_macs(seen + extra, size.width) + (seen + extra) * project
-
-    predictor = 0
-    if config.mask.mode != "random":
-        predictor = model.predictor_depth * decoder_block + everything * narrow
+    (units_decoded, tokens_decoded), unit_size = decoded_part(config), num_tokens // num_units
+    visible, decoded = unit_size * (num_units - num_masked), units_decoded * tokens_decoded
+    narrow, masks = size.decoder_width, config.mask.masks_per_clip
     teacher = 0
     if config.mask.mode in ("hpm", "inverted"):
-        views, seen = 1, num_tokens
-        if config.teacher.view == "partial":
-            share = config.teacher.visible_share
-            units = num_units - num_masked if share is None else max(1, round(share * num_units))
-            views, seen = config.teacher.num_views, num_tokens // num_units * units
-        teacher = views * (seen * pixels * size.width + encode(seen) + predictor)
+        steps = unit_size if config.teacher.num_steps is None else min(unit_size, config.teacher.num_steps)
+        views, seen_units = _teacher_view(config)
+        seen = steps * seen_units
+        asked = min(steps, tokens_decoded if unit_size > 1 else 1) * (num_units - seen_units)
+        shared = model.predictor_shared_depth * block_macs(seen + asked + int(model.cls_token), narrow)
+        teacher = seen * pixels * size.width + shared + _count_encoder(config, seen, model.predictor_encoder_depth)
+        teacher = views * (teacher + _count_predictor(config, seen, asked))
+    own_map = 0 if model.predictor_encoder_depth is None else (visible + int(model.cls_token)) * size.width * narrow
+    decoder_blocks = model.decoder_depth * block_macs(visible + decoded + int(model.cls_token), narrow)
+    predictor = 0 if config.mask.mode == "random" else own_map + _count_predictor(config, visible, decoded)
     return StepCost(
-        embed=visible * pixels * size.width,
-        encoder=encode(visible),
-        decoder=model.decoder_depth * decoder_block + (num_tokens - visible) * narrow * target_width(config),
-        predictor=predictor,
+        embed=masks * visible * pixels * size.width,
+        encoder=masks * _count_encoder(config, visible, None),
+        decoder=masks * (decoder_blocks + decoded * narrow * target_width(config)),
+        predictor=masks * predictor,
         teacher=teacher,
         target=count_target(config),
     )
+
+
+def _teacher_view(config: PretrainConfig) -> tuple[int, int]:
+    """(looks at a clip, units seen in each)."""
+    num_units, num_masked = mask_counts(config)
+    if config.teacher.view == "all":
+        return 1, num_units
+    share = config.teacher.visible_share
+    seen = num_units - num_masked if share is None else max(1, round(share * num_units))
+    return (config.teacher.num_views if seen < num_units else 1), seen
+
+
+def _count_encoder(config: PretrainConfig, seen: int, depth: int | None) -> int:
+    """The blocks (all, or `depth` of them) and the map to the decoder's width; the embedding is counted apart."""
+    size, seen = resolve_size(config.model), seen + int(config.model.cls_token)
+    return (depth or size.depth) * block_macs(seen, size.width) + seen * size.width * size.decoder_width
+
+
+def _count_predictor(config: PretrainConfig, seen: int, asked: int) -> int:
+    """Its blocks and its head, which runs on every token."""
+    width, length = resolve_size(config.model).decoder_width, seen + asked + int(config.model.cls_token)
+    return config.model.predictor_depth * block_macs(length, width) + length * width
 
 
 def count_target(config: PretrainConfig) -> int:

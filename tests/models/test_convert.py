@@ -273,7 +273,7 @@ def test_hpm_files_give_student_and_teacher(tiny_config) -> None:
     student.load_state_dict(student_weights(found), strict=True)
     picture, visible, hidden = torch.randn(3, 3, 1, 16, 16), *hide(3, 16, 12)[1:]
     latent = student.encoder(picture, visible)
-    states = student.predictor(student._decoder_input(latent, visible, hidden))[:, -12:]
+    states = student.predictor(student._decoder_input(student.project(latent), visible, hidden))[:, -12:]
     expected = F.linear(states, theirs["decoder_pred_losspred.weight"], theirs["decoder_pred_losspred.bias"]).mean(-1)
     torch.testing.assert_close(student(picture, visible, hidden).predicted_loss, expected, atol=1e-5, rtol=0)
 
