@@ -1,6 +1,7 @@
 """The comparison of masks: every variant at equal steps and at equal compute, several seeds, small models, real clips.
 
     python benchmarks/compare.py --surv DIR --weizmann DIR [--out runs/compare] [--seeds 3] [--workers 2]
+    python benchmarks/compare.py --study why [--out runs/compare]     (what could make HPM better or worse: synthetic set)
 
 Goes on where it was stopped. Variants: random tubes; random tubes with a predictor that is trained and not used; HPM with the
 all-visible and with the partial-view teacher; inverted masks. Suffix `_reach`: the predictor's gradient trains the encoder
@@ -43,6 +44,18 @@ VARIANTS = {
     "hpm_partial_reach": ["mask.mode=hpm", "teacher.view=partial", REACH],
     "inverted": ["mask.mode=inverted"],
 }
+HPM = VARIANTS["hpm_all"]
+WHY = {
+    **{name: VARIANTS[name] for name in ("random", "hpm_all", "hpm_partial")},
+    "random_norm": ["mask.mode=random", "objective.target=norm_channel"],
+    "hpm_norm": [*HPM, "objective.target=norm_channel"],
+    "random_dense": ["mask.mode=random", "mask.ratio=0.9"],
+    "hpm_dense": [*HPM, "mask.ratio=0.9"],
+    "random_token": ["mask.mode=random", "mask.unit=token"],
+    "hpm_token": [*HPM, "mask.unit=token"],
+    "hpm_quarter": [*HPM, "mask.hard_share_end=0.25"],
+    "hpm_weight": [*HPM, REACH, "objective.ranking_weight=0.1"],
+}
 
 
 class Job(NamedTuple):
@@ -64,7 +77,13 @@ def overrides_of(data: str, variant: str, seed: int, out: Path, steps: int) -> l
     manifest, sampling = SETS[data]
     given = [f"data.root={out / 'data' / f'{manifest}-{seed}'}", f"train.seed={seed}", f"train.steps={steps}"]
     crop = "center" if data == "synthetic" else "multiscale"
-    return [*given, *sampling, f"data.crop={crop}", f"train.measure_every_steps={steps // 4}", *VARIANTS[variant]]
+    return [
+        *given,
+        *sampling,
+        f"data.crop={crop}",
+        f"train.measure_every_steps={steps // 4}",
+        *(VARIANTS | WHY)[variant],
+    ]
 
 
 def equal_compute_steps(data: str, variant: str, out: Path) -> int:
@@ -74,12 +93,12 @@ def equal_compute_steps(data: str, variant: str, out: Path) -> int:
     return round(steps * budget / one)
 
 
-def plan(data_sets: list[str], seeds: int, out: Path) -> list[Job]:
+def plan(data_sets: list[str], seeds: int, out: Path, variants: dict[str, list[str]]) -> list[Job]:
     """All runs, seed by seed; where equal steps are equal compute there is one run for both."""
     jobs = []
     for seed in range(seeds):
         for data in data_sets:
-            for variant in VARIANTS:
+            for variant in variants:
                 many = equal_compute_steps(data, variant, out)
                 same = variant == "untrained" or many == STEPS[data]
                 for compute, steps in {"both": many}.items() if same else {"steps": STEPS[data], "flops": many}.items():
@@ -113,11 +132,11 @@ def pretrain_all(jobs: list[Job], num_workers: int) -> None:
             sys.stdout.flush()
 
 
-def score_all(jobs: list[Job], tasks: list[Task], out: Path, num_workers: int) -> list[dict]:
-    """Every run on every task whose set it was trained on; fine-tuned too where compute is equal."""
+def score_all(jobs: list[Job], tasks: list[Task], out: Path, num_workers: int, tune: bool) -> list[dict]:
+    """Every run on every task whose set it was trained on; fine-tuned too (if at all) where compute is equal."""
     with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
         futures = [
-            pool.submit(score_job, job, task, out / "data", job.compute != "steps")
+            pool.submit(score_job, job, task, out / "data", tune and job.compute != "steps")
             for job in jobs
             for task in tasks
             if job.data == task.pretrained_on and (job.run / "encoder.safetensors").exists()
@@ -139,15 +158,22 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")
+    parser.add_argument(
+        "--study", choices=["masks", "why"], default="masks", help="why: equal steps, frozen, synthetic"
+    )
     given = parser.parse_args()
+    why = given.study == "why"
+    variants = WHY if why else VARIANTS
     out = given.out.resolve()
-    tasks = write_data(given.surv, given.weizmann, out / "data", given.seeds)
-    jobs = plan(sorted({task.pretrained_on for task in tasks}), given.seeds, out)
+    tasks = write_data(None if why else given.surv, None if why else given.weizmann, out / "data", given.seeds)
+    jobs = plan(sorted({task.pretrained_on for task in tasks}), given.seeds, out, variants)
+    jobs = [job for job in jobs if not (why and job.compute == "flops")]
     pretrain_all(jobs, given.workers)
-    rows = score_all(jobs, tasks, out, given.workers)
-    (out / "results.json").write_text(json.dumps(rows, indent=1))
-    (out / "tables.md").write_text(write_tables(rows, tasks, VARIANTS))
-    sys.stdout.write(f"{out / 'tables.md'}\n")
+    rows = score_all(jobs, tasks, out, given.workers, tune=not why)
+    end = "-why" if why else ""
+    (out / f"results{end}.json").write_text(json.dumps(rows, indent=1))
+    (out / f"tables{end}.md").write_text(write_tables(rows, tasks, variants))
+    sys.stdout.write(f"{out / f'tables{end}.md'}\n")
     return 0
 
 

@@ -139,7 +139,12 @@ def score_job(job: Any, task: Task, data: Path, tune: bool) -> dict[str, Any]:
     row = {"data": job.data, "task": task.name, "variant": job.variant, "seed": job.seed, "compute": job.compute}
     try:
         row |= score_frozen(job.run, task, job.seed, data) | last_measurements(job.run)
-        row["judged_gain"] = gain_by_judge(job.run, job.run.with_name(f"random-steps-{job.seed}"))
+        judge = job.run.with_name(
+            f"{job.variant.replace('hpm', 'random', 1)}-steps-{job.seed}"
+        )  # of the same target and units
+        row["judged_gain"] = gain_by_judge(
+            job.run, judge if judge.exists() else job.run.with_name(f"random-steps-{job.seed}")
+        )
         if tune:
             row |= score_finetuned(job.run, task, job.seed, data)
     except UserError as error:
