@@ -77,13 +77,8 @@ def overrides_of(data: str, variant: str, seed: int, out: Path, steps: int) -> l
     manifest, sampling = SETS[data]
     given = [f"data.root={out / 'data' / f'{manifest}-{seed}'}", f"train.seed={seed}", f"train.steps={steps}"]
     crop = "center" if data == "synthetic" else "multiscale"
-    return [
-        *given,
-        *sampling,
-        f"data.crop={crop}",
-        f"train.measure_every_steps={steps // 4}",
-        *(VARIANTS | WHY)[variant],
-    ]
+    given += [*sampling, f"data.crop={crop}", f"train.measure_every_steps={steps // 4}"]
+    return [*given, *(VARIANTS | WHY)[variant]]
 
 
 def equal_compute_steps(data: str, variant: str, out: Path) -> int:

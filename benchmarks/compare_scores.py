@@ -60,21 +60,17 @@ def gain_by_judge(run: Path, judge: Path) -> float:
     such masks: ratio of its reconstruction losses on held-out clips. The run's own student is used to its teacher's masks."""
     import torch
 
-    from hpm_video.data.transforms import Normalise
-    from hpm_video.evals.pictures import held_out_clips
-    from hpm_video.method.step import PretrainStep
-    from hpm_video.train.checkpoint import load_student, load_teacher
+    from hpm_video.evals.pictures import held_out_clips, open_step
+    from hpm_video.train.checkpoint import load_student
     from hpm_video.train.engine import PlainEngine
     from hpm_video.types import Place
 
     config, student = load_student(run)
     if config.mask.mode != "hpm":
         return float("nan")
-    step = PretrainStep(config, student, torch.device("cpu"))
-    load_teacher(run, step.teacher)
+    step, _, clip = open_step(config, student, run, held_out_clips(config, 60))
     engine = PlainEngine(load_student(judge)[1], config, torch.device("cpu"))
     engine.module.eval()
-    clip = Normalise(config.data)(held_out_clips(config, 60))
     place = Place(0, len(clip), len(clip))
     with torch.no_grad():
         hard, random = (step.travel(engine, clip, place, 0, n).losses.pixel for n in (step.num_hard(1.0), 0))
@@ -139,12 +135,9 @@ def score_job(job: Any, task: Task, data: Path, tune: bool) -> dict[str, Any]:
     row = {"data": job.data, "task": task.name, "variant": job.variant, "seed": job.seed, "compute": job.compute}
     try:
         row |= score_frozen(job.run, task, job.seed, data) | last_measurements(job.run)
-        judge = job.run.with_name(
-            f"{job.variant.replace('hpm', 'random', 1)}-steps-{job.seed}"
-        )  # of the same target and units
-        row["judged_gain"] = gain_by_judge(
-            job.run, judge if judge.exists() else job.run.with_name(f"random-steps-{job.seed}")
-        )
+        kinds = (job.variant.replace("hpm", "random", 1), "random")  # first random masks of the same target and units
+        judges = (job.run.with_name(f"{kind}-steps-{job.seed}") for kind in kinds)
+        row["judged_gain"] = gain_by_judge(job.run, next(judge for judge in judges if judge.exists()))
         if tune:
             row |= score_finetuned(job.run, task, job.seed, data)
     except UserError as error:

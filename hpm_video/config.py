@@ -371,7 +371,7 @@ class FinetuneConfig:
 
 RunConfig = PretrainConfig | FinetuneConfig
 
-# What HPM costs is settled by these keys. Figures of each: benchmarks/results.
+# Sets of the keys that settle what HPM costs; the defaults are none of them yet.
 PRESETS: dict[str, dict[str, str]] = {
     "hpm": {
         "mask.mode": "hpm",
@@ -575,9 +575,9 @@ def mask_counts(config: PretrainConfig) -> tuple[int, int]:
 def decoded_part(config: PretrainConfig) -> tuple[int, int]:
     """(masked units of a clip that are decoded, tokens decoded of each): mask.decoded_share of the tokens of every masked
     unit, where a unit has more than one; else of the units."""
-    _, num_masked = mask_counts(config)
+    num_units, num_masked = mask_counts(config)
     (t, h, w), share = token_grid(config), config.mask.decoded_share
-    unit_size = t * h * w // mask_counts(config)[0]
+    unit_size = t * h * w // num_units
     if unit_size > 1:
         return num_masked, max(1, round(share * unit_size)) if share else 0
     return round(share * num_masked), 1

@@ -50,7 +50,7 @@ def draw_clips(run: Path) -> bytes:
     is features, there are no reconstructions, and the picture says so."""
     config, student = load_student(run)
     frames = held_out_clips(config, max(1, config.train.num_pictures))
-    step, engine, clip = _prepare(config, student, run, frames)
+    step, engine, clip = open_step(config, student, run, frames)
     place, rows = Place(0, len(frames), len(frames)), []
 
     def rebuilt(journey: Journey) -> list[tuple[str, Tensor]]:
@@ -69,9 +69,10 @@ def draw_clips(run: Path) -> bytes:
     return _draw_rows([(name, _to_rgb(pictures, config)) for name, pictures in rows], note)
 
 
-def _prepare(
+def open_step(
     config: PretrainConfig, student: Student, run: Path, frames: Tensor
 ) -> tuple[PretrainStep, PlainEngine, Tensor]:
+    """A run's step with its teacher, an engine around its student, and the frames as clips."""
     step = PretrainStep(config, student, torch.device("cpu"))
     if step.teacher is not None:
         load_teacher(run, step.teacher)

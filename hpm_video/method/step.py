@@ -80,30 +80,25 @@ class PretrainStep:
         generator = seeded(clip.device, self.config.train.seed, step)
         units, num_masked, part = self.layouts[clip.shape[2]]  # [U, K]
         num_units, num_masks = units.shape[0], self.config.mask.masks_per_clip
-        part = Part(num_masked, units.shape[1]) if decode_all else part
+        whole = Part(num_masked, units.shape[1])
+        part = whole if decode_all else part
         rows = Place(*(num_masks * number for number in place))
         keys = draw_keys(rows, num_units, generator)  # [B, U]
         difficulty = None
         if num_hard and self.teacher is not None:  # not run while every mask is random
             views = torch.stack([draw_keys(place, num_units, generator) for _ in range(self.config.teacher.num_views)])
             with engine.autocast():
-                difficulty = self.teacher.predict_difficulty(clip, views, units, self._asked(part, units))
+                difficulty = self.teacher.predict_difficulty(clip, views, units, part.num_tokens)
         if num_masks > 1:
             clip = clip.repeat_interleave(num_masks, dim=0)
             difficulty = None if difficulty is None else difficulty.repeat_interleave(num_masks, dim=0)
         masked_units = self._choose(difficulty, keys, Plan(num_masked, num_hard))  # [B, U], True = hidden
-        whole = part == Part(num_masked, units.shape[1])
-        phases = None if whole else draw_keys(rows, num_units, generator)
+        phases = None if part == whole else draw_keys(rows, num_units, generator)
         mask = to_tokens(masked_units, units, num_masked, part, phases)
         output = engine(clip, mask.visible, mask.decoded)  # pixels [B, Q, P], predicted_loss [B, Q]
         target = self._make_target(engine, clip, mask)
         losses = hpm_losses(output, target, self.config.objective, part.num_tokens)
         return Journey(difficulty, mask, output, target, losses, units, part)
-
-    @staticmethod
-    def _asked(part: Part, units: Tensor) -> Part | None:
-        """What the teacher is asked of a unit that it does not see: all of it, or as much as the student decodes."""
-        return None if part.num_tokens == units.shape[1] else part
 
     def _choose(self, difficulty: Tensor | None, keys: Tensor, plan: Plan) -> Tensor:
         if difficulty is None:

@@ -36,11 +36,11 @@ class Teacher:
         clip: Float[Tensor, "B C T H W"],
         keys: Float[Tensor, "V B U"],
         units: Int[Tensor, "U K"] | None = None,
-        part: Part | None = None,
+        tokens_asked: int | None = None,
     ) -> Float[Tensor, "B U"]:
         """Predicted loss of each unit. `keys` [views, B, U] choose what the teacher sees (unused by the view `all`). `units`:
-        of clips of another grid than the model's, as images are. `part`: how many tokens of a unit are asked for, as the
-        student decodes them; the rest of a unit that has several count as their mean.
+        of clips of another grid than the model's, as images are. `tokens_asked`: how many tokens of a hidden unit are asked
+        for, as the student decodes them (None = all); the rest of the unit count as their mean.
 
         view all: every token visible, as published. view partial: a unit's prediction is the mean over the views that hid
         it; a unit that none hid keeps the prediction made for it as visible. num_steps: only these tokens of a tube.
@@ -56,11 +56,11 @@ class Teacher:
         for view in range(num_views):
             num_hidden = num_units - num_visible
             masked_units = mask_random(keys[view], num_hidden)  # [B, U]
-            asked = Part(num_hidden, min(units.shape[1], part.num_tokens)) if part else None
+            asked = Part(num_hidden, min(units.shape[1], tokens_asked or units.shape[1]))
             mask = to_tokens(masked_units, units, num_hidden, asked, (keys[view] * 4096).frac(), num_tokens)
             of_visible, of_hidden = self.network.predict_loss(clip, mask.visible, mask.decoded)
             scores = torch.zeros(mask.masked.shape, device=clip.device).scatter(1, mask.visible, of_visible)  # [B, N]
-            if asked and num_hidden:
+            if num_hidden and asked.num_tokens < units.shape[1]:
                 of_unit = of_hidden.unflatten(1, (-1, asked.num_tokens)).mean(-1, keepdim=True)
                 scores = scores.scatter(1, mask.hidden, of_unit.expand(-1, -1, units.shape[1]).flatten(1))
             scores = scores.scatter(1, mask.decoded, of_hidden)

@@ -71,7 +71,7 @@ class Student(nn.Module):
             source = shared if early is None else early
             source = source if self.ranking_reaches_encoder else source.detach()
             seen = source if early is None else self._early_input(source, visible, decoded)
-            predicted_loss = self._score(seen)[:, -decoded.shape[1] :]
+            predicted_loss = self._score(self.predictor(seen)[:, -decoded.shape[1] :])
         return StudentOutput(pixels.float(), predicted_loss, latent)
 
     def predict_loss(
@@ -83,8 +83,8 @@ class Student(nn.Module):
             seen = self._early_input(self.encoder.encode_early(clip, visible, self.early_depth), visible, decoded)
         else:
             seen = self._decoder_input(self.project(self.encoder(clip, visible)), visible, decoded)
-            seen = self.decoder.run_blocks(seen, 0, self.shared_depth) if self.shared_depth else seen
-        scores = self._score(seen)
+            seen = self.decoder.run_blocks(seen, 0, self.shared_depth)
+        scores = self._score(self.predictor(seen))
         num_extra = scores.shape[1] - visible.shape[1] - decoded.shape[1]  # a class token
         return scores[:, num_extra : num_extra + visible.shape[1]], scores[:, num_extra + visible.shape[1] :]
 
@@ -92,9 +92,8 @@ class Student(nn.Module):
         """Of a teacher: what `predict_loss` does not run."""
         del self.pixel_head, self.decoder.norm, self.decoder.blocks[self.shared_depth :]
 
-    def _score(self, seen: Tensor) -> Float[Tensor, "B L"]:
-        assert self.predictor is not None
-        return self.loss_head(self.predictor(seen)).squeeze(-1).float()
+    def _score(self, states: Tensor) -> Float[Tensor, "B L"]:
+        return self.loss_head(states).squeeze(-1).float()
 
     def _early_input(self, early: Tensor, visible: Tensor, decoded: Tensor) -> Tensor:
         return self._decoder_input(self.early_project(self.early_norm(early)), visible, decoded)

@@ -56,19 +56,21 @@ def count_step(config: PretrainConfig) -> StepCost:
     num_units, num_masked = mask_counts(config)
     (units_decoded, tokens_decoded), unit_size = decoded_part(config), num_tokens // num_units
     visible, decoded = unit_size * (num_units - num_masked), units_decoded * tokens_decoded
-    narrow, masks = size.decoder_width, config.mask.masks_per_clip
+    narrow, masks, extra = size.decoder_width, config.mask.masks_per_clip, int(model.cls_token)
     teacher = 0
     if config.mask.mode in ("hpm", "inverted"):
         steps = unit_size if config.teacher.num_steps is None else min(unit_size, config.teacher.num_steps)
         views, seen_units = _teacher_view(config)
         seen = steps * seen_units
-        asked = min(steps, tokens_decoded if unit_size > 1 else 1) * (num_units - seen_units)
-        shared = model.predictor_shared_depth * block_macs(seen + asked + int(model.cls_token), narrow)
+        asked = min(steps, tokens_decoded) * (num_units - seen_units)
+        shared = model.predictor_shared_depth * block_macs(seen + asked + extra, narrow)
         teacher = seen * pixels * size.width + shared + _count_encoder(config, seen, model.predictor_encoder_depth)
-        teacher = views * (teacher + _count_predictor(config, seen, asked))
-    own_map = 0 if model.predictor_encoder_depth is None else (visible + int(model.cls_token)) * size.width * narrow
-    decoder_blocks = model.decoder_depth * block_macs(visible + decoded + int(model.cls_token), narrow)
-    predictor = 0 if config.mask.mode == "random" else own_map + _count_predictor(config, visible, decoded)
+        teacher = views * (teacher + _count_predictor(config, seen + asked + extra, seen + asked + extra))
+    own_map = 0 if model.predictor_encoder_depth is None else (visible + extra) * size.width * narrow
+    decoder_blocks = model.decoder_depth * block_macs(visible + decoded + extra, narrow)
+    predictor = (
+        0 if config.mask.mode == "random" else own_map + _count_predictor(config, visible + decoded + extra, decoded)
+    )
     return StepCost(
         embed=masks * visible * pixels * size.width,
         encoder=masks * _count_encoder(config, visible, None),
@@ -95,10 +97,10 @@ def _count_encoder(config: PretrainConfig, seen: int, depth: int | None) -> int:
     return (depth or size.depth) * block_macs(seen, size.width) + seen * size.width * size.decoder_width
 
 
-def _count_predictor(config: PretrainConfig, seen: int, asked: int) -> int:
-    """Its blocks and its head, which runs on every token."""
-    width, length = resolve_size(config.model).decoder_width, seen + asked + int(config.model.cls_token)
-    return config.model.predictor_depth * block_macs(length, width) + length * width
+def _count_predictor(config: PretrainConfig, length: int, scored: int) -> int:
+    """Its blocks on `length` tokens, its head on `scored` of them."""
+    width = resolve_size(config.model).decoder_width
+    return config.model.predictor_depth * block_macs(length, width) + scored * width
 
 
 def count_target(config: PretrainConfig) -> int:
