@@ -12,6 +12,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -54,10 +55,7 @@ class Job(NamedTuple):
     compute: str
     overrides: tuple[str, ...]
     run: Path
-
-
-def config_of(data: str, variant: str, seed: int, out: Path, steps: int) -> PretrainConfig:
-    return load_config(CONFIG, [*overrides_of(data, variant, seed, out, steps), "train.output=none"])
+    config: Path = CONFIG
 
 
 def overrides_of(data: str, variant: str, seed: int, out: Path, steps: int) -> list[str]:
@@ -67,25 +65,41 @@ def overrides_of(data: str, variant: str, seed: int, out: Path, steps: int) -> l
     return [*given, *sampling, f"data.crop={crop}", f"train.measure_every_steps={steps // 4}", *VARIANTS[variant]]
 
 
-def equal_compute_steps(data: str, variant: str, out: Path) -> int:
-    """Steps of this variant that cost what hpm_all costs in STEPS, to the nearest."""
-    steps = STEPS[data]
-    budget, one = (run_flops(config_of(data, v, 0, out, steps), steps) for v in ("hpm_all", variant))
+class Comparison(NamedTuple):
+    """What is compared."""
+
+    config: Path
+    steps: dict[str, int]  # of each data set, where steps are equal
+    variants: dict[str, list[str]]
+    standard: str  # the variant whose multiply-adds all get where compute is equal
+    overrides_of: Callable[[str, str, int, Path, int], list[str]]  # data, variant, seed, out, steps
+
+    def config_of(self, data: str, variant: str, seed: int, out: Path, steps: int) -> PretrainConfig:
+        return load_config(self.config, [*self.overrides_of(data, variant, seed, out, steps), "train.output=none"])
+
+
+VIDEOS = Comparison(CONFIG, STEPS, VARIANTS, "hpm_all", overrides_of)
+
+
+def equal_compute_steps(data: str, variant: str, out: Path, compared: Comparison = VIDEOS) -> int:
+    """Steps of this variant that cost what the standard costs at the equal number of steps, to the nearest."""
+    steps = compared.steps[data]
+    budget, one = (run_flops(compared.config_of(data, v, 0, out, steps), steps) for v in (compared.standard, variant))
     return round(steps * budget / one)
 
 
-def plan(data_sets: list[str], seeds: int, out: Path) -> list[Job]:
+def plan(data_sets: list[str], seeds: int, out: Path, compared: Comparison = VIDEOS) -> list[Job]:
     """All runs, seed by seed; where equal steps are equal compute there is one run for both."""
     jobs = []
     for seed in range(seeds):
         for data in data_sets:
-            for variant in VARIANTS:
-                many = equal_compute_steps(data, variant, out)
-                same = variant == "untrained" or many == STEPS[data]
-                for compute, steps in {"both": many}.items() if same else {"steps": STEPS[data], "flops": many}.items():
+            for variant in compared.variants:
+                few, many = compared.steps[data], equal_compute_steps(data, variant, out, compared)
+                same = variant == "untrained" or many == few
+                for compute, steps in {"both": many}.items() if same else {"steps": few, "flops": many}.items():
                     run = out / "runs" / data / f"{variant}-{compute}-{seed}"
-                    given = (*overrides_of(data, variant, seed, out, steps), f"train.output={run}")
-                    jobs.append(Job(data, variant, seed, compute, given, run))
+                    given = (*compared.overrides_of(data, variant, seed, out, steps), f"train.output={run}")
+                    jobs.append(Job(data, variant, seed, compute, given, run, compared.config))
     return jobs
 
 
@@ -97,7 +111,7 @@ def pretrain_job(job: Job) -> str:
     start_logging()
     logging.getLogger("hpm_video").setLevel(logging.WARNING)
     try:
-        pretrain(load_config(CONFIG, [*job.overrides]))
+        pretrain(load_config(job.config, [*job.overrides]))
     except UserError as error:
         return f"failed: {error}"
     return "done"
@@ -113,11 +127,11 @@ def pretrain_all(jobs: list[Job], num_workers: int) -> None:
             sys.stdout.flush()
 
 
-def score_all(jobs: list[Job], tasks: list[Task], out: Path, num_workers: int) -> list[dict]:
-    """Every run on every task whose set it was trained on; fine-tuned too where compute is equal."""
+def score_all(jobs: list[Job], tasks: list[Task], out: Path, num_workers: int, tune: bool = True) -> list[dict]:
+    """Every run on every task whose set it was trained on; fine-tuned too (if at all) where compute is equal."""
     with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
         futures = [
-            pool.submit(score_job, job, task, out / "data", job.compute != "steps")
+            pool.submit(score_job, job, task, out / "data", tune and job.compute != "steps")
             for job in jobs
             for task in tasks
             if job.data == task.pretrained_on and (job.run / "encoder.safetensors").exists()

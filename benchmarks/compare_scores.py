@@ -95,10 +95,13 @@ def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
     return float(found.mean()), float(error)
 
 
-def write_tables(rows: list[dict[str, Any]], tasks: Iterable[Task], variants: Iterable[str]) -> str:
-    """Markdown: at equal steps, then at equal compute; a row for each variant, a column for each task and score."""
+def write_tables(
+    rows: list[dict[str, Any]], tasks: Iterable[Task], variants: Iterable[str], standard: str = "hpm_all"
+) -> str:
+    """Markdown: at equal steps, then at equal compute; a row for each variant, a column for each task and score.
+    standard: the variant whose multiply-adds all got at equal compute."""
     text, tasks = [], list(tasks)
-    for compute, title in (("steps", "Equal steps"), ("flops", "Equal compute (multiply-adds of hpm_all)")):
+    for compute, title in (("steps", "Equal steps"), ("flops", f"Equal compute (multiply-adds of {standard})")):
         for score, name in (("knn", "kNN"), ("linear", "linear probe"), ("finetuned", "fine-tuned")):
             table = []
             for variant in variants:
