@@ -21,10 +21,11 @@ from compare_scores import mean_and_error, write_tables
 
 from hpm_video.data.annotations import IMAGE_SUFFIXES, Row, hold_out_share, read_class_folders
 from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
+from hpm_video.train.checkpoint import write_json
 from hpm_video.train.record import read_results
 
 CONFIG = ROOT / "configs" / "pretrain" / "compare_images.yaml"
-STEPS = {"fashion": 800, "digits": 1800}  # of 32 images
+STEPS = {"fashion": 700, "digits": 1800}  # of 32 images
 SETS = {
     "fashion": [],
     "digits": "data.frame_size_px=[8,8] data.crop=center data.flip=false model.patch_px=2 model.width=64".split(),
@@ -39,6 +40,7 @@ VARIANTS = {
 }
 NUM_PROBED = 1000  # training images of each class of fashion that a probe is fitted on
 HELD_SHARE = 1 / 3  # of the digits
+NUM_MASKS = 12  # random masks over which the loss of a token is averaged
 TASKS = {name: Task(name, name, "mean") for name in SETS}
 
 
@@ -106,6 +108,54 @@ def write_data(fashion: Path | None, out: Path, num_seeds: int) -> list[Task]:
     return [task for name, task in TASKS.items() if name != "fashion" or fashion is not None]
 
 
+def rank_by_judge(run: Path, judge: Path) -> float:
+    """Rank correlation, over the tokens of an image, of the difficulty that a run's teacher gives them, as it is used to
+    choose masks, with the loss that the student of another run has on them, the mean over NUM_MASKS random masks. (The
+    predictor's own rank correlation is of masked tokens alone, which is what it is trained on.)"""
+    import torch
+
+    from hpm_video.data.transforms import Normalise
+    from hpm_video.evals.pictures import held_out_clips
+    from hpm_video.method.objectives import rank_correlation
+    from hpm_video.method.step import PretrainStep
+    from hpm_video.train.checkpoint import load_student, load_teacher
+    from hpm_video.train.engine import PlainEngine
+    from hpm_video.types import Place
+
+    config, student = load_student(run)
+    step = PretrainStep(config, student, torch.device("cpu"))
+    load_teacher(run, step.teacher)
+    engine = PlainEngine(load_student(judge)[1].eval(), config, torch.device("cpu"))
+    clip = Normalise(config.data)(held_out_clips(config, config.data.num_held_out))
+    difficulty = step.difficulty_of(engine, clip)
+    total, times = torch.zeros_like(difficulty), torch.zeros_like(difficulty)
+    with torch.no_grad():
+        for number in range(NUM_MASKS):
+            journey = step.travel(engine, clip, Place(0, len(clip), len(clip)), number, 0)
+            total.scatter_add_(1, journey.mask.hidden, journey.losses.patch_loss)
+            times += journey.mask.masked
+    return float(rank_correlation(difficulty, total / times.clamp(min=1)))
+
+
+def write_ranks(jobs: list[Job]) -> str:
+    """Markdown: `rank_by_judge` of every run with a teacher at equal steps, judged by the MAE run of the same seed."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for job in jobs:
+        if job.variant in ("untrained", "random") or job.compute == "flops" or not (job.run / "results.json").exists():
+            continue
+        file = job.run / "rank_by_judge.json"
+        if not file.exists():
+            judge = job.run.with_name(f"random-steps-{job.seed}")
+            write_json(file, {"rank_correlation": rank_by_judge(job.run, judge)})
+        found.setdefault((job.data, job.variant), []).append(json.loads(file.read_text())["rank_correlation"])
+    lines = ["\n**Rank correlation of the teacher's difficulty with the loss of an MAE student** (equal steps)\n"]
+    lines += ["| set, variant | |", "|---|---|"]
+    for (data, variant), values in found.items():
+        mean, error = mean_and_error(values)
+        lines.append(f"| {data}, {variant} | {mean:.3f} ± {error:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
 def write_differences(rows: list[dict]) -> str:
     """Markdown: each trained variant less random masks of the same seed, mean and standard error over the seeds."""
     trained = [variant for variant in VARIANTS if variant not in ("untrained", "random")]
@@ -164,7 +214,7 @@ def main() -> int:
     rows = score_all(jobs, tasks, out, given.workers, tune=False)
     (out / "results.json").write_text(json.dumps(rows, indent=1))
     tables = write_tables(rows, tasks, VARIANTS, IMAGES.standard)
-    (out / "tables.md").write_text(tables + write_differences(rows) + write_costs(jobs))
+    (out / "tables.md").write_text(tables + write_ranks(jobs) + write_differences(rows) + write_costs(jobs))
     sys.stdout.write(f"{out / 'tables.md'}\n")
     return 0
 

@@ -65,6 +65,8 @@ def test_small_runs_from_the_data_to_the_tables(images, tmp_path) -> None:
     assert [read_results(job.run)["figures"]["steps"] for job in jobs] == [1, 3, 3]
     rows = [score_job(job, task, tmp_path / "data", False) for job in jobs]
     assert all(row["num_test"] == 50 and row["knn"] > 0.2 for row in rows) and rows[2]["judged_gain"] > 0
+    (rank,) = [line for line in images.write_ranks(jobs).splitlines() if "digits, hpm" in line]
+    assert -1 <= float(rank.split()[4]) <= 1 and (jobs[2].run / "rank_by_judge.json").exists()
     costs = images.write_costs(jobs)
     assert "| digits, hpm | both | 3 |" in costs and "| digits, random | steps | 3 |" in costs
 
