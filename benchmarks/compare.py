@@ -1,7 +1,8 @@
 """The comparison of masks: every variant at equal steps and at equal compute, several seeds, small models, real clips.
 
     python benchmarks/compare.py --surv DIR --weizmann DIR [--out runs/compare] [--seeds 3] [--workers 2]
-    python benchmarks/compare.py --study why [--out runs/compare]     (what could make HPM better or worse: synthetic set)
+    python benchmarks/compare.py --study why [...]        what could make HPM better or worse: synthetic set, equal steps
+    python benchmarks/compare.py --study teacher [...]    each way to a cheaper teacher: synthetic set
 
 Goes on where it was stopped. Variants: random tubes; random tubes with a predictor that is trained and not used; HPM with the
 all-visible and with the partial-view teacher; inverted masks. Suffix `_reach`: the predictor's gradient trains the encoder
@@ -13,13 +14,14 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 from compare_data import Task, write_data
-from compare_scores import score_job, write_tables
+from compare_scores import score_job, write_differences, write_tables
 
 from hpm_video.config import PretrainConfig, load_config
 from hpm_video.train.flops import run_flops
@@ -56,6 +58,19 @@ WHY = {
     "hpm_quarter": [*HPM, "mask.hard_share_end=0.25"],
     "hpm_weight": [*HPM, REACH, "objective.ranking_weight=0.1"],
 }
+TEACHERS = {
+    **{name: VARIANTS[name] for name in ("random", "hpm_all", "hpm_all_reach", "hpm_partial")},
+    "random_half": ["preset=random"],
+    "hpm_paper": ["preset=hpm_paper"],
+    "hpm_preset": ["preset=hpm"],
+    "hpm_half": [*HPM, "mask.decoded_share=0.5"],
+    "hpm_two_views": [*HPM, "teacher.view=partial", "teacher.num_views=2"],
+    "hpm_two_steps": [*HPM, "teacher.num_steps=2"],
+    "hpm_two_masks": [*HPM, "mask.masks_per_clip=2"],
+    "hpm_early": [*HPM, "model.predictor_encoder_depth=2"],
+    "hpm_shared": [*HPM, "model.predictor_shared_depth=1"],
+    "hpm_two_blocks": [*HPM, "model.predictor_depth=2"],
+}
 
 
 class Job(NamedTuple):
@@ -67,10 +82,7 @@ class Job(NamedTuple):
     compute: str
     overrides: tuple[str, ...]
     run: Path
-
-
-def config_of(data: str, variant: str, seed: int, out: Path, steps: int) -> PretrainConfig:
-    return load_config(CONFIG, [*overrides_of(data, variant, seed, out, steps), "train.output=none"])
+    config: Path = CONFIG
 
 
 def overrides_of(data: str, variant: str, seed: int, out: Path, steps: int) -> list[str]:
@@ -78,28 +90,52 @@ def overrides_of(data: str, variant: str, seed: int, out: Path, steps: int) -> l
     given = [f"data.root={out / 'data' / f'{manifest}-{seed}'}", f"train.seed={seed}", f"train.steps={steps}"]
     crop = "center" if data == "synthetic" else "multiscale"
     given += [*sampling, f"data.crop={crop}", f"train.measure_every_steps={steps // 4}"]
-    return [*given, *(VARIANTS | WHY)[variant]]
+    return [*given, *(VARIANTS | WHY | TEACHERS)[variant]]
 
 
-def equal_compute_steps(data: str, variant: str, out: Path) -> int:
-    """Steps of this variant that cost what hpm_all costs in STEPS, to the nearest."""
-    steps = STEPS[data]
-    budget, one = (run_flops(config_of(data, v, 0, out, steps), steps) for v in ("hpm_all", variant))
+class Comparison(NamedTuple):
+    """What is compared."""
+
+    config: Path
+    steps: dict[str, int]  # of each data set, where steps are equal
+    variants: dict[str, list[str]]
+    standard: str  # the variant whose multiply-adds all get where compute is equal
+    overrides_of: Callable[[str, str, int, Path, int], list[str]]  # data, variant, seed, out, steps
+    equal_compute: bool = True  # too, beside equal steps
+    tune: bool = False  # whether encoders are fine-tuned (where compute is equal), not only scored frozen
+
+    def config_of(self, data: str, variant: str, seed: int, out: Path, steps: int) -> PretrainConfig:
+        return load_config(self.config, [*self.overrides_of(data, variant, seed, out, steps), "train.output=none"])
+
+
+STUDIES = {
+    "masks": Comparison(CONFIG, STEPS, VARIANTS, "hpm_all", overrides_of, tune=True),
+    "why": Comparison(CONFIG, {"synthetic": 400}, WHY, "hpm_all", overrides_of, equal_compute=False),
+    "teacher": Comparison(CONFIG, {"synthetic": 400}, TEACHERS, "hpm_all", overrides_of),
+}
+
+
+def equal_compute_steps(data: str, variant: str, out: Path, compared: Comparison) -> int:
+    """Steps of this variant that cost what the standard costs at the equal number of steps, to the nearest."""
+    steps = compared.steps[data]
+    budget, one = (run_flops(compared.config_of(data, v, 0, out, steps), steps) for v in (compared.standard, variant))
     return round(steps * budget / one)
 
 
-def plan(data_sets: list[str], seeds: int, out: Path, variants: dict[str, list[str]]) -> list[Job]:
+def plan(data_sets: list[str], seeds: int, out: Path, compared: Comparison) -> list[Job]:
     """All runs, seed by seed; where equal steps are equal compute there is one run for both."""
     jobs = []
     for seed in range(seeds):
         for data in data_sets:
-            for variant in variants:
-                many = equal_compute_steps(data, variant, out)
-                same = variant == "untrained" or many == STEPS[data]
-                for compute, steps in {"both": many}.items() if same else {"steps": STEPS[data], "flops": many}.items():
+            for variant in compared.variants:
+                few, many = compared.steps[data], equal_compute_steps(data, variant, out, compared)
+                lengths = {"steps": few} | ({"flops": many} if compared.equal_compute else {})
+                if variant == "untrained" or many == few:
+                    lengths = {"both": many}
+                for compute, steps in lengths.items():
                     run = out / "runs" / data / f"{variant}-{compute}-{seed}"
-                    given = (*overrides_of(data, variant, seed, out, steps), f"train.output={run}")
-                    jobs.append(Job(data, variant, seed, compute, given, run))
+                    given = (*compared.overrides_of(data, variant, seed, out, steps), f"train.output={run}")
+                    jobs.append(Job(data, variant, seed, compute, given, run, compared.config))
     return jobs
 
 
@@ -111,7 +147,7 @@ def pretrain_job(job: Job) -> str:
     start_logging()
     logging.getLogger("hpm_video").setLevel(logging.WARNING)
     try:
-        pretrain(load_config(CONFIG, [*job.overrides]))
+        pretrain(load_config(job.config, [*job.overrides]))
     except UserError as error:
         return f"failed: {error}"
     return "done"
@@ -153,22 +189,20 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")
-    parser.add_argument(
-        "--study", choices=["masks", "why"], default="masks", help="why: equal steps, frozen, synthetic"
-    )
+    parser.add_argument("--study", choices=list(STUDIES), default="masks")
     given = parser.parse_args()
-    why = given.study == "why"
-    variants = WHY if why else VARIANTS
-    out = given.out.resolve()
-    tasks = write_data(None if why else given.surv, None if why else given.weizmann, out / "data", given.seeds)
-    jobs = plan(sorted({task.pretrained_on for task in tasks}), given.seeds, out, variants)
-    jobs = [job for job in jobs if not (why and job.compute == "flops")]
+    compared, out = STUDIES[given.study], given.out.resolve()
+    surv, weizmann = (
+        (f if n in compared.steps else None) for n, f in (("surv", given.surv), ("weizmann", given.weizmann))
+    )
+    tasks = write_data(surv, weizmann, out / "data", given.seeds)
+    jobs = plan(sorted({task.pretrained_on for task in tasks}), given.seeds, out, compared)
     pretrain_all(jobs, given.workers)
-    rows = score_all(jobs, tasks, out, given.workers, tune=not why)
-    end = "-why" if why else ""
-    (out / f"results{end}.json").write_text(json.dumps(rows, indent=1))
-    (out / f"tables{end}.md").write_text(write_tables(rows, tasks, variants))
-    sys.stdout.write(f"{out / f'tables{end}.md'}\n")
+    rows = score_all(jobs, tasks, out, given.workers, compared.tune)
+    (out / f"results-{given.study}.json").write_text(json.dumps(rows, indent=1))
+    tables = write_tables(rows, tasks, compared.variants, compared.standard)
+    (out / f"tables-{given.study}.md").write_text(tables + write_differences(rows, compared.variants))
+    sys.stdout.write(f"{out / f'tables-{given.study}.md'}\n")
     return 0
 
 

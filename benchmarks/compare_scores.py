@@ -91,10 +91,13 @@ def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
     return float(found.mean()), float(error)
 
 
-def write_tables(rows: list[dict[str, Any]], tasks: Iterable[Task], variants: Iterable[str]) -> str:
-    """Markdown: at equal steps, then at equal compute; a row for each variant, a column for each task and score."""
+def write_tables(
+    rows: list[dict[str, Any]], tasks: Iterable[Task], variants: Iterable[str], standard: str = "hpm_all"
+) -> str:
+    """Markdown: at equal steps, then at equal compute; a row for each variant, a column for each task and score.
+    standard: the variant whose multiply-adds all got at equal compute."""
     text, tasks = [], list(tasks)
-    for compute, title in (("steps", "Equal steps"), ("flops", "Equal compute (multiply-adds of hpm_all)")):
+    for compute, title in (("steps", "Equal steps"), ("flops", f"Equal compute (multiply-adds of {standard})")):
         for score, name in (("knn", "kNN"), ("linear", "linear probe"), ("finetuned", "fine-tuned")):
             table = []
             for variant in variants:
@@ -116,6 +119,34 @@ def write_tables(rows: list[dict[str, Any]], tasks: Iterable[Task], variants: It
         seen = {(r["data"], r["seed"]): r for r in chosen}
         cells = [_cell(r[key] for (d, _), r in seen.items() if d == data) for data in data_sets for key in names]
         text.append(f"| {variant} | " + " | ".join(cells) + " |")
+    return "\n".join(text) + "\n"
+
+
+def write_differences(rows: list[dict[str, Any]], variants: Iterable[str]) -> str:
+    """Markdown: each variant less random masks of the same seed: mean, standard error and how many of them are above 0; a
+    column for each task and score, and for all tasks together."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    columns = [(t, s) for t in (*tasks, "all") for s in ("knn", "linear") if t != "all" or len(tasks) > 1]
+    text = ["\n**Less random masks of the same seed** (in brackets: how many are above)\n"]
+    text.append("| | equal in | " + " | ".join(f"{t}: {s}" for t, s in columns) + " |")
+    text.append("|---" * (len(columns) + 2) + "|")
+    for compute in ("steps", "flops"):
+        chosen = {(r["variant"], r["task"], r["seed"]): r for r in rows if r["compute"] in (compute, "both")}
+        seeds = sorted({seed for _, _, seed in chosen})
+        for variant in (v for v in variants if v != "random"):
+            cells = []
+            for task, score in columns:
+                pairs = [
+                    [chosen.get((v, t, n), {}).get(score) for v in (variant, "random")]
+                    for t in tasks
+                    for n in seeds
+                    if task in (t, "all")
+                ]
+                found = [ours - base for ours, base in pairs if ours is not None and base is not None]
+                mean, error = mean_and_error(found)
+                cells.append(f"{mean:+.3f} ± {error:.3f} ({sum(d > 0 for d in found)}/{len(found)})" if found else "")
+            if any(cells):
+                text.append(f"| {variant} | {compute} | " + " | ".join(cells) + " |")
     return "\n".join(text) + "\n"
 
 

@@ -105,7 +105,7 @@ class ClipDataset(Dataset):
             if cached is not None:
                 return cached[choose(len(cached))], item.label
             frames = read_item(item, choose, config.reader, config.fps)
-            self._keep(item, num_available * frames[0].nbytes)
+            self._keep(item, frames, num_available)
             return frames, item.label
         except UnreadableVideo:
             rng.bit_generator.state = before
@@ -114,16 +114,21 @@ class ClipDataset(Dataset):
             if self.watch is not None:
                 self.watch.end()
 
-    def _keep(self, item: Item, num_bytes: int) -> None:
-        """Puts all frames of a file in the cache if they fit: known before they are decoded, as a film may not fit."""
-        if num_bytes > self.cache_left:
+    def _keep(self, item: Item, frames: np.ndarray, num_available: int) -> None:
+        """Puts all frames of a file in the cache if they fit: known before they are decoded, as a film may not fit. `frames`:
+        those that were asked for; of a picture they are all."""
+        if num_available * frames[0].nbytes > self.cache_left:
             return
         try:
-            frames = read_item(item, np.arange, self.config.reader, self.config.fps)
+            every = (
+                frames[:1].copy()
+                if num_available == 1
+                else read_item(item, np.arange, self.config.reader, self.config.fps)
+            )
         except UnreadableVideo:  # the frames that were asked for could be read: it stays uncached
             return
-        self.cache[item.name] = frames
-        self.cache_left -= frames.nbytes
+        self.cache[item.name] = every
+        self.cache_left -= every.nbytes
 
 
 class Watch:

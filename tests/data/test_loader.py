@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 
 def config_of(root, **keys) -> DataConfig:
-    return DataConfig(root=str(root), num_frames=4, frame_size_px=[16, 16], num_workers=0, **keys)
+    return DataConfig(root=str(root), **({"num_frames": 4} | keys), frame_size_px=[16, 16], num_workers=0)
 
 
 def dataset_of(root, **keys) -> ClipDataset:
@@ -89,6 +89,21 @@ def test_batches_do_not_depend_on_workers_cache_or_start(folder) -> None:
     for other in (clips(workers=2), clips(cache_gib=0.1)):
         assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(plain[3:], clips(start=3), strict=True))
+
+
+@pytest.mark.parametrize("num_frames", [1, 4])
+def test_a_kept_picture_is_decoded_once_and_gives_the_same_clips(folder, monkeypatch, num_frames) -> None:
+    picture, times = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8), []
+
+    def read(item, choose, reader, fps):
+        times.append(item.name)
+        return picture[None][choose(1)]
+
+    monkeypatch.setattr("hpm_video.data.dataset.read_item", read)
+    plain, kept = (dataset_of(folder, num_frames=num_frames, cache_gib=gib) for gib in (0.0, 0.1))
+    for position in range(3):
+        assert torch.equal(plain[0, position].clip, kept[0, position].clip)
+    assert len(times) == 3 + 1 and [frames.shape for frames in kept.cache.values()] == [(1, 24, 32, 3)]
 
 
 def test_bad_files_are_replaced_named_and_counted(folder, caplog) -> None:

@@ -3,6 +3,7 @@
 Once for each recipe as its own command; the rest in this process, as a command spends two seconds on imports.
 """
 
+import gzip
 import json
 import os
 import runpy
@@ -341,6 +342,38 @@ def test_folder_of_images(recipe, tmp_path) -> None:
     assert opened(tmp_path / "manifest", "validation").labels == [1]
     touch(tmp_path, "val/emu/4.jpg")
     assert "train: no sample of class 2" in recipe("folder", tmp_path, "--images")[2]
+
+
+def write_idx(file: Path, values: np.ndarray) -> None:
+    head = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
+    file.write_bytes(gzip.compress(head + values.tobytes()))
+
+
+def test_fashion_mnist(recipe, tmp_path) -> None:
+    from hpm_video.data.decode import read_image
+
+    pictures = np.random.default_rng(0).integers(0, 256, (23, 28, 28), dtype=np.uint8)
+    for name, part in (("train", slice(0, 12)), ("t10k", slice(12, 23))):
+        write_idx(tmp_path / f"{name}-images-idx3-ubyte.gz", pictures[part])
+        write_idx(tmp_path / f"{name}-labels-idx1-ubyte.gz", (np.arange(23)[part] % 10).astype(np.uint8))
+    status, said, fault = recipe("fashion_mnist", tmp_path, tmp_path / "out")
+    assert status == 0, fault
+    assert "train: 12 rows; expected 60,000" in said and len(opened(tmp_path / "out").classes) == 10
+    held = rows(tmp_path / "out", "label", "frames", split="validation")
+    assert held[0] == ("val/0_t-shirt/00008.png", 0, 1) and sorted(k for _, k, _ in held) == sorted(
+        n % 10 for n in range(12, 23)
+    )
+    assert np.array_equal(read_image(str(tmp_path / "out" / held[0][0])), np.repeat(pictures[20, ..., None], 3, 2))
+    whole = (file := tmp_path / "t10k-labels-idx1-ubyte.gz").read_bytes()
+    for content, words in (
+        (whole[:-9], "expected a whole .gz file"),
+        (gzip.compress(bytes(9)), "expected MNIST's format"),
+    ):
+        file.write_bytes(content)
+        status, _, fault = recipe("fashion_mnist", tmp_path, tmp_path / "other")
+        assert status == 1 and str(file) in fault and words in fault
+        assert (tmp_path / "other" / "train").is_dir() and not (tmp_path / "other" / "val").exists()
+    assert "does not exist; expected the four" in recipe("fashion_mnist", tmp_path / "out", tmp_path / "third")[2]
 
 
 def test_csv_of_videomae(tmp_path) -> None:
