@@ -2,6 +2,7 @@
 features). It never runs a pixel decoder."""
 
 import copy
+import logging
 import math
 from collections.abc import Iterable, Mapping
 
@@ -12,6 +13,9 @@ from torch import Tensor
 from hpm_video.config import TeacherConfig
 from hpm_video.method.masking import Part, aggregate, mask_random, to_tokens
 from hpm_video.models.student import Student
+
+log = logging.getLogger("hpm_video")
+SLOW = 0.1  # share of a teacher's weights that are still those of the start, from which on a run says so
 
 
 class Teacher:
@@ -101,6 +105,19 @@ def momentum_at(progress: float, config: TeacherConfig) -> float:
     """Linear from momentum_start to momentum_end over the first `momentum_rise` of the run, then constant."""
     rise = min(1.0, progress / config.momentum_rise) if config.momentum_rise else 1.0
     return config.momentum_start + rise * (config.momentum_end - config.momentum_start)
+
+
+def warn_slow_teacher(steps: int, config: TeacherConfig) -> None:
+    """Says so where the teacher at the end of a run is in large part what it was when its momentum stopped rising: the
+    paper's momentum is for hundreds of thousands of steps (1e-5 is left of 800 epochs of SSv2 at batch 1024)."""
+    left = round(steps * (1 - config.momentum_rise))
+    kept = config.momentum_end**left
+    if left > 0 and kept > SLOW:
+        log.warning(
+            "teacher.momentum_end %g is high for %d steps: the teacher chooses masks, and at the end %.0f%% of its weights are "
+            "still those of step %d; expected at most %.5f, which leaves 1%%",
+            *(config.momentum_end, steps, 100 * kept, steps - left, 0.01 ** (1 / left)),
+        )
 
 
 def num_hard_at(progress: float, start: float, end: float, num_masked: int) -> int:

@@ -14,6 +14,7 @@ from hpm_video.data.loader import HeldOut
 from hpm_video.data.manifest import Source, hold_out, open_manifest
 from hpm_video.data.mixture import make_mixed_loader, name_row
 from hpm_video.method.step import PretrainStep, measure
+from hpm_video.method.teacher import warn_slow_teacher
 from hpm_video.train.checkpoint import export_run
 from hpm_video.train.engine import prepare_process
 from hpm_video.train.flops import run_flops
@@ -38,6 +39,8 @@ def pretrain(config: PretrainConfig, health: Health | None = None) -> bool:
     step = PretrainStep(config, student, device)
 
     def make_measure(loop: Loop, held_out: HeldOut, log_to: MetricLog | None) -> Measure:
+        if step.teacher is not None:
+            warn_slow_teacher(loop.steps, config.teacher)
         return _make_measure(config, loop, step, held_out, log_to, health)
 
     videos = ClipDataset(train_set, config.data, config.train.seed, training=True)

@@ -132,7 +132,15 @@ def test_ctrl_c_and_the_same_again(tmp_path, monkeypatch, caplog) -> None:
     command = [sys.executable, "-m", "hpm_video", "scan", "in", "--workers", "1"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a shell's background job ignores it
     )
     results = out / "results.jsonl"
     while not (results.exists() and results.read_text().count("\n") >= 3):

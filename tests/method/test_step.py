@@ -1,11 +1,13 @@
 """Teacher and step."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from hpm_video.method.masking import aggregate, mask_random, to_tokens
 from hpm_video.method.step import PretrainStep, gradient_shares, measure
-from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at
+from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at, warn_slow_teacher
 from hpm_video.models.student import Student
 from hpm_video.types import Place
 
@@ -88,6 +90,22 @@ def test_schedules_by_hand(tiny_config) -> None:
     assert [round(momentum_at(p, config), 6) for p in (0, 0.25, 0.5, 0.9)] == [0.9, 0.95, 1.0, 1.0]
     assert [num_hard_at(p, 0.0, 0.5, 12) for p in (0, 0.1, 0.5, 1.0)] == [0, 0, 3, 6]
     assert num_hard_at(1.0, 0.0, 1.0, 12) == 12
+
+
+def test_a_teacher_too_slow_for_its_run_is_said(tiny_config, caplog) -> None:
+    """The share is what its own updates leave of a weight whose student has moved to 0; the momentum named leaves 1 %."""
+    slow = tiny_config(teacher__momentum_start=0.99, teacher__momentum_end=0.999).teacher
+    weight, at_rise = 1.0, 0.0
+    for step in range(600):
+        at_rise = weight if step == 75 else at_rise
+        weight *= momentum_at(step / 600, slow)
+    warn_slow_teacher(600, slow)
+    assert f"{100 * weight / at_rise:.0f}% of its weights are still those of step 75" in caplog.text
+    named = float(caplog.text.split("expected at most ")[1].split(",")[0])
+    caplog.clear()
+    warn_slow_teacher(600, dataclasses.replace(slow, momentum_end=named))
+    warn_slow_teacher(132_000, tiny_config().teacher)  # the paper's, 800 epochs of SSv2
+    assert not caplog.text
 
 
 def test_teacher_is_not_run_while_every_mask_is_random(make, monkeypatch) -> None:
