@@ -1,4 +1,4 @@
-"""The comparison on images: its data, its plan, one small run of each kind, and its tables."""
+"""The comparisons on images and on videos: their data, plans, one small run of each kind, and their tables."""
 
 import gzip
 from pathlib import Path
@@ -11,6 +11,7 @@ from hpm_video.data.manifest import open_manifest, write_manifest
 from hpm_video.train.record import read_results
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+WEIZMANN = Path(__file__).parents[3] / "shared" / "data" / "weizmann4"
 SMALL = (
     "model.width=32 model.depth=1 model.decoder_width=16 model.decoder_depth=1 model.predictor_depth=1 data.num_held_out=8 "
     "mask.hard_share_start=0.3"
@@ -130,3 +131,28 @@ def test_fashion_is_probed_on_as_many_images_of_each_class(images, tmp_path, mon
         assert np.bincount(manifest.labels).tolist() == [2] * 10 and (manifest.root / manifest.paths[0]).is_file()
     assert chosen[0].paths != chosen[1].paths
     assert len(opened(tmp_path / "data" / "fashion-0", "validation")) == 20
+
+
+@pytest.mark.skipif(not WEIZMANN.is_dir(), reason="the folder shared/data/weizmann4 is not beside the project")
+def test_a_small_run_on_videos_frozen_and_fine_tuned(monkeypatch, tmp_path) -> None:
+    """What is held out is in no training split; a second call takes the scores from the files."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import compare_scores
+    from compare import STUDIES, plan, pretrain_job
+    from compare_data import TASKS, write_weizmann
+
+    (tmp_path / "data").mkdir()
+    write_weizmann(WEIZMANN, tmp_path / "data", 1)
+    train, held = (opened(tmp_path / "data" / "weizmann-0", split) for split in ("train", "validation"))
+    assert (len(train), len(held)) == (48, 24) and not set(train.paths) & set(held.paths)
+    masks = STUDIES["masks"]._replace(steps={"weizmann": 4})
+    masks = masks._replace(overrides_of=lambda *given: [*STUDIES["masks"].overrides_of(*given), *SMALL])
+    (job,) = [j for j in plan(["weizmann"], 1, tmp_path, masks) if (j.variant, j.compute) == ("random", "flops")]
+    assert pretrain_job(job) == "done" and read_results(job.run)["figures"]["steps"] > 4
+    monkeypatch.setitem(compare_scores.FINETUNE_STEPS, "weizmann", 2)
+    (task,) = [t for t in TASKS if t.name == "weizmann"]
+    job.run.with_name("random-steps-0").symlink_to(job.run)
+    row = compare_scores.score_job(job, task, tmp_path / "data", True)
+    assert row["num_test"] == 24 and 0 <= row["finetuned"] <= 1 and np.isnan(row["judged_gain"])
+    assert row["knn"] * 24 == pytest.approx(round(row["knn"] * 24))  # videos of the three people, each counted once
+    assert str(row) == str(compare_scores.score_job(job, task, tmp_path / "data", True))
