@@ -45,8 +45,8 @@ class Result(NamedTuple):
     variant: str
     rows: list[Row]
     parameters: int  # of the student
-    ema_bytes: int  # of one update: the student's weights read, the teacher's read and written
-    optimizer_bytes: int  # of one update: gradients read, weights and two moments read and written
+    ema_bytes: int  # of one update, as `DryRun` counts them
+    optimizer_bytes: int
 
     @property
     def step_macs(self) -> int:
@@ -65,8 +65,7 @@ def count(size: str, kind: str, variant: str) -> Result:
     rows = [_row(stage, cost, run.backward.get(stage, Cost())) for stage, cost in run.forward.items() if any(cost)]
     if variant == PUBLISHED:
         rows.insert(3, _wasted(config, run))
-    student, teacher = run.num_parameters["student"], run.num_parameters.get("teacher", 0)
-    return Result(size, kind, variant, rows, student, 12 * teacher, 28 * student)
+    return Result(size, kind, variant, rows, run.num_parameters["student"], run.ema_bytes, run.optimizer_bytes)
 
 
 def _row(stage: str, forward: Cost, backward: Cost) -> Row:

@@ -71,6 +71,16 @@ class DryRun:
         """Of one clip, forward and backward, all stages."""
         return sum(cost.macs for cost in (*self.forward.values(), *self.backward.values())) / self.num_clips
 
+    @property
+    def ema_bytes(self) -> int:
+        """Of one update: the student's weights are read, the teacher's read and written, all fp32."""
+        return 12 * self.num_parameters.get("teacher", 0)
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """Of one update: gradients are read, weights and two moments read and written."""
+        return 28 * self.num_parameters["student"]
+
 
 class Machine:
     """`hpm_video.types.Engine` around tensors without memory: the student, and the precision of its forward pass."""
