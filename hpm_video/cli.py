@@ -343,7 +343,14 @@ def _export(given: argparse.Namespace) -> int:
 
 
 def _doctor(given: argparse.Namespace) -> int:
-    from hpm_video.evals.doctor import examine
+    try:
+        from hpm_video.evals.doctor import examine
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"a library that every command needs does not load: {type(error).__name__}: {reason}; expected the ones of "
+            "pyproject.toml (pip install hpm-video)"
+        ) from error
 
     def say(text: str) -> None:
         sys.stdout.write(text)

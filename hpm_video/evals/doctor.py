@@ -32,7 +32,7 @@ def examine(
         try:
             config = read_config(file, overrides)
         except UserError as error:
-            wrong = f"the configuration cannot be looked at: {error}"
+            wrong = f"the configuration (expected one of pretraining): {error}"
     found.title("This machine")
     found.table(describe_machine())
     found.title("\nInstalled, and tried out (takes half a minute)")

@@ -167,6 +167,7 @@ def _tell_pace(found: Findings, config: PretrainConfig, pace: Pace, num_videos: 
     if num_videos is None:
         found.line(f"100,000 clips   {tell_duration(100_000 / together)} {where}, if reading is quick enough")
         return
+    where += "" if pace.loader is not None else ", reading left out"
     steps = num_steps(config, num_videos)
     found.line(f"an epoch        {tell_duration(num_videos / together)} {where} ({num_videos:,} clips)")
     found.line(f"the whole run   {tell_duration(steps * config.optim.batch_size / together)} ({steps:,} steps)")

@@ -104,7 +104,7 @@ def test_bytes_kept_for_the_backward_pass_are_those_of_the_real_step(config, run
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_peak_of_memory_is_near_the_one_that_is_measured(tiny_config, smooth_clip, local_engine, checkpointing) -> None:
-    """Against the allocations of the profiler, within 10 per cent: buffers within an operation are not known."""
+    """Against the allocations of the profiler, within 2 per cent: buffers within an operation are not known."""
     config = tiny_config(
         data__frame_size_px=[32, 32],
         data__num_frames=8,
@@ -114,14 +114,15 @@ def test_peak_of_memory_is_near_the_one_that_is_measured(tiny_config, smooth_cli
     )
     _, travel = _travel(config, smooth_clip, local_engine, 8)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        travel().losses.total.backward()
+        journey = travel()  # which the loop holds as well
+        journey.losses.total.backward()
     alive = peak = 0
     for event in found.profiler.kineto_results.events():
         if event.name() == "[memory]":
             alive += event.nbytes()
             peak = max(peak, alive)
     run = dry_run(config, 8, bf16=False)
-    assert run.peak_bytes == pytest.approx(peak, rel=0.1)
+    assert run.peak_bytes == pytest.approx(peak, rel=0.02)
     assert (run.saved_bytes < 0.5 * run.peak_bytes) == checkpointing
 
 
