@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="safetensors (RUN/encoder.safetensors or classifier.safetensors), hf (VideoMAE of transformers), timm (images)",
     )
     export.add_argument("--out", type=Path, help="folder for hf and timm (RUN/hf, RUN/timm)")
+    _add_doctor(commands.add_parser("doctor", help="what works on this machine, and what a configuration costs on it"))
     _add_report(commands.add_parser("report", help="compare finished runs: tables, curves, scores against compute"))
     _add_scan(commands.add_parser("scan", help="find the videos of a folder that cannot be read, and why"))
     _add_prepare(commands.add_parser("prepare", help="make a training copy: small videos that are fast to read"))
@@ -116,6 +117,12 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", choices=["steps", "compute"], default="steps", help=text)
 
 
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help="YAML file of a pretraining run, to look at as well")
+    parser.add_argument("--ranks", type=_positive(int), help="processes of the run, one for each GPU (the GPUs here)")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as in pretrain; alone: over the defaults")
+
+
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="folder of a fine-tuning run")
     parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="a file, or a folder of frames")
@@ -185,7 +192,7 @@ def run_command(given: argparse.Namespace) -> int:
     commands = {"pretrain": _pretrain, "finetune": _finetune, "score": _score, "show": _show, "export": _export}
     commands |= {"report": _report, "scan": _scan, "prepare": _prepare, "pack": _pack}
     commands |= {"knn": _knn, "probe": _probe, "features": _features}
-    commands |= {"test": _test, "predict": _predict}
+    commands |= {"test": _test, "predict": _predict, "doctor": _doctor}
     try:
         status = commands[given.command](given)
     except UserError as error:
@@ -333,6 +340,23 @@ def _export(given: argparse.Namespace) -> int:
 
     sys.stdout.write(f"{export(given.run, given.to, given.out)}\n")
     return 0
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    try:
+        from hpm_video.evals.doctor import examine
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"a library that every command needs does not load: {type(error).__name__}: {reason}; expected the ones of "
+            "pyproject.toml (pip install hpm-video)"
+        ) from error
+
+    def say(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    return int(bool(examine(say, given.config, given.overrides, given.ranks)))
 
 
 def _report(given: argparse.Namespace) -> int:

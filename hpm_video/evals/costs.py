@@ -21,10 +21,12 @@ from hpm_video.train.flops import (
     teacher_share,
     testing_flops,
 )
+from hpm_video.train.memory import BUCKET, bytes_per_parameter
 from hpm_video.train.run import num_steps
 
 A100_FLOPS = 312e12  # bf16, a second, the maker's figure
 NUM_RANKS = 8
+PLAIN, ZERO_1 = (sum(bytes_per_parameter(*how).values()) for how in ((None, 1), (1, NUM_RANKS)))
 
 
 class Recipe(NamedTuple):
@@ -107,10 +109,11 @@ HOW_COUNTED = (
     "for this kind of training (V-SWIFT's). What a GPU of ours does was not measured at this size."
 )
 HOW_STORED = (
-    "On each rank: fp32 weights and gradients, 4 + 4 bytes per parameter; AdamW's moments, 8 bytes, and DeepSpeed's own fp32 "
-    f"copy, 4 bytes, both split over {NUM_RANKS} ranks; together {8 + 12 / NUM_RANKS:g} bytes, against 16 in one process "
-    "(4 weights + 4 gradients + 8 moments). The teacher adds 4 bytes for each of its parameters. Activations come on top; "
-    "they depend on `engine.micro_batch_size` and `model.checkpointing`."
+    f"Bytes per parameter: in one process {PLAIN:g} (fp32 weights 4, gradients 4, AdamW's moments 8); on each of {NUM_RANKS} ranks "
+    f"{ZERO_1:g} (weights 4, gradients 4 and 4 more that DeepSpeed has reduced, and of moments and of DeepSpeed's own fp32 copy "
+    f"an equal part, 12 / {NUM_RANKS}), and {BUCKET * 4 / 2**30:.2f} GiB of DeepSpeed's buffer to reduce gradients, which is in "
+    "the last column. The teacher adds 4 bytes for each of its parameters. Activations come on top; they depend on "
+    "`engine.micro_batch_size` and `model.checkpointing`: `hpm-video doctor` estimates them."
 )
 
 
@@ -194,4 +197,4 @@ def _millions(count: int) -> str:
 
 
 def _gib(count: int) -> list[str]:
-    return [f"{count * size / 2**30:.2f}" for size in (16, 8 + 12 / NUM_RANKS)]
+    return [f"{(count * PLAIN) / 2**30:.2f}", f"{(count * ZERO_1 + 4 * BUCKET) / 2**30:.2f}"]

@@ -1,0 +1,167 @@
+"""Multiply-adds and bytes of each stage of a training step, from dry runs: `python benchmarks/flops.py [--json]`, Markdown.
+
+What is counted, and how: hpm_video/train/dry_run.py. A step in which the teacher is asked, as all but the first are.
+"""
+
+import argparse
+import json
+import sys
+from typing import Any, NamedTuple
+
+from hpm_video.config import PretrainConfig, load_config, mask_counts, token_grid
+from hpm_video.evals.document import Block, Heading, Paragraph, Table, to_markdown
+from hpm_video.train.dry_run import Cost, DryRun, dry_run
+
+SIZES = ("s", "b", "l")
+VIDEO = ["mask.ratio=0.9"]
+IMAGE = [
+    *("data.num_frames=1", "model.tubelet=1", "model.cls_token=true", "model.positions=sincos2d", "mask.ratio=0.75"),
+    *("model.decoder_width=512", "model.decoder_depth=8", "model.decoder_heads=16", "model.predictor_depth=8"),
+]
+KINDS = {"video, 16 x 224 x 224, 0.9 of the tubes masked": VIDEO, "image, 224 x 224, 0.75 masked": IMAGE}
+BASE = "VideoMAE, MAE"
+PUBLISHED = "HPM as published"
+VARIANTS = {
+    BASE: ["mask.mode=random"],
+    PUBLISHED: ["mask.mode=hpm", "teacher.view=all", "objective.ranking_reaches_encoder=true"],
+    "ours (defaults)": [],
+}
+NUM_CLIPS = 32
+WASTED = "teacher: pixel decoder (result unused)"
+
+
+class Row(NamedTuple):
+    """One clip. macs: multiply-adds."""
+
+    stage: str
+    forward_macs: int
+    step_macs: int  # forward and backward
+    step_bytes: int
+
+
+class Result(NamedTuple):
+    size: str
+    kind: str
+    variant: str
+    rows: list[Row]
+    parameters: int  # of the student
+    ema_bytes: int  # of one update, as `DryRun` counts them
+    optimizer_bytes: int
+
+    @property
+    def step_macs(self) -> int:
+        return sum(row.step_macs for row in self.rows)
+
+    @property
+    def forward_macs(self) -> int:
+        """Of the student."""
+        return sum(row.forward_macs for row in self.rows if not row.stage.startswith("teacher"))
+
+
+def count(size: str, kind: str, variant: str) -> Result:
+    keys = ["data.root=x", "train.output=x", f"model.size={size}", *KINDS[kind], *VARIANTS[variant]]
+    config = load_config(None, keys)
+    run = dry_run(config, NUM_CLIPS, bf16=True)
+    rows = [_row(stage, cost, run.backward.get(stage, Cost())) for stage, cost in run.forward.items() if any(cost)]
+    if variant == PUBLISHED:
+        rows.insert(3, _wasted(config, run))
+    return Result(size, kind, variant, rows, run.num_parameters["student"], run.ema_bytes, run.optimizer_bytes)
+
+
+def _row(stage: str, forward: Cost, backward: Cost) -> Row:
+    return Row(
+        stage,
+        forward.macs // NUM_CLIPS,
+        (forward.macs + backward.macs) // NUM_CLIPS,
+        (forward.moved_bytes + backward.moved_bytes) // NUM_CLIPS,
+    )
+
+
+def _wasted(config: PretrainConfig, run: DryRun) -> Row:
+    """As the student's, whose decoder sees as many tokens; the head is applied to all of them, not to the masked ones."""
+    decoder, head = run.forward["pixel decoder"], run.forward["head"]
+    t, h, w = token_grid(config)
+    num_units, num_masked = mask_counts(config)
+    masked = t * h * w // num_units * num_masked
+    macs, moved = (x + y * t * h * w // masked for x, y in zip(decoder, head, strict=True))
+    return _row(WASTED, Cost(macs, moved), Cost())
+
+
+def to_blocks(results: list[Result]) -> list[Block]:
+    blocks: list[Block] = [Paragraph(HOW_COUNTED), Heading("A training step"), _summary(results)]
+    for kind in KINDS:
+        for size in SIZES:
+            some = [r for r in results if (r.kind, r.size) == (kind, size)]
+            blocks += [Heading(f"ViT-{size.upper()}, {kind}, by stage"), _stages(some)]
+    return blocks
+
+
+HOW_COUNTED = (
+    "Counted, not measured. Multiply-adds (G, half of the FLOPs) of linear maps and attention for one clip; a step is forward "
+    "and backward, the teacher's part forward alone, asked in this step. GB: bytes moved for one clip if each operation reads "
+    f"its inputs and writes its outputs once, attention fused, bf16 autocast over fp32 weights, {NUM_CLIPS} clips a forward "
+    "pass (which share the reading of the weights). Once for each update, whatever its batch: EMA (reads the student's "
+    "weights, reads and writes the teacher's, fp32) and AdamW (reads gradients, reads and writes weights and two moments). "
+    "Patches are embedded where they are seen; VideoMAE's and MAE's code embeds all of them and throws the masked ones away. "
+    "HPM's own code also runs the teacher's pixel decoder and uses nothing of it: counted apart, within the step."
+)
+
+
+def _summary(results: list[Result]) -> Table:
+    head = [
+        "model",
+        "variant",
+        "parameters, M",
+        "student's forward, G",
+        "step, G",
+        "ratio",
+        "without the unused, ratio",
+    ]
+    head += ["moved, GB", "ratio", "EMA, GB an update", "AdamW, GB an update"]
+    rows = []
+    for r in results:
+        base = next(x for x in results if (x.size, x.kind, x.variant) == (r.size, r.kind, BASE))
+        moved, moved_base = (sum(row.step_bytes for row in x.rows) for x in (r, base))
+        useful = r.step_macs - sum(row.step_macs for row in r.rows if row.stage == WASTED)
+        cells = [f"ViT-{r.size.upper()}, {r.kind.split(',')[0]}", r.variant, f"{r.parameters / 1e6:.1f}"]
+        cells += [f"{r.forward_macs / 1e9:.1f}", f"{r.step_macs / 1e9:.1f}"]
+        cells += [f"{n / base.step_macs:.2f}" for n in (r.step_macs, useful)]
+        cells += [f"{moved / 1e9:.2f}", f"{moved / moved_base:.2f}"]
+        rows.append([*cells, *(f"{n / 1e9:.2f}" for n in (r.ema_bytes, r.optimizer_bytes))])
+    return Table(head, rows)
+
+
+def _stages(results: list[Result]) -> Table:
+    names = list(dict.fromkeys(row.stage for r in sorted(results, key=lambda r: -len(r.rows)) for row in r.rows))
+    rows = []
+    for name in names:
+        cells = [name]
+        for r in results:
+            found = next((row for row in r.rows if row.stage == name), None)
+            cells += ["", "", ""] if found is None else [_giga(n) for n in found[1:]]
+        rows.append(cells)
+    total = ["all"]
+    for r in results:
+        total += [_giga(sum(row[n] for row in r.rows)) for n in (1, 2, 3)]
+    parts = ("forward, G", "step, G", "GB")
+    return Table(["stage", *(f"{r.variant}: {part}" for r in results for part in parts)], [*rows, total])
+
+
+def _giga(number: int) -> str:
+    return f"{number / 1e9:.2f}"
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="everything, in units of 1, for another program")
+    given = parser.parse_args(arguments)
+    results = [count(size, kind, variant) for kind in KINDS for size in SIZES for variant in VARIANTS]
+    if given.json:
+        told: Any = [r._asdict() | {"rows": [row._asdict() for row in r.rows]} for r in results]
+        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+    else:
+        sys.stdout.write(to_markdown("What a step of pretraining computes and moves", to_blocks(results)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
