@@ -114,19 +114,15 @@ def rank_by_judge(run: Path, judge: Path) -> float:
     predictor's own rank correlation is of masked tokens alone, which is what it is trained on.)"""
     import torch
 
-    from hpm_video.data.transforms import Normalise
-    from hpm_video.evals.pictures import held_out_clips
+    from hpm_video.evals.pictures import held_out_clips, open_step
     from hpm_video.method.objectives import rank_correlation
-    from hpm_video.method.step import PretrainStep
-    from hpm_video.train.checkpoint import load_student, load_teacher
+    from hpm_video.train.checkpoint import load_student
     from hpm_video.train.engine import PlainEngine
     from hpm_video.types import Place
 
     config, student = load_student(run)
-    step = PretrainStep(config, student, torch.device("cpu"))
-    load_teacher(run, step.teacher)
+    step, _, clip = open_step(config, student, run, held_out_clips(config, config.data.num_held_out))
     engine = PlainEngine(load_student(judge)[1].eval(), config, torch.device("cpu"))
-    clip = Normalise(config.data)(held_out_clips(config, config.data.num_held_out))
     difficulty = step.difficulty_of(engine, clip)
     total, times = torch.zeros_like(difficulty), torch.zeros_like(difficulty)
     with torch.no_grad():

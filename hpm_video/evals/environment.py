@@ -21,6 +21,7 @@ from hpm_video.config import PretrainConfig, load_config, to_yaml
 from hpm_video.data.decode import LIBRARIES, READERS
 from hpm_video.evals.apart import Apart, Argument
 from hpm_video.evals.calibration import time_steps
+from hpm_video.evals.features import find_device
 from hpm_video.train.engine import use_bf16
 from hpm_video.train.memory import stage_of
 from hpm_video.train.record import describe_hardware, source_commit
@@ -125,10 +126,6 @@ def installed_version(library: str) -> str | None:
         return version(library)
     except PackageNotFoundError:
         return None
-
-
-def find_device() -> torch.device:
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def describe_machine() -> list[list[str]]:

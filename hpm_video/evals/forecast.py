@@ -12,7 +12,8 @@ from hpm_video.config import PretrainConfig, has_images, mask_counts, to_yaml, t
 from hpm_video.data.jobs import num_free_cores, tell_size
 from hpm_video.evals.apart import Answer, Apart, Argument
 from hpm_video.evals.calibration import time_loader, time_steps
-from hpm_video.evals.environment import find_device, free_device_memory
+from hpm_video.evals.environment import free_device_memory
+from hpm_video.evals.features import find_device
 from hpm_video.evals.findings import Findings, tell_count, tell_duration, tell_memory
 from hpm_video.train.dry_run import Cost, DryRun, dry_run
 from hpm_video.train.engine import split_batch, use_bf16
