@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from compare_data import Task
 
-from hpm_video.config import load_finetune_config
 from hpm_video.train.checkpoint import write_json
 from hpm_video.types import UserError
 
@@ -42,14 +41,14 @@ def score_frozen(run: Path, task: Task, seed: int, data: Path) -> dict[str, floa
 def score_finetuned(run: Path, task: Task, seed: int, data: Path) -> dict[str, float]:
     """Accuracy after fine-tuning from a run's encoder on the task's training videos, on its validation videos."""
     from hpm_video.evals.exam import examine_run
-    from hpm_video.train.finetune import finetune, weight_settings
+    from hpm_video.train.finetune import finetune, finetune_config
 
     file, out = run / f"finetuned-{task.name}.json", run / f"finetuned-{task.name}"
     if file.exists():
         return json.loads(file.read_text())
     given = [*FINETUNE, f"init.weights={run}", f"data.root={data / f'{task.name}-{seed}'}", f"train.output={out}"]
     given += [f"train.seed={seed}", f"train.steps={FINETUNE_STEPS[task.name]}"]
-    finetune(load_finetune_config(None, given, weight_settings(None, given)))
+    finetune(finetune_config(None, given))
     scores = {"finetuned": examine_run(out)["scores"]["top1"]}
     write_json(file, scores)
     return scores

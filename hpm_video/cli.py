@@ -213,14 +213,12 @@ def run_command(given: argparse.Namespace) -> int:
 
 
 def _pretrain(given: argparse.Namespace) -> int:
-    from hpm_video.config import load_config
+    from hpm_video.train.pretrain import pretrain, pretrain_config
 
     overrides = list(given.overrides)
     if not any(o.startswith("train.output=") for o in overrides):
         overrides.insert(0, "train.output=runs/pretrain")
-    config = load_config(given.config, overrides)
-    from hpm_video.train.pretrain import pretrain
-
+    config = pretrain_config(given.config, overrides)
     health = None
     if config.train.knn_clips:
         from hpm_video.evals.health import make_knn_health
@@ -234,14 +232,12 @@ def _pretrain(given: argparse.Namespace) -> int:
 
 
 def _finetune(given: argparse.Namespace) -> int:
-    from hpm_video.config import load_finetune_config
+    from hpm_video.train.finetune import finetune, finetune_config
 
     overrides = list(given.overrides)
     if not any(o.startswith("train.output=") for o in overrides):
         overrides.insert(0, "train.output=runs/finetune")
-    from hpm_video.train.finetune import finetune, weight_settings
-
-    config = load_finetune_config(given.config, overrides, weight_settings(given.config, overrides))
+    config = finetune_config(given.config, overrides)
     if not finetune(config):
         return 143
     return _examine(Path(config.train.output), [])

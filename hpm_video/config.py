@@ -301,7 +301,9 @@ class FinetuneTrainConfig(TrainConfig):
 @dataclass(kw_only=True)
 class InitConfig:
     weights: str | None = key(
-        None, "what the encoder starts from: a run folder, or a file of weights; null = from nothing (said)"
+        None,
+        "what the model starts from (pretraining: decoder, predictor and teacher too, where they fit): a run folder, a file "
+        "of weights, or a checkpoint folder of DeepSpeed; null = from nothing",
     )
     trust_pickle: bool = key(
         False, "load files that hold pickled Python objects too: they can run any code, so only from sources you trust"
@@ -346,6 +348,7 @@ class EngineConfig:
 
 @dataclass(kw_only=True)
 class PretrainConfig:
+    init: InitConfig = field(default_factory=InitConfig)
     data: DataConfig = field(default_factory=DataConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -393,10 +396,15 @@ PRESETS: dict[str, dict[str, str]] = {
 AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)
 
 
-def load_config(file: str | Path | None = None, overrides: Iterable[str] = (), check: bool = True) -> PretrainConfig:
-    """Of pretraining: defaults <- YAML file <- dotted overrides, typed and (unless `check` is off) checked across keys. The
-    override preset=NAME stands for those of PRESETS. Raises UserError."""
-    config = read_values(PretrainConfig, None if file is None else Path(file), _without_presets(overrides))
+def load_config(
+    file: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    base: Mapping[str, Any] | None = None,
+    check: bool = True,
+) -> PretrainConfig:
+    """Of pretraining: defaults <- `base` (what the weights of init say of the model) <- YAML file <- dotted overrides, typed
+    and (unless `check` is off) checked across keys. The override preset=NAME stands for those of PRESETS. Raises UserError."""
+    config = read_values(PretrainConfig, None if file is None else Path(file), _without_presets(overrides), base)
     if check:
         check_combinations(config)
     return config

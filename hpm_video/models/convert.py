@@ -68,6 +68,7 @@ class Said(NamedTuple):
     num_heads: int | None = None
     num_frames: int | None = None
     frame_size_px: tuple[int, int] | None = None
+    decoder_heads: int | None = None
 
 
 class Converted(NamedTuple):
@@ -76,6 +77,7 @@ class Converted(NamedTuple):
     project: str
     tensors: dict[str, Tensor]  # of Student (encoder.*, project.*, decoder.*, ...) and of Classifier (norm.*, head.*)
     model: dict[str, Any]  # keys of `config.ClassifierConfig`
+    decoder: dict[str, Any]  # keys of `config.ModelConfig` beyond the encoder's; {} where there is no pixel decoder
     grid: Grid  # that the positions were made for
     notes: tuple[str, ...]  # what was assumed or left out, in words
 
@@ -112,28 +114,34 @@ def convert(theirs: Mapping[str, Tensor], said: Said | None = None) -> Converted
         if project == "MAE-ST":  # the norm behind the mean has the name of the encoder's
             tensors |= {f"norm.{k}": tensors.pop(f"encoder.stack.norm.{k}") for k in ("weight", "bias")}
         model["pooling"] = "cls" if model["cls_token"] and "norm.weight" not in tensors else "mean"
-    return Converted(project, tensors, model, grid, tuple(notes))
+    return Converted(project, tensors, model, _describe_decoder(tensors, said, notes), grid, tuple(notes))
 
 
 def student_weights(converted: Converted) -> dict[str, Tensor]:
-    """What a `Student` of these settings loads. Raises UserError where the file has no decoder that fits.
+    """What a `Student` of these settings loads. Raises UserError where the file has no decoder that fits."""
+    tensors = {n: t for n, t in converted.tensors.items() if not n.startswith(("norm.", "head."))}
+    if "pixel_head.weight" not in tensors:
+        raise UserError(f"these weights ({converted.project}) have no pixel decoder that can be used here")
+    return fold_projection(tensors)
+
+
+def fold_projection(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a `Student`, without project.bias.
 
     MAE's projection to the decoder has a bias b, ours has none: with W its weights, the encoder's last norm takes the
     smallest d with W d = b into its own bias, and every output of the decoder stays as it was.
     """
-    tensors = {n: t for n, t in converted.tensors.items() if not n.startswith(("norm.", "head."))}
-    if "pixel_head.weight" not in tensors:
-        raise UserError(f"these weights ({converted.project}) have no pixel decoder that can be used here")
-    bias = tensors.pop("project.bias", None)
+    folded = dict(tensors)
+    bias = folded.pop("project.bias", None)
     if bias is not None:
-        shift = torch.linalg.pinv(tensors["project.weight"].double()) @ bias.double()
-        tensors["encoder.stack.norm.bias"] = (tensors["encoder.stack.norm.bias"].double() + shift).float()
-    return tensors
+        shift = torch.linalg.pinv(folded["project.weight"].double()) @ bias.double()
+        folded["encoder.stack.norm.bias"] = (folded["encoder.stack.norm.bias"].double() + shift).float()
+    return folded
 
 
-def count_blocks(tensors: Mapping[str, Tensor]) -> int:
-    """Of the encoder, by its names in `Student` or `Encoder`."""
-    numbers = [re.match(r"(?:encoder\.)?stack\.blocks\.(\d+)\.", name) for name in tensors]
+def count_blocks(tensors: Mapping[str, Tensor], stack: str = r"(?:encoder\.)?stack") -> int:
+    """Of the encoder (or of `decoder`, `predictor`), by its names in `Student` or `Encoder`."""
+    numbers = [re.match(rf"{stack}\.blocks\.(\d+)\.", name) for name in tensors]
     return max((int(number[1]) + 1 for number in numbers if number), default=0)
 
 
@@ -264,6 +272,24 @@ def _take_decoder(tensors: dict[str, Tensor], grid: Grid, positions: str, notes:
 
 
 _DECODER = ("project.", "mask_token", "decoder.", "pixel_head.", "predictor.", "loss_head.")
+
+
+def _describe_decoder(tensors: Mapping[str, Tensor], said: Said, notes: list[str]) -> dict[str, Any]:
+    if "pixel_head.weight" not in tensors:
+        return {}
+    width = tensors["project.weight"].shape[0]
+    heads = said.decoder_heads
+    if (
+        heads is None
+    ):  # MAE and HPM have 16 in each of their models, and the projection with a bias; VideoMAE has 64 a head
+        of_mae = "project.bias" in tensors
+        heads = 16 if of_mae and width % 16 == 0 else max(1, width // 64)
+        if width not in ({512} if of_mae else {size.decoder_width for size in SIZES.values()}):
+            notes.append(f"the file does not say how many heads its decoder has: {heads} assumed (model.decoder_heads)")
+    found = {"decoder_width": width, "decoder_depth": count_blocks(tensors, "decoder"), "decoder_heads": heads}
+    if "loss_head.weight" in tensors:
+        found["predictor_depth"] = count_blocks(tensors, "predictor")
+    return found
 
 
 def _guess_heads(width: int, notes: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Our weights under the names of transformers' VideoMAE and timm's ViT: the way back of `convert`. Tensors only."""
+"""Our weights under the names of VideoMAE's files, transformers' VideoMAE and timm's ViT: the way back of `convert`."""
 
 import re
 from collections.abc import Container, Iterable
@@ -24,6 +24,14 @@ TO_TRANSFORMERS = (
     (r"\.mlp\.fc1\.", ".intermediate.dense."),
     (r"\.mlp\.fc2\.", ".output.dense."),
 )
+TO_VIDEOMAE = (
+    (r"^encoder\.embed\.linear\.", "encoder.patch_embed.proj."),
+    (r"^encoder\.stack\.", "encoder."),
+    (r"^norm\.", "fc_norm."),
+    (r"^project\.", "encoder_to_decoder."),
+    (r"^pixel_head\.", "decoder.head."),
+)
+NOT_IN_VIDEOMAE = ("predictor.", "loss_head.", "early_")
 TO_TIMM = (
     (r"^encoder\.embed\.linear\.", "patch_embed.proj."),
     (r"^norm\.", "fc_norm."),
@@ -47,6 +55,24 @@ def to_transformers(model: nn.Module, encoder: Encoder, wanted: Container[str]) 
             theirs[f"{block}.attention.attention.{part}.{kind}"] = value.contiguous()
             theirs[f"{block}.attention.attention.{part[0]}_bias"] = value  # of transformers 4
     return {name: tensor for name, tensor in theirs.items() if name in wanted}
+
+
+def to_videomae(model: nn.Module, encoder: Encoder) -> dict[str, Tensor]:
+    """Of a `Student` or `Classifier` with this encoder, under the names of VideoMAE's own files (of the stage before, or
+    after, fine-tuning): without the loss predictor, and without key biases, which change no output."""
+    theirs: dict[str, Tensor] = {}
+    for name, tensor in _named(model, encoder, flat=False).items():
+        if name.startswith(NOT_IN_VIDEOMAE):
+            continue
+        renamed = _rename(name, TO_VIDEOMAE)
+        block, _, kind = renamed.partition(".attn.qkv.")
+        if kind == "bias":
+            query, _, value = tensor.chunk(3)
+            theirs |= {f"{block}.attn.q_bias": query.clone(), f"{block}.attn.v_bias": value.clone()}
+        else:
+            theirs[renamed] = tensor
+    is_tuned = "head.weight" in theirs
+    return {name.removeprefix("encoder.") if is_tuned else name: tensor for name, tensor in theirs.items()}
 
 
 def to_timm(model: nn.Module, encoder: Encoder) -> dict[str, Tensor]:

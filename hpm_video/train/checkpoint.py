@@ -175,7 +175,7 @@ def read_config(run: Path, overrides: Iterable[str] = ()) -> RunConfig:
     file = run / "config.yaml"
     if not file.is_file():
         raise UserError(f"{run} is not a run folder: it has no config.yaml")
-    is_finetune = "init" in OmegaConf.load(file)
+    is_finetune = "augment" in OmegaConf.load(file)
     return load_finetune_config(file, overrides) if is_finetune else load_config(file, overrides)
 
 

@@ -291,6 +291,22 @@ def _merge_settings(ours: dict, theirs: dict, file: Path, prefix: str) -> dict:
     return merged
 
 
+def merge_shards(folder: Path) -> dict[str, Tensor]:
+    """Whole fp32 weights by name from a checkpoint folder of DeepSpeed. Reads pickles: only of a source that is trusted.
+
+    Raises UserError without DeepSpeed, and DeepSpeed's own errors.
+    """
+    try:
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+    except ImportError as error:
+        raise UserError(
+            f"deepspeed is not installed ({error}); it is needed to read {folder}: pip install deepspeed"
+        ) from error
+    with contextlib.redirect_stdout(None):
+        found = get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
+    return {name: tensor.detach().clone() for name, tensor in found.items()}
+
+
 def use_bf16(config: RunConfig, device: torch.device) -> bool:
     if config.engine.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()

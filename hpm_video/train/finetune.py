@@ -22,7 +22,8 @@ from hpm_video.train.engine import prepare_process
 from hpm_video.train.flops import finetune_flops
 from hpm_video.train.loop import Loop
 from hpm_video.train.run import Measure, Training
-from hpm_video.train.weights import fill_encoder, read_weights
+from hpm_video.train.weight_transfer import fill_encoder
+from hpm_video.train.weights import read_weights, weight_settings
 from hpm_video.types import Engine, Place, StepResult, UserError
 
 log = logging.getLogger("hpm_video")
@@ -66,10 +67,10 @@ def finetune(config: FinetuneConfig) -> bool:
     return training.run()
 
 
-def weight_settings(file: Path | None, overrides: list[str]) -> dict | None:
-    """What init.weights says of model and clips: the `base` of `load_finetune_config` with the same file and overrides."""
+def finetune_config(file: Path | None, overrides: list[str]) -> FinetuneConfig:
+    """`load_finetune_config` above what the weights of init say of model and clips."""
     init = load_finetune_config(file, overrides, check=False).init
-    return read_weights(Path(init.weights), init.trust_pickle).settings() if init.weights else None
+    return load_finetune_config(file, overrides, weight_settings(init))
 
 
 def build_classifier(config: FinetuneConfig, num_classes: int) -> Classifier:

@@ -4,10 +4,11 @@ import logging
 import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from torch import nn
 
-from hpm_video.config import PretrainConfig, has_images, image_config
+from hpm_video.config import PretrainConfig, has_images, image_config, load_config
 from hpm_video.data.annotations import IMAGE_SUFFIXES
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut
@@ -15,13 +16,15 @@ from hpm_video.data.manifest import Source, hold_out, open_manifest
 from hpm_video.data.mixture import make_mixed_loader, name_row
 from hpm_video.method.step import PretrainStep, measure
 from hpm_video.method.teacher import warn_slow_teacher
-from hpm_video.train.checkpoint import export_run
+from hpm_video.train.checkpoint import export_run, list_checkpoints
 from hpm_video.train.engine import prepare_process
 from hpm_video.train.flops import run_flops
 from hpm_video.train.loop import Loop
 from hpm_video.train.metrics import MetricLog
 from hpm_video.train.run import Measure, Training
 from hpm_video.train.state import build_student
+from hpm_video.train.weight_transfer import fill_student
+from hpm_video.train.weights import read_weights, weight_settings
 from hpm_video.types import UserError
 
 log = logging.getLogger("hpm_video")
@@ -36,7 +39,13 @@ def pretrain(config: PretrainConfig, health: Health | None = None) -> bool:
     device = prepare_process(config)
     train_set, held_out_set = open_train_sets(config)
     student = build_student(config)
+    starting = config.init.weights is not None and not list_checkpoints(Path(config.train.output))
+    weights = read_weights(Path(config.init.weights or ""), config.init.trust_pickle, whole=True) if starting else None
+    if weights is not None:
+        _tell(fill_student(student, weights, config.objective.target))
     step = PretrainStep(config, student, device)
+    if weights is not None and weights.teacher is not None and step.teacher is not None:
+        _tell("teacher, " + fill_student(step.teacher.network, weights.teacher, config.objective.target))
 
     def make_measure(loop: Loop, held_out: HeldOut, log_to: MetricLog | None) -> Measure:
         if step.teacher is not None:
@@ -62,6 +71,17 @@ def pretrain(config: PretrainConfig, health: Health | None = None) -> bool:
         training.name_of = partial(name_row, videos, images)
         training.about += f"; {config.images.share:.0%} of the steps of {len(images)} images ({images.source.source})"
     return training.run()
+
+
+def pretrain_config(file: Path | None, overrides: list[str]) -> PretrainConfig:
+    """`load_config` above what the weights of init say of model and clips."""
+    init = load_config(file, overrides, check=False).init
+    return load_config(file, overrides, weight_settings(init, pretraining=True))
+
+
+def _tell(report: str) -> None:
+    for line in report.splitlines():
+        log.info(line)
 
 
 def open_images(config: PretrainConfig) -> ClipDataset:

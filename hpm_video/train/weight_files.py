@@ -7,7 +7,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,15 +16,27 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hpm_video.models.convert import Said
+from hpm_video.train.engine import merge_shards
 from hpm_video.types import UserError
 
 WRAPPERS = ("model", "module", "state_dict", "model_state_dict", "model_state", "model_ema", "ema_state_dict")
+TEACHERS = ("ema_state_dict", "model_ema")  # beside one of the others: HPM's teacher, an average of the weights
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")  # DistributedDataParallel, torch.compile, wrappers
 WANTED = "expected a run folder, encoder.safetensors, or another project's weights (.safetensors, .pth, .bin)"
+MODEL_STATES = "mp_rank_00_model_states.pt"  # of DeepSpeed
 
 
-def read_file(file: Path, trust_pickle: bool) -> dict[str, Tensor]:
-    """Tensors by name: out of their wrapper, without the prefixes of training engines. Raises UserError."""
+class Content(NamedTuple):
+    """Tensors by name: out of their wrapper, without the prefixes of training engines."""
+
+    tensors: dict[str, Tensor]
+    teacher: dict[str, Tensor]  # an average of these weights that the file holds as well; {} where it holds none
+
+
+def read_file(file: Path, trust_pickle: bool) -> Content:
+    """Of a file of tensors, or of the folder of a checkpoint of DeepSpeed (`find_shards`). Raises UserError."""
+    if file.is_dir():
+        return Content(_strip(read_shards(file, trust_pickle)), {})
     kind = _kind_of(file)
     if kind == "safetensors":
         try:
@@ -47,9 +59,50 @@ def read_file(file: Path, trust_pickle: bool) -> dict[str, Tensor]:
     if empty:
         raise UserError(
             f"init.weights: {file}: {len(empty)} tensors are empty ({empty[0]}): one of the shards of ZeRO-3; "
-            "expected whole weights: zero_to_fp32.py in that checkpoint's folder writes them"
+            "expected the checkpoint's whole folder, with init.trust_pickle=true"
         )
-    return tensors
+    return Content(tensors, _find_teacher(content, tensors))
+
+
+def _find_teacher(content: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An average that lies beside the weights themselves, and has all of their names."""
+    held = (
+        {n: v for n, v in content.items() if n in WRAPPERS and isinstance(v, Mapping | nn.Module)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if held.keys() <= set(TEACHERS):
+        return {}
+    averages = (_strip(_unwrap(held[name])) for name in TEACHERS if name in held)
+    return next((average for average in averages if average.keys() == tensors.keys()), {})
+
+
+def find_shards(folder: Path) -> Path | None:
+    """The folder of a checkpoint of DeepSpeed: this one, or the latest in it; None where it is none."""
+    latest = folder / "latest"
+    if latest.is_file() and latest.stat().st_size < 1000 and (folder / latest.read_text().strip()).is_dir():
+        folder = folder / latest.read_text().strip()
+    is_one = (folder / MODEL_STATES).is_file() or any(folder.glob("zero_pp_rank_*_model_states.pt"))
+    return folder if is_one else None
+
+
+def read_shards(folder: Path, trust_pickle: bool) -> dict[str, Tensor]:
+    """Whole fp32 weights of a checkpoint that DeepSpeed wrote, at any ZeRO stage and number of ranks. Raises UserError."""
+    if not any(folder.glob("*_optim_states.pt")):  # stage 0 with no optimizer of DeepSpeed's: the weights are whole
+        return read_file(folder / MODEL_STATES, trust_pickle).tensors
+    if not trust_pickle:
+        raise UserError(
+            f"init.weights: {folder} is a checkpoint of DeepSpeed, whose files hold Python objects, and reading those can run "
+            "any code; expected tensors only. If you trust where it comes from: init.trust_pickle=true"
+        )
+    try:
+        return merge_shards(folder)
+    except UserError:
+        raise
+    except Exception as error:  # of DeepSpeed and torch: a shard that is missing or cut off, another version's format
+        raise UserError(
+            f"init.weights: {folder}: DeepSpeed could not put its shards together: {error}; expected all files of the checkpoint"
+        ) from error
 
 
 def read_said(folder: Path) -> tuple[Said, list[str] | None, dict[str, Any]]:
@@ -63,7 +116,8 @@ def read_said(folder: Path) -> tuple[Said, list[str] | None, dict[str, Any]]:
     names = config.get("id2label")
     classes = [names[k] for k in sorted(names, key=int)] if names else None
     pixels = {"mean": clips.get("image_mean", timm.get("mean")), "std": clips.get("image_std", timm.get("std"))}
-    said = Said(config.get("num_attention_heads"), config.get("num_frames"), frame_size)
+    heads, decoder_heads = config.get("num_attention_heads"), config.get("decoder_num_attention_heads")
+    said = Said(heads, config.get("num_frames"), frame_size, decoder_heads)
     return said, classes, {name: list(values) for name, values in pixels.items() if values}
 
 
@@ -123,9 +177,9 @@ def _read_pickle(file: Path, trust_pickle: bool, mapped: bool) -> Any:
 
 def _hint(file: Path) -> str:
     if "optim_states" in file.name:
-        return ". DeepSpeed's optimizer states hold no model: the weights are in mp_rank_00_model_states.pt beside them"
+        return ". DeepSpeed's optimizer states hold no model: expected the checkpoint's folder, with init.trust_pickle=true"
     if "mp_rank" in file.name:
-        return ". DeepSpeed's zero_to_fp32.py, in its checkpoint's folder, writes a file of weights only"
+        return ". Of a checkpoint of DeepSpeed name the folder"
     return ""
 
 

@@ -10,7 +10,8 @@ from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
 from hpm_video.train.checkpoint import Checkpoint, save_checkpoint, save_classes
 from hpm_video.train.export import export
-from hpm_video.train.weights import fill_encoder, read_weights
+from hpm_video.train.weight_transfer import fill_encoder
+from hpm_video.train.weights import read_weights
 from hpm_video.types import UserError
 
 CLASSES = ["left", "right", "up"]

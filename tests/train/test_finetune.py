@@ -16,7 +16,7 @@ from hpm_video.data.encode import write_video
 from hpm_video.data.manifest import write_manifest
 from hpm_video.train.checkpoint import load_classifier
 from hpm_video.train.engine import PlainEngine
-from hpm_video.train.finetune import FinetuneStep, build_classifier, finetune, soft_cross_entropy, weight_settings
+from hpm_video.train.finetune import FinetuneStep, build_classifier, finetune, finetune_config, soft_cross_entropy
 from hpm_video.train.metrics import start_logging
 from hpm_video.types import Place, UserError
 
@@ -59,7 +59,7 @@ def tune(data: Path, weights: Path | None, out: Path, *keys: str) -> bool:
     given = [*KEYS, f"data.root={data}", f"train.output={out}", *keys]
     given += [f"init.weights={weights}"] if weights else []
     start_logging()
-    return finetune(load_finetune_config(None, given, weight_settings(None, given)))
+    return finetune(finetune_config(None, given))
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_soft_cross_entropy() -> None:
 def refused(data: Path, tmp_path: Path, *keys: str) -> str:
     given = [*KEYS, f"data.root={data}", f"train.output={tmp_path / 'x'}", *keys]
     with pytest.raises(UserError) as error:
-        finetune(load_finetune_config(None, given, weight_settings(None, given)))
+        finetune(finetune_config(None, given))
     return str(error.value)
 
 

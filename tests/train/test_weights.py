@@ -17,7 +17,8 @@ from hpm_video.models.interpolate import interpolate_table, resize_kernel
 from hpm_video.models.student import Student
 from hpm_video.models.tokens import sincos1d
 from hpm_video.train.checkpoint import Checkpoint, export_run, save_checkpoint, save_classes, write_classifier
-from hpm_video.train.weights import fill_encoder, read_weights
+from hpm_video.train.weight_transfer import fill_encoder
+from hpm_video.train.weights import read_weights
 from hpm_video.types import UserError
 
 
@@ -235,8 +236,8 @@ def write_wrong_file(folder: Path, what: str) -> Path:  # noqa: C901
     ("what", "text"),
     [
         ("optimizer", "optimizer's moments; the weights are in student.safetensors"),
-        ("optimizer states", "the weights are in mp_rank_00_model_states.pt"),
-        ("ZeRO-3", "ZeRO-3; expected whole weights: zero_to_fp32.py"),
+        ("optimizer states", "expected the checkpoint.s folder, with init.trust_pickle=true"),
+        ("ZeRO-3", "ZeRO-3; expected the checkpoint.s whole folder"),
         ("web page", "web page"),
         ("lfs", "git lfs pull"),
         ("empty", "is empty"),
