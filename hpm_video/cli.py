@@ -40,11 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("run", type=Path)
     export.add_argument(
         "--to",
-        choices=["safetensors", "hf", "timm"],
+        choices=["safetensors", "hf", "timm", "videomae", "onnx"],
         default="safetensors",
-        help="safetensors (RUN/encoder.safetensors or classifier.safetensors), hf (VideoMAE of transformers), timm (images)",
+        help="safetensors (RUN/encoder.safetensors or classifier.safetensors), hf (VideoMAE of transformers), timm (images), "
+        "videomae (the names of VideoMAE's own files), onnx",
     )
-    export.add_argument("--out", type=Path, help="folder for hf and timm (RUN/hf, RUN/timm)")
+    export.add_argument("--out", type=Path, help="folder to write, but for safetensors (RUN/hf, RUN/timm, ...)")
     _add_doctor(commands.add_parser("doctor", help="what works on this machine, and what a configuration costs on it"))
     _add_report(commands.add_parser("report", help="compare finished runs: tables, curves, scores against compute"))
     _add_scan(commands.add_parser("scan", help="find the videos of a folder that cannot be read, and why"))

@@ -43,7 +43,8 @@ def export(run: Path, target: str, out: Path | None = None) -> str:
         os.replace(draft, final)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return f"{final}: loaded back by {target}, largest difference of the outputs {difference:.2g}"
+    by = "this program as one of VideoMAE's" if target == "videomae" else target
+    return f"{final}: loaded back by {by}, largest difference of the outputs {difference:.2g}"
 
 
 def _load(run: Path) -> tuple[RunConfig, Model, list[str]]:

@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hpm_video.config import RunConfig
+from hpm_video.config import PretrainConfig, RunConfig
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.convert_out import to_timm, to_transformers, to_videomae
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import Student
 from hpm_video.train.weight_transfer import fill_encoder, fill_student
-from hpm_video.train.weights import read_weights
+from hpm_video.train.weights import TARGET_KINDS, read_weights
 from hpm_video.types import UserError
 
 Model = Student | Classifier
@@ -29,7 +29,7 @@ Check = Callable[[Path], tuple[Tensor, Tensor]]  # folder -> (outputs of the oth
 def write_transformers(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> Check:
     """A folder for `from_pretrained` of transformers' VideoMAEForPreTraining or -ForVideoClassification, with its processor."""
     transformers = _need("transformers", "transformers")
-    _check_is_videomae(model.encoder, "hf")
+    _check_is_videomae(config, model.encoder, "hf")
     settings = transformers.VideoMAEConfig(**_transformers_settings(config, model, classes))
     kind = "ForVideoClassification" if isinstance(model, Classifier) else "ForPreTraining"
     network = getattr(transformers, f"VideoMAE{kind}")(settings)
@@ -141,7 +141,7 @@ def write_videomae(folder: Path, config: RunConfig, model: Model, classes: list[
 
     That code is no package that could be installed: the check reads the file as one of VideoMAE's.
     """
-    _check_is_videomae(model.encoder, "videomae")
+    _check_is_videomae(config, model.encoder, "videomae")
     torch.save({"model": to_videomae(model, model.encoder)}, folder / "videomae.pth")
     about = {"model_type": "videomae", "num_frames": config.data.num_frames, "image_size": config.data.frame_size_px}
     about["num_attention_heads"] = _num_heads(model.encoder.stack)
@@ -217,8 +217,12 @@ def _need(library: str, package: str) -> Any:
         raise UserError(f"{library} is not installed ({error}); expected: pip install '{package}'") from error
 
 
-def _check_is_videomae(encoder: Encoder, target: str) -> None:
+def _check_is_videomae(config: RunConfig, encoder: Encoder, target: str) -> None:
     positions = encoder.positions
+    if isinstance(config, PretrainConfig) and config.objective.target in TARGET_KINDS:
+        raise UserError(
+            f"--to {target}: this model predicts {config.objective.target}; VideoMAE's decoder predicts pixels"
+        )
     wrong = [f"model.positions={positions.kind}"] if positions.kind != "sincos1d" else []
     wrong += ["positions made for another grid"] if positions.made_for != encoder.grid else []
     wrong += ["a class token"] if encoder.cls_token is not None else []

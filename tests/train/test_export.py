@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from hpm_video.config import load_finetune_config, to_yaml
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
 from hpm_video.train.checkpoint import Checkpoint, save_checkpoint, save_classes
 from hpm_video.train.export import export
+from hpm_video.train.record import add_scores, write_results
 from hpm_video.train.weight_transfer import fill_encoder
 from hpm_video.train.weights import read_weights
 from hpm_video.types import UserError
@@ -123,13 +125,138 @@ def test_an_export_that_gives_other_numbers_is_not_kept(tuned, monkeypatch) -> N
     run, _ = tuned()
     export(run, "hf")
     before = (run / "hf" / "model.safetensors").read_bytes()
-    import hpm_video.train.export as module
+    import hpm_video.train.export_targets as module
 
     right = module.to_transformers
     monkeypatch.setattr(module, "to_transformers", lambda *a: {n: 1.01 * t for n, t in right(*a).items()})
     with pytest.raises(UserError, match="the outputs differ by .* not written"):
         export(run, "hf")
     assert (run / "hf" / "model.safetensors").read_bytes() == before and not list(run.glob(".*draft"))
+
+
+def sines(num_tokens: int, width: int) -> torch.Tensor:
+    """VideoMAE's table: position p, value k: p / 10000^(2 floor(k / 2) / width), sine where k is even, cosine where odd."""
+    angles = [[p / 10000 ** (2 * (k // 2) / width) for k in range(width)] for p in range(num_tokens)]
+    table = torch.tensor(angles, dtype=torch.float64)
+    return torch.where(torch.arange(width) % 2 == 0, table.sin(), table.cos()).float()
+
+
+def videomae_block(x: torch.Tensor, weights: dict, prefix: str, num_heads: int) -> torch.Tensor:
+    """A block of VideoMAE's files: queries, keys and values in one map, biases for queries and values alone."""
+    w = {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
+    y = F.layer_norm(x, x.shape[-1:], w["norm1.weight"], w["norm1.bias"], 1e-6)
+    bias = torch.cat([w["attn.q_bias"], torch.zeros_like(w["attn.q_bias"]), w["attn.v_bias"]])
+    q, k, v = F.linear(y, w["attn.qkv.weight"], bias).unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    y = ((q @ k.transpose(-2, -1)) / q.shape[-1] ** 0.5).softmax(-1) @ v
+    x = x + F.linear(y.transpose(1, 2).flatten(2), w["attn.proj.weight"], w["attn.proj.bias"])
+    y = F.layer_norm(x, x.shape[-1:], w["norm2.weight"], w["norm2.bias"], 1e-6)
+    return x + F.linear(
+        F.gelu(F.linear(y, w["mlp.fc1.weight"], w["mlp.fc1.bias"])), w["mlp.fc2.weight"], w["mlp.fc2.bias"]
+    )
+
+
+def embed(clip: torch.Tensor, weights: dict, prefix: str) -> torch.Tensor:
+    kernel = weights[f"{prefix}patch_embed.proj.weight"]
+    tokens = F.conv3d(clip, kernel, weights[f"{prefix}patch_embed.proj.bias"], stride=kernel.shape[2:])
+    tokens = tokens.flatten(2).transpose(1, 2)
+    return tokens + sines(tokens.shape[1], tokens.shape[2])
+
+
+def norm(x: torch.Tensor, weights: dict, name: str) -> torch.Tensor:
+    return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], 1e-6)
+
+
+def test_a_classifier_in_videomaes_names_and_back(tuned) -> None:
+    """Its own arithmetic, written out here, gives the run's logits; what is read again has the same weights."""
+    run, classifier = tuned()
+    assert float(export(run, "videomae").split()[-1]) <= 1e-5
+    weights = torch.load(run / "videomae" / "videomae.pth", weights_only=True)["model"]
+    clip = torch.randn(2, 3, 4, 16, 24)
+    x = embed(clip, weights, "")
+    for number in range(2):
+        x = videomae_block(x, weights, f"blocks.{number}.", 2)
+    x = F.linear(norm(x.mean(1), weights, "fc_norm"), weights["head.weight"], weights["head.bias"])
+    torch.testing.assert_close(x, classifier(clip), atol=1e-5, rtol=0)
+    found = read_weights(run / "videomae")  # the folder says the sizes, heads and classes
+    again = Classifier(
+        load_finetune_config(overrides=["data.root=x", "train.output=y"], base=found.settings()), 3
+    ).eval()
+    assert "30 of 30" in fill_encoder(again, found, CLASSES) and not found.notes
+    assert again(clip).shape == (2, 3)
+    torch.testing.assert_close(again(clip), classifier(clip), atol=1e-5, rtol=0)
+    for name, parameter in again.named_parameters():
+        expected = dict(classifier.named_parameters())[name].clone()
+        if name.endswith("qkv.bias"):
+            expected[32:64] = 0  # of the keys
+        assert torch.equal(parameter, expected), name
+
+
+def test_a_pretrained_model_in_videomaes_names(tmp_path, tiny_config) -> None:
+    config = tiny_config()
+    student = Student(config).eval()
+    write_run(tmp_path / "run", config, student)
+    assert float(export(tmp_path / "run", "videomae").split()[-1]) <= 1e-5
+    weights = torch.load(tmp_path / "run" / "videomae" / "videomae.pth", weights_only=True)["model"]
+    assert not [n for n in weights if "predictor" in n or "loss_head" in n] and "decoder.head.weight" in weights
+    clip, order = torch.randn(2, 3, 4, 16, 16), torch.rand(2, 32).argsort(1)
+    visible, hidden = order[:, :8].sort(1)[0], order[:, 8:].sort(1)[0]
+    x = embed(clip, weights, "encoder.").gather(1, visible[:, :, None].expand(-1, -1, 32))
+    for number in range(2):
+        x = videomae_block(x, weights, f"encoder.blocks.{number}.", 2)
+    x = F.linear(norm(x, weights, "encoder.norm"), weights["encoder_to_decoder.weight"])
+    places = sines(32, 16)
+    x = torch.cat([x + places[visible], weights["mask_token"] + places[hidden]], 1)
+    x = norm(videomae_block(x, weights, "decoder.blocks.0.", 2)[:, -24:], weights, "decoder.norm")
+    expected = F.linear(x, weights["decoder.head.weight"], weights["decoder.head.bias"])
+    torch.testing.assert_close(student(clip, visible, hidden).pixels, expected, atol=1e-5, rtol=0)
+
+
+def test_a_decoder_of_features_is_not_videomaes(tmp_path, tiny_config) -> None:
+    config = tiny_config(objective__target="teacher_features")
+    write_run(tmp_path / "run", config, Student(config))
+    for target in ("hf", "videomae"):
+        with pytest.raises(UserError, match=f"--to {target}: this model predicts teacher_features"):
+            export(tmp_path / "run", target)
+
+
+@pytest.mark.parametrize("stage", ["encoder", "classifier"])
+def test_onnx_gives_the_same_numbers_for_any_batch(tuned, tmp_path, tiny_config, stage) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="exports to onnx")
+    pytest.importorskip("onnxscript", reason="exports to onnx")
+    if stage == "encoder":
+        config = tiny_config()
+        run, model = tmp_path / "run", Student(config).eval()
+        write_run(run, config, model)
+        network, width = model.encoder, 16
+    else:
+        run, network = tuned(cls_token=True, pooling="cls")
+        width = 24
+    assert float(export(run, "onnx").split()[-1]) <= 1e-5
+    session = onnxruntime.InferenceSession(str(run / "onnx" / "model.onnx"))
+    for num_clips in (1, 5):
+        clip = torch.randn(num_clips, 3, 4, 16, width)
+        found = session.run(None, {"clip": clip.numpy()})[0]
+        torch.testing.assert_close(torch.from_numpy(found), network(clip), atol=1e-5, rtol=0)
+    about = json.loads((run / "onnx" / "config.json").read_text())
+    assert about["num_frames"] == 4 and ("id2label" in about) == (stage == "classifier")
+
+
+def test_the_card_says_what_it_is_and_how_it_was_trained(tuned) -> None:
+    run, _ = tuned()
+    export(run, "videomae")
+    card = (run / "videomae" / "README.md").read_text()
+    assert "A classifier of 3 classes: a plain ViT (32 wide, 2 blocks), tokens of 2 x 4 x 4 pixels." in card
+    assert "Input: 4 frames of 16 x 24 px" in card and "The run has not ended: there are no figures." in card
+    config = load_finetune_config(run / "config.yaml")
+    figures = {"steps": 7, "clips": 56, "clips_per_s": 1.0}
+    data = {"name": "ssv2", "num_rows": 9, "fingerprint": "abc"}
+    write_results(run, "finetune", config, seconds=72.0, flops=1.5e9, world_size=2, figures=figures, data=data)
+    add_scores(run, "test", {"top1": 0.625, "top1_interval": [0.5, 0.75], "num_clips": 2})
+    export(run, "videomae")
+    card = (run / "videomae" / "README.md").read_text()
+    assert "| test, top1 | 0.6250 (95 %: 0.5000 to 0.7500) |" in card and "| steps | 7 |" in card
+    assert "| data | ssv2, 9 samples, fingerprint abc |" in card and "| device hours | 0.04 |" in card
+    assert card.startswith("---\nlibrary_name: videomae\n") and "clips_per_s" not in card
 
 
 def test_the_programs_own_files(tuned) -> None:
