@@ -67,7 +67,7 @@ def fill_student(model: Student, weights: Weights, target: str) -> str:
             own, tensors, names, weights.target != TARGET_KINDS.get(target, "pixels") and part == "pixel head"
         )
         if part != "pixel decoder" and not any(n.startswith("project.") for n in loaded):
-            reason = "its decoder is another"
+            continue  # the reason is the decoder's
         if reason is None:
             loaded.update(names)
         elif names:

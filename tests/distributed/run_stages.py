@@ -8,8 +8,10 @@ import os
 import sys
 from pathlib import Path
 
+import deepspeed
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from hpm_video.config import load_config, load_finetune_config
 from hpm_video.train.engine import DeepSpeedEngine
@@ -48,6 +50,28 @@ for stage in range(4):
     given[0] = f"train.output={out}/tuned-zero{stage}"
     if not finetune(load_finetune_config(None, [*keys["finetune"], f"data.root={folder / 'manifest'}", *given])):
         sys.exit(1)
+
+
+def make_module(tensors: dict[str, torch.Tensor]) -> nn.Module:
+    """A module of another project: its parameters have these names, and it does nothing."""
+    root = nn.Module()
+    for name, tensor in tensors.items():
+        *path, last = name.split(".")
+        place = root
+        for part in path:
+            if not hasattr(place, part):
+                place.add_module(part, nn.Module())
+            place = getattr(place, part)
+        place.register_parameter(last, nn.Parameter(tensor.clone()))
+    return root
+
+
+for stage in range(4) if (folder / "videomae.pth").is_file() else ():  # checkpoints as DeepSpeed itself writes them
+    theirs = make_module(torch.load(folder / "videomae.pth"))
+    settings = {"train_batch_size": 2, "zero_optimization": {"stage": stage}}
+    engine = deepspeed.initialize(model=theirs, optimizer=torch.optim.AdamW(theirs.parameters()), config=settings)[0]
+    engine.save_checkpoint(str(out / f"shards{stage}"), tag="global_step7")
+    engine.destroy()
 
 sys.stdout.flush()
 os._exit(0)  # as the command line does: the threads of the process group abort the interpreter now and then

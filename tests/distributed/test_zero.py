@@ -18,8 +18,13 @@ from hpm_video.config import load_config, load_finetune_config
 from hpm_video.data.annotations import Row
 from hpm_video.data.encode import write_video
 from hpm_video.data.manifest import write_manifest
+from hpm_video.models.convert import convert
+from hpm_video.models.convert_out import to_videomae
+from hpm_video.models.student import Student
 from hpm_video.train.finetune import finetune
 from hpm_video.train.optim import lr_at
+from hpm_video.train.weights import read_weights
+from hpm_video.types import UserError
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (it has no build for this platform)")
 STAGES = ["zero0", "zero1", "zero2", "zero3"]
@@ -50,6 +55,7 @@ def runs(tmp_path_factory, run_here) -> Path:
     rows = [Row(f"{number}.mkv", number % 3) for number in range(12)]
     splits = {"train": rows, "validation": rows[:4]}
     write_manifest(folder / "manifest", "tiny", folder / "videos", splits, ["a", "b", "c"])
+    torch.save(to_videomae(shards_student(), shards_student().encoder), folder / "videomae.pth")
     (folder / "keys.json").write_text(json.dumps({"pretrain": KEYS, "finetune": FINETUNE}))
     done = run_here("deepspeed", "tests/distributed/run_stages.py", str(folder))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -57,6 +63,38 @@ def runs(tmp_path_factory, run_here) -> Path:
     assert finetune(load_finetune_config(None, [*FINETUNE, *tuned]))
     assert main(["pretrain", *KEYS, f"data.root={folder / 'videos'}", f"train.output={folder / 'runs' / 'plain'}"]) == 0
     return folder / "runs"
+
+
+def shards_student() -> Student:
+    torch.manual_seed(3)
+    student = Student(load_config(None, [*KEYS, "data.root=x", "train.output=x", "mask.mode=random"]))
+    for parameter in student.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return student
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_checkpoints_of_deepspeed_itself_are_read_whole(runs, stage) -> None:
+    """VideoMAE's names in shards of two processes; the folder above, with DeepSpeed's `latest`, does as well."""
+    folder = runs / f"shards{stage}"
+    if stage:
+        with pytest.raises(UserError, match="holds? Python objects.*init.trust_pickle=true"):
+            read_weights(folder)
+    student = shards_student()
+    expected = to_videomae(student, student.encoder)
+    for path in (folder, folder / "global_step7"):
+        weights = read_weights(path, trust_pickle=True)
+        assert weights.kind == "VideoMAE" and weights.source.name == "global_step7"
+        tensors = {**{f"encoder.{n}": t for n, t in weights.tensors.items()}, **weights.rest}
+        found = convert(expected).tensors
+        assert tensors.keys() == found.keys() and all(torch.equal(t, found[n]) for n, t in tensors.items())
+
+
+def test_a_lost_shard_of_deepspeed_is_named(runs, tmp_path) -> None:
+    shutil.copytree(runs / "shards3", tmp_path / "shards")
+    next((tmp_path / "shards" / "global_step7").glob("*rank_1*optim_states.pt")).unlink()
+    with pytest.raises(UserError, match="DeepSpeed could not put its shards together.*expected all files"):
+        read_weights(tmp_path / "shards", trust_pickle=True)
 
 
 def losses(run: Path) -> list[float]:
