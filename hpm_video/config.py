@@ -535,7 +535,8 @@ def image_config(config: PretrainConfig) -> PretrainConfig:
     data = replace(data, root=images.root or data.root, format=images.format, annotations=images.annotations)
     data = replace(data, num_frames=config.model.tubelet, sampling="segments", fps=None, repeats=1)
     mask = replace(config.mask, block=[1, *config.mask.block[1:]])
-    return replace(config, data=data, images=ImagesConfig(), mask=mask)
+    teacher = replace(config.teacher, num_steps=None)  # of one there is nothing to choose
+    return replace(config, data=data, images=ImagesConfig(), mask=mask, teacher=teacher)
 
 
 def token_grid(config: RunConfig) -> tuple[int, int, int]:

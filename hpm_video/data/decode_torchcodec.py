@@ -3,6 +3,7 @@
 Only for files whose frames all carry their times: in others (AVI, MPEG) torchcodec 0.17 gives other frames than asked for.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,21 @@ from hpm_video.types import UnreadableVideo
 
 
 def load() -> Any:
-    """Its decoder. Raises ImportError, OSError or RuntimeError where FFmpeg's libraries are missing."""
+    """Its decoder. Raises ImportError, OSError or RuntimeError where FFmpeg's libraries are missing: some versions of
+    torchcodec find that out when they are imported, others (0.17) when the first file is opened."""
     from torchcodec.decoders import VideoDecoder
 
-    return VideoDecoder
+    return _probe(VideoDecoder)
+
+
+@cache
+def _probe(decoder: Any) -> Any:
+    try:
+        decoder(b"")
+    except (RuntimeError, ValueError) as error:  # of no data, where the libraries are there
+        if "libtorchcodec" in str(error):
+            raise ImportError(first_line(error)) from error
+    return decoder
 
 
 def read(media: str | bytes, choose: Choose, fps: float | None = None) -> np.ndarray:

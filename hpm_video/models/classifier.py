@@ -13,7 +13,7 @@ class Classifier(nn.Module):
     """[B, C, T, H, W] -> logits [B, num_classes] in fp32; every token is seen.
 
     pooling mean: blocks -> mean over the tokens -> norm -> linear, the encoder's own last norm left out (VideoMAE).
-    pooling cls: blocks -> the encoder's norm -> class token -> linear (MAE's default for images).
+    pooling cls: blocks -> the encoder's norm -> class token -> linear (ViT's; MAE too fine-tunes with the mean).
     """
 
     def __init__(self, config: FinetuneConfig, num_classes: int) -> None:

@@ -124,26 +124,28 @@ def export_run(run: Path) -> Path:
 
 def write_classifier(run: Path) -> Path:
     """RUN/classifier.safetensors from the latest checkpoint: the average of the weights where there is one."""
-    folder = latest_checkpoint(run)
-    part = "teacher" if (folder / "teacher.safetensors").is_file() else "student"
     draft, final = run / ".classifier.draft", run / "classifier.safetensors"
-    shutil.copyfile(folder / f"{part}.safetensors", draft)
+    shutil.copyfile(_classifier_of(latest_checkpoint(run)), draft)
     os.replace(draft, final)
     return final
 
 
 def load_classifier(run: Path, overrides: Iterable[str] = ()) -> tuple[FinetuneConfig, Classifier, list[str]]:
-    """(configuration, classifier, names of the classes) of a fine-tuning run; of the latest checkpoint where it has not
-    ended. Raises UserError."""
+    """(configuration, classifier, names of the classes) of a fine-tuning run: of its latest checkpoint, or where there is
+    none, as in a copy for use, of classifier.safetensors. Raises UserError."""
     config, classes = read_config(run, overrides), load_classes(run)
     if not isinstance(config, FinetuneConfig):
         raise UserError(f"{run} is a pretraining run; expected the folder of a fine-tuning run")
-    file = run / "classifier.safetensors"
-    if not file.is_file():
-        file = write_classifier(run)
+    found = list_checkpoints(run)
+    file = _classifier_of(found[-1]) if found else run / "classifier.safetensors"
     classifier = Classifier(config, len(classes))
     load_weights(classifier, read_tensors(file), file)
     return config, classifier.eval(), classes
+
+
+def _classifier_of(folder: Path) -> Path:
+    averaged = folder / "teacher.safetensors"
+    return averaged if averaged.is_file() else folder / "student.safetensors"
 
 
 def save_classes(run: Path, classes: list[str]) -> None:
@@ -202,8 +204,8 @@ def load_teacher(run: Path, teacher: Teacher) -> None:
 
 
 def load_encoder(run: Path) -> tuple[PretrainConfig, Encoder]:
-    """The encoder of a run: the exported one where there is one, else that of the latest checkpoint."""
-    if not (run / "encoder.safetensors").is_file():
+    """The encoder of a run: that of the latest checkpoint, or where there is none, as in a copy for use, the exported one."""
+    if list_checkpoints(run) or not (run / "encoder.safetensors").is_file():
         config, student = load_student(run)
         return config, student.encoder
     config = load_run_config(run)

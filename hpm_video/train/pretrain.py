@@ -40,7 +40,7 @@ def pretrain(config: PretrainConfig, health: Health | None = None) -> bool:
     train_set, held_out_set = open_train_sets(config)
     student = build_student(config)
     starting = config.init.weights is not None and not list_checkpoints(Path(config.train.output))
-    weights = read_weights(Path(config.init.weights or ""), config.init.trust_pickle, whole=True) if starting else None
+    weights = read_weights(Path(config.init.weights or ""), config.init.trust_pickle) if starting else None
     if weights is not None:
         _tell(fill_student(student, weights, config.objective.target))
     step = PretrainStep(config, student, device)

@@ -60,16 +60,15 @@ def weight_settings(init: InitConfig, pretraining: bool = False) -> dict[str, An
     """What init.weights says of model and clips; None where it is not set."""
     if init.weights is None:
         return None
-    return read_weights(Path(init.weights), init.trust_pickle, whole=pretraining).settings(pretraining)
+    return read_weights(Path(init.weights), init.trust_pickle).settings(pretraining)
 
 
-def read_weights(path: Path, trust_pickle: bool = False, whole: bool = False) -> Weights:
-    """Of a run folder (its exported weights, else its latest checkpoint; where `whole`, the checkpoint first, which has the
-    decoder, the predictor and the teacher too), a checkpoint, a file of weights of this program or another, a folder of
-    transformers, or a checkpoint folder of DeepSpeed. Raises UserError."""
+def read_weights(path: Path, trust_pickle: bool = False) -> Weights:
+    """Of a run folder (its latest checkpoint, else what it exported), a checkpoint, a file of weights of this program or
+    another, a folder of transformers, or a checkpoint folder of DeepSpeed. Raises UserError."""
     if not path.exists():
         raise UserError(f"init.weights: {path} does not exist; {WANTED}")
-    file = find_file(path, whole)
+    file = find_file(path)
     tensors, averaged = read_file(file, trust_pickle)
     if "embed.linear.weight" in tensors or "encoder.embed.linear.weight" in tensors:
         return _own(file, tensors)
@@ -107,16 +106,16 @@ def _converted(
     )
 
 
-def find_file(path: Path, whole: bool = False) -> Path:
+def find_file(path: Path) -> Path:
     """The file of weights of a folder, or the folder of DeepSpeed's shards; a file is itself."""
     if path.is_file():
         return path
     found = [path] if (path / "state.json").is_file() else list_checkpoints(path)
-    files = [path / "encoder.safetensors", path / "classifier.safetensors"]
+    files: list[Path] = []
     if found:  # a fine-tuning run's average, as it would export it
         averaged = (found[-1].parents[1] / "classes.json").is_file()
-        kept = [found[-1] / f"{part}.safetensors" for part in (("teacher", "student") if averaged else ("student",))]
-        files = [*kept, *files] if whole and not averaged else [*files, *kept]
+        files = [found[-1] / f"{part}.safetensors" for part in (("teacher", "student") if averaged else ("student",))]
+    files += [path / "encoder.safetensors", path / "classifier.safetensors"]
     files += [path / "model.safetensors", path / "pytorch_model.bin", path / "videomae.pth"]
     for file in files:
         if file.is_file():

@@ -140,7 +140,7 @@ def test_disk_and_shared_memory(told, monkeypatch) -> None:
 def test_trials(tmp_path, tiny_config, labelled_set, monkeypatch) -> None:
     config = tiny_config(data__root=str(labelled_set), data__num_workers=1, data__repeats=2)
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    argument = {"config": str(tmp_path / "config.yaml"), "num_clips": 3, "limit_s": 5.0}
+    argument = {"config": str(tmp_path / "config.yaml"), "num_clips": 3, "limit_s": 600.0}
     steps = time_steps(argument)
     assert steps["num_clips"] == 3 and len(steps["seconds"]) == 19 and min(steps["seconds"]) > 0
     assert len(time_steps(argument | {"limit_s": 0.0})["seconds"]) == 1

@@ -56,7 +56,7 @@ def make_student(weights, *overrides: str) -> Student:
 
 def test_a_run_gives_all_it_has(pretrained) -> None:
     run, student, teacher = pretrained()
-    weights = read_weights(run, whole=True)
+    weights = read_weights(run)
     model = make_student(weights)
     report = fill_student(model, weights, "norm_channel").splitlines()
     own = dict(student.named_parameters())
@@ -74,7 +74,7 @@ def test_a_run_gives_all_it_has(pretrained) -> None:
 def test_another_grid_and_patch(pretrained) -> None:
     """The encoder is moved; of the decoder all that has no pixels in it stays."""
     run, student, _ = pretrained(model__positions="learned")
-    weights = read_weights(run, whole=True)
+    weights = read_weights(run)
     model = make_student(weights, "data.frame_size_px=[48,32]", "model.patch_px=8")
     report = fill_student(model, weights, "norm_channel")
     expected = interpolate_table(student.positions.table.detach(), (2, 4, 4), (2, 6, 4))
@@ -106,7 +106,7 @@ def test_another_grid_and_patch(pretrained) -> None:
 )
 def test_parts_that_do_not_fit_start_anew_and_say_why(pretrained, words, target, new, reason) -> None:
     run, student, _ = pretrained()
-    weights = read_weights(run, whole=True)
+    weights = read_weights(run)
     model = make_student(weights, *words)
     before = {n: p.clone() for n, p in model.named_parameters()}
     report = fill_student(model, weights, target)
@@ -122,7 +122,7 @@ def test_weights_of_videomae_go_on(tmp_path, tiny_config) -> None:
     """Encoder and pixel decoder are theirs, with the same outputs; the predictor is new."""
     theirs = shaken(Student(tiny_config(mask__mode="random"))).eval()
     torch.save({"model": to_videomae(theirs, theirs.encoder)}, tmp_path / "checkpoint.pth")
-    weights = read_weights(tmp_path / "checkpoint.pth", whole=True)
+    weights = read_weights(tmp_path / "checkpoint.pth")
     given = [
         "model.num_heads=2",
         "model.decoder_heads=2",
@@ -152,7 +152,7 @@ def test_a_fine_tuned_encoder_can_be_pretrained_further(tmp_path, tiny_config) -
     save_checkpoint(
         tmp_path, Checkpoint(dict(classifier.named_parameters()), None, {}, {"step": 1, "machine": {}}), keep=1
     )
-    weights = read_weights(tmp_path, whole=True)
+    weights = read_weights(tmp_path)
     model = make_student(weights)
     report = fill_student(model, weights, "raw")
     assert "encoder.stack.norm (2), " in report and "dropped: head (2), norm (2)" in report
@@ -161,7 +161,7 @@ def test_a_fine_tuned_encoder_can_be_pretrained_further(tmp_path, tiny_config) -
 
 def test_an_image_model_starts_a_video_one(pretrained) -> None:
     run, student, _ = pretrained(image=True, model__positions="sincos2d")
-    weights = read_weights(run, whole=True)
+    weights = read_weights(run)
     model = make_student(weights, "data.num_frames=4", "model.tubelet=2", "model.positions=sincos3d")
     report = fill_student(model, weights, "raw")
     assert "embed.linear.weight interpolated from 1 x 4 x 4 to 2 x 4 x 4" in report
@@ -252,6 +252,6 @@ def test_what_the_weights_say_is_the_lowest_layer(pretrained, tmp_path) -> None:
 def test_load_weights_is_strict_where_this_is_not(pretrained) -> None:
     """A resumed run takes all or nothing."""
     run, student, _ = pretrained()
-    model = make_student(read_weights(run, whole=True), "model.predictor_depth=2")
+    model = make_student(read_weights(run), "model.predictor_depth=2")
     with pytest.raises(UserError, match="is of another model"):
         load_weights(model, dict(student.named_parameters()), run)

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def test_every_place_of_a_pretraining_run(pretrained, place) -> None:
     if place in ("exported run", "encoder.safetensors"):
         export_run(run)
         path = run if place == "exported run" else run / place
+        shutil.rmtree(run / "checkpoints")
     elif place != "run":
         path = step if place == "checkpoint" else step / place
     weights = read_weights(path)
