@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hpm_video.config import load_finetune_config
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.convert import Said, convert, student_weights
+from hpm_video.models.convert_out import to_timm, to_transformers, to_videomae
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import Student
 from hpm_video.models.tokens import patchify, sincos1d, sincos2d
@@ -197,6 +198,43 @@ def test_files_of_videomae_are_those_of_transformers(transformers) -> None:
         assert ours.tensors.keys() == expected.tensors.keys()
         assert all(torch.equal(t, expected.tensors[n]) for n, t in ours.tensors.items())
     assert convert(theirs).grid == (8, 56, 56) and "positions" in " ".join(convert(theirs).notes)
+
+
+@pytest.mark.parametrize("stage", ["pretraining", "fine-tuning"])
+def test_there_and_back_every_weight_is_the_same(transformers, tiny_config, stage) -> None:
+    """transformers' and VideoMAE's own names -> ours -> theirs, bitwise; a fixed table of positions is not kept there."""
+    if stage == "pretraining":
+        other = shaken(transformers.VideoMAEForPreTraining(transformers.VideoMAEConfig(**HF, use_mean_pooling=False)))
+        found = convert(other.state_dict(), SAID)
+        model: nn.Module = Student(tiny_config(mask__mode="random")).eval()
+        model.load_state_dict(student_weights(found), strict=True)
+    else:
+        other = shaken(transformers.VideoMAEForVideoClassification(transformers.VideoMAEConfig(**HF, num_labels=5)))
+        found = convert(other.state_dict(), SAID)
+        model = make_classifier(found, 5, 4)
+    before = {n: t for n, t in other.state_dict().items() if "position_embeddings" not in n}
+    after = to_transformers(model, model.encoder, before.keys())
+    assert after.keys() == before.keys() and all(torch.equal(t, before[n]) for n, t in after.items())
+    before = published_videomae(before, stage)
+    after = to_videomae(model, model.encoder)
+    assert after.keys() == before.keys() and all(torch.equal(t, before[n]) for n, t in after.items())
+
+
+@pytest.mark.parametrize("how", [{"class_token": False, "global_pool": "avg"}, {"no_embed_class": True}, {}])
+def test_timm_there_and_back(how) -> None:
+    """Every weight; where the class token has a position, the sum of the two."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
+    before = shaken(VisionTransformer(**sizes, **how)).state_dict()
+    model = make_classifier(convert(before, Said(num_heads=2)), 5, 1)
+    after = to_timm(model, model.encoder)
+    if "cls_token" in after:
+        place = after["pos_embed"][:, :1] * 0 if "no_embed_class" in how else before["pos_embed"][:, :1]
+        assert torch.equal(after.pop("cls_token"), before.pop("cls_token") + place)
+        after["pos_embed"] = after["pos_embed"][:, 1:]
+        before["pos_embed"] = before["pos_embed"][:, 0 if "no_embed_class" in how else 1 :]
+    assert after.keys() == before.keys() and all(torch.equal(t, before[n]) for n, t in after.items())
 
 
 def mae_file(encoder: Encoder, table: Tensor) -> dict[str, Tensor]:
