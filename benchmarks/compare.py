@@ -20,6 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from compare_data import Task, write_data
 from compare_scores import score_job, write_differences, write_tables
 
@@ -165,7 +166,8 @@ def pretrain_all(jobs: list[Job], num_workers: int) -> None:
 
 def score_all(jobs: list[Job], tasks: list[Task], out: Path, num_workers: int, tune: bool) -> list[dict]:
     """Every run on every task whose set it was trained on; fine-tuned too (if at all) where compute is equal."""
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(num_workers, spawn, torch.set_num_threads, (1,)) as pool:  # else each takes every core
         futures = [
             pool.submit(score_job, job, task, out / "data", tune and job.compute != "steps")
             for job in jobs

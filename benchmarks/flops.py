@@ -21,10 +21,12 @@ IMAGE = [
 KINDS = {"video, 16 x 224 x 224, 0.9 of the tubes masked": VIDEO, "image, 224 x 224, 0.75 masked": IMAGE}
 BASE = "VideoMAE, MAE"
 PUBLISHED = "HPM as published"
+OURS = "ours (preset hpm)"
 VARIANTS = {
-    BASE: ["mask.mode=random"],
-    PUBLISHED: ["mask.mode=hpm", "teacher.view=all", "objective.ranking_reaches_encoder=true"],
-    "ours (defaults)": [],
+    BASE: ["preset=videomae"],
+    "half decoded (preset random)": ["preset=random"],
+    PUBLISHED: ["preset=hpm_paper"],
+    OURS: ["preset=hpm"],
 }
 NUM_CLIPS = 32
 WASTED = "teacher: pixel decoder (result unused)"

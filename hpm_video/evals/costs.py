@@ -13,6 +13,7 @@ from hpm_video.evals.document import Block, Code, Heading, Paragraph, Table, to_
 from hpm_video.evals.published import BEST_CLIPS_PER_S, BEST_MFU, COSTS, published_table
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
+from hpm_video.train.engine import MOST_REDUCED, bucket_size
 from hpm_video.train.flops import (
     count_classifier,
     count_step,
@@ -21,7 +22,7 @@ from hpm_video.train.flops import (
     teacher_share,
     testing_flops,
 )
-from hpm_video.train.memory import BUCKET, bytes_per_parameter
+from hpm_video.train.memory import bytes_per_parameter
 from hpm_video.train.run import num_steps
 
 A100_FLOPS = 312e12  # bf16, a second, the maker's figure
@@ -111,7 +112,7 @@ HOW_COUNTED = (
 HOW_STORED = (
     f"Bytes per parameter: in one process {PLAIN:g} (fp32 weights 4, gradients 4, AdamW's moments 8); on each of {NUM_RANKS} ranks "
     f"{ZERO_1:g} (weights 4, gradients 4 and 4 more that DeepSpeed has reduced, and of moments and of DeepSpeed's own fp32 copy "
-    f"an equal part, 12 / {NUM_RANKS}), and {BUCKET * 4 / 2**30:.2f} GiB of DeepSpeed's buffer to reduce gradients, which is in "
+    f"an equal part, 12 / {NUM_RANKS}), and at most {MOST_REDUCED * 4 / 2**30:.2f} GiB of DeepSpeed's buffer to reduce gradients, which is in "
     "the last column. The teacher adds 4 bytes for each of its parameters. Activations come on top; they depend on "
     "`engine.micro_batch_size` and `model.checkpointing`: `hpm-video doctor` estimates them."
 )
@@ -197,4 +198,4 @@ def _millions(count: int) -> str:
 
 
 def _gib(count: int) -> list[str]:
-    return [f"{(count * PLAIN) / 2**30:.2f}", f"{(count * ZERO_1 + 4 * BUCKET) / 2**30:.2f}"]
+    return [f"{(count * PLAIN) / 2**30:.2f}", f"{(count * ZERO_1 + 4 * bucket_size(count)) / 2**30:.2f}"]

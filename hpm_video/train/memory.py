@@ -14,8 +14,6 @@ from hpm_video.method.targets import IMAGE_MODELS, PATCH_PX
 from hpm_video.train.dry_run import DryRun
 from hpm_video.train.engine import deepspeed_settings, split_batch
 
-BUCKET = 500_000_000  # numbers: DeepSpeed's reduce_bucket_size where nobody sets it
-
 
 def bytes_per_parameter(zero_stage: int | None, num_ranks: int) -> dict[str, float]:
     """At the end of a backward pass, with fp32 weights; None is the plain engine. Measured with DeepSpeed 0.19 on 1, 2 and 4
@@ -45,8 +43,8 @@ def estimate_memory(config: PretrainConfig, run: DryRun, num_ranks: int) -> dict
     found = {name: size * count["student"] for name, size in bytes_per_parameter(stage, num_ranks).items()}
     if stage:
         split = split_batch(config.optim.batch_size, config.engine.micro_batch_size, num_ranks)
-        zero = deepspeed_settings(config, split, bf16=False)["zero_optimization"]
-        found["DeepSpeed's buffer to reduce gradients"] = 4 * int(zero.get("reduce_bucket_size", BUCKET))
+        zero = deepspeed_settings(config, split, False, count["student"])["zero_optimization"]
+        found["DeepSpeed's buffer to reduce gradients"] = 4 * int(zero["reduce_bucket_size"])
     if stage == 3:
         gathered = min(count["student"], 10**9)  # DeepSpeed's stage3_max_live_parameters
         found["weights gathered from the ranks, at most"] = 4 * gathered

@@ -16,7 +16,7 @@ from hpm_video.cli import main
 from hpm_video.config import OptimConfig, load_config
 from hpm_video.data.encode import write_video
 from hpm_video.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, load_encoder, save_checkpoint
-from hpm_video.train.engine import PlainEngine, deepspeed_settings, split_batch
+from hpm_video.train.engine import PlainEngine, bucket_size, deepspeed_settings, split_batch
 from hpm_video.train.loop import StopRequest, launcher_pid
 from hpm_video.train.optim import lr_at, parameter_groups
 from hpm_video.train.state import build_student
@@ -295,8 +295,10 @@ def test_deepspeed_settings_come_from_ours_and_conflicts_are_errors(videos, tmp_
     )
     split = split_batch(4, 1, 2)
     file.write_text('{"zero_optimization": {"reduce_bucket_size": 1000}, "wall_clock_breakdown": true}')
-    settings = deepspeed_settings(config, split, bf16=False)
+    settings = deepspeed_settings(config, split, False, 5000)
     assert settings["zero_optimization"] == {"stage": 1, "overlap_comm": False, "reduce_bucket_size": 1000}
+    alone = deepspeed_settings(load_config(None, [*TINY, "data.root=x", "train.output=y"]), split, False, 5000)
+    assert alone["zero_optimization"]["reduce_bucket_size"] == 5000 and bucket_size(10**9) == 10**8
     assert (
         settings["train_batch_size"] == 4 and settings["gradient_clipping"] == 0.5 and settings["wall_clock_breakdown"]
     )
@@ -309,7 +311,7 @@ def test_deepspeed_settings_come_from_ours_and_conflicts_are_errors(videos, tmp_
     ):
         file.write_text(content)
         with pytest.raises(UserError, match=words):
-            deepspeed_settings(config, split, bf16=False)
+            deepspeed_settings(config, split, False, 5000)
 
 
 def test_bf16_stays_near_fp32(videos, tmp_path) -> None:

@@ -1,0 +1,54 @@
+"""Time of choosing hard masks for a batch: ours, on the device and for all clips at once, against a loop over the clips.
+
+    python benchmarks/bench_masking.py [--json] [--rounds 20]
+
+From the difficulties of all tokens [B, N] to the mask [B, N]. The loop is that of the official image code: difficulties to
+the host, sorted clip by clip with numpy, the mask back (peers.py). Tubes (196 units) and single tokens (1568 units).
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from peers import loop_masks, make_config
+from timing import describe, make_parser, prepare, ratios, show, spread, start, tell, time_all
+
+from hpm_video.config import mask_counts
+from hpm_video.evals.document import Table
+from hpm_video.method.masking import Plan, aggregate, mask_hard, to_tokens
+from hpm_video.method.step import make_layout
+
+BATCHES = (8, 64)
+
+
+def main(arguments: list[str]) -> None:
+    given = make_parser(__doc__, batch=0, rounds=20).parse_args(arguments)
+    device = prepare(given.threads)
+    result: dict[str, Any] = {"machine": describe(device), "cases": {}}
+    rows = []
+    for unit in ("tube", "token"):
+        config = make_config(given.size, given.frames, given.side, 1, [f"mask.unit={unit}", *given.keys])
+        layout, (num_units, num_masked) = make_layout(config, device), mask_counts(config)
+        num_hard = num_masked // 2
+        for batch in (given.batch,) if given.batch else BATCHES:
+            difficulty = torch.rand(batch, layout.units.numel(), device=device)
+            variants = {
+                "loop": lambda c=config, d=difficulty, n=num_hard: loop_masks(c, d, n, np.random.default_rng(0)),
+                "ours": lambda d=difficulty, x=layout, n=num_hard: choose_masks(d, x.units, x.num_masked, n),
+            }
+            seconds = time_all(variants, given.rounds, device)
+            ms = {name: spread([1000 * s for s in times]) for name, times in seconds.items()}
+            case = {"units": num_units, "batch": batch, "ms": ms, "loop_by_ours": ratios(seconds, "ours")["loop"]}
+            result["cases"][f"{unit}, {batch} clips"] = case
+            rows.append([f"{unit}, {batch} clips", show(ms["loop"]), show(ms["ours"]), show(case["loop_by_ours"], 1)])
+    tell("Choosing hard masks", result, [Table(["case", "loop, ms", "ours, ms", "loop / ours"], rows)], given.json)
+
+
+def choose_masks(difficulty: torch.Tensor, units: torch.Tensor, num_masked: int, num_hard: int) -> torch.Tensor:
+    keys = torch.rand(difficulty.shape[0], len(units), device=difficulty.device)
+    chosen = mask_hard(aggregate(difficulty, units), keys, Plan(num_masked, num_hard))
+    return to_tokens(chosen, units, num_masked).masked
+
+
+if __name__ == "__main__":
+    start(main)

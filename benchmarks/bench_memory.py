@@ -1,0 +1,78 @@
+"""The most memory that a training step holds, by preset and against transformers' VideoMAE, beside what is estimated.
+
+    python benchmarks/bench_memory.py [--json] [--size s] [--batch 4] [KEY=VALUE ...]
+
+Each variant runs two steps in a process of its own. On a GPU: the most that torch allocated. On a CPU: the most resident
+memory of the process less what it held before the model was built, so weights, gradients, moments, teacher and activations.
+Estimate: hpm_video/train/memory.py, which `hpm-video doctor` prints. `+ checkpointing`: model.checkpointing=true.
+"""
+
+import gc
+import resource
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from peers import PRESETS, HuggingFaceStep, NaivePort, OurStep, make_config
+from timing import describe, make_parser, prepare, start, tell
+
+from hpm_video.config import PretrainConfig
+from hpm_video.evals.document import Table
+from hpm_video.train.dry_run import dry_run
+from hpm_video.train.memory import estimate_memory
+
+KINDS = {"hf_videomae": HuggingFaceStep, "naive_port": NaivePort}
+MIB = 2**20
+
+
+def measure(name: str, config: PretrainConfig, threads: int) -> int:
+    """Bytes, in a process that has done nothing before."""
+    device = prepare(threads)
+    gc.collect()
+    before = resident_bytes()
+    step = KINDS.get(name, OurStep)(config, device)
+    for _ in range(2):
+        step()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def resident_bytes() -> int:
+    """Of this process now; where the system does not say, the most so far."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+
+
+def main(arguments: list[str]) -> None:
+    given = make_parser(__doc__, batch=4, rounds=1).parse_args(arguments)
+    device = prepare(given.threads)
+    presets = {"hf_videomae": "videomae", **PRESETS, "naive_port": "hpm_paper"}
+    variants = {name: [f"preset={preset}"] for name, preset in presets.items()}
+    variants |= {
+        f"{name} + checkpointing": [*variants[name], "model.checkpointing=true"]
+        for name in ("random", "hpm", "hpm_paper")
+    }
+    result: dict[str, Any] = {"machine": describe(device), "batch": given.batch, "mib": {}}
+    rows = []
+    for name, keys in variants.items():
+        config = make_config(given.size, given.frames, given.side, given.batch, [*keys, *given.keys])
+        with get_context("spawn").Pool(1) as pool:
+            held = pool.apply(measure, (name, config, given.threads)) / MIB
+        estimate = None
+        if name not in KINDS:
+            run = dry_run(config, given.batch, bf16=device.type == "cuda")
+            estimate = sum(estimate_memory(config, run, 1).values()) / MIB
+        result["mib"][name] = {"measured": held, "estimated": estimate}
+        base = result["mib"]["hf_videomae"]["measured"]
+        told = ["", ""] if estimate is None else [f"{estimate:.0f}", f"{held / estimate:.2f}"]
+        rows.append([name, f"{held:.0f}", f"{held / base:.2f}", *told])
+    head = ["step", "held, MiB", "of hf_videomae", "estimate, MiB", "held / estimate"]
+    tell(f"Memory of a step, ViT-{given.size.upper()}, {given.batch} clips", result, [Table(head, rows)], given.json)
+
+
+if __name__ == "__main__":
+    start(main)

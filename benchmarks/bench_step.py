@@ -1,0 +1,159 @@
+"""Clips per second of a whole training step, against transformers' VideoMAE and a plain port of HPM, in the same run.
+
+    python benchmarks/bench_step.py [--json] [--size s] [--batch 2] [--rounds 3] [--scaling FOLDER] [KEY=VALUE ...]
+
+A step: difficulties, masks, forward and backward pass, AdamW, EMA, three quarters through a run (so that the teacher is
+asked); no data. `random` is VideoMAE (preset videomae), `random_half` decodes half of each masked tube (preset random), `hpm`
+and `hpm_paper` are the presets, `naive_port` the published procedure as it stands, `hf_videomae` VideoMAEForPreTraining of
+transformers with the same sizes, masks and optimizer. `--scaling`: what a step costs as batch, frames, sides and models grow,
+counted for ViT-B at real sizes and timed at small ones; a picture of each and the fitted exponents. `--gpu-hours`: hours of
+the recipes from the rate of this run, on a GPU alone.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from peers import OurStep, make_config, make_steps
+from timing import describe, make_parser, prepare, ratios, show, spread, start, tell, time_all
+
+from hpm_video.evals.document import Block, Heading, Paragraph, Table
+from hpm_video.evals.published import COSTS
+from hpm_video.train.dry_run import dry_run
+
+COUNTED = {  # what grows: (name of the axis, its values, how a value changes the base: ViT-B, 16 frames of 224 px, 8 clips)
+    "batch": ("clips", (8, 16, 32, 64)),
+    "frames": ("frames", (16, 32, 64)),
+    "side": ("pixels", (112, 160, 224, 320, 384)),
+    "size": ("parameters, M", ("s", "b", "l", "h")),
+}
+TIMED = {  # the same, small enough for a CPU: ViT-Ti, 8 frames of 112 px, 2 clips
+    "batch": ("clips", (1, 2, 4, 8)),
+    "frames": ("frames", (8, 16, 32)),
+    "side": ("pixels", (64, 112, 160, 224)),
+    "size": ("parameters, M", ("ti", "s", "b")),
+}
+LARGE = {"size": "b", "frames": 16, "side": 224, "batch": 8}
+SMALL = {"size": "ti", "frames": 8, "side": 112, "batch": 2}
+CURVES = ("videomae", "hpm", "hpm_paper")  # presets
+EPOCH_CLIPS = {"SSv2": 168_913, "K400": 240_436}  # training clips
+EPOCHS = {"SSv2": (800, 2400), "K400": (800, 1600)}
+
+
+def fit_exponent(x: list[float], y: list[float]) -> float:
+    """k of the least-squares y = c x^k."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def measure_scaling(folder: Path, rounds: int, device: Any) -> dict[str, Any]:
+    """Exponents by kind (counted, timed), axis and preset; SCALING.png in the folder."""
+    found: dict[str, Any] = {}
+    for kind, axes, base in (("counted", COUNTED, LARGE), ("timed", TIMED, SMALL)):
+        for axis, (unit, values) in axes.items():
+            curves = {preset: [] for preset in CURVES}
+            xs: list[float] = []
+            for value in values:
+                given = base | {axis: value}
+                configs = {p: make_config(**given, keys=[f"preset={p}"]) for p in CURVES}  # type: ignore[arg-type]
+                if kind == "counted":
+                    runs = {p: dry_run(config, 1, bf16=True) for p, config in configs.items()}
+                    costs = {p: run.macs * (value if axis == "batch" else 1) for p, run in runs.items()}
+                    count = runs["videomae"].num_parameters["encoder"] / 1e6
+                else:
+                    steps = {p: OurStep(config, device) for p, config in configs.items()}
+                    count = sum(p.numel() for p in steps["videomae"].engine.module.encoder.parameters()) / 1e6
+                    costs = {p: min(times) for p, times in time_all(steps, rounds, device).items()}
+                xs.append(count if axis == "size" else float(value))
+                for preset, cost in costs.items():
+                    curves[preset].append(cost)
+            exponents = {preset: fit_exponent(xs, ys) for preset, ys in curves.items()}
+            found.setdefault(kind, {})[axis] = {"unit": unit, "x": xs, "curves": curves, "exponents": exponents}
+    draw_scaling(found, folder / "scaling.png")
+    return found
+
+
+def draw_scaling(found: dict[str, Any], file: Path) -> None:
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, places = pyplot.subplots(2, len(COUNTED), figsize=(15, 7), layout="constrained")
+    for row, (kind, unit) in enumerate((("counted", "multiply-adds of a step"), ("timed", "seconds of a step"))):
+        for place, (axis, told) in zip(places[row], found[kind].items(), strict=True):
+            for preset, ys in told["curves"].items():
+                place.plot(told["x"], ys, "o-", label=f"{preset}: exponent {told['exponents'][preset]:.2f}")
+            place.set(xscale="log", yscale="log", xlabel=told["unit"], ylabel=unit, title=f"{kind}, by {axis}")
+            place.set_xticks(told["x"], [f"{x:g}" if axis != "size" else f"{x:.0f}" for x in told["x"]], minor=False)
+            place.set_xticks([], minor=True)
+            place.legend(fontsize=8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=90)
+    pyplot.close(figure)
+
+
+def gpu_hours(clips_per_s: float) -> dict[str, float]:
+    """Hours of one device for the recipes' clips, at this rate."""
+    return {
+        f"{name}, {epochs} epochs": EPOCH_CLIPS[name] * epochs / clips_per_s / 3600
+        for name, all_epochs in EPOCHS.items()
+        for epochs in all_epochs
+    }
+
+
+def hours_blocks(result: dict[str, Any]) -> list[Block]:
+    if "gpu_hours" not in result:
+        return [Paragraph("GPU-hours of SSv2 and K400: no GPU was measured.")]
+    names = list(result["gpu_hours"])
+    recipes = list(next(iter(result["gpu_hours"].values())))
+    rows = [[recipe, *(f"{result['gpu_hours'][n][recipe]:.0f}" for n in names)] for recipe in recipes]
+    others = "; ".join(f"{cost.method} {cost.a100_hours:.0f} A100-hours" for cost in COSTS)
+    return [
+        Heading("Hours of this GPU"),
+        Table(["recipe", *names], rows),
+        Paragraph(f"Published, ViT-B on SSv2: {others}."),
+    ]
+
+
+def scaling_blocks(scaling: dict[str, Any]) -> list[Block]:
+    rows = [
+        [f"{kind}, by {axis}", *(f"{told['exponents'][preset]:.2f}" for preset in CURVES)]
+        for kind, axes in scaling.items()
+        for axis, told in axes.items()
+    ]
+    return [Heading("Exponents: cost = c x^k"), Table(["what grows", *CURVES], rows)]
+
+
+def main(arguments: list[str]) -> None:
+    parser = make_parser(__doc__, batch=2, rounds=3)
+    parser.add_argument(
+        "--scaling", type=Path, metavar="FOLDER", help="also cost against batch, frames, side and model"
+    )
+    given = parser.parse_args(arguments)
+    device = prepare(given.threads)
+    steps = make_steps(given.size, given.frames, given.side, given.batch, given.keys, device)
+    seconds = time_all(steps, given.rounds, device)
+    rates = {name: spread([given.batch / s for s in times]) for name, times in seconds.items()}
+    result: dict[str, Any] = {
+        "machine": describe(device),
+        "settings": {k: getattr(given, k) for k in SMALL} | {"keys": given.keys},
+    }
+    result |= {"clips_per_s": rates, "time_by_hf_videomae": ratios(seconds, "hf_videomae")}
+    result["time_by_random"] = ratios(seconds, "random")
+    if device.type == "cuda":
+        result["gpu_hours"] = {name: gpu_hours(rate["median"]) for name, rate in rates.items()}
+    head = ["step", "clips/s", "time / hf_videomae", "time / random"]
+    parts = [result[key] for key in ("clips_per_s", "time_by_hf_videomae", "time_by_random")]
+    blocks: list[Block] = [
+        Table(head, [[name, *(show(part[name]) for part in parts)] for name in steps]),
+        *hours_blocks(result),
+    ]
+    if given.scaling is not None:
+        del steps
+        result["scaling"] = measure_scaling(given.scaling, given.rounds, device)
+        blocks += scaling_blocks(result["scaling"])
+    what = f"ViT-{given.size.upper()}, {given.frames} x {given.side} px, {given.batch} clips"
+    tell(f"A step of pretraining: {what}", result, blocks, given.json)
+
+
+if __name__ == "__main__":
+    start(main)

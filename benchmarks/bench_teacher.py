@@ -1,0 +1,72 @@
+"""What one look of the teacher costs, by its settings, in units of a VideoMAE step measured in the same run.
+
+    python benchmarks/bench_teacher.py [--json] [--size s] [--batch 2] [--rounds 3] [KEY=VALUE ...]
+
+Time of predict_difficulty alone, and of a whole step with these settings; multiply-adds of both are counted
+(hpm_video/train/flops.py). What the settings do to features is another study: compare.py --study teacher.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from peers import OurStep, make_config
+from timing import describe, make_parser, prepare, ratios, show, start, tell, time_all
+
+from hpm_video.evals.document import Paragraph, Table
+from hpm_video.train.flops import count_step
+
+PARTIAL = "teacher.view=partial"
+SETTINGS = {
+    "all visible (published)": ["preset=hpm_paper"],
+    "2 of the steps in time": ["preset=hpm_paper", "teacher.num_steps=2"],
+    "predictor on 4 encoder blocks": ["preset=hpm_paper", "model.predictor_encoder_depth=4"],
+    "predictor of 1 block": ["preset=hpm_paper", "model.predictor_depth=1"],
+    "predictor on the decoder's first block": [
+        "preset=hpm_paper",
+        "model.predictor_depth=1",
+        "model.predictor_shared_depth=1",
+    ],
+    "partial view": ["preset=hpm_paper", PARTIAL],
+    "partial view, 2 of them": ["preset=hpm_paper", PARTIAL, "teacher.num_views=2"],
+    "partial view, 4 of them": ["preset=hpm_paper", PARTIAL, "teacher.num_views=4"],
+    "partial view, predictor of 1 block": ["preset=hpm_paper", PARTIAL, "model.predictor_depth=1"],
+    "partial view, 1 block, half decoded (preset hpm)": ["preset=hpm"],
+}
+BASE = "VideoMAE step"
+
+
+def look(step: OurStep) -> Callable[[], torch.Tensor]:
+    return lambda: step.step.difficulty_of(step.engine, step.clip)
+
+
+def main(arguments: list[str]) -> None:
+    given = make_parser(__doc__, batch=2, rounds=3).parse_args(arguments)
+    device = prepare(given.threads)
+
+    def settings(keys: list[str]) -> Any:
+        return make_config(given.size, given.frames, given.side, given.batch, [*keys, *given.keys])
+
+    configs = {BASE: settings(["preset=videomae"])} | {name: settings(keys) for name, keys in SETTINGS.items()}
+    variants: dict[str, Any] = {}
+    for name, config in configs.items():
+        whole = OurStep(config, device)
+        variants |= {name: whole} if name == BASE else {f"{name}: look": look(whole), f"{name}: step": whole}
+    by_base = ratios(time_all(variants, given.rounds, device), BASE)
+    counted = {name: count_step(config) for name, config in configs.items()}
+    base = counted[BASE].step()
+    result: dict[str, Any] = {"machine": describe(device), "settings": {}}
+    rows = []
+    for name in SETTINGS:
+        cost = counted[name]
+        case = {"look": by_base[f"{name}: look"], "step": by_base[f"{name}: step"]}
+        case |= {"look_counted": cost.teacher / base, "step_counted": cost.step() / base}
+        result["settings"][name] = case
+        rows.append([name, *(show(case[key]) for key in ("look", "look_counted", "step", "step_counted"))])
+    head = ["teacher", "look, time", "look, multiply-adds", "step, time", "step, multiply-adds"]
+    blocks = [Table(head, rows), Paragraph("In units of a VideoMAE step of the same sizes: 1 is as much.")]
+    tell(f"A look of the teacher, ViT-{given.size.upper()}", result, blocks, given.json)
+
+
+if __name__ == "__main__":
+    start(main)

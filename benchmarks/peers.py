@@ -1,0 +1,181 @@
+"""Whole training steps to be timed beside each other: ours by its settings, transformers' VideoMAE, and the published
+procedure ported as it stands (`NaivePort`), the baseline that HPM for video is to be cheaper than."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hpm_video.config import PretrainConfig, load_config, mask_counts
+from hpm_video.method.masking import draw_keys, mask_random, to_tokens
+from hpm_video.method.step import PretrainStep, make_layout
+from hpm_video.method.targets import make_target
+from hpm_video.models.encoder import resolve_size
+from hpm_video.models.student import Student
+from hpm_video.train.engine import PlainEngine
+from hpm_video.train.state import build_student
+from hpm_video.types import Place, seeded
+
+NOW, STEPS = 750, 1000  # three quarters through a run: alpha is .375 of .5
+LR, MOMENTUM = 1e-5, 0.999
+
+
+def make_config(size: str, frames: int, side: int, batch: int, keys: Sequence[str] = ()) -> PretrainConfig:
+    given = ["data.root=none", "train.output=none", "engine.kind=plain", f"model.size={size}"]
+    given += [f"data.num_frames={frames}", f"data.frame_size_px=[{side},{side}]", f"optim.batch_size={batch}"]
+    return load_config(None, [*given, *keys])
+
+
+def make_clip(config: PretrainConfig, device: torch.device) -> Tensor:
+    """[B, 3, T, H, W] of noise, normalised."""
+    shape = (config.optim.batch_size, 3, config.data.num_frames, *config.data.frame_size_px)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+class OurStep:
+    """What the loop does in a step, without data and logs."""
+
+    def __init__(self, config: PretrainConfig, device: torch.device) -> None:
+        student = build_student(config)
+        self.step = PretrainStep(config, student, device)
+        self.engine, self.clip = PlainEngine(student, config, device), make_clip(config, device)
+
+    def __call__(self) -> Tensor:
+        count = self.clip.shape[0]
+        result, _ = self.step(self.engine, self.clip, Place(0, count, count), NOW, STEPS)
+        self.engine.backward(result.loss)
+        self.engine.step(LR)
+        self.step.after_update(self.engine, NOW, STEPS)
+        return result.loss.detach()
+
+
+class HuggingFaceStep:
+    """VideoMAEForPreTraining of transformers, of the same sizes, with the same tube masks and the same optimizer."""
+
+    def __init__(self, config: PretrainConfig, device: torch.device) -> None:
+        from transformers import VideoMAEConfig, VideoMAEForPreTraining
+
+        model, size = config.model, resolve_size(config.model)
+        settings = VideoMAEConfig(
+            image_size=list(config.data.frame_size_px),
+            patch_size=model.patch_px,
+            num_frames=config.data.num_frames,
+            tubelet_size=model.tubelet,
+            hidden_size=size.width,
+            num_hidden_layers=size.depth,
+            num_attention_heads=size.num_heads,
+            intermediate_size=4 * size.width,
+            decoder_num_hidden_layers=model.decoder_depth,
+            decoder_hidden_size=size.decoder_width,
+            decoder_num_attention_heads=size.decoder_heads,
+            decoder_intermediate_size=4 * size.decoder_width,
+            layer_norm_eps=1e-6,
+            use_mean_pooling=False,
+            norm_pix_loss=True,
+        )
+        self.layout, self.clip, self.device = make_layout(config, device), make_clip(config, device), device
+        self.seed = config.train.seed
+        self.engine = PlainEngine(VideoMAEForPreTraining(settings), config, device)
+
+    def draw_mask(self) -> Tensor:
+        """bool [B, N], True = hidden: the tubes that our mode random draws at this step."""
+        units, num_masked, _ = self.layout
+        count = self.clip.shape[0]
+        keys = draw_keys(Place(0, count, count), len(units), seeded(self.device, self.seed, NOW))
+        return to_tokens(mask_random(keys, num_masked), units, num_masked).masked
+
+    def __call__(self) -> Tensor:
+        with self.engine.autocast():
+            loss = self.engine.module(self.clip.transpose(1, 2), bool_masked_pos=self.draw_mask()).loss
+        self.engine.backward(loss)
+        self.engine.step(LR)
+        return loss.detach()
+
+
+class NaivePort:
+    """HPM's published image procedure (method: arXiv 2304.05919) applied to video without a thought for its cost.
+
+    The teacher sees every token and runs its pixel decoder too, whose result nobody uses; the mask is made clip by clip on
+    the host; the ranking loss holds all pairs of masked tokens at once.
+    """
+
+    def __init__(self, config: PretrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        student = build_student(config)
+        self.teacher = copy.deepcopy(student).to(device).eval().requires_grad_(False)
+        self.engine, self.clip = PlainEngine(student, config, device), make_clip(config, device)
+        self.rng = np.random.default_rng(0)
+
+    def __call__(self) -> Tensor:
+        clip = self.clip
+        num_hard = int(0.5 * NOW / STEPS * mask_counts(self.config)[1])
+        with torch.no_grad(), self.engine.autocast():
+            difficulty = look_at_everything(self.teacher, clip)
+        masked = loop_masks(self.config, difficulty, num_hard, self.rng)  # [B, N]
+        visible, hidden = ((~masked).nonzero()[:, 1].view(len(clip), -1), masked.nonzero()[:, 1].view(len(clip), -1))
+        output = self.engine(clip, visible, hidden)
+        target = make_target(
+            clip, hidden, self.config.objective.target, self.config.model.tubelet, self.config.model.patch_px
+        )
+        true = (output.pixels - target.values).square().mean(-1)
+        loss = true.mean() + all_pairs_loss(output.predicted_loss, true.detach())
+        self.engine.backward(loss)
+        self.engine.step(LR)
+        own = dict(self.engine.module.named_parameters())
+        with torch.no_grad():
+            for name, parameter in self.teacher.named_parameters():
+                parameter.mul_(MOMENTUM).add_(own[name], alpha=1 - MOMENTUM)
+        return loss.detach()
+
+
+def look_at_everything(teacher: Student, clip: Tensor) -> Tensor:
+    """Predicted loss of every token [B, N]; the pixel decoder runs as well."""
+    everything = torch.arange(teacher.encoder.num_tokens, device=clip.device).expand(len(clip), -1)
+    latent = teacher.encoder(clip, everything)
+    x = teacher._decoder_input(teacher.project(latent), everything, everything[:, :0])
+    teacher.pixel_head(teacher.decoder(x))
+    assert teacher.predictor is not None
+    return teacher._score(teacher.predictor(x))
+
+
+def loop_masks(config: PretrainConfig, difficulty: Tensor, num_hard: int, rng: np.random.Generator) -> Tensor:
+    """bool [B, N]: of each clip the hardest tubes, then others at random; on the host, as the official image code does."""
+    layout = make_layout(config, torch.device("cpu"))
+    units, num_masked = layout.units.numpy(), layout.num_masked
+    rows = []
+    for clip in range(len(difficulty)):
+        values = difficulty[clip].float().cpu().numpy()[units].mean(1)  # [U]
+        order = np.argsort(-values)
+        rest = rng.permutation(order[num_hard:])[: num_masked - num_hard]
+        masked = np.zeros(units.size, dtype=bool)
+        masked[units[np.concatenate([order[:num_hard], rest])]] = True
+        rows.append(torch.from_numpy(masked))
+    return torch.stack(rows).to(difficulty.device)
+
+
+def all_pairs_loss(predicted: Tensor, true: Tensor) -> Tensor:
+    """The relative loss over [B, M, M] pairs."""
+    margin = predicted.float()[:, :, None] - predicted.float()[:, None, :]
+    harder, easier = (true[:, :, None] > true[:, None, :]).float(), (true[:, :, None] < true[:, None, :]).float()
+    losses = -(harder * F.logsigmoid(margin) + easier * F.logsigmoid(-margin))
+    return losses.sum() / (harder + easier).sum()
+
+
+PRESETS = {"random": "videomae", "random_half": "random", "hpm": "hpm", "hpm_paper": "hpm_paper"}  # name here: preset
+
+
+def make_steps(
+    size: str, frames: int, side: int, batch: int, keys: Sequence[str], device: torch.device
+) -> dict[str, Any]:
+    """Every step by its name: the peer, ours, and the port of the published procedure."""
+
+    def settings(preset: str) -> PretrainConfig:
+        return make_config(size, frames, side, batch, [f"preset={preset}", *keys])
+
+    steps: dict[str, Any] = {"hf_videomae": HuggingFaceStep(settings("videomae"), device)}
+    steps |= {name: OurStep(settings(preset), device) for name, preset in PRESETS.items()}
+    return steps | {"naive_port": NaivePort(settings("hpm_paper"), device)}

@@ -1,0 +1,115 @@
+"""What the benchmarks of speed share: interleaved repeats, ratios with their spread, the machine, one way to print."""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from hpm_video.evals.document import Block, Paragraph, to_markdown
+from hpm_video.evals.features import find_device
+from hpm_video.train.record import describe_hardware, list_versions
+from hpm_video.types import UserError
+
+Seconds = dict[str, list[float]]  # by variant, one of each round
+
+
+def make_parser(text: str | None, batch: int, rounds: int, size: str = "s") -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="everything, for another program")
+    parser.add_argument("--size", default=size, choices=["ti", "s", "b", "l", "h"], help=f"of the encoder ({size})")
+    parser.add_argument("--frames", type=int, default=16, help="of a clip (16)")
+    parser.add_argument("--side", type=int, default=224, help="height and width of a clip, pixels (224)")
+    parser.add_argument("--batch", type=int, default=batch, help=f"clips of a step ({batch})")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"in which every variant is timed once ({rounds})")
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU (0 = all cores)")
+    parser.add_argument("keys", nargs="*", metavar="KEY=VALUE", help="keys of `hpm-video pretrain`, for every variant")
+    return parser
+
+
+def start(main: Callable[[list[str]], None]) -> None:
+    """Of a script: what the user can mend is one line, without a traceback."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def prepare(threads: int) -> torch.device:
+    """Threads and precision as training has them."""
+    if threads:
+        torch.set_num_threads(threads)
+    device = find_device()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    return device
+
+
+def time_all(variants: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> Seconds:
+    """Each variant once for warming up, then once a round; every round starts with another one."""
+    names, seconds = list(variants), {name: [] for name in variants}
+    for name in names:
+        time_once(variants[name], device)
+    for number in range(rounds):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            seconds[name].append(time_once(variants[name], device))
+    return seconds
+
+
+def time_once(run: Callable[[], Any], device: torch.device) -> float:
+    wait(device)
+    start = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """median, least and most."""
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def ratios(seconds: Seconds, base: str) -> dict[str, dict[str, float]]:
+    """Time of each variant in units of the base's in the same round: 1 is as fast, 2 takes twice as long."""
+    return {name: spread([a / b for a, b in zip(times, seconds[base], strict=True)]) for name, times in seconds.items()}
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    hardware, versions = describe_hardware(), list_versions()
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return {
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "precision": "bf16 autocast" if bf16 else "fp32",
+        "hardware": hardware,
+        "versions": versions,
+    }
+
+
+def show(found: float | Mapping[str, float], digits: int = 2) -> str:
+    """'1.23 (1.20 to 1.30)'"""
+    if not isinstance(found, Mapping):
+        return f"{found:.{digits}f}"
+    return f"{found['median']:.{digits}f} ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
+
+
+def tell(title: str, result: Mapping[str, Any], blocks: Sequence[Block], as_json: bool) -> None:
+    """The result as JSON, or as Markdown with the machine at its end."""
+    if as_json:
+        sys.stdout.write(json.dumps(result, indent=1) + "\n")
+        return
+    machine = result["machine"]
+    hardware = machine["hardware"]
+    what = ", ".join(hardware["accelerators"]) or f"{hardware['processor']}, {machine['threads']} threads"
+    text = f"{what}, {machine['precision']}, torch {machine['versions']['torch']}. Medians, and the least and most of the rounds."
+    sys.stdout.write(to_markdown(title, [*blocks, Paragraph(text)]))
