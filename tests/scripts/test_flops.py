@@ -18,14 +18,15 @@ def results():
 
 def test_videomae_and_hpm(results) -> None:
     """VideoMAE's 35.4 G are with the embedding of all 1568 tokens, of which we need 160."""
-    base, published, ours = (results[name] for name in (FLOPS["BASE"], FLOPS["PUBLISHED"], "ours (defaults)"))
+    base, published, ours = (results[FLOPS[name]] for name in ("BASE", "PUBLISHED", "OURS"))
     unseen = (1568 - 160) * 1536 * 768
     assert (base.forward_macs + unseen) / 1e9 == pytest.approx(35.4, abs=0.05)
     assert (base.parameters, published.parameters - base.parameters) == (94_221_696, 4 * 1_774_464 + 768 + 385)
     wasted = sum(row.step_macs for row in published.rows if row.stage == FLOPS["WASTED"])
     assert wasted == 4 * (12 * 1568 * 384**2 + 2 * 1568**2 * 384) + 1568 * 384 * 1536
     assert 3.4 < (published.step_macs - wasted) / base.step_macs < 3.5
-    assert published.step_macs - wasted == ours.step_macs  # a gradient that stops before the encoder saves nothing
+    assert 0.8 < ours.step_macs / base.step_macs < 1  # half decoded, a partial view, a predictor of one block
+    assert ours.parameters == published.parameters - 3 * 1_774_464
     assert ours.ema_bytes == 12 * (ours.parameters - 4 * 1_774_464 - 768 - 384 * 1536 - 1536)
     assert [base.ema_bytes, base.optimizer_bytes] == [0, 28 * base.parameters]
 
