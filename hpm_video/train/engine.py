@@ -8,6 +8,7 @@ checkpoint does not depend on the engine, the ZeRO stage or the number of proces
 import contextlib
 import json
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -61,7 +62,7 @@ class PlainEngine:
         self.bf16 = use_bf16(config, device)
         self.names = {parameter: name for name, parameter in student.named_parameters()}
         self.clip_norm = config.optim.clip_norm
-        self.norm = torch.zeros((), device=device)
+        self.norm = 0.0  # of the last gradient
         if config.engine.compile:
             student.compile()
         self.optimizer: Any = make_optimizer(student, config.optim, device)
@@ -80,8 +81,10 @@ class PlainEngine:
         """Before the optimizer: norm and clipping; a gradient that is not finite is taken away, so no weight moves."""
         parameters = [p for p in self.names if p.grad is not None]
         limit = float("inf") if self.clip_norm is None else self.clip_norm
-        self.norm = torch.nn.utils.clip_grad_norm_(parameters, limit) if parameters else self.norm * 0
-        if not torch.isfinite(self.norm):
+        self.norm = (
+            float(torch.nn.utils.clip_grad_norm_(parameters, limit)) if parameters else 0.0
+        )  # waits for the device
+        if not math.isfinite(self.norm):
             for parameter in parameters:
                 parameter.grad = None
 
@@ -93,14 +96,15 @@ class PlainEngine:
         self._set_lr(lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(self.norm)
+        return self.norm
 
     def _set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
 
-    def sum_over_ranks(self, values: Tensor) -> Tensor:
-        return values
+    def sum_over_ranks(self, *numbers: float) -> list[float]:
+        """Of numbers that the host knows: no device is waited for. The ranks wait for each other."""
+        return list(numbers)
 
     def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
         yield {name: parameter.detach() for parameter, name in self.names.items()}
@@ -147,6 +151,8 @@ class DeepSpeedEngine(PlainEngine):
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls, not ours
         self._deepspeed = deepspeed
         self.stage = config.engine.zero_stage
+        # beside NCCL's: what the hosts tell each other does not stand in the queue of the GPUs
+        self.host_group: Any = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
         super().__init__(student, config, device, dist.get_rank(), dist.get_world_size())
         if self.stage > 0:  # there the gradients are DeepSpeed's shards, which it guards and clips itself
             self._guarding.remove()
@@ -165,12 +171,12 @@ class DeepSpeedEngine(PlainEngine):
     def step(self, lr: float) -> float:
         self._set_lr(lr)
         self.engine.step()
-        return float(self.norm if self.stage == 0 else self.engine.get_global_grad_norm())
+        return self.norm if self.stage == 0 else float(self.engine.get_global_grad_norm())
 
-    def sum_over_ranks(self, values: Tensor) -> Tensor:
-        values = values.clone()
-        dist.all_reduce(values)
-        return values
+    def sum_over_ranks(self, *numbers: float) -> list[float]:
+        values = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(values, group=self.host_group)
+        return values.tolist()
 
     def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
         """Under ZeRO-3 the weights of one module at a time are gathered; else all at once."""

@@ -135,7 +135,7 @@ class Loop:
                     pace = (time.perf_counter() - began) / (self.state.step - first_step)
                     self._report(sums, {**extra, "grad_norm": norm}, log_to, pace)
                     sums = {}
-                stopping = self._agree(stop.asked)[0] > 0
+                stopping = self.engine.sum_over_ranks(stop.asked)[0] > 0
                 if stopping or self.state.step % train.save_every_steps == 0 or self.state.step == self.steps:
                     save()
                     self.clock.reset()
@@ -155,7 +155,7 @@ class Loop:
             torch.manual_seed(hash((self.config.train.seed, now, place.start)) & 0x7FFFFFFF)  # drop path
             clip, label = self.normalise(batch.clip), batch.label.to(engine.device, non_blocking=True)
             result, journey = self.step(engine, clip, place, now, self.steps, label)
-            if self._agree(not bool(torch.isfinite(result.loss)))[0] > 0:
+            if self.engine.sum_over_ranks(not bool(torch.isfinite(result.loss)))[0] > 0:
                 clips = ", ".join(self.name_of(row) for row in batch.sample.tolist())
                 self._skipped(f"loss {float(result.loss.detach())} on rank {engine.rank}, clips {clips}")
                 continue
@@ -189,7 +189,7 @@ class Loop:
             fault = error
         self.clock.waited += time.perf_counter() - began
         bad, seen = (len(batch.failures), len(batch.sample)) if batch else (0, 0)
-        faults, bad_all, seen_all = self._agree(fault is not None, bad, seen)
+        faults, bad_all, seen_all = self.engine.sum_over_ranks(fault is not None, bad, seen)
         if fault is not None:
             raise fault if isinstance(fault, UserError) else UserError(f"the loader stopped: {fault}") from fault
         if faults:
@@ -199,12 +199,6 @@ class Loop:
         self.failures.check(self.state.num_bad, self.state.num_seen)
         assert batch is not None
         return batch
-
-    def _agree(self, *numbers: float) -> list[float]:
-        """Sums over the ranks."""
-        return self.engine.sum_over_ranks(
-            torch.tensor(numbers, dtype=torch.float64, device=self.engine.device)
-        ).tolist()
 
     def _skipped(self, what: str) -> None:
         self.state.num_skipped += 1
@@ -222,7 +216,7 @@ class Loop:
     ) -> None:
         names = sorted(sums)
         means = [float(total) / count for total, count in (sums[name] for name in names)]
-        shared = [v / self.engine.world_size for v in self._agree(*means)] if names else []
+        shared = [v / self.engine.world_size for v in self.engine.sum_over_ranks(*means)] if names else []
         values = dict(zip(names, shared, strict=True)) | extra
         done = self.state.step - 1
         values |= {"lr": lr_at(done, self.steps, self.config.optim), "seconds": self.state.seconds}

@@ -85,7 +85,7 @@ class Training:
             finished = loop.run(loader, log_to, lambda: self._save(engine, state), measure)
             if finished:
                 self._finish(engine, state, steps, loop.failures.names)
-                engine.sum_over_ranks(torch.zeros(1, device=engine.device))  # no rank ends before the files are there
+                engine.sum_over_ranks(0.0)  # no rank ends before the files are there
         finally:
             if log_to is not None:
                 log_to.close()
@@ -125,7 +125,7 @@ class Training:
             run, train = Path(self.config.train.output), self.config.train
             folder = save_checkpoint(run, Checkpoint(model, kept, optimizer, record), train.keep_checkpoints)
             log.info("saved %s", folder)
-        engine.sum_over_ranks(torch.zeros(1, device=engine.device))  # no rank goes on before the file is there
+        engine.sum_over_ranks(0.0)  # no rank goes on before the file is there
 
     def _finish(self, engine: PlainEngine, state: RunState, steps: int, bad_files: list[str]) -> None:
         if engine.rank:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from hpm_video.config import load_config, load_finetune_config
+from hpm_video.method.step import PretrainStep
 from hpm_video.train.engine import DeepSpeedEngine
 from hpm_video.train.finetune import finetune
 from hpm_video.train.pretrain import pretrain
@@ -50,6 +51,22 @@ for stage in range(4):
     given[0] = f"train.output={out}/tuned-zero{stage}"
     if not finetune(load_finetune_config(None, [*keys["finetune"], f"data.root={folder / 'manifest'}", *given])):
         sys.exit(1)
+
+
+plain_call = PretrainStep.__call__
+
+
+def poisoned(self, engine, clip, place, step, steps, label=None):
+    """One rank's losses of one step are not a number."""
+    result, journey = plain_call(self, engine, clip, place, step, steps, label)
+    return (result._replace(loss=result.loss * float("nan")) if (step, engine.rank) == (2, 1) else result), journey
+
+
+PretrainStep.__call__ = poisoned
+given = [f"train.output={out}/poisoned", "engine.zero_stage=1", "train.measure_every_steps=100"]
+if not pretrain(load_config(None, [*keys["pretrain"], f"data.root={folder / 'videos'}", *given])):
+    sys.exit(1)
+PretrainStep.__call__ = plain_call
 
 
 def make_module(tensors: dict[str, torch.Tensor]) -> nn.Module:

@@ -73,6 +73,20 @@ def shards_student() -> Student:
     return student
 
 
+def test_a_loss_that_is_no_number_on_one_rank_is_left_out_on_both(runs) -> None:
+    """Both rounds of the third step; the others go on, and the teachers of both ranks stay equal."""
+    folder = runs / "poisoned" / "checkpoints" / "step-00000006"
+    state = json.loads((folder / "state.json").read_text())["run"]
+    assert (state["step"], state["num_skipped"], state["num_updates"]) == (6, 2, 5)
+    weights = load_file(folder / "student.safetensors")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
+    facts = json.loads((runs / "poisoned" / "facts-6.json").read_text())
+    assert facts["teachers_equal"]
+    seen = [json.loads(line).get("loss") for line in (runs / "poisoned" / "metrics.jsonl").read_text().splitlines()]
+    assert [loss is None for loss in seen] == [False, False, True, False, False, False]
+    assert seen[:2] == pytest.approx(losses(runs / "zero1")[:2], abs=1e-5) and all(loss == loss for loss in seen)
+
+
 @pytest.mark.parametrize("stage", range(4))
 def test_checkpoints_of_deepspeed_itself_are_read_whole(runs, stage) -> None:
     """VideoMAE's names in shards of two processes; the folder above, with DeepSpeed's `latest`, does as well."""
