@@ -18,6 +18,7 @@ import numpy as np
 from peers import OurStep, make_config, make_steps
 from timing import describe, make_parser, prepare, ratios, show, spread, start, tell, time_all
 
+from hpm_video.evals.costs import RECIPES
 from hpm_video.evals.document import Block, Heading, Paragraph, Table
 from hpm_video.evals.published import COSTS
 from hpm_video.train.dry_run import dry_run
@@ -37,7 +38,7 @@ TIMED = {  # the same, small enough for a CPU: ViT-Ti, 8 frames of 112 px, 2 cli
 LARGE = {"size": "b", "frames": 16, "side": 224, "batch": 8}
 SMALL = {"size": "ti", "frames": 8, "side": 112, "batch": 2}
 CURVES = ("videomae", "hpm", "hpm_paper")  # presets
-EPOCH_CLIPS = {"SSv2": 168_913, "K400": 240_436}  # training clips
+EPOCH_CLIPS = {name: recipe.num_train for name, recipe in zip(("SSv2", "K400"), RECIPES, strict=True)}
 EPOCHS = {"SSv2": (800, 2400), "K400": (800, 1600)}
 
 

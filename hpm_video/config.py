@@ -147,7 +147,7 @@ class ModelConfig(EncoderConfig):
     decoder_width: int | None = key(None, "pixel decoder and predictor width; null = of the size", least=1)
     decoder_depth: int = key(4, "pixel decoder blocks", least=0)
     decoder_heads: int | None = key(None, "pixel decoder and predictor heads; null = of the size", least=1)
-    predictor_depth: int = key(4, "loss predictor blocks", least=0)
+    predictor_depth: int = key(1, "loss predictor blocks (paper: as the pixel decoder)", least=0)
     predictor_encoder_depth: int | None = key(
         None, "encoder blocks whose tokens the predictor sees, through a norm and a map of its own; null = all", least=1
     )
@@ -178,7 +178,7 @@ class MaskConfig:
     block: list[int] = key([1, 1, 1], "unit block: tokens in time, height, width")
     ratio: float = key(0.9, "share of the units that is masked", least=0, most=1)
     decoded_share: float = key(
-        1.0,
+        0.5,
         "share of each masked unit's tokens (of the masked units, where a unit is one token) that is decoded and ranked",
         least=0,
         most=1,
@@ -195,7 +195,7 @@ class MaskConfig:
 @dataclass(kw_only=True)
 class TeacherConfig:
     view: str = key(
-        "all",
+        "partial",
         "all: sees every token (paper); partial: sees a random share of the units, as a student does",
         ["all", "partial"],
     )
@@ -374,7 +374,7 @@ class FinetuneConfig:
 
 RunConfig = PretrainConfig | FinetuneConfig
 
-# Sets of the keys that settle what HPM costs; the defaults are none of them yet.
+# Sets of the keys that settle what HPM costs; the defaults are those of hpm.
 PRESETS: dict[str, dict[str, str]] = {
     "hpm": {
         "mask.mode": "hpm",

@@ -32,6 +32,8 @@ TINY = {
     "model.decoder_depth": 1,
     "model.predictor_depth": 1,
     "mask.ratio": 0.75,
+    "mask.decoded_share": 1.0,
+    "teacher.view": "all",
     "optim.batch_size": 8,
     "train.output": "nowhere",
     "train.steps": 10,

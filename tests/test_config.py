@@ -170,3 +170,9 @@ def test_every_shipped_configuration_loads() -> None:
     assert len(files) >= 3
     for file in files:
         load_config(file, REQUIRED)
+
+
+def test_the_defaults_are_the_preset_hpm() -> None:
+    required = ["data.root=x", "train.output=y"]
+    assert load_config(None, required) == load_config(None, [*required, "preset=hpm"])
+    assert load_config(None, [*required, "preset=hpm_paper"]).model.predictor_depth == 4

@@ -55,9 +55,10 @@ RECIPES = (
     Recipe("k400", "Kinetics-400", "kinetics400", "DIR", 400, 240_258, 19_881, "of CVDF's copy"),
 )
 VARIANTS = {
-    "hpm, all-visible teacher (the recipe)": [],
-    "hpm, partial-view teacher": ["teacher.view=partial"],
-    "random (VideoMAE)": ["mask.mode=random"],
+    "hpm (the recipe)": [],
+    "hpm_paper": ["preset=hpm_paper"],
+    "random, half decoded": ["preset=random"],
+    "videomae": ["preset=videomae"],
 }
 
 
