@@ -88,7 +88,11 @@ def test_a_classifier_for_timm(tuned, pooling) -> None:
     other = timm.create_model(f"local-dir:{run / 'timm'}", pretrained=True).eval()
     picture = torch.randn(2, 3, 16, 24)
     torch.testing.assert_close(other(picture), classifier(picture[:, :, None]), atol=1e-5, rtol=0)
-    assert json.loads((run / "timm" / "config.json").read_text())["pretrained_cfg"]["mean"] == [0.5] * 3
+    about = json.loads((run / "timm" / "config.json").read_text())
+    assert about["pretrained_cfg"]["mean"] == [0.5] * 3
+    file = str(run / "timm" / "model.safetensors")  # as detection and segmentation toolboxes load it
+    again = timm.create_model(about["architecture"], checkpoint_path=file, **about["model_args"]).eval()
+    assert torch.equal(again(picture), other(picture))
 
 
 def test_an_encoder_for_timm(tmp_path, tiny_config) -> None:
