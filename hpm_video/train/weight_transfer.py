@@ -53,7 +53,7 @@ def fill_student(model: Student, weights: Weights, target: str) -> str:
     loaded, changed, new and dropped, some lines. Raises UserError where the encoder does not fit."""
     own = dict(model.named_parameters())
     moved, changes = _move(model.encoder, weights)
-    tensors = fold_projection({f"encoder.{n}": t for n, t in moved.items()} | dict(weights.rest))
+    tensors = {f"encoder.{n}": t for n, t in moved.items()} | dict(weights.rest)
     of_encoder = {n.removeprefix("encoder."): p for n, p in own.items() if n.startswith("encoder.")}
     if not any(n.startswith("stack.norm.") for n in moved):  # fine-tuned with a mean: the last norm stays new
         of_encoder = {n: p for n, p in of_encoder.items() if not n.startswith("stack.norm.")}
@@ -72,6 +72,8 @@ def fill_student(model: Student, weights: Weights, target: str) -> str:
             loaded.update(names)
         elif names:
             reasons.append(f"{part}: {reason}")
+    if "project.weight" in loaded:
+        tensors = fold_projection(tensors)
     for name in loaded:
         own[name].copy_(tensors[name])
     lines = [f"weights: {len(loaded)} of {len(own)} tensors loaded from {weights.source} ({weights.kind})"]

@@ -1,5 +1,6 @@
 """Pretraining that goes on from weights: what a student and its teacher take, what they do not, and what is said of it."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,18 @@ def test_weights_of_videomae_go_on(tmp_path, tiny_config) -> None:
     with torch.no_grad():
         pair = [m(clip, order[:, :8].sort(1)[0], order[:, 8:].sort(1)[0]).pixels for m in (model, theirs)]
     torch.testing.assert_close(*pair, atol=1e-5, rtol=0)
+
+
+def test_the_bias_of_maes_projection_moves_only_with_its_decoder(pretrained) -> None:
+    """It goes into the encoder's last norm, which stays as it is where that decoder is not taken."""
+    run, student, _ = pretrained()
+    weights = read_weights(run)
+    weights = dataclasses.replace(weights, rest={**weights.rest, "project.bias": torch.randn(16)})
+    for width, same in ((16, False), (32, True)):
+        model = make_student(weights, f"model.decoder_width={width}")
+        report = fill_student(model, weights, "raw")
+        assert torch.equal(model.encoder.stack.norm.bias, student.encoder.stack.norm.bias) == same
+        assert ("project (2)" in report) == same
 
 
 def test_a_fine_tuned_encoder_can_be_pretrained_further(tmp_path, tiny_config) -> None:
