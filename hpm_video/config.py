@@ -445,8 +445,9 @@ def _without_presets(overrides: Iterable[str]) -> list[str]:
 
 
 def describe_keys(schema: type = PretrainConfig) -> str:
-    """Every key with default, type and help: the text of --help."""
-    return describe_fields(schema)
+    """Every key with default, type and help, and the presets of pretraining: the text of --help."""
+    presets = [f"preset={name}: {' '.join(f'{k}={v}' for k, v in keys.items())}" for name, keys in PRESETS.items()]
+    return describe_fields(schema) + ("\n\n" + "\n".join(presets) if schema is PretrainConfig else "")
 
 
 def to_yaml(config: RunConfig) -> str:
