@@ -24,6 +24,7 @@ SHOWN = (
 
 def start_logging(rank: int = 0) -> None:
     """Plain lines on stdout from rank 0; warnings of the other ranks with their number."""
+    logging.raiseExceptions = False  # a closed pipe (`| head`) ends what is shown, not the run, and without tracebacks
     handler = logging.StreamHandler(sys.stdout)
     form = "%(asctime)s %(message)s" if rank == 0 else f"%(asctime)s [rank {rank}] %(message)s"
     handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))

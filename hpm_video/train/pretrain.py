@@ -48,7 +48,7 @@ def pretrain(config: PretrainConfig, health: Health | None = None) -> bool:
         _tell("teacher, " + fill_student(step.teacher.network, weights.teacher, config.objective.target))
 
     def make_measure(loop: Loop, held_out: HeldOut, log_to: MetricLog | None) -> Measure:
-        if step.teacher is not None:
+        if step.teacher is not None and log_to is not None:  # one rank says so
             warn_slow_teacher(loop.steps, config.teacher)
         return _make_measure(config, loop, step, held_out, log_to, health)
 
