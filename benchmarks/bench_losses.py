@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     given = make_parser(__doc__, batch=4, rounds=5).parse_args(arguments)
     device = prepare(given.threads)
     config = make_config(given.size, given.frames, given.side, given.batch, ["preset=hpm", *given.keys])
-    num_units, num_masked = mask_counts(config)
+    _, num_masked = mask_counts(config)
     counts = {"tubes": num_masked, "tokens": num_masked * make_layout(config, device).units.shape[1]}
     variants: dict[str, Any] = {"step": OurStep(config, device)}
     for name, count in counts.items():

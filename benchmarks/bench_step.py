@@ -6,8 +6,8 @@ A step: difficulties, masks, forward and backward pass, AdamW, EMA, three quarte
 asked); no data. `random` is VideoMAE (preset videomae), `random_half` decodes half of each masked tube (preset random), `hpm`
 and `hpm_paper` are the presets, `naive_port` the published procedure as it stands, `hf_videomae` VideoMAEForPreTraining of
 transformers with the same sizes, masks and optimizer. `--scaling`: what a step costs as batch, frames, sides and models grow,
-counted for ViT-B at real sizes and timed at small ones; a picture of each and the fitted exponents. `--gpu-hours`: hours of
-the recipes from the rate of this run, on a GPU alone.
+counted for ViT-B at real sizes and timed at small ones; a picture of each and the fitted exponents. On a GPU also
+the hours that the recipes would take at the rate of this run.
 """
 
 from pathlib import Path

@@ -104,7 +104,7 @@ class NaivePort:
     """
 
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
+        self.config = config
         student = build_student(config)
         self.teacher = copy.deepcopy(student).to(device).eval().requires_grad_(False)
         self.engine, self.clip = PlainEngine(student, config, device), make_clip(config, device)

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 
 from hpm_video.evals.document import Block, Paragraph, to_markdown
-from hpm_video.evals.features import find_device
+from hpm_video.evals.features import find_device, precision_of
 from hpm_video.train.record import describe_hardware, list_versions
 from hpm_video.types import UserError
 
 Seconds = dict[str, list[float]]  # by variant, one of each round
 
 
-def make_parser(text: str | None, batch: int, rounds: int, size: str = "s") -> argparse.ArgumentParser:
+def make_parser(text: str | None, batch: int, rounds: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="everything, for another program")
-    parser.add_argument("--size", default=size, choices=["ti", "s", "b", "l", "h"], help=f"of the encoder ({size})")
+    parser.add_argument("--size", default="s", choices=["ti", "s", "b", "l", "h"], help="of the encoder (s)")
     parser.add_argument("--frames", type=int, default=16, help="of a clip (16)")
     parser.add_argument("--side", type=int, default=224, help="height and width of a clip, pixels (224)")
     parser.add_argument("--batch", type=int, default=batch, help=f"clips of a step ({batch})")
@@ -86,11 +86,10 @@ def ratios(seconds: Seconds, base: str) -> dict[str, dict[str, float]]:
 
 def describe(device: torch.device) -> dict[str, Any]:
     hardware, versions = describe_hardware(), list_versions()
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return {
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "precision": "bf16 autocast" if bf16 else "fp32",
+        "precision": precision_of(device),
         "hardware": hardware,
         "versions": versions,
     }
