@@ -3,6 +3,7 @@
     python benchmarks/compare.py --surv DIR --weizmann DIR [--out runs/compare] [--seeds 3] [--workers 2]
     python benchmarks/compare.py --study why [...]        what could make HPM better or worse: synthetic set, equal steps
     python benchmarks/compare.py --study teacher [...]    each way to a cheaper teacher: synthetic set
+    python benchmarks/compare.py --study presets --surv DIR --weizmann DIR [...]    the presets of pretrain, on every task
 
 Goes on where it was stopped. Variants: random tubes; random tubes with a predictor that is trained and not used; HPM with the
 all-visible and with the partial-view teacher; inverted masks. Suffix `_reach`: the predictor's gradient trains the encoder
@@ -59,11 +60,11 @@ WHY = {
     "hpm_quarter": [*HPM, "mask.hard_share_end=0.25"],
     "hpm_weight": [*HPM, REACH, "objective.ranking_weight=0.1"],
 }
+PRESETS = {"random": VARIANTS["random"], "random_half": ["preset=random"]}
+PRESETS |= {"hpm_paper": ["preset=hpm_paper"], "hpm_preset": ["preset=hpm"]}
 TEACHERS = {
     **{name: VARIANTS[name] for name in ("random", "hpm_all", "hpm_all_reach", "hpm_partial")},
-    "random_half": ["preset=random"],
-    "hpm_paper": ["preset=hpm_paper"],
-    "hpm_preset": ["preset=hpm"],
+    **PRESETS,
     "hpm_half": [*HPM, "mask.decoded_share=0.5"],
     "hpm_two_views": [*HPM, "teacher.view=partial", "teacher.num_views=2"],
     "hpm_two_steps": [*HPM, "teacher.num_steps=2"],
@@ -113,6 +114,7 @@ STUDIES = {
     "masks": Comparison(CONFIG, STEPS, VARIANTS, "hpm_all", overrides_of, tune=True),
     "why": Comparison(CONFIG, {"synthetic": 400}, WHY, "hpm_all", overrides_of, equal_compute=False),
     "teacher": Comparison(CONFIG, {"synthetic": 400}, TEACHERS, "hpm_all", overrides_of),
+    "presets": Comparison(CONFIG, STEPS, PRESETS, "hpm_all", overrides_of),
 }
 
 
