@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
         variants[f"{name}, all pairs"] = ranking(all_pairs_loss, given.batch, count, device)
     seconds = time_all(variants, given.rounds, device)
     of_step = ratios(seconds, "step")
-    result: dict[str, Any] = {"machine": describe(device), "batch": given.batch, "cases": {}}
+    result: dict[str, Any] = {"machine": describe(device, given.keys), "batch": given.batch, "cases": {}}
     rows = []
     for name, count in counts.items():
         ours, theirs = f"{name}, ours", f"{name}, all pairs"

@@ -18,13 +18,13 @@ from hpm_video.evals.document import Table
 from hpm_video.method.masking import Plan, aggregate, mask_hard, to_tokens
 from hpm_video.method.step import make_layout
 
-BATCHES = (8, 64)
+BATCHES = (8, 32, 64)
 
 
 def main(arguments: list[str]) -> None:
     given = make_parser(__doc__, batch=0, rounds=20).parse_args(arguments)
     device = prepare(given.threads)
-    result: dict[str, Any] = {"machine": describe(device), "cases": {}}
+    result: dict[str, Any] = {"machine": describe(device, given.keys), "cases": {}}
     rows = []
     for unit in ("tube", "token"):
         config = make_config(given.size, given.frames, given.side, 1, [f"mask.unit={unit}", *given.keys])

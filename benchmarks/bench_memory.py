@@ -20,6 +20,7 @@ from timing import describe, make_parser, prepare, start, tell
 from hpm_video.config import PretrainConfig
 from hpm_video.evals.document import Table
 from hpm_video.train.dry_run import dry_run
+from hpm_video.train.engine import use_bf16
 from hpm_video.train.memory import estimate_memory
 
 KINDS = {"hf_videomae": HuggingFaceStep, "naive_port": NaivePort}
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> None:
         f"{name} + checkpointing": [*variants[name], "model.checkpointing=true"]
         for name in ("random", "hpm", "hpm_paper")
     }
-    result: dict[str, Any] = {"machine": describe(device), "batch": given.batch, "mib": {}}
+    result: dict[str, Any] = {"machine": describe(device, given.keys), "batch": given.batch, "mib": {}}
     rows = []
     for name, keys in variants.items():
         config = make_config(given.size, given.frames, given.side, given.batch, [*keys, *given.keys])
@@ -64,7 +65,7 @@ def main(arguments: list[str]) -> None:
             held = pool.apply(measure, (name, config, given.threads)) / MIB
         estimate = None
         if name not in KINDS:
-            run = dry_run(config, given.batch, bf16=device.type == "cuda")
+            run = dry_run(config, given.batch, bf16=use_bf16(config, device))
             estimate = sum(estimate_memory(config, run, 1).values()) / MIB
         result["mib"][name] = {"measured": held, "estimated": estimate}
         base = result["mib"]["hf_videomae"]["measured"]

@@ -135,7 +135,7 @@ def main(arguments: list[str]) -> None:
     seconds = time_all(steps, given.rounds, device)
     rates = {name: spread([given.batch / s for s in times]) for name, times in seconds.items()}
     result: dict[str, Any] = {
-        "machine": describe(device),
+        "machine": describe(device, given.keys),
         "settings": {k: getattr(given, k) for k in SMALL} | {"keys": given.keys},
     }
     result |= {"clips_per_s": rates, "time_by_hf_videomae": ratios(seconds, "hf_videomae")}

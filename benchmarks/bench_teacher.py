@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
     by_base = ratios(time_all(variants, given.rounds, device), BASE)
     counted = {name: count_step(config) for name, config in configs.items()}
     base = counted[BASE].step()
-    result: dict[str, Any] = {"machine": describe(device), "settings": {}}
+    result: dict[str, Any] = {"machine": describe(device, given.keys), "settings": {}}
     rows = []
     for name in SETTINGS:
         cost = counted[name]

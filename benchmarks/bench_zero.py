@@ -128,7 +128,7 @@ def main(arguments: list[str]) -> None:
         work(*sizes, given.stage, given.work, given.keys)
         return
     device = prepare(given.threads)
-    result: dict[str, Any] = {"machine": describe(device), "measured_mib": {}, "computed_mib": {}}
+    result: dict[str, Any] = {"machine": describe(device, given.keys), "measured_mib": {}, "computed_mib": {}}
     rows = []
     for stage in STAGES:
         measured = measure(*sizes, stage, given.keys)

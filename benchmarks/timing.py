@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from hpm_video.config import load_config
 from hpm_video.evals.document import Block, Paragraph, to_markdown
-from hpm_video.evals.features import find_device, precision_of
+from hpm_video.evals.features import find_device
+from hpm_video.train.engine import use_bf16
 from hpm_video.train.record import describe_hardware, list_versions
 from hpm_video.types import UserError
 
@@ -84,12 +86,14 @@ def ratios(seconds: Seconds, base: str) -> dict[str, dict[str, float]]:
     return {name: spread([a / b for a, b in zip(times, seconds[base], strict=True)]) for name, times in seconds.items()}
 
 
-def describe(device: torch.device) -> dict[str, Any]:
+def describe(device: torch.device, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """keys: those given for every variant, which may set the precision."""
     hardware, versions = describe_hardware(), list_versions()
+    bf16 = use_bf16(load_config(None, ["data.root=none", "train.output=none", *keys]), device)
     return {
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "precision": precision_of(device),
+        "precision": "bf16" if bf16 else "fp32",
         "hardware": hardware,
         "versions": versions,
     }

@@ -43,10 +43,15 @@ def draw_keys(place: Place, num_units: int, generator: torch.Generator) -> Float
     return keys[place.start : place.stop]
 
 
+def top(values: Float[Tensor, "B U"], count: int) -> Int[Tensor, "B n"]:
+    """Columns of the largest values, in no order: sorting them takes most of the time of a mask of single tokens."""
+    return values.topk(count, dim=1, sorted=False).indices
+
+
 def mask_random(keys: Float[Tensor, "B U"], num_masked: int) -> Bool[Tensor, "B U"]:
     """`num_masked` units of each clip, uniformly: those of the largest keys (VideoMAE, MAE)."""
     masked = torch.zeros_like(keys, dtype=torch.bool)
-    return masked.scatter_(1, keys.topk(num_masked, dim=1).indices, True)
+    return masked.scatter_(1, top(keys, num_masked), True)
 
 
 def mask_hard(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], plan: Plan) -> Bool[Tensor, "B U"]:
@@ -54,14 +59,14 @@ def mask_hard(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], plan
 
     With num_hard = 0 exactly `mask_random` of the same keys.
     """
-    hardest = difficulty.topk(plan.num_hard, dim=1).indices
+    hardest = top(difficulty, plan.num_hard)
     return mask_random(keys.scatter(1, hardest, 2.0), plan.num_masked)  # keys are below 1
 
 
 def mask_inverted(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], plan: Plan) -> Bool[Tensor, "B U"]:
     """The control: the same share num_hard / num_masked of the *visible* units is the most difficult ones."""
     num_kept = (keys.shape[1] - plan.num_masked) * plan.num_hard // plan.num_masked
-    hardest = difficulty.topk(num_kept, dim=1).indices
+    hardest = top(difficulty, num_kept)
     return mask_random(keys.scatter(1, hardest, -1.0), plan.num_masked)
 
 
