@@ -72,6 +72,8 @@ TEACHERS = {
     "hpm_early": [*HPM, "model.predictor_encoder_depth=2"],
     "hpm_shared": [*HPM, "model.predictor_shared_depth=1"],
     "hpm_two_blocks": [*HPM, "model.predictor_depth=2"],
+    "hpm_preset_two_steps": ["preset=hpm", "teacher.num_steps=2"],
+    "hpm_preset_early": ["preset=hpm", "model.predictor_encoder_depth=2"],
 }
 
 
