@@ -49,7 +49,7 @@ def resident_bytes() -> int:
 
 
 def main(arguments: list[str]) -> None:
-    given = make_parser(__doc__, batch=4, rounds=1).parse_args(arguments)
+    given = make_parser(__doc__, batch=4, rounds=None).parse_args(arguments)
     device = prepare(given.threads)
     presets = {"hf_videomae": "videomae", **PRESETS, "naive_port": "hpm_paper"}
     variants = {name: [f"preset={preset}"] for name, preset in presets.items()}

@@ -118,7 +118,7 @@ def compute(config: PretrainConfig, num_ranks: int) -> dict[str, float]:
 
 
 def main(arguments: list[str]) -> None:
-    parser = make_parser(__doc__, batch=2, rounds=1)
+    parser = make_parser(__doc__, batch=None, rounds=None)
     parser.add_argument("--work", type=Path, help="of a rank: where it writes (used by this script itself)")
     parser.add_argument("--stage", type=int, default=0, help="of a rank: its ZeRO stage")
     parser.add_argument("--local_rank", type=int)

@@ -142,18 +142,17 @@ def write_differences(rows: list[dict[str, Any]], variants: Iterable[str]) -> st
                     if task in (t, "all")
                 ]
                 found = [ours - base for ours, base in pairs if ours is not None and base is not None]
-                mean, error = mean_and_error(found)
-                cells.append(f"{mean:+.3f} ± {error:.3f} ({sum(d > 0 for d in found)}/{len(found)})" if found else "")
+                cells.append(f"{_cell(found, '+')} ({sum(d > 0 for d in found)}/{len(found)})" if found else "")
             if any(cells):
                 text.append(f"| {variant} | {compute} | " + " | ".join(cells) + " |")
     return "\n".join(text) + "\n"
 
 
-def _cell(values: Iterable[float]) -> str:
+def _cell(values: Iterable[float], sign: str = "") -> str:
     mean, error = mean_and_error(values)
     if not np.isfinite(mean):
         return ""
-    return f"{mean:.3f}" + (f" ± {error:.3f}" if np.isfinite(error) else "")
+    return f"{mean:{sign}.3f}" + (f" ± {error:.3f}" if np.isfinite(error) else "")
 
 
 def score_job(job: Any, task: Task, data: Path, tune: bool) -> dict[str, Any]:

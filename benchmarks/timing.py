@@ -20,14 +20,19 @@ from hpm_video.types import UserError
 Seconds = dict[str, list[float]]  # by variant, one of each round
 
 
-def make_parser(text: str | None, batch: int, rounds: int) -> argparse.ArgumentParser:
+def make_parser(text: str | None, batch: int | None, rounds: int | None) -> argparse.ArgumentParser:
+    """None: what this benchmark does not have."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="everything, for another program")
     parser.add_argument("--size", default="s", choices=["ti", "s", "b", "l", "h"], help="of the encoder (s)")
     parser.add_argument("--frames", type=int, default=16, help="of a clip (16)")
     parser.add_argument("--side", type=int, default=224, help="height and width of a clip, pixels (224)")
-    parser.add_argument("--batch", type=int, default=batch, help=f"clips of a step ({batch})")
-    parser.add_argument("--rounds", type=int, default=rounds, help=f"in which every variant is timed once ({rounds})")
+    if batch is not None:
+        parser.add_argument("--batch", type=int, default=batch, help=f"clips of a step ({batch or 'several'})")
+    if rounds is not None:
+        parser.add_argument(
+            "--rounds", type=int, default=rounds, help=f"in which every variant is timed once ({rounds})"
+        )
     parser.add_argument("--threads", type=int, default=0, help="of the CPU (0 = all cores)")
     parser.add_argument("keys", nargs="*", metavar="KEY=VALUE", help="keys of `hpm-video pretrain`, for every variant")
     return parser

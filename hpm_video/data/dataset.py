@@ -79,10 +79,6 @@ class ClipDataset(Dataset):
         named = "; ".join(f"{f.path}: {f.reason}" for f in failures[:3])
         raise UserError(f"no readable video in {MAX_TRIES} tries in {self.source.source} ({named}; ...)")
 
-    def read(self, row: int, rng: Generator) -> Tensor:
-        """uint8 [C, T, H, W]. Raises UnreadableVideo, and has then drawn nothing from `rng`."""
-        return self.transform(self.read_frames(row, rng)[0], rng)
-
     def read_frames(self, row: int, rng: Generator, view: View = View()) -> tuple[np.ndarray, int]:  # noqa: B008
         """(uint8 [T, H, W, C], label). Raises UnreadableVideo, and has then drawn nothing from `rng`. `view`: in testing."""
         name, config, before = self.source.name(row), self.config, rng.bit_generator.state

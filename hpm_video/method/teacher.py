@@ -92,14 +92,6 @@ class Teacher:
             if names:
                 torch._foreach_lerp_([own[n] for n in names], [group[n].float() for n in names], 1 - momentum)
 
-    def state(self) -> dict[str, Tensor]:
-        return dict(self.network.named_parameters())
-
-    @torch.no_grad()
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        for name, parameter in self.network.named_parameters():
-            parameter.copy_(state[name])
-
 
 def momentum_at(progress: float, config: TeacherConfig) -> float:
     """Linear from momentum_start to momentum_end over the first `momentum_rise` of the run, then constant."""

@@ -142,7 +142,7 @@ def test_a_second_reader_is_asked_for_the_same_frames(folder, monkeypatch) -> No
         return np.zeros((4, 24, 32, 3), dtype=np.uint8)
 
     monkeypatch.setattr("hpm_video.data.dataset.read_item", read)
-    dataset_of(folder).read(0, np.random.default_rng(0))
+    dataset_of(folder).read_frames(0, np.random.default_rng(0))
     assert asked[0] == asked[1]
 
 
@@ -158,7 +158,7 @@ def test_the_cache_never_decodes_what_cannot_fit(folder, monkeypatch) -> None:
     whole = 12 * 24 * 32 * 3
     dataset = dataset_of(folder, cache_gib=2.5 * whole / 2**30)
     for row in (0, 1, 2, 0, 1, 2):
-        dataset.read(row, np.random.default_rng(row))
+        dataset.read_frames(row, np.random.default_rng(row))
     assert sizes == [4, 12, 4, 12, 4, 4] and len(dataset.cache) == 2 and dataset.cache_left == whole // 2
 
 

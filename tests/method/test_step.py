@@ -34,19 +34,19 @@ def make(tiny_config, smooth_clip, local_engine):
 def test_ema_in_closed_form_and_in_fp32(make) -> None:
     _, student, step, _, _ = make()
     teacher, name = step.teacher, "encoder.embed.linear.weight"
-    start, expected = teacher.state()[name].clone(), teacher.state()[name].clone()
+    start = expected = teacher.network.get_parameter(name).clone()
     for value in (1.0, 2.0, 3.0):
         weights = {n: torch.full_like(p, value, dtype=torch.bfloat16) for n, p in student.named_parameters()}
         teacher.update([weights], 0.9999)
         expected = 0.9999 * expected + 0.0001 * value
-    moved = teacher.state()[name]
+    moved = teacher.network.get_parameter(name)
     assert moved.dtype == torch.float32 and torch.allclose(moved, expected, atol=1e-7)
     assert (moved != start).float().mean() > 0.99  # a bf16 teacher would stand still
 
 
 def test_teacher_has_no_pixel_decoder_and_no_gradients(make) -> None:
     teacher = make()[2].teacher
-    assert not any(n.startswith(("decoder", "pixel_head")) for n in teacher.state())
+    assert not any(n.startswith(("decoder", "pixel_head")) for n in teacher.network.state_dict())
     assert not any(p.requires_grad for p in teacher.network.parameters())
 
 
