@@ -1,5 +1,8 @@
 """The settings that make HPM cheaper: each against a plain reference, and equal to the whole where it saves nothing."""
 
+import copy
+import math
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -8,9 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from hpm_video.config import load_config
 from hpm_video.method.masking import Part, make_units, mask_random, to_tokens
 from hpm_video.method.step import PretrainStep
+from hpm_video.method.targets import make_target
 from hpm_video.models.student import Student
 from hpm_video.train.flops import count_step
-from hpm_video.types import Place, UserError
+from hpm_video.types import Place, UserError, seeded
 
 CPU = torch.device("cpu")
 HARD = {"mask__hard_share_start": 0.5, "mask__hard_share_end": 0.5, "data__num_frames": 8}  # tubes of 4 tokens
@@ -91,6 +95,62 @@ def test_the_hardest_units_by_the_teacher_are_masked(tiny_config, smooth_clip, l
     assert hidden_units.gather(1, journey.difficulty.topk(step.num_masked // 2, dim=1).indices).all()
     assert journey.output.predicted_loss.shape == journey.mask.decoded.shape == journey.losses.patch_loss.shape
     assert not journey.mask.masked.gather(1, journey.mask.visible).any()
+
+
+def in_loops(config, student, step, clip, now: int) -> tuple[list[list[float]], float, float]:
+    """Difficulties, pixel and ranking loss of a step of the default preset: clip by clip, unit by unit, in float64."""
+    units, num_masked, part = step.units.tolist(), step.num_masked, step.layouts[clip.shape[2]].part
+    generator, shape = seeded(CPU, config.train.seed, now), (len(clip), len(units))
+    keys, *views, phases = (torch.rand(shape, generator=generator) for _ in range(2 + config.teacher.num_views))
+    student, teacher = (copy.deepcopy(network).double() for network in (student, step.teacher.network))
+
+    def split(hidden: list[int], shifts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        visible = sorted(token for u, unit in enumerate(units) if u not in hidden for token in unit)
+        every = len(units[0]) / part.num_tokens
+        asked = [units[u][int((k + float(shifts[u])) * every)] for u in hidden for k in range(part.num_tokens)]
+        return torch.tensor([visible]), torch.tensor([asked])
+
+    difficulties, pixels, rankings = [], [], []
+    for b, one in enumerate(clip.double()):
+        hidden_scores, seen_scores = {u: [] for u in range(len(units))}, {u: [] for u in range(len(units))}
+        for view in views:
+            hidden = sorted(view[b].argsort(descending=True).tolist()[:num_masked])
+            visible, asked = split(hidden, view[b] * 4096 % 1)
+            of_visible, of_hidden = teacher.predict_loss(one[None], visible, asked)
+            told = dict(zip(visible[0].tolist() + asked[0].tolist(), [*of_visible[0], *of_hidden[0]], strict=True))
+            for u, unit in enumerate(units):
+                scores = [float(told[token].detach()) for token in unit if token in told]
+                (hidden_scores if u in hidden else seen_scores)[u].append(sum(scores) / len(scores))
+        found = [hidden_scores[u] or seen_scores[u] for u in range(len(units))]
+        difficulties.append([sum(scores) / len(scores) for scores in found])
+        hardest = sorted(range(len(units)), key=lambda u: -difficulties[-1][u])[: step.num_hard(now / 10)]
+        rest = [u for u in keys[b].argsort(descending=True).tolist() if u not in hardest]
+        visible, asked = split(sorted(hardest + rest[: num_masked - len(hardest)]), phases[b])
+        output, model = student(one[None], visible, asked), config.model
+        target = make_target(one[None], asked, config.objective.target, model.tubelet, model.patch_px)
+        errors = (output.pixels - target.values).square().mean(-1)[0].tolist()
+        pixels.append(sum(errors) / len(errors))
+        size = part.num_tokens
+        true, predicted = (
+            [sum(x[k : k + size]) / size for k in range(0, len(x), size)]
+            for x in (errors, output.predicted_loss[0].tolist())
+        )
+        pairs = [(i, j) for i, a in enumerate(true) for j, b in enumerate(true) if a > b]
+        rankings.append(sum(math.log1p(math.exp(predicted[j] - predicted[i])) for i, j in pairs) / len(pairs))
+    return difficulties, sum(pixels) / len(pixels), sum(rankings) / len(rankings)
+
+
+@pytest.mark.parametrize("num_views", [1, 3])
+def test_the_default_preset_against_loops(tiny_config, smooth_clip, local_engine, num_views: int) -> None:
+    config, student, step = make(
+        tiny_config, mask__decoded_share=0.5, teacher__view="partial", teacher__num_views=num_views
+    )
+    clip = smooth_clip(config, 4, seed=num_views)
+    result, journey = step(local_engine(student), clip, Place(0, 4, 4), 4, 10)
+    difficulties, pixel, ranking = in_loops(config, student, step, clip, 4)
+    torch.testing.assert_close(journey.difficulty.tolist(), difficulties, atol=1e-5, rtol=1e-5)
+    found = [float(x.detach()) for x in (journey.losses.pixel, journey.losses.ranking)]
+    assert found == pytest.approx([pixel, ranking], rel=1e-5) and journey.difficulty.std() > 1e-3
 
 
 def test_decoding_all_is_what_a_share_of_one_does(tiny_config, smooth_clip, local_engine) -> None:
