@@ -1,13 +1,15 @@
 """Clips per second of a whole training step, against transformers' VideoMAE and a plain port of HPM, in the same run.
 
-    python benchmarks/bench_step.py [--json] [--size s] [--batch 2] [--rounds 3] [--scaling FOLDER] [KEY=VALUE ...]
+    python benchmarks/bench_step.py [--json] [--size s] [--batch 2] [--rounds 3] [--scaling FOLDER] [--profile] [KEY=VALUE ...]
 
 A step: difficulties, masks, forward and backward pass, AdamW, EMA, three quarters through a run (so that the teacher is
 asked); no data. `random` is VideoMAE (preset videomae), `random_half` decodes half of each masked tube (preset random), `hpm`
 and `hpm_paper` are the presets, `naive_port` the published procedure as it stands, `hf_videomae` VideoMAEForPreTraining of
 transformers with the same sizes, masks and optimizer. `--scaling`: what a step costs as batch, frames, sides and models grow,
-counted for ViT-B at real sizes and timed at small ones; a picture of each and the fitted exponents. On a GPU also
-the hours that the recipes would take at the rate of this run.
+counted for ViT-B at real sizes and timed at small ones; a picture of each and the fitted exponents. `--profile`: where the
+time of a step of `hpm` goes, by operation. MFU: FLOPs that the step needs (counted, recomputing left out; of `naive_port` those
+of hpm_paper) in units of what one large matrix product reaches in this run; on GPUs of `PEAKS` also of the maker's figure.
+On a GPU also the hours that the recipes would take at the rate of this run.
 """
 
 from pathlib import Path
@@ -15,10 +17,11 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from peers import OurStep, make_config, make_steps
-from timing import describe, make_parser, prepare, ratios, show, spread, start, tell, time_all
+import torch
+from peers import PRESETS, OurStep, make_config, make_steps
+from timing import describe, make_parser, prepare, product_rate, ratios, show, spread, start, tell, time_all, time_once
 
-from hpm_video.evals.costs import RECIPES
+from hpm_video.evals.costs import A100_FLOPS, RECIPES
 from hpm_video.evals.document import Block, Heading, Paragraph, Table
 from hpm_video.evals.published import COSTS
 from hpm_video.train.dry_run import dry_run
@@ -39,6 +42,13 @@ LARGE = {"size": "b", "frames": 16, "side": 224, "batch": 8}
 SMALL = {"size": "ti", "frames": 8, "side": 112, "batch": 2}
 CURVES = ("videomae", "hpm", "hpm_paper")  # presets
 EPOCH_CLIPS = {name: recipe.num_train for name, recipe in zip(("SSv2", "K400"), RECIPES, strict=True)}
+PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": A100_FLOPS,
+}  # bf16, dense, a second: makers' figures
+NEEDED = {"hf_videomae": "videomae", **PRESETS, "naive_port": "hpm_paper"}  # the preset whose FLOPs a step needs
 EPOCHS = {"SSv2": (800, 2400), "K400": (800, 1600)}
 
 
@@ -101,6 +111,29 @@ def gpu_hours(clips_per_s: float) -> dict[str, float]:
     }
 
 
+def utilisation(flops: dict[str, float], rates: dict[str, Any], device: torch.device, bf16: bool) -> dict[str, Any]:
+    """MFU of each step by its name; flops: of one clip."""
+    reached = product_rate(device, bf16)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    peak = next((rate for part, rate in PEAKS.items() if bf16 and part in name), None)
+    told: dict[str, Any] = {"product_flops": reached, "peak_flops": peak, "of_product": {}, "of_peak": {}}
+    for step, need in flops.items():
+        told["of_product"][step] = need * rates[step]["median"] / reached
+        if peak is not None:
+            told["of_peak"][step] = need * rates[step]["median"] / peak
+    return told
+
+
+def profile(step: OurStep, device: torch.device) -> str:
+    """Where the time of a step goes, the dearest operations first."""
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    kinds += [torch.profiler.ProfilerActivity.CUDA] if device.type == "cuda" else []
+    step()
+    with torch.profiler.profile(activities=kinds) as found:
+        time_once(step, device)
+    return found.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=25, max_name_column_width=60)
+
+
 def hours_blocks(result: dict[str, Any]) -> list[Block]:
     if "gpu_hours" not in result:
         return [Paragraph("GPU-hours of SSv2 and K400: no GPU was measured.")]
@@ -129,6 +162,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--scaling", type=Path, metavar="FOLDER", help="also cost against batch, frames, side and model"
     )
+    parser.add_argument("--profile", action="store_true", help="also where the time of a step of hpm goes")
     given = parser.parse_args(arguments)
     device = prepare(given.threads)
     steps = make_steps(given.size, given.frames, given.side, given.batch, given.keys, device)
@@ -140,14 +174,27 @@ def main(arguments: list[str]) -> None:
     }
     result |= {"clips_per_s": rates, "time_by_hf_videomae": ratios(seconds, "hf_videomae")}
     result["time_by_random"] = ratios(seconds, "random")
+    sizes = (given.size, given.frames, given.side, given.batch)
+    needed = {p: dry_run(make_config(*sizes, [f"preset={p}", *given.keys]), 1, bf16=True) for p in set(NEEDED.values())}
+    flops = {name: 2 * needed[preset].macs for name, preset in NEEDED.items()}
+    result["mfu"] = utilisation(flops, rates, device, result["machine"]["precision"] == "bf16")
     if device.type == "cuda":
         result["gpu_hours"] = {name: gpu_hours(rate["median"]) for name, rate in rates.items()}
-    head = ["step", "clips/s", "time / hf_videomae", "time / random"]
+    head = ["step", "clips/s", "time / hf_videomae", "time / random", "MFU, of a matrix product", "of the maker's peak"]
     parts = [result[key] for key in ("clips_per_s", "time_by_hf_videomae", "time_by_random")]
+    shares = [result["mfu"][key] for key in ("of_product", "of_peak")]
+    rows = [
+        [n, *(show(p[n]) for p in parts), *(f"{100 * s[n]:.1f} %" if n in s else "unknown" for s in shares)]
+        for n in steps
+    ]
     blocks: list[Block] = [
-        Table(head, [[name, *(show(part[name]) for part in parts)] for name in steps]),
+        Table(head, rows),
+        Paragraph(f"The matrix product: {result['mfu']['product_flops'] / 1e12:.2f} TFLOP/s."),
         *hours_blocks(result),
     ]
+    if given.profile:
+        result["profile"] = profile(steps["hpm"], device)
+        blocks += [Heading("A step of hpm"), Paragraph(f"```\n{result['profile']}```")]
     if given.scaling is not None:
         del steps
         result["scaling"] = measure_scaling(given.scaling, given.rounds, device)

@@ -81,6 +81,14 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def product_rate(device: torch.device, bf16: bool, side: int = 0) -> float:
+    """FLOPs a second of one large matrix product, the best of some: what the machine gives at most."""
+    side = side or (8192 if device.type == "cuda" else 2048)
+    a = torch.randn(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    seconds = time_all({"product": lambda: a @ a}, 10, device)["product"]
+    return 2 * side**3 / min(seconds)
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """median, least and most."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}

@@ -45,7 +45,7 @@ def peers():
 
 def test_steps_against_their_peers(bench) -> None:
     pytest.importorskip("transformers", reason="compares with transformers")
-    result = bench("bench_step", "--batch=2", *SMALL)
+    result = bench("bench_step", "--batch=2", "--profile", *SMALL)
     names = {"hf_videomae", "random", "random_half", "hpm", "hpm_paper", "naive_port"}
     assert result["clips_per_s"].keys() == result["time_by_random"].keys() == names
     for key in ("clips_per_s", "time_by_hf_videomae", "time_by_random"):
@@ -53,9 +53,20 @@ def test_steps_against_their_peers(bench) -> None:
             assert 0 < found["low"] <= found["median"] <= found["high"]
     assert set(result["time_by_hf_videomae"]["hf_videomae"].values()) == {1.0}
     assert "gpu_hours" not in result or torch.cuda.is_available()
-    assert (
-        result["machine"]["versions"]["torch"] == torch.__version__.partition("+")[0] or result["machine"]["versions"]
-    )
+    assert result["machine"]["precision"] == ("bf16" if torch.cuda.is_available() else "fp32")
+    assert names == result["mfu"]["of_product"].keys() and all(0 < x < 1 for x in result["mfu"]["of_product"].values())
+    assert "addmm" in result["profile"]
+
+
+def test_utilisation_by_hand(peers, monkeypatch) -> None:
+    script = runpy.run_path(str(HOME / "bench_step.py"))
+    flops, rates = {"hpm": 3e12}, {"hpm": {"median": 50.0}}
+    monkeypatch.setitem(script["utilisation"].__globals__, "product_rate", lambda device, bf16: 300e12)
+    assert script["utilisation"](flops, rates, torch.device("cpu"), True)["of_product"] == {"hpm": 0.5}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 PCIe")
+    found = script["utilisation"](flops, rates, torch.device("cuda"), True)
+    assert found["of_peak"]["hpm"] == pytest.approx(150 / 756)
+    assert script["utilisation"](flops, rates, torch.device("cuda"), False)["of_peak"] == {}  # the figures are of bf16
 
 
 def test_the_peer_has_the_loss_of_our_mode_random(peers) -> None:
@@ -101,7 +112,8 @@ def test_the_port_and_the_preset_hpm_paper_have_the_same_losses(peers) -> None:
 
 
 def test_masks_losses_and_looks(bench) -> None:
-    masks = bench("bench_masking", "--batch=2")
+    masks = bench("bench_masking", "--batch=2", "engine.precision=bf16")
+    assert masks["machine"]["precision"] == "bf16"
     assert masks["cases"].keys() == {"tube, 2 clips", "token, 2 clips"}
     assert [case["units"] for case in masks["cases"].values()] == [4, 8]
     losses = bench("bench_losses", "--batch=2", *SMALL)
