@@ -39,7 +39,7 @@ BLOCKS = "encoder.stack.blocks."
 def make_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.AdamW:
     groups = parameter_groups(model, config.weight_decay, getattr(config, "layer_decay", 1.0))
     betas = (config.betas[0], config.betas[1])
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.eps, fused=device.type == "cuda")
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.eps, fused=device.type in ("cpu", "cuda"))
 
 
 def peak_lr(config: OptimConfig) -> float:
