@@ -31,9 +31,9 @@ def make_config(size: str, frames: int, side: int, batch: int, keys: Sequence[st
 
 
 def make_clip(config: PretrainConfig, device: torch.device) -> Tensor:
-    """[B, 3, T, H, W] of noise, normalised."""
-    shape = (config.optim.batch_size, 3, config.data.num_frames, *config.data.frame_size_px)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    """[B, 3, T, H, W] of noise, normalised, stored as `Normalise` leaves clips: [B, T, H, W, 3]."""
+    shape = (config.optim.batch_size, config.data.num_frames, *config.data.frame_size_px, 3)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device).permute(0, 4, 1, 2, 3)
 
 
 class OurStep:
@@ -77,8 +77,8 @@ class HuggingFaceStep:
             use_mean_pooling=False,
             norm_pix_loss=True,
         )
-        self.layout, self.clip, self.device = make_layout(config, device), make_clip(config, device), device
-        self.seed = config.train.seed
+        self.layout, self.device, self.seed = make_layout(config, device), device, config.train.seed
+        self.clip = make_clip(config, device).contiguous()  # what its convolution reads quickest
         self.engine = PlainEngine(VideoMAEForPreTraining(settings), config, device)
 
     def draw_mask(self) -> Tensor:

@@ -23,8 +23,8 @@ class Box(NamedTuple):
 
 
 def make_transform(config: DataConfig, training: bool) -> Transform:
-    """frames uint8 [T, H, W, C] and a generator -> clip uint8 [C, T, H, W] of data.frame_size_px, stored as [T, H, W, C]:
-    the order of the frames is kept until the clip is on the device (`Normalise`)."""
+    """frames uint8 [T, H, W, C] and a generator -> clip uint8 [C, T, H, W] of data.frame_size_px, stored as [T, H, W, C],
+    the order of the frames."""
     target = (config.frame_size_px[0], config.frame_size_px[1])
 
     def transform(frames: np.ndarray, rng: Generator) -> Tensor:
@@ -42,15 +42,15 @@ def make_transform(config: DataConfig, training: bool) -> Transform:
 
 
 class Normalise:
-    """uint8 clips on the host -> fp32 on the device, with the mean and std of the configuration; `undo` gives 0..1 again."""
+    """uint8 clips on the host -> fp32 on the device, with the mean and std of the configuration, stored in the order that they
+    come in (frame by frame, channels last: what `take_patches` reads quickest); `undo` gives 0..1 again."""
 
     def __init__(self, config: DataConfig, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.mean, self.std = (torch.tensor(v, device=device).view(1, -1, 1, 1, 1) for v in (config.mean, config.std))
 
     def __call__(self, clip: UInt8[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
-        clip = clip.to(self.device, non_blocking=True).contiguous()
-        return (clip.float() / 255 - self.mean) / self.std
+        return clip.to(self.device, non_blocking=True).float().div_(255).sub_(self.mean).div_(self.std)
 
     def undo(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
         return clip * self.std + self.mean

@@ -68,7 +68,7 @@ def absolute_loss(predicted: Float[Tensor, "B K"], true: Float[Tensor, "B K"]) -
 def hpm_losses(output: StudentOutput, target: Target, objective: ObjectiveConfig, unit_size: int) -> Losses:
     """Reconstruction + weight * ranking; the predictor's target is the detached reconstruction error of each token.
     unit_size: how many tokens of a unit are decoded; they stand beside each other."""
-    patch_loss = (output.pixels.float() - target.values).square().mean(-1)  # [B, Q]
+    patch_loss = F.mse_loss(output.pixels.float(), target.values, reduction="none").mean(-1)  # [B, Q]
     pixel = patch_loss.mean()
     if output.predicted_loss is None:
         return Losses(pixel, pixel, torch.zeros_like(pixel), patch_loss.detach())

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hpm_video.config import PretrainConfig, token_grid
 from hpm_video.data.transforms import Normalise
-from hpm_video.models.tokens import patchify, take
+from hpm_video.models.tokens import take, take_patches
 from hpm_video.types import UserError
 
 IMAGE_MODELS = {"dino": "vit_base_patch16_224.dino", "clip": "vit_base_patch16_clip_224.openai"}  # timm's names
@@ -38,15 +38,15 @@ def make_target(
     clip: Float[Tensor, "B C T H W"], hidden: Int[Tensor, "B M"], kind: str, tubelet: int, patch: int
 ) -> Target:
     """Pixels of the hidden tokens. kind: raw; norm_token (MAE, all values of a token); norm_channel (VideoMAE)."""
-    tokens = take(patchify(clip.float(), tubelet, patch), hidden)  # [B, M, P]
+    tokens = take_patches(clip, hidden, tubelet, patch).float()  # [B, M, P]
     if kind == "raw":
         nothing = tokens.new_zeros(tokens.shape[0], tokens.shape[1], 1, 1)
         return Target(tokens, nothing, nothing + 1)
     channels = clip.shape[1] if kind == "norm_channel" else 1
     values = tokens.unflatten(2, (-1, channels))  # [B, M, P / channels, channels]
-    mean, var = values.mean(2, keepdim=True), values.var(2, keepdim=True)  # unbiased, as both codes
+    var, mean = torch.var_mean(values, 2, keepdim=True)  # unbiased, as both codes
     std = var.sqrt() + 1e-6 if kind == "norm_channel" else (var + 1e-6).sqrt()
-    return Target(((values - mean) / std).flatten(2), mean, std)
+    return Target((values - mean).div_(std).flatten(2), mean, std)
 
 
 def to_pixels(values: Float[Tensor, "B M P"], target: Target) -> Float[Tensor, "B M P"]:

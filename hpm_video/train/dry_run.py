@@ -5,8 +5,8 @@ Multiply-adds: linear maps and the two products of attention, by the formulas of
 The backward pass of fused attention computes the scores once more: five products for the two of the forward pass.
 
 Bytes: each operation reads its inputs and writes its outputs once, as kernels of PyTorch without torch.compile do; views
-are free, a broadcast input counts as stored, attention is one operation. Caches are not modelled, so it is an upper bound
-for small tensors.
+are free, a broadcast input counts as stored, of what is indexed only that is read which is taken, attention is one
+operation. Caches are not modelled, so it is an upper bound for small tensors.
 """
 
 import weakref
@@ -127,7 +127,8 @@ class Meter(TorchDispatchMode):
             self._follow(x)
         moved = 0
         if made or func._schema.is_mutable:
-            moved = sum(map(_num_bytes, [*inputs, *(outputs if func._schema.is_mutable else made)]))
+            written = outputs if func._schema.is_mutable else made
+            moved = sum(map(_num_bytes, [*(made + inputs[1:] if func in _TAKING else inputs), *written]))
         self.costs[self.stage] += Cost(_count_flops(func, args, kwargs or {}, result) // 2, moved)
         return result
 
@@ -143,6 +144,9 @@ class Meter(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         self.known.discard(key)
         self.alive -= size
+
+
+_TAKING = (torch.ops.aten.index.Tensor, torch.ops.aten.gather.default)  # from their first input
 
 
 def _count_flops(func: Any, args: tuple, kwargs: Mapping[str, Any], result: Any) -> int:
@@ -169,7 +173,7 @@ def dry_run(config: PretrainConfig, num_clips: int, bf16: bool) -> DryRun:
         _place(config, student, step)
         for parameter in student.parameters():  # as it is from the second accumulation round on
             parameter.grad = torch.empty_like(parameter)
-        clip = torch.empty(num_clips, 3, config.data.num_frames, *config.data.frame_size_px)
+        clip = torch.empty(num_clips, config.data.num_frames, *config.data.frame_size_px, 3).permute(0, 4, 1, 2, 3)
         with Meter() as meter:
             forward, backward, saved = _go(step, student, clip, bf16, meter)
     forward |= {"target network": _target_cost(config, num_clips)}

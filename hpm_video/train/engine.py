@@ -80,10 +80,10 @@ class PlainEngine:
     def _guard(self) -> None:
         """Before the optimizer: norm and clipping; a gradient that is not finite is taken away, so no weight moves."""
         parameters = [p for p in self.names if p.grad is not None]
-        limit = float("inf") if self.clip_norm is None else self.clip_norm
-        self.norm = (
-            float(torch.nn.utils.clip_grad_norm_(parameters, limit)) if parameters else 0.0
-        )  # waits for the device
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        self.norm = float(norm)  # waits for the device
         if not math.isfinite(self.norm):
             for parameter in parameters:
                 parameter.grad = None

@@ -274,13 +274,15 @@ def test_a_stream_goes_on_behind_what_was_given() -> None:
     assert list(sampler) == whole[7:] and len(sampler) == 3
 
 
-def test_clips_are_stored_frame_by_frame_until_they_are_normalised(folder) -> None:
+def test_clips_are_stored_frame_by_frame_also_where_they_are_normalised(folder) -> None:
+    """The order in which `take_patches` reads a token's values in one go."""
     config = config_of(folder)
     batch = next(make_loader(dataset_of(folder), 4, 4, 0, 1, 0, 0, 1))
     assert batch.clip.shape == (4, 3, 4, 16, 16) and batch.clip.permute(0, 2, 3, 4, 1).is_contiguous()
-    normal = Normalise(config)(batch.clip)
+    before, normal = batch.clip.clone(), Normalise(config)(batch.clip)
     mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (config.mean, config.std))
-    assert normal.is_contiguous() and torch.allclose(normal, (batch.clip / 255 - mean) / std)
+    assert normal.permute(0, 2, 3, 4, 1).is_contiguous() and torch.allclose(normal, (batch.clip / 255 - mean) / std)
+    assert torch.equal(batch.clip, before)
 
 
 UNFINISHED = """

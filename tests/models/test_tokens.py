@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpm_video.models.tokens import patchify, sincos1d, sincos2d, sincos3d, take, unpatchify
+from hpm_video.models.tokens import patchify, sincos1d, sincos2d, sincos3d, take, take_patches, unpatchify
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,15 @@ def test_take_gathers_clip_by_clip() -> None:
     index = torch.tensor([[4, 0], [1, 1]])
     expected = torch.stack([tokens[b][index[b]] for b in range(2)])
     assert torch.equal(take(tokens, index), expected)
+
+
+@pytest.mark.parametrize(("shape", "tubelet", "patch"), [((3, 3, 8, 12, 20), 2, 4), ((2, 3, 1, 8, 8), 1, 2)])
+@pytest.mark.parametrize("frame_by_frame", [False, True])
+def test_patches_are_taken_as_patchify_gives_them(shape, tubelet, patch, frame_by_frame: bool) -> None:
+    """However the clip is stored; numbers may come twice and in any order."""
+    clip = torch.randn(shape, dtype=torch.float64)
+    if frame_by_frame:
+        clip = clip.permute(0, 2, 3, 4, 1).contiguous().permute(0, 4, 1, 2, 3)
+    tokens = patchify(clip, tubelet, patch)
+    index = torch.randint(tokens.shape[1], (shape[0], 7))
+    assert torch.equal(take_patches(clip, index, tubelet, patch), take(tokens, index))

@@ -131,14 +131,14 @@ def test_bf16_moves_and_keeps_less(tiny_config) -> None:
 
 
 def test_bytes_of_a_linear_map_are_inputs_weights_and_outputs(tiny_config) -> None:
-    """The patch embedding reads pixels and writes them in the order of tokens, reads those and the numbers of the visible
-    ones and writes these; then the linear map reads them, its weights and biases, and writes tokens. The gather reads all."""
+    """The patch embedding reads the pixels of the visible tokens, and their numbers, and writes them one token after another;
+    then the linear map reads them, its weights and biases, and writes tokens. No other pixel is read."""
     config = tiny_config(mask__mode="random")
     run = dry_run(config, 5, bf16=False)
-    clip, visible, pixels, width = 5 * 3 * 4 * 16 * 16, 5 * 8, 96, 32
+    visible, pixels, width = 5 * 8, 96, 32
     linear = visible * pixels + (pixels + 1) * width + visible * width
-    order = 2 * clip + clip + visible * pixels
-    assert run.forward["patch embedding"].moved_bytes == 4 * (linear + order) + 8 * visible
+    numbers = 4 * 2 * visible + 3 * visible + 2 * 5  # time, place, row and column of each, and the clips'
+    assert run.forward["patch embedding"].moved_bytes == 4 * (linear + 2 * visible * pixels) + 8 * numbers
 
 
 def test_a_network_that_gives_the_target_needs_no_weights() -> None:
