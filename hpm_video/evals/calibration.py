@@ -46,7 +46,8 @@ def _run_steps(config: PretrainConfig, device: torch.device, num_clips: int, lim
     student = build_student(config)
     step = PretrainStep(config, student, device)
     engine = PlainEngine(student, config, device)
-    clip = torch.randn(num_clips, 3, config.data.num_frames, *config.data.frame_size_px, device=device)
+    frames = torch.randn(num_clips, config.data.num_frames, *config.data.frame_size_px, 3, device=device)
+    clip = frames.permute(0, 4, 1, 2, 3)  # stored as the loader's clips are
     seconds: list[float] = []
     losses: list[float] = []
     while not seconds or (len(seconds) < MOST_STEPS and sum(seconds[1:]) + seconds[-1] < limit_s):

@@ -231,24 +231,29 @@ def _go(
 
 
 def _watch(meter: Meter, network: Student, prefix: str) -> None:
-    """Tells the meter when the parts of a network begin and end, and when their backward passes begin."""
+    """Tells the meter when the parts of a network begin and end, and when their backward passes begin. Blocks as well as what
+    they are part of: a predictor may stand on the first of them alone."""
+    own = [getattr(network, name, None) for name in ("loss_head", "early_norm", "early_project")]
     parts: dict[str, list[nn.Module | None]] = {
         "patch embedding": [network.encoder.embed],
-        "encoder": [network.encoder, network.project],
-        "pixel decoder": [getattr(network, "decoder", None)],  # a teacher has none
-        "predictor": [network.predictor, getattr(network, "loss_head", None)],
+        "encoder": [network.encoder, *network.encoder.stack.blocks, network.project],
+        "pixel decoder": [network.decoder, *network.decoder.blocks],
+        "predictor": [network.predictor, *own],
         "head": [getattr(network, "pixel_head", None)],
     }
+    if prefix:  # what a teacher has of a pixel decoder is there for its predictor
+        parts["predictor"] += parts.pop("pixel decoder")
     before: list[str] = []
 
     def begin(stage: str, *_: Any) -> None:
         before.append(meter.stage)
         meter.stage = stage
 
-    def end(stage: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def end(stage: str, module: nn.Module, inputs: Any, output: Any) -> None:
         meter.stage = before.pop()
-        if output.requires_grad:
-            output.register_hook(lambda gradient: begin_backward(stage))
+        for tensor in tree_leaves(output):  # an encoder whose early tokens are asked for gives two
+            if tensor.requires_grad:
+                tensor.register_hook(lambda gradient: begin_backward(stage))
 
     def begin_backward(stage: str) -> None:
         meter.stage = stage

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from hpm_video.config import load_config, mask_counts, token_grid
+from hpm_video.config import decoded_part, load_config, mask_counts, token_grid
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.encoder import resolve_size
 from hpm_video.models.student import Student
@@ -23,6 +23,13 @@ CONFIGS = {
     "hpm, two partial views": {"teacher__view": "partial", "teacher__num_views": 2},
     "tokens masked one by one": {"mask__unit": "token", "mask__ratio": 0.6},
     "class token": {"model__cls_token": True, "model__predictor_depth": 2},
+    "half decoded": {"data__num_frames": 8, "mask__decoded_share": 0.5, "teacher__view": "partial"},
+    "shallow features": {"model__predictor_encoder_depth": 1},
+    "shallow features, ranking reaches the encoder": {
+        "model__predictor_encoder_depth": 1,
+        "objective__ranking_reaches_encoder": True,
+    },
+    "shared block": {"model__predictor_shared_depth": 1, "teacher__num_steps": 1},
     "image": {"image": True},
     "features of the teacher": {"objective__target": "teacher_features", "mask__mode": "random"},
 }
@@ -54,8 +61,9 @@ def test_backward_is_twice_the_linear_maps_and_two_and_a_half_times_attention(co
     size, model = resolve_size(config.model), config.model
     t, h, w = token_grid(config)
     num_units, num_masked = mask_counts(config)
-    extra = int(model.cls_token)
-    visible, everything = t * h * w // num_units * (num_units - num_masked) + extra, t * h * w + extra
+    visible = t * h * w // num_units * (num_units - num_masked) + int(model.cls_token)
+    units_decoded, tokens_decoded = decoded_part(config)
+    everything = visible + units_decoded * tokens_decoded
     depth = model.decoder_depth + (model.predictor_depth if config.mask.mode != "random" else 0)
     attention = 2 * (size.depth * visible**2 * size.width + depth * everything**2 * size.decoder_width)
     forward = {stage: cost.macs / 3 for stage, cost in run.forward.items() if not stage.startswith("teacher")}
