@@ -74,7 +74,7 @@ def aggregate(
     token_values: Float[Tensor, "B N"], units: Int[Tensor, "U K"], how: str = "mean", top_k: int = 1
 ) -> Float[Tensor, "B U"]:
     """The value of a unit from those of its tokens. how: mean, max, or topk = mean of the top_k largest."""
-    values = token_values[:, units]  # [B, U, K]
+    values = token_values.index_select(1, units.flatten()).unflatten(1, units.shape)  # [B, U, K]
     if how == "max":
         return values.amax(dim=-1)
     if how == "topk":
@@ -97,7 +97,7 @@ def to_tokens(
     """
     order = masked_units.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     chosen = order[:, :num_masked]
-    hidden = units[chosen]  # [B, num_masked, K]
+    hidden = units.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)  # [B, num_masked, K]
     visible = units[order[:, num_masked:]].flatten(1).sort(dim=1).values  # [B, V]
     shape = (masked_units.shape[0], num_tokens or units.numel())
     masked = torch.zeros(shape, dtype=torch.bool, device=masked_units.device)

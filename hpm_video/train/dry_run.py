@@ -146,7 +146,8 @@ class Meter(TorchDispatchMode):
         self.alive -= size
 
 
-_TAKING = (torch.ops.aten.index.Tensor, torch.ops.aten.gather.default)  # from their first input
+_ATEN = torch.ops.aten
+_TAKING = (_ATEN.index.Tensor, _ATEN.index_select.default, _ATEN.gather.default)  # from their first input
 
 
 def _count_flops(func: Any, args: tuple, kwargs: Mapping[str, Any], result: Any) -> int:
