@@ -97,8 +97,9 @@ def to_tokens(
     """
     order = masked_units.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     chosen = order[:, :num_masked]
-    hidden = units.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)  # [B, num_masked, K]
-    visible = units[order[:, num_masked:]].flatten(1).sort(dim=1).values  # [B, V]
+    tokens = units.index_select(0, order.flatten()).unflatten(0, order.shape)  # [B, U, K]
+    hidden, visible = tokens[:, :num_masked], tokens[:, num_masked:]
+    visible = visible.flatten(1).sort(dim=1).values  # [B, V]
     shape = (masked_units.shape[0], num_tokens or units.numel())
     masked = torch.zeros(shape, dtype=torch.bool, device=masked_units.device)
     masked = masked.scatter_(1, hidden.flatten(1), True)
