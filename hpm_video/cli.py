@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video import __version__
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from omegaconf import MISSING, OmegaConf
 
+from hpm_video.errors import UserError
 from hpm_video.schema import describe_fields, key, read_values
-from hpm_video.types import UserError
 
 
 @dataclass(kw_only=True)

@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 
 def key(  # noqa: PLR0913

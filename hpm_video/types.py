@@ -26,20 +26,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-
-class UserError(Exception):
-    """A fault that the user can mend; the text says what is wrong, where, and what was expected. Shown without traceback."""
-
-
-class UnreadableVideo(Exception):
-    """A file that gives no frames; `reason` is in plain words. `hopeless`: no other reader needs to try."""
-
-    def __init__(self, path: str, reason: str, hopeless: bool = False) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason, self.hopeless = path, reason, hopeless
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+from hpm_video.errors import UnreadableVideo as UnreadableVideo
+from hpm_video.errors import UserError as UserError
 
 
 class Item(NamedTuple):

@@ -1,0 +1,272 @@
+"""Writing: the one place that creates, replaces and deletes files.
+
+The rule: a command writes only into a folder that is new, empty or its own, deletes only what it wrote, and replaces a file
+only by writing a draft, fsync and rename. So a kill, a crash or a full disk leaves the old file or the new one, whole, and
+a file of the user's is never touched. Everything that breaks the rule, and every fault of the disk, is a `UserError`.
+
+A folder is a command's own if its mark (`.hpm-video.json`) says so. The mark lists the names that the command may replace
+or delete there; a name gets into the list only while nothing of that name exists.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hpm_video.errors import UserError
+
+MARK, LOCK, HOLDER = ".hpm-video.json", ".hpm-video.lock", ".hpm-video.holder.json"
+MARK_FORMAT = "hpm-video folder 1"
+LOCK_WAIT_S = 2.0  # a writer that was just killed still holds its lock for a moment
+
+
+@contextlib.contextmanager
+def disk_faults(path: Path | str) -> Iterator[None]:
+    """Turn every OSError of the block into a UserError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        where = error.filename if isinstance(error.filename, str) else path
+        reason = error.strerror or str(error)
+        raise UserError(f"{where}: {reason}; expected a place that can be written to, with enough room") from error
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Yield the path of a draft beside `file`, with its suffix; at the end of the block it becomes `file`, at once.
+
+    The draft is synced to the disk, gets the permissions of the umask, and is renamed over `file`. If the block raises,
+    the draft is deleted and `file` stays as it was. If `file` is a link, the link is replaced and its target is not touched.
+    Raises UserError for faults of the disk, or if `file` is a folder.
+    """
+    with disk_faults(file):
+        if file.is_dir() and not file.is_symlink():
+            raise UserError(f"{file} is a folder; expected a file, or nothing there")
+        _remove_stale_drafts(file)
+        draft = _draft_of(file)
+        draft.unlink(missing_ok=True)
+        draft.touch()
+        mode = stat.S_IMODE(draft.stat().st_mode)
+        try:
+            try:
+                yield draft
+            except Exception as error:
+                if type(error).__name__ == "SafetensorError":  # it wraps the faults of the disk
+                    raise OSError(0, str(error), str(file)) from error
+                raise
+            draft.chmod(mode)  # some libraries write a file of their own, for its owner only
+            sync(draft)
+            os.replace(draft, file)
+            sync(file.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write a whole file, or leave the one that is there. Raises UserError for faults of the disk."""
+    with replacing(file) as draft:
+        draft.write_bytes(content)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a whole UTF-8 file, or leave the one that is there; what is not UTF-8 is written with backslashes."""
+    write_bytes(file, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write a whole JSON file, or leave the one that is there. Numbers that are not finite are an error."""
+    write_text(file, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk; some file systems cannot sync folders."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _host_mark() -> str:
+    return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+
+
+def _draft_of(file: Path) -> Path:
+    """A hidden name that two processes never share: `.NAME.HOST-PID.draft.SUFFIX`."""
+    return file.with_name(f".{file.stem}.{_host_mark()}-{os.getpid()}.draft{file.suffix}")
+
+
+def _remove_stale_drafts(file: Path) -> None:
+    """Delete the drafts of this file that killed processes of this host have left."""
+    start, end = f".{file.stem}.{_host_mark()}-", f".draft{file.suffix}"
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(file.parent):
+            number = name[len(start) : len(name) - len(end)]
+            if name.startswith(start) and name.endswith(end) and number.isdecimal() and not is_alive(int(number)):
+                (file.parent / name).unlink(missing_ok=True)
+
+
+def is_alive(process: int) -> bool:
+    """Return whether a process of this host runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+class OwnFolder:
+    """A folder that one command writes; `claim` makes one. `names`: what that command may replace and delete in it."""
+
+    def __init__(self, path: Path, made_by: str, names: Iterable[str], more: dict[str, Any]) -> None:
+        self.path, self.made_by, self.names, self.more = path, made_by, set(names), more
+
+    @classmethod
+    def claim(
+        cls, path: Path, made_by: str, older: Callable[[Path], Iterable[str] | None] = lambda path: None
+    ) -> "OwnFolder":
+        """Take a folder for `made_by` (a command): one that is new, empty, or has that command's mark.
+
+        `older`: the names that the command wrote into a folder of before there were marks; None if the folder is not its
+        own. Raises UserError, and has changed nothing, if the folder is anything else, a file, or cannot be written.
+        """
+        with disk_faults(path):
+            if path.is_symlink() and not path.exists():
+                raise UserError(f"{path} is a link that leads nowhere; expected a folder that is new, empty or its own")
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{path} is a file; expected a folder that is new, empty or written by {made_by}")
+            found = read_mark(path)
+            if found is None:
+                names = [] if is_empty(path) else older(path)
+                if names is None:
+                    some = ", ".join(sorted(name for name in os.listdir(path) if name not in (LOCK, HOLDER))[:3])
+                    raise UserError(
+                        f"{path} holds files that {made_by} did not write ({some}); expected a folder that is new, empty "
+                        f"or written by {made_by}"
+                    )
+                found = {"made_by": made_by, "names": names}
+            if found["made_by"] != made_by:
+                raise UserError(
+                    f"{path} was written by {found['made_by']}; expected a folder that is new, empty or written by {made_by}"
+                )
+            path.mkdir(parents=True, exist_ok=True)
+            more = {name: value for name, value in found.items() if name not in ("format", "made_by", "names")}
+            own = cls(path, made_by, found["names"], more)
+            if read_mark(path) is None:
+                own.save()
+            elif not os.access(path, os.W_OK):
+                raise UserError(f"{path} cannot be written to (permission denied); expected a folder of your own")
+            return own
+
+    def save(self) -> None:
+        """Write the mark."""
+        content = {"format": MARK_FORMAT, "made_by": self.made_by, "names": sorted(self.names), **self.more}
+        write_json(self.path / MARK, content)
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """Add names (relative, with /) to what the command may write. UserError, and nothing added, if one of them exists
+        and is not the command's own, leads out of the folder, or lies below a link."""
+        wanted = set(names)
+        for name in sorted(wanted):
+            self._check(name)
+        if wanted - self.names:
+            self.names |= wanted
+            self.save()
+
+    def _check(self, name: str) -> None:
+        parts = PurePosixPath(name).parts
+        if not parts or ".." in parts or PurePosixPath(name).is_absolute():
+            raise UserError(f"'{name}' lies outside of {self.path}; expected a path below it, without ..")
+        for depth in range(1, len(parts)):
+            above = self.path.joinpath(*parts[:depth])
+            if above.is_symlink() or (above.exists() and not above.is_dir()):
+                raise UserError(f"{above} is a link or a file; expected a folder, or nothing there")
+        file = self.path / name
+        if name not in self.names and os.path.lexists(file):
+            raise UserError(
+                f"{file} exists and was not written by {self.made_by}; move it away, or give another folder"
+            )
+
+    def file(self, name: str) -> Path:
+        """Return the path of a reserved name; its folder is made if it is not there."""
+        self.reserve([name])
+        target = self.path / name
+        with disk_faults(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def remove(self, name: str) -> None:
+        """Delete a file if it is one that the command wrote; anything else stays."""
+        file = self.path / name
+        if name in self.names and (file.is_file() or file.is_symlink()):
+            with disk_faults(file):
+                file.unlink()
+
+
+def is_empty(path: Path) -> bool:
+    """Return whether a folder is absent, or holds nothing but a lock or drafts of ours."""
+    if not path.is_dir():
+        return not os.path.lexists(path)
+    return all(name in (LOCK, HOLDER) or (name.startswith(".") and ".draft" in name) for name in os.listdir(path))
+
+
+def read_mark(path: Path) -> dict[str, Any] | None:
+    """Return what the mark of a folder says; None if there is none. Raises UserError if it is not readable as one."""
+    file = path / MARK
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} is damaged ({error}); expected the mark that this program writes") from error
+    good = isinstance(found, dict) and isinstance(found.get("made_by"), str) and isinstance(found.get("names"), list)
+    if not good or found.get("format") != MARK_FORMAT:
+        raise UserError(f"{file} is not a mark of this program; expected format '{MARK_FORMAT}'")
+    return found
+
+
+@contextlib.contextmanager
+def hold(folder: Path, doing: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    """Let one process at a time write into `folder`, which exists; the lock ends with the process, however it ends.
+
+    doing: the command, for the message of the others. Raises UserError that names the holder if another process writes
+    there for longer than `wait_s`.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, thread_local=False)
+    with disk_faults(folder):
+        try:
+            lock.acquire(timeout=wait_s)
+        except Timeout as error:
+            raise UserError(
+                f"{folder} is being written by {_describe_holder(folder)}; wait for it, stop it, or give another folder"
+            ) from error
+    try:
+        about = {"doing": doing, "process": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T")}
+        write_json(folder / HOLDER, about)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _describe_holder(folder: Path) -> str:
+    try:
+        found = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return f"{found['doing']} (process {found['process']} on {found['host']}, since {found['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
