@@ -272,6 +272,12 @@ class TrainConfig:
         800.0, "passes over the data, counted in clips: with data.repeats r each decodes 1 / r of them", least=0
     )
     steps: int | None = key(None, "optimizer steps; overrides epochs", least=1)
+    accept: str = key(
+        "none",
+        "what may differ when train.output is resumed: data (files were added or changed), steps (a longer run; train.steps or "
+        "train.epochs), all; noted in RUN/results.json",
+        ["none", "data", "steps", "all"],
+    )
     seed: int = key(0, "of weights, order, crops and masks", least=0)
     log_every_steps: int = key(20, "steps from one log line to the next", least=1)
     measure_every_steps: int = key(200, "steps from one hardness gain and gradient share to the next", least=1)

@@ -11,11 +11,12 @@ or delete there; a name gets into the list only while nothing of that name exist
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -83,8 +84,19 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write a whole JSON file, or leave the one that is there. Numbers that are not finite are an error."""
-    write_text(file, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a whole JSON file, or leave the one that is there. Numbers that are not finite become null."""
+    write_text(file, json.dumps(to_json(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def to_json(content: Any) -> Any:
+    """Return the content with null in place of numbers that JSON does not know (NaN, infinity)."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {name: to_json(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [to_json(value) for value in content]
+    return content
 
 
 def sync(path: Path) -> None:

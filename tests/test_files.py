@@ -20,9 +20,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path) -> None:
         draft.write_text("half")
         1 / 0  # noqa: B018
     assert file.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
-    with pytest.raises(ValueError):
-        write_json(file, {"loss": float("nan")})
-    assert file.read_text() == "old"
+    write_json(file, {"loss": float("nan"), "of": [float("inf"), 1.5]})
+    assert json.loads(file.read_text(), parse_constant=pytest.fail) == {"loss": None, "of": [None, 1.5]}
 
 
 def test_a_link_is_replaced_and_its_target_stays(tmp_path) -> None:

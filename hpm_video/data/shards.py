@@ -82,6 +82,14 @@ class Shards:
             raise UnreadableVideo(member.path, f"{tar}: {len(media)} of {member.size} bytes: the tar is cut off")
         return Item(member.path, media, member.label, member.first_frame, member.num_frames)
 
+    def describe(self, row: int) -> tuple | None:
+        """Return what the index says of a sample, (path, size in bytes, label); None if it cannot be read."""
+        try:
+            member = self._find(row)[1]
+        except UnreadableVideo:
+            return None
+        return member.path, member.size, member.label
+
     def part(self, start: int, stop: int) -> "Shards":
         """Rows start..stop - 1."""
         return replace(self, start=self.start + start, stop=self.start + stop)

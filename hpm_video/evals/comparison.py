@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hpm_video.evals.runs import Run, Score
-from hpm_video.train.run import FREE
+from hpm_video.train.run_folder import FREE
 from hpm_video.types import UserError
 
 ABSENT = "(absent)"
@@ -15,6 +15,7 @@ TOLERANCE = 0.05  # of FLOPs that count as equal compute
 # what does not change what is computed: how a run is executed and watched, what is counted otherwise, the seed
 UNCOMPARED = {
     *FREE,
+    "data.content",  # runs of before it was kept; the fingerprint is compared
     "train.epochs",
     "train.steps",
     "train.seed",

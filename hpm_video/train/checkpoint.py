@@ -14,7 +14,9 @@ A checkpoint is independent of the engine, the ZeRO stage and the number of proc
 import contextlib
 import dataclasses
 import json
+import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,11 +28,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig, load_config, load_finetune_config
+from hpm_video.errors import UserError
+from hpm_video.files import disk_faults, replacing, sync
+from hpm_video.files import write_json as write_json
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import Student
-from hpm_video.types import UserError
+from hpm_video.train.state import RunState
+
+log = logging.getLogger("hpm_video")
 
 
 class Checkpoint(NamedTuple):
@@ -40,38 +47,144 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
 
+PARTS = ("student", "teacher", "optimizer")
+STATE = "state.json"
+NAME = re.compile(r"step-(\d{8,})")
+
+
 def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Atomic: a checkpoint folder either has its final name and is whole, or is not there. Old ones beyond `keep` go."""
+    """Write a checkpoint, then delete older ones beyond `keep`. A checkpoint folder is whole, or is not there.
+
+    A whole checkpoint of the same step stays as it is. Raises UserError for faults of the disk: older ones are kept then.
+    """
     folder = run / "checkpoints"
     final = folder / f"step-{checkpoint.state['step']:08d}"
+    if fault_of(final) is None:  # for instance stopped right after saving
+        return final
     draft = folder / f".draft-{final.name}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    parts = {"student": checkpoint.student, "teacher": checkpoint.teacher, "optimizer": checkpoint.optimizer}
-    for name, tensors in parts.items():
-        if tensors is not None:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft / f"{name}.safetensors")
-    (draft / "state.json").write_text(json.dumps(checkpoint.state, indent=1))
-    for file in draft.iterdir():
-        _sync(file)
-    _sync(draft)
-    if final.exists():  # the same step again, for instance stopped right after saving
-        shutil.rmtree(final)
-    os.replace(draft, final)
-    _sync(folder)
+    try:
+        with disk_faults(draft):
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            _write_checkpoint(draft, checkpoint)
+            remove_checkpoint(final)  # a damaged one
+            os.replace(draft, final)
+            sync(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+        remove_checkpoint(old)
     return final
 
 
+def _write_checkpoint(draft: Path, checkpoint: Checkpoint) -> None:
+    sizes = {}
+    for name in PARTS:
+        tensors = getattr(checkpoint, name)
+        if tensors is None:
+            continue
+        file = draft / f"{name}.safetensors"
+        with replacing(file) as part:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part)
+        sizes[file.name] = file.stat().st_size
+    write_json(draft / STATE, checkpoint.state | {"files": sizes})
+    sync(draft)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Delete what `save_checkpoint` wrote there, and the folder if nothing else is in it. A link stays."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    with disk_faults(folder):
+        for name in (STATE, *(f"{part}.safetensors" for part in PARTS)):  # first what makes it count as a checkpoint
+            if (folder / name).is_file():
+                (folder / name).unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def list_steps(run: Path) -> list[Path]:
+    """Return the folders with the names of checkpoints, whole or not, oldest first."""
+    folder = run / "checkpoints"
+    found = [(int(match[1]), name) for name in _names_in(folder) if (match := NAME.fullmatch(name))]
+    return [folder / name for _, name in sorted(found) if (folder / name).is_dir()]
+
+
+def _names_in(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    with disk_faults(folder):
+        return os.listdir(folder)
+
+
 def list_checkpoints(run: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    return sorted(p for p in (run / "checkpoints").glob("step-*") if (p / "state.json").is_file())
+    """Return the whole checkpoints, oldest first. This is what every command means by "has a checkpoint"."""
+    return [folder for folder in list_steps(run) if fault_of(folder) is None]
+
+
+def resume_point(run: Path) -> Path | None:
+    """Return the latest whole checkpoint; None if the run has not saved any. Log the later ones that are not whole.
+
+    Raises UserError if there are checkpoints and none of them is whole: a new start would overwrite what is left of the run.
+    """
+    steps = list_steps(run)
+    whole = list_checkpoints(run)
+    broken = [folder for folder in steps if not whole or int(folder.name[5:]) > int(whole[-1].name[5:])]
+    if broken and not whole:
+        raise UserError(
+            f"{broken[-1]} is not whole ({fault_of(broken[-1])}), and the run has no other checkpoint; copy it again, or move "
+            "it away to start anew"
+        )
+    for folder in broken:
+        log.warning("%s is not whole (%s); resuming from the checkpoint before it", folder, fault_of(folder))
+    return whole[-1] if whole else None
+
+
+def fault_of(folder: Path) -> str | None:
+    """Return why a folder is not a whole checkpoint; None if it is one."""
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        step, files = state["step"], state.get("files")
+        RunState(**state["run"])
+    except FileNotFoundError:
+        return f"{STATE} is missing"
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        return f"{STATE}: {type(error).__name__} {error}".strip()
+    if NAME.fullmatch(folder.name) and step != int(folder.name[5:]):
+        return f"{STATE} is of step {step}"
+    if files is None:  # of before the sizes were kept
+        files = {
+            f"{part}.safetensors": None
+            for part in PARTS
+            if part != "teacher" or (folder / "teacher.safetensors").exists()
+        }
+    if not isinstance(files, dict):
+        return f"{STATE}: files are {files!r}"
+    return next((fault for name, size in files.items() if (fault := _fault_of_tensors(folder / name, size))), None)
+
+
+def _fault_of_tensors(file: Path, size: int | None) -> str | None:
+    """Return what is wrong with the size of a safetensors file: as it was written, or as its own header tells."""
+    try:
+        found = file.stat().st_size
+        if size is None:
+            with file.open("rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+                header = json.loads(stream.read(min(length, found)))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            size = 8 + length + max(ends, default=0)
+    except FileNotFoundError:
+        return f"{file.name} is missing"
+    except (ValueError, TypeError, KeyError, AttributeError, OSError):
+        return f"{file.name} is damaged"
+    return None if found == size else f"{file.name} has {found:,} of {size:,} bytes"
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Raises UserError where a file is missing or damaged."""
-    state = json.loads((folder / "state.json").read_text())
+    if fault := fault_of(folder):
+        raise UserError(f"{folder} is not a whole checkpoint ({fault})")
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     teacher = folder / "teacher.safetensors"
     student, optimizer = (read_tensors(folder / f"{name}.safetensors") for name in ("student", "optimizer"))
     return Checkpoint(student, read_tensors(teacher) if teacher.exists() else None, optimizer, state)
@@ -107,15 +220,15 @@ def export_encoder(
     run: Path, encoder_weights: Mapping[str, Tensor], config: PretrainConfig, state: Mapping[str, Any]
 ) -> None:
     """encoder.safetensors (names as in `Encoder`) and encoder.json with the configuration."""
-    save_file({k: v.detach().cpu().contiguous() for k, v in encoder_weights.items()}, run / ".encoder.draft")
-    os.replace(run / ".encoder.draft", run / "encoder.safetensors")
+    with replacing(run / "encoder.safetensors") as draft:
+        save_file({k: v.detach().cpu().contiguous() for k, v in encoder_weights.items()}, draft)
     write_json(run / "encoder.json", {"config": dataclasses.asdict(config), **state})
 
 
 def export_run(run: Path) -> Path:
     """The encoder of the latest checkpoint of a run, written to RUN/encoder.safetensors and encoder.json."""
     config, folder = load_run_config(run), latest_checkpoint(run)
-    record = json.loads((folder / "state.json").read_text())
+    record = json.loads((folder / STATE).read_text(encoding="utf-8"))
     weights = {n: w for n, w in read_tensors(folder / "student.safetensors").items() if n.startswith("encoder.")}
     named = {n.removeprefix("encoder."): w for n, w in weights.items()}
     export_encoder(run, named, config, {"step": record["step"], "machine": record["machine"]})
@@ -124,9 +237,9 @@ def export_run(run: Path) -> Path:
 
 def write_classifier(run: Path) -> Path:
     """RUN/classifier.safetensors from the latest checkpoint: the average of the weights where there is one."""
-    draft, final = run / ".classifier.draft", run / "classifier.safetensors"
-    shutil.copyfile(_classifier_of(latest_checkpoint(run)), draft)
-    os.replace(draft, final)
+    final = run / "classifier.safetensors"
+    with replacing(final) as draft:
+        shutil.copyfile(_classifier_of(latest_checkpoint(run)), draft)
     return final
 
 
@@ -159,17 +272,12 @@ def load_classes(run: Path) -> list[str]:
     return json.loads(file.read_text())
 
 
-def write_json(file: Path, content: Any) -> None:
-    draft = file.with_name(f".{file.name}.draft")
-    draft.write_text(json.dumps(content, indent=1))
-    os.replace(draft, file)
-
-
 def latest_checkpoint(run: Path) -> Path:
-    found = list_checkpoints(run)
-    if not found:
+    """Return the latest whole checkpoint. Raises UserError if there is none."""
+    found = resume_point(run)
+    if found is None:
         raise UserError(f"{run} has no checkpoint; expected a run folder with checkpoints/step-*")
-    return found[-1]
+    return found
 
 
 def read_config(run: Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -212,12 +320,3 @@ def load_encoder(run: Path) -> tuple[PretrainConfig, Encoder]:
     encoder = Encoder(config)
     load_weights(encoder, read_tensors(run / "encoder.safetensors"), run / "encoder.safetensors")
     return config, encoder.eval()
-
-
-def _sync(path: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems cannot sync folders
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from hpm_video.config import RunConfig
 from hpm_video.train.optim import make_optimizer
+from hpm_video.train.ranks import refuse_foreign_launchers, started_by_launcher
 from hpm_video.types import Place, UserError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -90,6 +91,13 @@ class PlainEngine:
 
     def backward(self, loss: Tensor) -> None:
         (loss / self.split.rounds).backward()
+
+    def rescale(self, num_kept: int) -> None:
+        """Make the gradient the mean over `num_kept` rounds, if others of this step were left out. Before `step`."""
+        if num_kept < self.split.rounds:
+            for parameter in self.names:
+                if parameter.grad is not None:
+                    parameter.grad *= self.split.rounds / num_kept
 
     def step(self, lr: float) -> float:
         """One update; returns the norm of the gradient, not finite where the update was left out."""
@@ -168,10 +176,19 @@ class DeepSpeedEngine(PlainEngine):
     def backward(self, loss: Tensor) -> None:
         self.engine.backward(loss)
 
+    def rescale(self, num_kept: int) -> None:
+        if self.stage == 0:
+            super().rescale(num_kept)
+        else:  # the gradients are in shards, which DeepSpeed divides by its loss scale (1) before the update
+            self.optimizer.cur_scale = num_kept / self.split.rounds
+
     def step(self, lr: float) -> float:
         self._set_lr(lr)
         self.engine.step()
-        return self.norm if self.stage == 0 else float(self.engine.get_global_grad_norm())
+        if self.stage == 0:
+            return self.norm
+        self.optimizer.cur_scale = 1.0
+        return float(self.engine.get_global_grad_norm())
 
     def sum_over_ranks(self, *numbers: float) -> list[float]:
         values = torch.tensor(numbers, dtype=torch.float64)
@@ -329,10 +346,6 @@ def use_bf16(config: RunConfig, device: torch.device) -> bool:
     return config.engine.precision == "bf16"
 
 
-def started_by_launcher() -> bool:
-    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
 def resolve_kind(config: RunConfig) -> str:
     """plain or deepspeed; UserError where the two do not go with how the program was started."""
     kind = config.engine.kind
@@ -351,6 +364,7 @@ def resolve_kind(config: RunConfig) -> str:
 
 def prepare_process(config: RunConfig) -> torch.device:
     """Device, threads and (under a launcher) the process group. Called once, before anything is built."""
+    refuse_foreign_launchers()
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 0))
     local_size = local_size or int(os.environ.get("LOCAL_SIZE", 0)) or int(os.environ.get("WORLD_SIZE", 1))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

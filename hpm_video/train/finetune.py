@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -21,7 +20,9 @@ from hpm_video.train.checkpoint import load_classes, save_classes, write_classif
 from hpm_video.train.engine import prepare_process
 from hpm_video.train.flops import finetune_flops
 from hpm_video.train.loop import Loop
+from hpm_video.train.ranks import rank
 from hpm_video.train.run import Measure, Training
+from hpm_video.train.run_folder import RunFolder, open_run
 from hpm_video.train.weight_transfer import fill_encoder
 from hpm_video.train.weights import read_weights, weight_settings
 from hpm_video.types import Engine, Place, StepResult, UserError
@@ -32,9 +33,13 @@ log = logging.getLogger("hpm_video")
 def finetune(config: FinetuneConfig) -> bool:
     """Trains to the end, or to a signal (False). Raises UserError for everything the user can mend."""
     device = prepare_process(config)
+    with open_run(config) as folder:
+        return _train(config, folder, device)
+
+
+def _train(config: FinetuneConfig, folder: RunFolder, device: torch.device) -> bool:
     train_set, held_out_set = open_labelled_sets(config)
-    run = Path(config.train.output)
-    resuming = any((run / "checkpoints").glob("step-*"))
+    run, resuming = folder.path, folder.resumes is not None
     if resuming and (before := load_classes(run)) != train_set.classes:
         raise UserError(
             f"{run} was started with {len(before)} other classes than {train_set.source} has; expected the same"
@@ -45,15 +50,15 @@ def finetune(config: FinetuneConfig) -> bool:
         for line in fill_encoder(model, weights, train_set.classes).splitlines():
             log.info(line)
     elif not resuming:
-        log.warning("init.weights is not set: the encoder starts from nothing")
+        log.warning("init.weights is not set: the encoder starts from a random initialisation")
     step = FinetuneStep(config, model)
     step.to(device)
-    run.mkdir(parents=True, exist_ok=True)
-    if not dist.is_initialized() or dist.get_rank() == 0:
+    if rank() == 0:
         save_classes(run, train_set.classes)
     transform = make_finetune_transform(config.data, config.augment, train_set.left_right)
     training = Training(
         config=config,
+        folder=folder,
         device=device,
         model=model,
         step=step,

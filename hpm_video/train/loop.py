@@ -45,8 +45,12 @@ class Step(Protocol):
     def settings_now(self, step: int, steps: int) -> dict[str, float]: ...
 
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
+
 class StopRequest:
-    """SIGTERM and SIGINT ask for a stop after the running step; a second signal is taken as it comes.
+    """SIGTERM, SIGINT and SIGHUP (a closed terminal) ask for a stop after the running step; a second signal is taken as it
+    comes. Under nohup SIGHUP is ignored, and stays so.
 
     DeepSpeed's first process dies of SIGTERM without passing it on: that the launcher is gone asks for a stop too.
     """
@@ -61,8 +65,9 @@ class StopRequest:
         return self.noted or launcher_pid() != self.launcher
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.before[number] = signal.signal(number, self._note)
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self.before[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -140,7 +145,7 @@ class Loop:
                     save()
                     self.clock.reset()
                 if stopping and self.state.step < self.steps:
-                    log.info("stopped by a signal after step %d; the same command goes on from here", self.state.step)
+                    log.info("stopped by a signal after step %d; the same command resumes from here", self.state.step)
                     return False
         return True
 
@@ -169,6 +174,7 @@ class Loop:
         if not num_kept:
             return {}, float("nan")
         values = {name: value / num_kept for name, value in values.items()}
+        engine.rescale(num_kept)
         norm = engine.step(lr_at(now, self.steps, self.config.optim))
         if norm == norm and abs(norm) != float("inf"):
             self.state.num_updates += 1

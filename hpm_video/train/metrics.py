@@ -2,11 +2,14 @@
 
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from hpm_video.files import disk_faults, to_json, write_text
 
 log = logging.getLogger("hpm_video")
 SHOWN = (
@@ -39,41 +42,51 @@ class MetricLog:
     def __init__(self, run: Path, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        run.mkdir(parents=True, exist_ok=True)
         self.file, self.pictures = run / "metrics.jsonl", run / "difficulty.jsonl"
         for file in (self.file, self.pictures):
             drop_later_lines(file, first_step)
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+        with disk_faults(run):
+            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         _append(self.file, {"step": step, **values})
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+        with disk_faults(self.file):
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
 
     def write_difficulty(self, step: int, difficulty: list[list[float]]) -> None:
         _append(self.pictures, {"step": step, "difficulty": difficulty})
 
     def close(self) -> None:
-        self.board.close()
+        with disk_faults(self.file):
+            self.board.close()
 
 
 def _append(file: Path, row: Mapping[str, Any]) -> None:
-    with file.open("a") as stream:
-        stream.write(json.dumps(row) + "\n")
+    with disk_faults(file), file.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(to_json(row), allow_nan=False) + "\n")
 
 
 def drop_later_lines(file: Path, last_step: int) -> None:
-    """Keep the lines up to a step: what a stopped run wrote after its last checkpoint is written again. Half lines go."""
+    """Keep the lines up to a step: what a stopped run wrote after its last checkpoint is written again. Half lines go.
+
+    The file is replaced at once, and only if there is a line to drop.
+    """
     if not file.exists():
         return
-    kept = []
-    for line in file.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= last_step:
-                kept.append(line)
-        except (ValueError, KeyError):
-            continue
-    file.write_text("".join(f"{line}\n" for line in kept))
+    with disk_faults(file):
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    kept = [line for line in lines if _step_of(line) <= last_step]
+    if len(kept) < len(lines):
+        write_text(file, "".join(kept))
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a line; infinity for half a line, or one that is not a row of measurements."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def last_measurements(run: Path) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from hpm_video.config import PretrainConfig, has_images, image_config, load_config
@@ -16,12 +17,13 @@ from hpm_video.data.manifest import Source, hold_out, open_manifest
 from hpm_video.data.mixture import make_mixed_loader, name_row
 from hpm_video.method.step import PretrainStep, measure
 from hpm_video.method.teacher import warn_slow_teacher
-from hpm_video.train.checkpoint import export_run, list_checkpoints
+from hpm_video.train.checkpoint import export_run
 from hpm_video.train.engine import prepare_process
 from hpm_video.train.flops import run_flops
 from hpm_video.train.loop import Loop
 from hpm_video.train.metrics import MetricLog
 from hpm_video.train.run import Measure, Training
+from hpm_video.train.run_folder import RunFolder, open_run
 from hpm_video.train.state import build_student
 from hpm_video.train.weight_transfer import fill_student
 from hpm_video.train.weights import read_weights, weight_settings
@@ -37,9 +39,14 @@ def pretrain(config: PretrainConfig, health: Health | None = None) -> bool:
     `health`: further measurements of the student, on rank 0's log; every rank calls it.
     """
     device = prepare_process(config)
+    with open_run(config) as folder:
+        return _train(config, folder, device, health)
+
+
+def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, health: Health | None) -> bool:
     train_set, held_out_set = open_train_sets(config)
     student = build_student(config)
-    starting = config.init.weights is not None and not list_checkpoints(Path(config.train.output))
+    starting = config.init.weights is not None and folder.resumes is None
     weights = read_weights(Path(config.init.weights or ""), config.init.trust_pickle) if starting else None
     if weights is not None:
         _tell(fill_student(student, weights, config.objective.target))
@@ -55,6 +62,7 @@ def pretrain(config: PretrainConfig, health: Health | None = None) -> bool:
     videos = ClipDataset(train_set, config.data, config.train.seed, training=True)
     training = Training(
         config=config,
+        folder=folder,
         device=device,
         model=student,
         step=step,
@@ -69,6 +77,7 @@ def pretrain(config: PretrainConfig, health: Health | None = None) -> bool:
         images = open_images(config)
         training.make_loader = partial(make_mixed_loader, images=images, image_steps=step.image_steps)
         training.name_of = partial(name_row, videos, images)
+        training.others = {"images": images.source}
         training.about += f"; {config.images.share:.0%} of the steps of {len(images)} images ({images.source.source})"
     return training.run()
 

@@ -11,7 +11,9 @@ world_size           processes that ended the run
 hours, device_hours  of training over all resumes; the second is hours * world_size
 flops                of training, counted from shapes (hpm_video/train/flops.py)
 memory_gib           the most that rank 0 held since it was started, of the accelerator, or without one of the machine
-data                 name, num_rows and fingerprint of the training rows
+data                 name, num_rows, fingerprint and content of the training rows
+changes              data that were changed on the way, with train.accept: step, what, before, after
+earlier              of a run that was made longer: config, data, figures and scores of each end before
 figures              of the end: steps, clips, clips_per_s, num_bad, num_seen, bad_files, num_skipped, ...
 scores               what tests and probes added later, by name
 ```
@@ -26,7 +28,7 @@ import os
 import platform
 import resource
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -35,16 +37,18 @@ import torch
 
 import hpm_video
 from hpm_video.data.manifest import Manifest, Source
-from hpm_video.train.checkpoint import write_json
+from hpm_video.files import write_json
 from hpm_video.types import UserError
 
 FILE, FORMAT, VERSION = "results.json", "hpm-video results", 1
 KINDS = ("pretrain", "finetune", "test", "probe")
 LIBRARIES = ("torch", "torchvision", "timm", "deepspeed", "av", "numpy")
+ROWS_AT_ONCE = 100_000
+NUM_SAMPLED, NUM_HEAD_BYTES = 16, 4096  # samples whose content counts, and how much of each
 FLOPS_NOTE = "counted from shapes, 2 per multiply-add"
 
 
-def write_results(
+def write_results(  # noqa: PLR0913
     run: Path,
     kind: str,
     config: Any,
@@ -54,18 +58,20 @@ def write_results(
     world_size: int,
     figures: Mapping[str, Any],
     data: Mapping[str, Any] = MappingProxyType({}),
+    changes: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """RUN/results.json, atomically. `config` is a configuration dataclass, `seconds` of training over all resumes.
 
-    A finished run that is started again trains nothing: its file stays as it is, with the machine that trained it. Scores
-    that were added are kept. Raises UserError where there is a file that cannot be read.
+    A finished run that is started again trains nothing: its file stays as it is, with its scores and the machine that trained
+    it. Of a run that was made longer the end before, with its scores, goes under `earlier`. Raises UserError if there is a
+    file that cannot be read.
     """
     assert kind in KINDS, kind
     file, settings = run / FILE, dataclasses.asdict(config)
     with _locked(run):
         before = read_results(run) if file.exists() else None
         hours = seconds / 3600
-        if before is not None and (before["kind"], before["config"], before["hours"]) == (kind, settings, hours):
+        if before is not None and (before["kind"], before["hours"]) == (kind, hours):
             return file
         content = {"format": FORMAT, "version": VERSION, "kind": kind, "config": settings}
         content |= {"seed": settings["train"]["seed"], "pretraining": _read_pretraining(settings)}
@@ -73,7 +79,13 @@ def write_results(
         content |= {"world_size": world_size, "hours": hours, "device_hours": hours * world_size}
         content |= {"flops": flops, "flops_note": FLOPS_NOTE, "memory_gib": peak_memory_gib()}
         content |= {"data": dict(data), "figures": dict(figures)}
-        write_json(file, content | {"scores": {} if before is None else before["scores"]})
+        content |= {"changes": list(changes), "scores": {}}
+        if before is not None and before["figures"].get("steps") == figures.get("steps"):
+            content["scores"] = before["scores"]
+        elif before is not None:  # of other weights
+            earlier = {name: before.get(name) for name in ("config", "data", "figures", "scores")}
+            content |= {"earlier": [*before.get("earlier", []), earlier]}
+        write_json(file, content)
     return file
 
 
@@ -114,16 +126,53 @@ def read_results(run: Path) -> dict[str, Any]:
 
 
 def describe_data(source: Source) -> dict[str, Any]:
-    """Name, number of rows and fingerprint. The fingerprint is that of path (from the root on), label and first frame of
-    each row, so that the same data have the same one on every machine; null for shards, whose rows lie in their tars."""
+    """Return name, number of rows, fingerprint and content of a data set.
+
+    fingerprint: of path (from the root on), label and first frame of each row, so that the same data have the same one on
+    every machine; null for shards, whose rows lie in their tars. content: of the sizes and the first bytes of some files, so
+    that two sets with the same names are told apart; null if none of them can be read.
+    """
     fingerprint = None
     if isinstance(source, Manifest):
         digest = hashlib.sha256()
-        columns = (source.table[name].to_pylist() for name in ("path", "label", "first_frame"))
-        for row in zip(*columns, strict=True):
-            digest.update(repr(row).encode() + b"\n")
+        columns = [source.table[name] for name in ("path", "label", "first_frame")]
+        for start in range(0, len(source), ROWS_AT_ONCE):
+            for row in zip(*(column.slice(start, ROWS_AT_ONCE).to_pylist() for column in columns), strict=True):
+                digest.update(repr(row).encode("utf-8", "surrogatepass") + b"\n")
         fingerprint = digest.hexdigest()[:16]
-    return {"name": source.set_name, "num_rows": len(source), "fingerprint": fingerprint}
+    return {
+        "name": source.set_name,
+        "num_rows": len(source),
+        "fingerprint": fingerprint,
+        "content": _digest_content(source),
+    }
+
+
+def _digest_content(source: Source) -> str | None:
+    """Return a digest of NUM_SAMPLED samples, spread over all rows."""
+    if not len(source):
+        return None
+    rows = sorted({len(source) * place // NUM_SAMPLED for place in range(NUM_SAMPLED)})
+    found = [_look_at(source, row) for row in rows]
+    if not any(found):
+        return None
+    return hashlib.sha256(repr(found).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _look_at(source: Source, row: int) -> tuple | None:
+    """Return size and first bytes of a file, or of the first picture of a folder of frames; of shards what the index of the
+    tar says. None if it cannot be read."""
+    if not isinstance(source, Manifest):
+        return source.describe(row)  # type: ignore[attr-defined]
+    file = source.root / source.name(row)
+    with contextlib.suppress(OSError, ValueError):
+        if file.is_dir():
+            names = sorted(name for name in os.listdir(file) if not name.startswith("."))
+            file = file / names[0] if names else file
+        if file.is_file():  # never a pipe, which would wait
+            with file.open("rb") as stream:
+                return file.stat().st_size, stream.read(NUM_HEAD_BYTES)
+    return None
 
 
 def list_versions() -> dict[str, str | None]:

@@ -1,6 +1,7 @@
 """Whole runs in one process: resume, stops, bad input, recorded losses."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,12 @@ def losses(out: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+def same_weights(one: Path, other: Path, step: int = 6) -> bool:
+    """Whether student, teacher and optimizer are equal, bit for bit."""
+    pairs = zip(weights(one, step).values(), weights(other, step).values(), strict=True)
+    return all(a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) for a, b in pairs)
+
+
 @pytest.fixture(scope="module")
 def whole(videos, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
@@ -61,8 +68,6 @@ def whole(videos, tmp_path_factory) -> Path:
 
 
 def test_six_steps_equal_three_and_resume_and_three_bitwise(videos, whole, tmp_path) -> None:
-    import shutil
-
     shutil.copytree(whole, tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / "checkpoints" / "step-00000006")  # as if stopped after step 3
     assert run(videos, tmp_path / "half") == 0
@@ -132,11 +137,11 @@ def test_kill_in_the_middle_of_a_save_leaves_the_last_checkpoint(videos, whole, 
     """kill -9 while the files of step 6 are being written: step 3 is found, whole, and the run goes on to the same end."""
     script = (
         "import sys, os, signal, hpm_video.train.checkpoint as c\n"
-        "sync = c._sync\n"
+        "sync = c.sync\n"
         "def die(path):\n"
         "    if 'step-00000006' in str(path): os.kill(os.getpid(), signal.SIGKILL)\n"
         "    sync(path)\n"
-        "c._sync = die\n"
+        "c.sync = die\n"
         "from hpm_video.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
@@ -180,7 +185,9 @@ def test_the_end_of_a_shell_is_no_stop(monkeypatch) -> None:
 
 def test_only_the_last_checkpoints_are_kept(tmp_path) -> None:
     for step in (1, 2, 3, 3):
-        save_checkpoint(tmp_path, Checkpoint({"a": torch.ones(1)}, None, {"b": torch.ones(1)}, {"step": step}), keep=2)
+        save_checkpoint(
+            tmp_path, Checkpoint({"a": torch.ones(1)}, None, {"b": torch.ones(1)}, {"step": step, "run": {}}), keep=2
+        )
     assert [p.name for p in list_checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
 
 
@@ -219,14 +226,21 @@ def test_another_shape_or_setting_is_refused(videos, whole, capsys) -> None:
         load_weights(build_student(config), weights(whole, 6)["student"], whole)
 
 
-def test_damaged_checkpoint_is_named(videos, whole, tmp_path, capsys) -> None:
-    import shutil
-
+def test_a_checkpoint_that_is_not_whole_is_named_and_the_one_before_it_is_taken(
+    videos, whole, tmp_path, capsys
+) -> None:
     shutil.copytree(whole, tmp_path / "run")
-    file = tmp_path / "run" / "checkpoints" / "step-00000006" / "student.safetensors"
+    steps = [tmp_path / "run" / "checkpoints" / f"step-0000000{number}" for number in (3, 6)]
+    file = steps[1] / "student.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    assert run(videos, tmp_path / "run") == 1
-    assert f"{file} is damaged" in capsys.readouterr().err
+    assert run(videos, tmp_path / "run") == 0
+    assert f"{steps[1]} is not whole (student.safetensors has 100 of " in capsys.readouterr().out
+    assert same_weights(whole, tmp_path / "run") and losses(whole) == losses(tmp_path / "run")
+    for step in steps:
+        (step / "state.json").write_text('{"step": ')
+    assert run(videos, tmp_path / "run") == 1  # a new start would overwrite what is left
+    assert f"{steps[1]} is not whole (state.json: JSONDecodeError" in capsys.readouterr().err
+    assert main(["show", str(tmp_path / "run")]) == 1
 
 
 def test_not_finite_losses_are_left_out_and_stop_after_a_number(videos, tmp_path, capsys, monkeypatch) -> None:

@@ -1,0 +1,82 @@
+"""The processes of a run among each other: which one this is, what all of them must agree on, and who started them."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch.distributed as dist
+
+from hpm_video.errors import UserError
+
+# How many processes the launchers that this program does not understand have started: (variable, launcher).
+FOREIGN_SIZES = (
+    ("SLURM_STEP_NUM_TASKS", "srun"),
+    ("SLURM_NTASKS", "srun"),
+    ("OMPI_COMM_WORLD_SIZE", "mpirun"),
+    ("PMI_SIZE", "mpirun"),
+    ("PMIX_SIZE", "mpirun"),
+    ("MPI_LOCALNRANKS", "mpirun"),
+    ("MV2_COMM_WORLD_SIZE", "mpirun"),
+    ("FLUX_JOB_SIZE", "flux run"),
+)
+LOST = ("connection closed", "connection reset", "broken pipe", "connection refused", "socket", "timed out", "timeout")
+
+
+def started_by_launcher() -> bool:
+    """Return whether deepspeed's launcher or torchrun started this process."""
+    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def refuse_foreign_launchers() -> None:
+    """Raise UserError if another launcher started several processes: each of them would train the whole run alone."""
+    if started_by_launcher():
+        return
+    for variable, launcher in FOREIGN_SIZES:
+        size = os.environ.get(variable, "")
+        if not size.isdecimal() or int(size) < 2 or (launcher == "srun" and "SLURM_PROCID" not in os.environ):
+            continue
+        raise UserError(
+            f"{launcher} started {size} processes ({variable}), and each would train the whole run alone; expected one "
+            f"process (srun --ntasks=1, or env -u {variable}), or as many by `deepspeed scripts/pretrain_ssv2.py ...` or "
+            "`torchrun -m hpm_video pretrain ...`"
+        )
+
+
+def rank() -> int:
+    """Return the number of this process; 0 if it is the only one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def gather(value: Any) -> list[Any]:
+    """Return what each rank gave, by rank. Every rank calls it."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def stop_together(fault: str | None) -> None:
+    """Raise UserError on every rank if one of them has a fault to tell. Every rank calls it."""
+    told = [text for text in gather(fault) if text]
+    if told:
+        raise UserError(told[0])
+
+
+def check_equal(facts: Mapping[str, Any]) -> None:
+    """Raise UserError on every rank if the ranks do not have the same facts. Every rank calls it."""
+    found = gather(dict(facts))
+    for name, value in found[0].items():
+        others = [number for number, other in enumerate(found) if other.get(name) != value]
+        if others:
+            raise UserError(
+                f"the processes of this run disagree on {name}: rank 0 has {value!r}, rank {others[0]} has "
+                f"{found[others[0]].get(name)!r}; expected data and train.output on a disk that every node sees, and the "
+                "same command on each"
+            )
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Return whether an error of a collective operation says that another process is gone."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("gloo" in text or "nccl" in text or any(word in text for word in LOST))
