@@ -1,0 +1,215 @@
+"""A storm of kills on training runs: after each the same command resumes, and each run must end as one that nobody killed.
+
+    python scripts/storm.py runs/storm --kills 50
+
+For the plain engine and DeepSpeed's ZeRO 0 to 3 (two processes) it trains a reference without a stop, then the same run while
+it sends SIGKILL at random moments to the launcher, a rank or a loader worker, or while a checkpoint or a file is written
+(the process kills itself in that moment). It checks that every process has ended within 60 s of a kill, that the last
+checkpoint equals the reference bit for bit, and that metrics.jsonl has every step once, with the reference's losses.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+HOME = Path(__file__).resolve().parent.parent
+STEPS, LIMIT_S, START_LIMIT_S = 12, 60.0, 300.0
+KEYS = (
+    "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=1 data.num_held_out=2 model.patch_px=4 model.width=32 "
+    "model.depth=2 model.num_heads=2 model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 mask.ratio=0.75 "
+    "mask.hard_share_start=0.5 teacher.momentum_start=0.9 teacher.momentum_end=0.9 model.drop_path=0.2 optim.batch_size=8 "
+    f"engine.micro_batch_size=2 train.steps={STEPS} train.log_every_steps=1 train.measure_every_steps=4 "
+    "train.save_every_steps=2 train.num_pictures=1 engine.precision=fp32 engine.num_threads=1"
+).split()
+ENGINES = ("plain", "zero0", "zero1", "zero2", "zero3")
+TARGETS = ("launcher", "rank", "worker", "save", "rewrite")
+MARK, MOMENT = "HPM_STORM_RUN", "HPM_STORM_MOMENT"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for the runs: new, empty, or of an earlier storm")
+    parser.add_argument("--kills", type=int, default=50, help="kills over all engines (50)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and targets (0)")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="all")
+    given = parser.parse_args()
+    from hpm_video.errors import UserError
+    from hpm_video.files import OwnFolder, write_json
+
+    try:
+        own = OwnFolder.claim(given.out, "storm")
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    videos = make_videos(given.out / "videos")
+    rng, rows = random.Random(given.seed), []
+    for number, engine in enumerate(given.engines):
+        kills = given.kills // len(given.engines) + (number < given.kills % len(given.engines))
+        rows.append(Storm(engine, videos, given.out / f"{engine}-{time.time_ns()}", rng).run(kills))
+        write_json(own.file("storm.json"), rows)
+    good = all(row["bitwise"] and row["rows_equal"] and row["ended"] for row in rows)
+    sys.stdout.write(
+        f"{sum(row['kills'] for row in rows)} kills; {'all runs equal their references' if good else 'FAULTS'}\n"
+    )
+    return int(not good)
+
+
+def make_videos(root: Path) -> Path:
+    from hpm_video.data.encode import write_video
+
+    root.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        if not (root / f"{number}.mkv").exists():
+            write_video(root / f"{number}.mkv", rng.integers(0, 255, (8, 16, 16, 3), dtype=np.uint8), 10)
+    return root
+
+
+class Storm:
+    """The reference and the killed run of one engine."""
+
+    def __init__(self, engine: str, videos: Path, out: Path, rng: random.Random) -> None:
+        self.engine, self.videos, self.out, self.rng = engine, videos, out, rng
+        self.ended = True
+
+    def run(self, kills: int) -> dict:
+        reference = self.out / "reference"
+        self.start(reference).wait()
+        done, run_number, equal, rows_equal, targets = 0, 0, True, True, []
+        while done < kills:
+            run = self.out / f"run-{run_number}"
+            for _ in range(min(4, kills - done)):  # then it may end
+                target = TARGETS[done % len(TARGETS)]
+                done += self.kill_once(run, target)
+                targets.append(target)
+            status = self.start(run).wait()
+            equal &= status == 0 and same_files(reference, run)
+            rows_equal &= read_rows(run) == read_rows(reference)
+            run_number += 1
+        row = {"engine": self.engine, "kills": done, "targets": targets, "bitwise": equal, "rows_equal": rows_equal}
+        row["ended"] = self.ended
+        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.flush()
+        return row
+
+    def start(self, run: Path, moment: str = "") -> subprocess.Popen:
+        """Start the command in a session of its own; its processes carry the mark."""
+        home = Path(sys.executable).parent
+        path = f"{home}{os.pathsep}{os.environ['PATH']}"
+        env = {**os.environ, "PATH": path, "DS_ACCELERATOR": "cpu", MARK: str(run), MOMENT: moment}
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HOME), os.environ.get("PYTHONPATH"))))
+        keys = [*KEYS, f"data.root={self.videos}", f"train.output={run}"]
+        words = [sys.executable, str(Path(__file__).resolve()).replace("storm.py", "storm_child.py"), *keys]
+        if self.engine != "plain":
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = str(probe.getsockname()[1])
+            words = [str(home / "deepspeed"), "--num_accelerators", "2", "--master_port", port, *words[1:]]
+            words.append(f"engine.zero_stage={self.engine[-1]}")
+        run.parent.mkdir(parents=True, exist_ok=True)
+        with (self.out / f"{run.name}.log").open("a") as log:
+            return subprocess.Popen(words, stdout=log, stderr=log, env=env, start_new_session=True)
+
+    def kill_once(self, run: Path, target: str) -> int:
+        """Return 1 if something was killed, 0 if the run had ended before."""
+        moment = f"{target}:{self.rng.randrange(1, 12)}" if target in ("save", "rewrite") else ""
+        before, wanted = count_rows(run), self.rng.randrange(0, 4)
+        process = self.start(run, moment)
+        until = time.monotonic() + START_LIMIT_S
+        killed = False
+        while not killed and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+            if moment or not (count_rows(run) != before or count_rows(run) > wanted):
+                continue
+            time.sleep(self.rng.random() * 0.5)
+            victims = find_victims(run, target, process.pid)
+            if victims:
+                killed = True
+                kill(self.rng.choice(victims))
+        began = time.monotonic()
+        while find_marked(run) and time.monotonic() - began < LIMIT_S:
+            if process.poll() is None and target == "worker" and time.monotonic() - began > LIMIT_S / 2:
+                break  # it goes on without that worker: the next kill, or the end, comes
+            time.sleep(0.1)
+        if find_marked(run) and target != "worker":
+            self.ended = False
+        for pid in find_marked(run):
+            kill(pid)
+        process.wait()
+        return int(killed or bool(moment))
+
+
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def find_marked(run: Path) -> list[int]:
+    """Return the processes that carry the mark of a run, zombies left out."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdecimal() and f"{MARK}={run}\0".encode() in (folder / "environ").read_bytes():
+                if (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                    found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def find_victims(run: Path, target: str, launcher: int) -> list[int]:
+    """Return the processes of a kind: the one that was started, the ones that train, or their children."""
+    if target == "launcher":
+        return [launcher]
+    parents = {pid: parent_of(pid) for pid in find_marked(run)}
+    trains = [pid for pid in parents if b"storm_child.py" in command_of(pid) and b"launch" not in command_of(pid)]
+    workers = [pid for pid in trains if parents[pid] in trains]
+    ranks = [pid for pid in trains if pid not in workers and b"deepspeed" not in command_of(pid)]
+    return workers if target == "worker" else ranks
+
+
+def parent_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def count_rows(run: Path) -> int:
+    file = run / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def read_rows(run: Path) -> list[tuple]:
+    """Return (step, loss, norm of the gradient) of every line; a half line raises ValueError."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row["loss"], row["grad_norm"]) for row in rows]
+
+
+def same_files(one: Path, other: Path) -> bool:
+    """Return whether the last checkpoints and the encoders are equal, byte for byte."""
+    step = f"checkpoints/step-{STEPS:08d}"
+    names = [f"{step}/{part}.safetensors" for part in ("student", "teacher", "optimizer")] + ["encoder.safetensors"]
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
