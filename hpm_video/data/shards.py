@@ -184,8 +184,9 @@ def read_header(root: str, timeout_s: float) -> dict[str, Any]:
     except UserError:
         raise
     except FileNotFoundError as error:
+        why = "" if HEADER in str(error) else f" ({describe(error)})"  # such as that there is no such bucket
         raise UserError(
-            f"data.root: {where} does not exist ({describe(error)}); expected a set of tar shards. Its header is written last: "
+            f"data.root: {where} does not exist{why}; expected a set of tar shards. Its header is written last: "
             "if packing was interrupted, run the same hpm-video pack again"
         ) from error
     except Exception as error:

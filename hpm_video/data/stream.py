@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -28,6 +28,7 @@ STORE_SLACK_S = 30.0  # by which a worker may be late to report that its store h
 SLOW_READ_S = 20.0
 
 
+@runtime_checkable
 class KeyLists(Protocol):
     """The keys of each batch, `micro` of them, behind the first `num_given` batches."""
 
