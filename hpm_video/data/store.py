@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.core import url_to_fs
+from fsspec.exceptions import FSTimeoutError
 
 from hpm_video.data.watch import FETCHING, Watch
 from hpm_video.types import UserError
@@ -92,7 +93,10 @@ def ask(root: str, file: str, timeout_s: float, do: Callable[[fsspec.AbstractFil
 
     def once() -> T:
         with nullcontext() if watch is None else watch.on(FETCHING):
-            return do(system, path, timeout_s / 2)
+            try:
+                return do(system, path, timeout_s / 2)
+            except FSTimeoutError as error:
+                raise TimeoutError(f"no answer within {timeout_s / 2:g} s") from error
 
     if _protocol(system) in ON_THIS_MACHINE:
         return _ask_disk(once)
