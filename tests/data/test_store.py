@@ -262,7 +262,7 @@ def test_packed_to_s3_and_read_back(bucket, folder, packed) -> None:
     fsspec.filesystem("s3").rm(f"{bucket}/train-000001.tar")
     with pytest.raises(UnreadableVideo, match="FileNotFoundError") as caught:
         source.item(2)
-    assert caught.value.path == local.name(2) and source.fingerprint()
+    assert caught.value.path == local.name(2) and source.header_key()
 
 
 def test_s3_says_what_is_wrong(bucket, monkeypatch) -> None:
