@@ -61,7 +61,15 @@ class DataConfig:
         ["auto", "pyav", "torchcodec", "decord"],
     )
     time_limit_s: float = key(
-        60.0, "a loader process that is on one file for longer is ended, the file counted as unreadable", least=0.1
+        60.0,
+        "a loader process that decodes one file for longer is ended, the file counted as unreadable; reading from a disk or a "
+        "store does not count",
+        least=0.1,
+    )
+    store_timeout_s: float = key(
+        300.0,
+        "shards: how long a store (S3, HTTP, ...) may not answer before the run stops; no file is counted as bad for that",
+        least=0.1,
     )
     num_workers: int = key(2, "loader processes of each rank; 0 = read in the training process", least=0)
     cache_gib: float = key(

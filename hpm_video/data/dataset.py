@@ -1,22 +1,22 @@
 """A sample: decode, sample, transform; a file that cannot be read is replaced, named and counted."""
 
-import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
-from multiprocessing.sharedctypes import RawArray
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from hpm_video.config import DataConfig
 from hpm_video.data.decode import read_item
 from hpm_video.data.manifest import Source
 from hpm_video.data.sampling import View, protocol_of, sample_frames
 from hpm_video.data.transforms import Transform, make_transform
+from hpm_video.data.watch import DECODING, Watch
 from hpm_video.types import Batch, Failure, Item, UnreadableVideo, UserError
 
 MAX_TRIES = 20
@@ -48,7 +48,7 @@ class ClipDataset(Dataset):
         self.cache: dict[str, np.ndarray] = {}
         self.cache_left = int(config.cache_gib * 2**30)
         self.bad: dict[str, str] = {}  # files this process found unreadable: not tried again, but counted each time
-        self.watch: Watch | None = None  # where worker processes say what they are reading
+        self.watch: Watch | None = None  # where a reading process writes what it is doing
 
     def __len__(self) -> int:
         return len(self.source)
@@ -94,21 +94,21 @@ class ClipDataset(Dataset):
             return sample_frames(self.rule, count, config.num_frames, config.stride, drawn, view)
 
         try:
-            if self.watch is not None:
-                self.watch.begin(row)
             item = self.source.item(row)
             cached = self.cache.get(name)
             if cached is not None:
                 return cached[choose(len(cached))], item.label
-            frames = read_item(item, choose, config.reader, config.fps)
-            self._keep(item, frames, num_available)
+            with self.decoding(row):
+                frames = read_item(item, choose, config.reader, config.fps)
+                self._keep(item, frames, num_available)
             return frames, item.label
         except UnreadableVideo:
             rng.bit_generator.state = before
             raise
-        finally:
-            if self.watch is not None:
-                self.watch.end()
+
+    def decoding(self, row: int) -> AbstractContextManager[None]:
+        """Note that the block decodes a row: data.time_limit_s holds for it."""
+        return nullcontext() if self.watch is None else self.watch.on(DECODING, row)
 
     def _keep(self, item: Item, frames: np.ndarray, num_available: int) -> None:
         """Puts all frames of a file in the cache if they fit: known before they are decoded, as a film may not fit. `frames`:
@@ -127,32 +127,10 @@ class ClipDataset(Dataset):
         self.cache_left -= every.nbytes
 
 
-class Watch:
-    """What each worker process is reading, and since when, in memory that they share with the process that waits."""
-
-    def __init__(self, num_workers: int) -> None:
-        self.rows, self.since = RawArray("q", [-1] * num_workers), RawArray("d", num_workers)
-
-    def begin(self, row: int) -> None:
-        info = get_worker_info()
-        if info is not None:
-            self.since[info.id], self.rows[info.id] = time.monotonic(), row
-
-    def end(self) -> None:
-        info = get_worker_info()
-        if info is not None:
-            self.rows[info.id] = -1
-
-    def row_of(self, worker: int, longer_than_s: float = 0.0) -> int | None:
-        """The row that a worker has been reading for longer than this; None where there is none."""
-        row, since = int(self.rows[worker]), float(self.since[worker])
-        return row if row >= 0 and time.monotonic() - since > longer_than_s else None
-
-
-def collate(samples: Sequence[Sample], out: Tensor | None = None) -> Batch:
-    """Clips are put together as they are stored; `out` [B, T, H, W, C] takes them, else memory of their own."""
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Put clips together as they are stored."""
     return Batch(
-        clip=torch.stack([s.clip.permute(1, 2, 3, 0) for s in samples], out=out).permute(0, 4, 1, 2, 3),
+        clip=torch.stack([s.clip.permute(1, 2, 3, 0) for s in samples]).permute(0, 4, 1, 2, 3),
         label=torch.tensor([s.label for s in samples]),
         sample=torch.tensor([s.row for s in samples]),
         failures=tuple(f for s in samples for f in s.failures),

@@ -148,7 +148,7 @@ def open_manifest(config: DataConfig, split: str, suffixes: Sequence[str] = ()) 
     if "://" in config.root or config.format == "shards" or (Path(config.root) / "shards.json").is_file():
         from hpm_video.data.shards import open_shards
 
-        return open_shards(config.root, split)
+        return open_shards(config.root, split, config.store_timeout_s)
     root = Path(config.root)
     if not root.exists():
         raise UserError(f"data.root: {root} does not exist; expected a folder of videos")

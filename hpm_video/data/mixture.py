@@ -28,9 +28,11 @@ class ImageSteps:
 class MixedStream:
     """Micro batches of a rank, from `start_step` on. Rows of images are numbered behind those of the videos."""
 
-    def __init__(self, videos: ClipStream, images: ClipStream, image_steps: ImageSteps, start_step: int) -> None:
+    def __init__(
+        self, videos: ClipStream, images: ClipStream, image_steps: ImageSteps, start_step: int, rounds: int
+    ) -> None:
         self.videos, self.images, self.image_steps = videos, images, image_steps
-        self.rounds, self.num_given = videos.sampler.rounds, start_step * videos.sampler.rounds
+        self.rounds, self.num_given = rounds, start_step * rounds
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -56,7 +58,8 @@ def make_mixed_loader(
     split |= {"num_streams": 2}
     of_videos = make_loader(videos, start_step=start_step - first, steps=steps - last, num_workers=for_videos, **split)
     of_images = make_loader(images, start_step=first, steps=last, num_workers=for_images, **split)
-    return MixedStream(of_videos, of_images, image_steps, start_step)
+    rounds = split["batch_size"] // (split["micro"] * split["world_size"])
+    return MixedStream(of_videos, of_images, image_steps, start_step, rounds)
 
 
 def name_row(videos: ClipDataset, images: ClipDataset, row: int) -> str:

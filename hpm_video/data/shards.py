@@ -7,21 +7,17 @@ gives its tar by division, and nothing that is held grows with the set.
 """
 
 import json
-import os
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import fsspec
 import numpy as np
-from fsspec.core import url_to_fs
 
+from hpm_video.data import store
+from hpm_video.data.store import HEADER, describe
 from hpm_video.types import Item, UnreadableVideo, UserError
 
-HEADER = "shards.json"
 FORMAT = "hpm-video shards 1"
-RETRY_AFTER_S = (0.1, 1.0)  # a failed read, unless the file does not exist: one bad moment of a network costs no sample
 WINDOW_SHARDS = 64
 
 
@@ -51,6 +47,7 @@ class Shards:
     classes: list[str]
     set_name: str
     left_right: bool
+    timeout_s: float = field(default=300.0, repr=False, compare=False)  # data.store_timeout_s
 
     @property
     def source(self) -> str:
@@ -71,13 +68,16 @@ class Shards:
             return error.path
 
     def item(self, row: int) -> Item:
-        """Reads the sample. Raises UnreadableVideo where the tar or its index is absent, too short or not to be read."""
+        """Read the sample. Raises UnreadableVideo if the tar or its index is absent, too short or cannot be read, UserError if
+        the store does not answer."""
         tar, member = self._find(row)
         end = member.offset + member.size
         try:
-            media = _read(self.root, tar, member.offset, end)
+            media = _read(self.root, tar, self.timeout_s, member.offset, end)
+        except UserError:  # the store's fault
+            raise
         except Exception as error:  # each file system raises its own types
-            raise UnreadableVideo(member.path, f"{tar}, bytes {member.offset} to {end}: {_describe(error)}") from error
+            raise UnreadableVideo(member.path, f"{tar}, bytes {member.offset} to {end}: {describe(error)}") from error
         if len(media) != member.size:
             raise UnreadableVideo(member.path, f"{tar}: {len(media)} of {member.size} bytes: the tar is cut off")
         return Item(member.path, media, member.label, member.first_frame, member.num_frames)
@@ -90,6 +90,10 @@ class Shards:
             return None
         return member.path, member.size, member.label
 
+    def header_key(self) -> str:
+        """Return what changes when the set is packed anew."""
+        return store.fingerprint(self.root, HEADER, self.timeout_s)
+
     def part(self, start: int, stop: int) -> "Shards":
         """Rows start..stop - 1."""
         return replace(self, start=self.start + start, stop=self.start + stop)
@@ -99,9 +103,11 @@ class Shards:
         tar = self.pattern.format(number)
         name = f"{tar}, sample {place + 1}"
         try:
-            members = _read_index(self.root, index_of(tar))
+            members = _read_index(self.root, index_of(tar), self.timeout_s)
+        except UserError:
+            raise
         except Exception as error:
-            raise UnreadableVideo(name, f"{index_of(tar)}: {_describe(error)}") from error
+            raise UnreadableVideo(name, f"{index_of(tar)}: {describe(error)}") from error
         if place >= len(members):
             raise UnreadableVideo(name, f"{index_of(tar)}: lists {len(members)} samples")
         return tar, members[place]
@@ -146,15 +152,16 @@ def index_of(tar: str) -> str:
     return tar.removesuffix(".tar") + ".json"
 
 
-def open_shards(root: str, split: str) -> Shards | None:
-    """A split of the set at this folder or URL; None where the set has no such split. Raises UserError."""
+def open_shards(root: str, split: str, timeout_s: float = Shards.timeout_s) -> Shards | None:
+    """Open a split of the set at this folder or URL; None if the set has no such split. Raises UserError."""
     for cached in (_read_index, _read):
         cached.cache_clear()  # the set may have been packed anew since it was last opened
-    header = read_header(root)
+    header = read_header(root, timeout_s)
     entry = header["splits"].get(split)
     if entry is None:
         return None
     num_samples, samples_per_shard, pattern = _check_split(entry, split, f"{root}/{HEADER}, split {split}")
+    store.check_ranges(root, pattern.format(0), timeout_s)
     return Shards(
         root=root,
         split=split,
@@ -165,22 +172,26 @@ def open_shards(root: str, split: str) -> Shards | None:
         classes=header["classes"],
         set_name=header["name"],
         left_right=header.get("left_right", False),
+        timeout_s=timeout_s,
     )
 
 
-def read_header(root: str) -> dict[str, Any]:
-    """Raises UserError where it is absent, as it is until a set is packed to its end, or not what it should be."""
+def read_header(root: str, timeout_s: float) -> dict[str, Any]:
+    """Read `shards.json`. Raises UserError if it is absent, as it is until a set is packed to its end, or damaged."""
     where = f"{root}/{HEADER}"
     try:
-        content = _read(root, HEADER)
+        content = _read(root, HEADER, timeout_s)
+    except UserError:
+        raise
     except FileNotFoundError as error:
+        why = "" if HEADER in str(error) else f" ({describe(error)})"  # such as that there is no such bucket
         raise UserError(
-            f"data.root: {where} does not exist; expected a set of tar shards (its header is written last: if packing was "
-            "interrupted, the same hpm-video pack again goes on)"
+            f"data.root: {where} does not exist{why}; expected a set of tar shards. Its header is written last: "
+            "if packing was interrupted, run the same hpm-video pack again"
         ) from error
     except Exception as error:
         raise UserError(
-            f"data.root: {where}: {_describe(error)}; expected a set of tar shards that can be read"
+            f"data.root: {where}: {describe(error)}; expected a set of tar shards that can be read"
         ) from error
     try:
         header = json.loads(content)
@@ -208,31 +219,9 @@ def _check_split(entry: Any, split: str, where: str) -> tuple[int, int, str]:
 
 
 @lru_cache(maxsize=WINDOW_SHARDS)
-def _read_index(root: str, file: str) -> list[Member]:
-    index = json.loads(_read(root, file))
+def _read_index(root: str, file: str, timeout_s: float) -> list[Member]:
+    index = json.loads(_read(root, file, timeout_s))
     return [Member(**dict(zip(index["columns"], sample, strict=True))) for sample in index["samples"]]
 
 
-@lru_cache(maxsize=1)  # a data set asks for a sample's bytes and, apart, for its label
-def _read(root: str, file: str, start: int | None = None, stop: int | None = None) -> bytes:
-    for wait_s in (*RETRY_AFTER_S, None):
-        try:
-            system, folder = _open(root, os.getpid())
-            return system.cat_file(f"{folder.rstrip('/')}/{file}", start, stop)
-        except FileNotFoundError:
-            raise
-        except Exception:
-            if wait_s is None:
-                raise
-            time.sleep(wait_s)
-    raise AssertionError("not reached")
-
-
-@lru_cache(maxsize=4)
-def _open(root: str, process: int) -> tuple[fsspec.AbstractFileSystem, str]:
-    """By process: connections and threads do not survive a fork."""
-    return url_to_fs(root)
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+_read = lru_cache(maxsize=1)(store.read)  # a data set asks for a sample's bytes and, apart, for its label

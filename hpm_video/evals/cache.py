@@ -28,7 +28,7 @@ from torch import Tensor
 from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.jobs import SAID_EVERY_S, tell_time
 from hpm_video.data.manifest import Manifest, Source
-from hpm_video.data.shards import HEADER, Shards
+from hpm_video.data.shards import Shards
 from hpm_video.evals.clips import CLIPS_PER_BATCH, BadCount, ClipBatch, ListedClips, groups_of, read_clips
 from hpm_video.evals.features import FROM_SPACE, Features, encode, from_space, pool, precision_of
 from hpm_video.models.encoder import Encoder, resolve_size
@@ -251,10 +251,7 @@ def hash_weights(encoder: Encoder, config: PretrainConfig) -> str:
 def hash_samples(source: Source) -> str:
     """Of the manifest's rows and of each file's size and time of change; of shards, of their header's."""
     if isinstance(source, Shards):
-        from fsspec.core import url_to_fs
-
-        system, folder = url_to_fs(source.root)
-        told = [repr(source), system.ukey(f"{folder.rstrip('/')}/{HEADER}")]
+        told = [repr(source), source.header_key()]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
     assert isinstance(source, Manifest)
     found = hashlib.sha256(json.dumps([source.classes, source.table.to_pydict()]).encode())

@@ -56,14 +56,9 @@ class PlannedClips(ListedClips):
         item = self.source.item(row)
         if item.name in self.bad:
             raise UnreadableVideo(item.name, self.bad[item.name])
-        try:
-            if self.watch is not None:
-                self.watch.begin(row)
+        with self.decoding(row):
             frames = read_item(item, lambda count: self._choose(row, count), self.config.reader, self.config.fps)
-            return Sample(self.transform(frames, np.random.default_rng(0)), -1, row, ())
-        finally:
-            if self.watch is not None:
-                self.watch.end()
+        return Sample(self.transform(frames, np.random.default_rng(0)), -1, row, ())
 
     def _choose(self, row: int, num_available: int) -> Int[ndarray, " T"]:
         """A file may give fewer frames than it has packets."""

@@ -62,14 +62,9 @@ class ViewDataset(ClipDataset):
         name, config = self.source.name(row), self.config
         if name in self.bad:
             raise UnreadableVideo(name, self.bad[name])
-        try:
-            if self.watch is not None:
-                self.watch.begin(row)
-            item = self.source.item(row)
+        item = self.source.item(row)
+        with self.decoding(row):
             frames = read_item(item, self.choose, config.reader, config.fps)
-        finally:
-            if self.watch is not None:
-                self.watch.end()
         return cut_views(frames, self.num_clips, self.num_crops, config), item.label
 
     def choose(self, num_available: int) -> Int[np.ndarray, " n"]:

@@ -35,6 +35,7 @@ FREE = (
     "data.cache_gib",
     "data.reader",
     "data.time_limit_s",
+    "data.store_timeout_s",
     "data.max_bad_share",
     "init.weights",
     "init.trust_pickle",

@@ -192,16 +192,16 @@ def test_a_worker_that_dies_is_a_user_error(folder, monkeypatch) -> None:
 def test_a_worker_killed_in_the_middle_is_a_user_error_not_a_hang(folder) -> None:
     stream = make_loader(dataset_of(folder), 2, 2, 0, 1, 0, 2, 5000)
     next(stream)
-    os.kill(stream.inner._workers[0].pid, signal.SIGKILL)
-    with pytest.raises(UserError, match="process that reads videos died"):
+    os.kill(stream.readers.all[0].pid, signal.SIGKILL)
+    with pytest.raises(UserError, match=r"process that reads videos died \(signal 9\)"):
         for _ in range(100):
             next(stream)
-    assert not any(worker.is_alive() for worker in stream.inner._workers)
+    assert all(reader.has_ended() for reader in stream.readers.all)
 
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("hang", "no answer within 1 s"), ("crash", "crashes its reader (signal 11)")],
+    [("hang", "no answer within 4 s"), ("crash", "crashes its reader (signal 11)")],
 )
 def test_a_file_that_hangs_or_crashes_its_reader_is_a_bad_file(folder, monkeypatch, fault, reason) -> None:
     """The worker is ended, the file replaced and counted, and every clip is the one that a listed bad file gives."""
@@ -214,16 +214,17 @@ def test_a_file_that_hangs_or_crashes_its_reader_is_a_bad_file(folder, monkeypat
         return read_frames(item.media, choose)
 
     monkeypatch.setattr("hpm_video.data.dataset.read_item", read)
-    dataset = dataset_of(folder, time_limit_s=1.0)
+    dataset = dataset_of(folder, time_limit_s=4.0)
     stream = make_loader(dataset, 4, 2, 0, 1, 0, 2, 6)
     batches = list(stream)
-    assert not any(worker.is_alive() for worker in stream.inner._workers)
+    assert all(reader.has_ended() for reader in stream.readers.all)
     expected_set = dataset_of(folder)
     expected_set.bad["3.mp4"] = reason
     expected = list(make_loader(expected_set, 4, 2, 0, 1, 0, 0, 6))
     assert len(batches) == len(expected) == 12
     for batch, other in zip(batches, expected, strict=True):
-        assert torch.equal(batch.clip, other.clip) and batch.failures == other.failures
+        assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(batch[:3], other[:3], strict=True))
+        assert batch.failures == other.failures
     assert ("3.mp4", reason) in {(f.path, f.reason) for b in batches for f in b.failures}
 
 

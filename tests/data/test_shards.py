@@ -19,7 +19,7 @@ import pytest
 
 from hpm_video.cli import main
 from hpm_video.config import DataConfig
-from hpm_video.data import shards
+from hpm_video.data import store
 from hpm_video.data.annotations import Row
 from hpm_video.data.encode import write_video
 from hpm_video.data.loader import StepSampler
@@ -115,7 +115,7 @@ def test_any_file_system(videos, packed) -> None:
 
 
 def test_unknown_and_wrong_places(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(shards, "RETRY_AFTER_S", ())
+    monkeypatch.setattr(store, "RETRY_AFTER_S", ())
     for root, words in (("nosuch://x/y", "Protocol not known"), (str(tmp_path), "shards.json does not exist")):
         with pytest.raises(UserError, match=words):
             open_manifest(DataConfig(root=root, format="shards"), "train")
@@ -169,8 +169,8 @@ def test_broken_tars_and_indices_are_unreadable_samples(own) -> None:
     assert source.item(5).name == names[5] and source.item(21).name == names[21]
 
 
-def test_a_failing_network_is_asked_again_then_told(packed, monkeypatch) -> None:
-    monkeypatch.setattr(shards, "RETRY_AFTER_S", (0, 0))
+def test_a_failing_disk_is_asked_again_then_told(packed, monkeypatch) -> None:
+    monkeypatch.setattr(store, "RETRY_AFTER_S", (0, 0))
     source = open_shards(str(packed), "train")
     assert source.name(3)
     asked, whole = [], fsspec.implementations.local.LocalFileSystem.cat_file
@@ -327,7 +327,7 @@ def test_killed_pack_is_refused_and_goes_on(videos, packed, tmp_path) -> None:
     process.wait()
     finished = {name: at for name, at in stamps(out).items() if (out / name).with_suffix(".json").exists()}
     assert 2 <= len(finished) < 16 and not (out / "shards.json").exists()
-    with pytest.raises(UserError, match="shards.json does not exist; .*again goes on"):
+    with pytest.raises(UserError, match="shards.json does not exist; .*hpm-video pack again"):
         open_manifest(DataConfig(root=str(out), format="shards"), "train")
     with pytest.raises(UserError):
         open_manifest(DataConfig(root=str(out)), "train")

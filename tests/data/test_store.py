@@ -1,0 +1,276 @@
+"""Shards on S3 and on a web server: what a store does wrong is no file's fault, and ends in a sentence at the latest."""
+
+import http.server
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+
+from hpm_video.config import DataConfig
+from hpm_video.data import shards, store
+from hpm_video.data.dataset import ClipDataset
+from hpm_video.data.encode import write_video
+from hpm_video.data.loader import make_loader
+from hpm_video.data.manifest import open_manifest
+from hpm_video.data.pack import pack
+from hpm_video.data.shards import open_shards
+from hpm_video.types import UnreadableVideo, UserError
+
+pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+COUNT = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    root, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
+    for number in range(COUNT):
+        write_video(root / f"{number}.mp4", rng.integers(0, 255, (4, 24, 32, 3), dtype=np.uint8), 10)
+    return root
+
+
+@pytest.fixture(scope="module")
+def packed(folder, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("packed") / "out"
+    pack(DataConfig(root=str(folder)), str(out), samples_per_shard=2)
+    return out
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves a folder, parts of files too; `fault` says what it does instead, for which files, until when or how often."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder, self.sent = folder, 0
+        self.heal()
+
+    def heal(self) -> None:
+        self.fault, self.where, self.times, self.until_s, self.tries = "", "", 10**9, float("inf"), 0
+
+    def is_faulty(self, path: str) -> bool:
+        faulty = bool(self.fault) and self.where in path and self.times > 0 and time.monotonic() < self.until_s
+        self.times -= faulty
+        self.tries += faulty
+        return faulty
+
+    def handle_error(self, request, client_address) -> None:
+        """A client that has hung up is no news."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *given) -> None: ...
+
+    def do_GET(self) -> None:
+        fault = self.server.fault if self.server.is_faulty(self.path) else ""
+        file = self.server.folder / self.path.lstrip("/")
+        if fault == "slow":
+            time.sleep(2.5)
+        if fault == "hang up":
+            self.connection.close()
+            return
+        if fault.isdecimal() or not file.is_file():
+            self.send_error(int(fault or 404))
+            return
+        content, given = file.read_bytes(), self.headers.get("Range")
+        if given and fault != "no ranges":
+            first, last = given.removeprefix("bytes=").split("-")
+            content = content[int(first) : int(last) + 1]
+            self.send_response(206 if content else 416)
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if fault == "cut" else content)
+        self.server.sent += len(content)
+        if fault == "cut":
+            self.connection.close()
+
+
+@pytest.fixture(scope="module")
+def running(packed) -> Iterator[Server]:
+    server = Server(packed)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture()
+def web(running, monkeypatch) -> Server:
+    running.heal()
+    monkeypatch.setattr(store, "WAITS_S", (0.05, 0.1, 0.2))
+    shards._read.cache_clear()
+    return running
+
+
+def config_of(url: str, **keys) -> DataConfig:
+    return DataConfig(root=url, num_frames=2, frame_size_px=[16, 16], **({"store_timeout_s": 60.0} | keys))
+
+
+def clips(config: DataConfig, workers: int, steps: int = 6) -> list[torch.Tensor]:
+    dataset = ClipDataset(open_manifest(config, "train"), config, 0, training=True)
+    batches = list(make_loader(dataset, 2, 2, 0, 1, 0, workers, steps))
+    assert not any(batch.failures for batch in batches)
+    return [batch.clip for batch in batches]
+
+
+def same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
+    return len(found) == len(expected) and all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_web_server_gives_the_same_clips(web, packed, workers) -> None:
+    assert same(clips(config_of(web.url), workers), clips(config_of(str(packed)), 0))
+
+
+@pytest.mark.parametrize("fault", ["503", "429", "hang up", "cut"])
+def test_a_store_that_is_away_for_a_while_costs_no_sample(web, packed, fault, caplog) -> None:
+    """Said once when it goes, once when it is back."""
+    expected = clips(config_of(str(packed)), 0)
+    config = config_of(web.url)
+    dataset = ClipDataset(open_manifest(config, "train"), config, 0, training=True)
+    web.fault, web.times = fault, 4
+    batches = list(make_loader(dataset, 2, 2, 0, 1, 0, 0, 6))
+    assert web.tries == 4 and same([batch.clip for batch in batches], expected)
+    assert not dataset.bad and not any(batch.failures for batch in batches)
+    told = [record.getMessage() for record in caplog.records if web.url in record.getMessage()]
+    assert len(told) == 2 and "does not answer" in told[0] and "asked again for up to 60 s" in told[0]
+    assert told[1] == f"{web.url} answers again"
+
+
+def test_workers_wait_for_a_store_for_longer_than_for_a_file(web, packed, caplog) -> None:
+    """The limit of a file's decoding does not count the store's time, and the workers' news are logged once for all."""
+    expected = clips(config_of(str(packed)), 0)
+    config = config_of(web.url, time_limit_s=3.0)
+    dataset = ClipDataset(open_manifest(config, "train"), config, 0, training=True)
+    web.fault, web.until_s = "503", time.monotonic() + 5.0
+    batches = list(make_loader(dataset, 2, 2, 0, 1, 0, 2, 6))
+    assert same([batch.clip for batch in batches], expected) and not dataset.bad
+    told = [record.getMessage() for record in caplog.records if web.url in record.getMessage()]
+    assert sum("does not answer" in text for text in told) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_store_that_stays_away_stops_the_run_with_a_sentence(web, workers) -> None:
+    config = config_of(web.url, store_timeout_s=1.0)
+    dataset = ClipDataset(open_manifest(config, "train"), config, 0, training=True)
+    web.fault = "503"
+    with pytest.raises(
+        UserError, match="has not answered for 1 s .*503.*data.store_timeout_s. Run the same command again"
+    ):
+        list(make_loader(dataset, 2, 2, 0, 1, 0, workers, 6))
+    assert not dataset.bad
+
+
+def test_a_read_that_is_too_slow_ends_in_a_sentence(web) -> None:
+    slow = open_shards(web.url, "train", 60.0)
+    source = replace(slow, timeout_s=2.0)
+    web.fault = "slow"
+    with pytest.raises(UserError, match=r"has not answered for 2 s \(TimeoutError: no answer within 1 s\)"):
+        source.item(0)
+    web.fault, web.times = "slow", 1
+    assert slow.item(3).media
+
+
+def test_one_missing_tar_is_bad_files_a_forbidden_one_too(web, packed) -> None:
+    source, local = open_shards(web.url, "train", 60.0), open_shards(str(packed), "train")
+    web.where = "train-000001.tar"
+    for web.fault, reason in (("404", "FileNotFoundError"), ("403", "403"), ("410", "410")):
+        shards._read.cache_clear()
+        with pytest.raises(UnreadableVideo, match=reason) as caught:
+            source.item(2)
+        assert caught.value.path == local.name(2)
+        assert source.item(0) == local.item(0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("404", "shards.json does not exist"), ("403", "refuses to be read .*403"), ("401", "refuses to be read .*401")],
+)
+def test_a_store_that_gives_nothing_is_told_at_the_start(web, fault, words) -> None:
+    web.fault = fault
+    with pytest.raises(UserError, match=words):
+        open_shards(web.url, "train", 60.0)
+    web.heal()
+    source = open_shards(web.url, "train", 60.0)
+    web.fault = fault
+    with pytest.raises(UnreadableVideo if fault == "404" else UserError):
+        source.item(0)
+
+
+def test_a_server_without_ranges_is_refused_at_the_start(web, packed) -> None:
+    web.fault, web.where = "no ranges", ".tar"
+    with pytest.raises(UserError, match=r"sends whole files .*no HTTP range requests.*on a disk"):
+        open_shards(web.url, "train", 60.0)
+    web.heal()
+    source = open_shards(web.url, "train", 60.0)
+    web.fault = "no ranges"
+    source.name(0)
+    with pytest.raises(UserError, match="sends whole files"):
+        source.item(0)
+
+
+def test_a_missing_library_is_named(monkeypatch) -> None:
+    def fail(url):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(store, "url_to_fs", fail)
+    with pytest.raises(UserError, match=r"s3://nowhere/x needs .*pip install 'hpm-video\[s3\]'"):
+        open_shards("s3://nowhere/x", "train")
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    yield f"http://127.0.0.1:{server._server.port}"
+    server.stop()
+
+
+@pytest.fixture()
+def bucket(s3, monkeypatch, tmp_path) -> str:
+    s3fs = pytest.importorskip("s3fs")
+    given = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1", "ENDPOINT_URL": s3}
+    for name, value in (given | {"EC2_METADATA_DISABLED": "true", "CONFIG_FILE": str(tmp_path / "none")}).items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    for cache in (s3fs.S3FileSystem.clear_instance_cache, store._open.cache_clear, shards._read.cache_clear):
+        cache()
+    return f"s3://{tmp_path.name.replace('_', '-').lower()}/set"
+
+
+def test_packed_to_s3_and_read_back(bucket, folder, packed) -> None:
+    pack(DataConfig(root=str(folder)), bucket, samples_per_shard=2)
+    source, local = open_manifest(config_of(bucket), "train"), open_shards(str(packed), "train")
+    assert [source.item(row) for row in range(COUNT)] == [local.item(row) for row in range(COUNT)]
+    assert same(clips(config_of(bucket), 2), clips(config_of(str(packed)), 0))
+    fsspec.filesystem("s3").rm(f"{bucket}/train-000001.tar")
+    with pytest.raises(UnreadableVideo, match="FileNotFoundError") as caught:
+        source.item(2)
+    assert caught.value.path == local.name(2) and source.header_key()
+
+
+def test_s3_says_what_is_wrong(bucket, monkeypatch) -> None:
+    with pytest.raises(UserError, match="shards.json does not exist .*bucket does not exist"):
+        open_shards("s3://no-such-bucket/set", "train", 60.0)
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(f"AWS_{name}")
+    pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
+    store._open.cache_clear()
+    with pytest.raises(UserError, match="refuses to be read .*credentials.*AWS_PROFILE"):
+        open_shards(bucket, "train", 60.0)
