@@ -78,6 +78,18 @@ class DataConfig:
     max_bad_share: float = key(
         0.05, "stop when more than this share of the samples read so far could not be decoded", least=0, most=1
     )
+    max_pixels: int = key(
+        51_000_000,
+        "most pixels of a decoded frame or picture (8K video has 33 million); a file beyond it counts as unreadable",
+        least=1,
+        most=178_000_000,
+    )
+    max_frames: int = key(
+        5_000_000, "most frames of a video, at data.fps if it is set; a file beyond it counts as unreadable", least=1
+    )
+    max_sample_gib: float = key(
+        2.0, "most memory that the decoded frames of one sample may take, GiB; a file beyond it counts as unreadable", least=0
+    )
     num_held_out: int = key(
         32, "clips kept apart for measurements while training (from the validation split where there is one)", least=1
     )

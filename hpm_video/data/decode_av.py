@@ -6,19 +6,23 @@ decodes from the first frame on and counts. Headers are not believed: frames are
 """
 
 import io
+import os
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hpm_video.data.decode import Choose, at_rate, first_line
+from hpm_video.data.decode import Choose, check_file, choose_at, first_line, name_content
+from hpm_video.data.limits import DEFAULT_LIMITS, Limits
+from hpm_video.data.packets import Packets as Packets
+from hpm_video.data.pixels import Frames as Frames
+from hpm_video.data.pixels import Size, Source, pixel_aspect, say_change
 from hpm_video.types import UnreadableVideo
 
-SEEKABLE_FORMATS = {"mov", "matroska"}  # each frame has its time stamp and key frames are what they say
-SEEKABLE_CODECS = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "ffv1"}
-MAX_KEPT_BYTES = 64 << 20  # of packets kept from counting to decoding; of longer files they are read again
+TOO_LARGE = "Picture size"  # how FFmpeg begins to tell that a frame is beyond max_pixels
 
 
 class VideoInfo(NamedTuple):
@@ -35,75 +39,101 @@ class VideoInfo(NamedTuple):
     rotation: int  # degrees, counter-clockwise, that make it upright
     header_frames: int  # what the header claims; 0: nothing
     is_variable: bool  # frames are not at equal distances in time
+    pixel_aspect: float = 1.0  # width of a pixel divided by its height; frames are read with square pixels
 
 
 def load() -> Any:
     """The library, silenced. Raises ImportError."""
     import av
+    import av.video.reformatter
 
     av.logging.set_level(av.logging.PANIC)
     return av
 
 
-def read(media: str | bytes, choose: Choose, fps: float | None = None) -> np.ndarray:
+def read(media: str | bytes, choose: Choose, fps: float | None = None, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
     """uint8 [T, H, W, 3]; see `hpm_video.data.decode.read_frames`. Raises UnreadableVideo."""
     name = "(bytes)" if isinstance(media, bytes) else media
-    av = load()
+    with _faults(media, name, limits), _open(media, name, limits) as file:
+        stream = _stream(file, name, limits)
+        source = Source(media, name, limits, load().video.reformatter.VideoReformatter, pixel_aspect(stream))
+        packets = Packets.of(file, stream, limits, name)
+        if packets.can_seek:
+            try:
+                return _read_by_seeking(file, packets, choose, fps, source)
+            except UnreadableVideo as error:
+                if error.hopeless:
+                    raise
+            except (load().FFmpegError, ValueError):  # a packet that gives no frame: count as they come
+                pass
+        return _read_forward(source, packets, choose, fps)
+
+
+@contextmanager
+def _faults(media: str | bytes, name: str, limits: Limits, what: str = "no frame could be decoded") -> Iterator[None]:
+    """Turn the library's faults into UnreadableVideo, with the limit that was met or what the file holds instead."""
+    faults = (load().FFmpegError, ValueError, RuntimeError, OSError, EOFError, MemoryError, TypeError, ArithmeticError)
     try:
-        with _open(av, media, name) as file:
-            packets = Packets.of(file, _stream(file, name))
-            if packets.can_seek:
-                try:
-                    return _read_by_seeking(file, packets, choose, fps, name)
-                except (
-                    UnreadableVideo,
-                    av.FFmpegError,
-                    ValueError,
-                ):  # a packet that gives no frame: count as they come
-                    pass
-        return _read_forward(av, media, packets, choose, fps, name)
-    except (av.FFmpegError, ValueError, RuntimeError, EOFError, MemoryError) as error:
-        raise UnreadableVideo(name, f"no frame could be decoded: {first_line(error)}") from error
+        yield
+    except faults as error:
+        if TOO_LARGE in str(error):
+            limits.refuse_pixels(name, "frames of " + str(error).split(TOO_LARGE, 1)[1].split()[0] + " px")
+        raise UnreadableVideo(name, name_content(media) or f"{what}: {_tell(error)}") from error
 
 
-def probe(path: str | Path) -> VideoInfo:
+def _tell(error: BaseException) -> str:
+    """What FFmpeg says of a fault, without numbers and the names of its functions."""
+    words, said = getattr(error, "strerror", None), getattr(error, "log", None)
+    if not words:
+        return first_line(error)
+    return f"{words} ({said[1]}: {said[2].strip()})" if said else words
+
+
+def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
     """Raises UnreadableVideo."""
-    av = load()
-    try:
-        with _open(av, str(path), str(path)) as file:
-            stream = _stream(file, str(path))
-            packets = Packets.of(file, stream)
-            rate = float(stream.average_rate or stream.guessed_rate or 25)
-            times = packets.times_s(rate)
-            steps = np.diff(times) if len(times) > 1 else np.full(1, 1 / rate)
-            seconds = float(times[-1] + np.median(steps)) if len(times) else 0.0
-            frame = next(_decode(av, str(path), str(path)), None)
-            codec = stream.codec_context
-            return VideoInfo(
-                num_frames=len(times),
-                fps=round(len(times) / seconds, 3) if seconds else rate,
-                width=codec.width,
-                height=codec.height,
-                codec=codec.name,
-                pix_fmt=codec.pix_fmt or "",
-                container=file.format.name.split(",")[0],
-                seconds=round(seconds, 3),
-                rotation=int(frame.rotation) if frame is not None else 0,
-                header_frames=stream.frames,
-                is_variable=bool(np.ptp(steps) > 2 * float(stream.time_base) and steps.max() > 1.2 * steps.min()),
-            )
-    except (av.FFmpegError, ValueError, RuntimeError, EOFError) as error:
-        raise UnreadableVideo(str(path), f"cannot be opened: {first_line(error)}") from error
+    name = str(path)
+    with _faults(name, name, limits, "cannot be opened"), _open(name, name, limits) as file:
+        stream = _stream(file, name, limits)
+        packets = Packets.of(file, stream, limits, name)
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        times = packets.times_s(rate)
+        steps = np.diff(times) if len(times) > 1 else np.full(1, 1 / rate)
+        seconds = float(times[-1] + np.median(steps)) if len(times) else 0.0
+        frame = next(_decode(name, name, limits), None)
+        codec = stream.codec_context
+        return VideoInfo(
+            num_frames=len(times),
+            fps=round(len(times) / seconds, 3) if seconds else rate,
+            width=codec.width,
+            height=codec.height,
+            codec=codec.name,
+            pix_fmt=codec.pix_fmt or "",
+            container=file.format.name.split(",")[0],
+            seconds=round(seconds, 3),
+            rotation=int(frame.rotation) if frame is not None else 0,
+            header_frames=stream.frames,
+            is_variable=bool(np.ptp(steps) > 2 * float(packets.time_base) and steps.max() > 1.2 * steps.min()),
+            pixel_aspect=round(pixel_aspect(stream), 4),
+        )
 
 
-def count_decoded(path: str | Path) -> int:
-    """Decodes every frame and holds one at a time; what stands before the place where a file breaks off counts."""
-    return sum(1 for _ in _decode(load(), str(path), str(path)))
+def count_decoded(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> int:
+    """Decode every frame, one held at a time; what stands before the place where a file breaks off counts."""
+    count, first = 0, None
+    for frame in _decode(str(path), str(path), limits):
+        count += 1
+        size = (frame.width, frame.height)
+        first = first or size
+        if size != first:
+            say_change(str(path), first, size)
+    return count
 
 
-def decode_frames(path: str) -> Iterator[Any]:
-    """PyAV's own frames, in order. A file that breaks off ends there."""
-    return _decode(load(), path, path)
+def decode_frames(path: str, limits: Limits = DEFAULT_LIMITS) -> tuple[float, Iterator[Any]]:
+    """Return the aspect of a pixel, and PyAV's own frames in order. A file that breaks off ends there."""
+    with _faults(path, path, limits), _open(path, path, limits) as file:
+        aspect = pixel_aspect(_stream(file, path, limits))
+    return aspect, _decode(path, path, limits)
 
 
 class Timeline(NamedTuple):
@@ -112,102 +142,79 @@ class Timeline(NamedTuple):
     times_s: np.ndarray  # [frames]: when each is shown, from the first on
     is_exact: bool  # the file says so of each frame and can be searched by it
     main_is_first: bool  # of several video streams the first one is the main one
+    container: str
+    width: int  # as the header says
+    hides_frames: bool  # an edit list cuts frames off, or the first ones need others that are not in the file
 
 
-def read_timeline(media: str | bytes) -> Timeline:
+def read_timeline(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> Timeline:
     """Raises UnreadableVideo."""
-    name, av = "(bytes)" if isinstance(media, bytes) else media, load()
-    try:
-        with _open(av, media, name) as file:
-            stream = _stream(file, name)
-            packets = Packets.of(file, stream)
-            first = stream.index == file.streams.video[0].index
-            return Timeline(packets.times_s(float(stream.average_rate or 25)), packets.can_seek, first)
-    except (av.FFmpegError, ValueError, RuntimeError, EOFError) as error:
-        raise UnreadableVideo(name, f"cannot be opened: {first_line(error)}") from error
+    name = "(bytes)" if isinstance(media, bytes) else media
+    with _faults(media, name, limits, "cannot be opened"), _open(media, name, limits) as file:
+        stream = _stream(file, name, limits)
+        packets = Packets.of(file, stream, limits, name)
+        first = stream.index == file.streams.video[0].index
+        times = packets.times_s(float(stream.average_rate or 25))
+        container = file.format.name.split(",")[0]
+        hides = packets.is_doubtful or bool(packets.hidden)
+        return Timeline(times, packets.can_seek, first, container, stream.codec_context.width, hides)
 
 
-def _open(av: Any, media: str | bytes, name: str) -> Any:
+def find_oddity(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> str:
+    """Return why other readers would give other frames than PyAV, "" if they give the same. Raises UnreadableVideo."""
+    name = "(bytes)" if isinstance(media, bytes) else media
+    with _faults(media, name, limits, "cannot be opened"), _open(media, name, limits) as file:
+        stream = _stream(file, name, limits)
+        aspect = pixel_aspect(stream)
+        stream.codec_context.skip_frame = "NONKEY"
+        sizes: set[Size] = set()
+        for frame in file.decode(stream):
+            sizes.add((frame.width, frame.height))
+            if frame.interlaced_frame:
+                return "it is interlaced"
+            if max(c.bits for c in frame.format.components) > 8:
+                return f"its pixels have more than 8 bits ({frame.format.name})"
+            if len(sizes) > 1:
+                return "it changes its size"
+    return "" if aspect == 1 else "its pixels are not square"
+
+
+def _open(media: str | bytes, name: str, limits: Limits) -> Any:
+    """Only regular files are opened, and nothing that a playlist names elsewhere."""
+    if isinstance(media, str):
+        check_file(media)
+        media = os.path.abspath(media)  # else a colon in a name makes a protocol of it
     source = io.BytesIO(media) if isinstance(media, bytes) else media
-    try:
-        return av.open(source, metadata_errors="ignore")
-    except (av.FFmpegError, ValueError, OSError) as error:
-        raise UnreadableVideo(name, f"no frame could be decoded: {first_line(error)}") from error
+    options = {"max_pixels": str(limits.max_pixels), "protocol_whitelist": "file"}
+    return load().open(source, metadata_errors="ignore", options=options)
 
 
-def _stream(file: Any, name: str) -> Any:
-    """The main video stream, not a cover picture."""
+def _stream(file: Any, name: str, limits: Limits) -> Any:
+    """The main video stream, not a cover picture. Raises UnreadableVideo."""
     stream = file.streams.best("video")
     if stream is None:
         audio = " (audio only)" if file.streams.audio else ""
         raise UnreadableVideo(name, f"no video stream{audio}", hopeless=True)
     stream.thread_type = "NONE"  # loader workers are the parallelism
+    context = stream.codec_context
+    limits.check_size(name, context.width, context.height)
+    context.options = {"max_pixels": str(limits.max_pixels)}  # holds for every frame, before it takes memory
     return stream
 
 
-class Packets:
-    """The packets of a stream in the order of the file: when each is shown, and which are key frames."""
-
-    def __init__(self, file: Any, stream: Any) -> None:
-        self.file, self.stream = file, stream
-        self.kept: list[Any] = []
-        self.pts: list[int | None] = []
-        self.keys: list[int] = []  # numbers of the packets that are key frames
-        self.time_base = stream.time_base
-        self.can_seek = file.format.name.split(",")[0] in SEEKABLE_FORMATS
-        self.can_seek &= stream.codec_context.name.removeprefix("lib") in SEEKABLE_CODECS
-
-    @classmethod
-    def of(cls, file: Any, stream: Any) -> "Packets":
-        packets, num_bytes = cls(file, stream), 0
-        for packet in file.demux(stream):
-            if not packet.size:
-                continue
-            if (
-                packet.is_discard or packet.is_corrupt
-            ):  # an edit list cuts it off, or it is broken: count as frames come
-                packets.can_seek = False
-            if packet.is_keyframe:
-                packets.keys.append(len(packets.pts))
-            packets.pts.append(packet.pts)
-            num_bytes += packet.size
-            if num_bytes <= MAX_KEPT_BYTES:
-                packets.kept.append(packet)
-        known = [p for p in packets.pts if p is not None]
-        packets.can_seek &= len(set(known)) == len(packets.pts) > 0 and packets.keys[:1] == [0]
-        return packets
-
-    def times_s(self, fps: float) -> np.ndarray:
-        """[frames], ascending from 0; of a stream that does not tell them all, from its mean rate."""
-        if None in self.pts or len(set(self.pts)) < len(self.pts):
-            return np.arange(len(self.pts)) / fps
-        times = np.sort(np.array(self.pts, dtype=np.float64))
-        return (times - times[:1]) * float(self.time_base)
-
-    def from_key(self, number: int) -> Iterator[Any]:
-        """Packets from a key frame on; at the end None, which asks the decoder for what it holds back."""
-        if len(self.kept) == len(self.pts):
-            yield from self.kept[number:]
-        else:
-            self.file.seek(self.pts[number], stream=self.stream, backward=True)
-            found = False
-            for packet in self.file.demux(self.stream):
-                found |= packet.pts == self.pts[number]
-                if found and packet.size:
-                    yield packet
-        yield None
-
-
-def _read_by_seeking(file: Any, packets: Packets, choose: Choose, fps: float | None, name: str) -> np.ndarray:
+def _read_by_seeking(file: Any, packets: Packets, choose: Choose, fps: float | None, source: Source) -> np.ndarray:
     order = sorted(p for p in packets.pts if p is not None)
-    wanted = [order[i] for i in _choose(choose, packets.times_s(25), fps)]
+    name, limits = source.name, source.limits
+    wanted = [order[i] for i in choose_at(choose, packets.times_s(25), fps, limits, name).tolist()]
     keys = sorted((packets.pts[i] or 0, i) for i in packets.keys)
     key_pts = [pts for pts, _ in keys]
     parts: dict[int, set[int]] = {}  # key frame -> what is wanted of the frames after it
     for pts in sorted(set(wanted)):
         parts.setdefault(bisect_right(key_pts, pts) - 1, set()).add(pts)
-    frames = Frames(wanted, name)
     context = packets.stream.codec_context
+    header = (context.width, context.height)
+    limits.check_sample(name, len(wanted), *header)
+    frames = Frames(wanted, source, lambda size: size if size == header else _first_size(source))
     can_skip = context.name == "h264"
     for key, needed in parts.items():
         left = set(needed)
@@ -226,25 +233,24 @@ def _read_by_seeking(file: Any, packets: Packets, choose: Choose, fps: float | N
     return frames.pixels
 
 
-def _choose(choose: Choose, times_s: np.ndarray, fps: float | None) -> list[int]:
-    if fps is None:
-        return choose(len(times_s)).tolist()
-    shown = at_rate(times_s, fps)
-    return shown[choose(len(shown))].tolist()
+def _first_size(source: Source) -> Size:
+    frame = next(_decode(source.media, source.name, source.limits))
+    return frame.width, frame.height
 
 
-def _read_forward(  # noqa: PLR0913
-    av: Any, media: str | bytes, packets: Packets, choose: Choose, fps: float | None, name: str
-) -> np.ndarray:
-    """Counts frames as they come. Packets say first how many there should be; when fewer come, it is chosen again."""
+def _read_forward(source: Source, packets: Packets, choose: Choose, fps: float | None) -> np.ndarray:
+    """Count frames as they come. Packets say first how many there should be; when fewer come, it is chosen again."""
+    name, limits = source.name, source.limits
     times = packets.times_s(25)
     if not len(times):
         raise UnreadableVideo(name, "no frame could be decoded")
+    wanted = [] if packets.is_doubtful else choose_at(choose, times, fps, limits, name).tolist()
     for _ in range(2):
-        wanted = _choose(choose, times, fps)
-        frames, last, came = Frames(wanted, name), max(wanted), []
-        for number, frame in enumerate(_decode(av, media, name)):
+        sizes: list[Size] = []
+        frames, last, came = Frames(wanted, source, lambda _: sizes[0]), max(wanted, default=-1), []  # noqa: B023
+        for number, frame in enumerate(_decode(source.media, name, limits)):
             came.append(frame.time if frame.time is not None else number / 25)
+            sizes = sizes or [(frame.width, frame.height)]
             if number in frames.places:
                 frames.put(number, frame)
             if number == last:
@@ -252,53 +258,18 @@ def _read_forward(  # noqa: PLR0913
         if not came:
             break
         times = np.maximum.accumulate(np.array(came) - came[0])
+        wanted = choose_at(choose, times, fps, limits, name).tolist()
     raise UnreadableVideo(name, "no frame could be decoded")
 
 
-def _decode(av: Any, media: str | bytes, name: str) -> Iterator[Any]:
+def _decode(media: str | bytes, name: str, limits: Limits) -> Iterator[Any]:
     """Frames in order. A file that breaks off gives what stands before it."""
     given = 0
     try:
-        with _open(av, media, name) as file:
-            for frame in file.decode(_stream(file, name)):
+        with _faults(media, name, limits), _open(media, name, limits) as file:
+            for frame in file.decode(_stream(file, name, limits)):
                 given += 1
                 yield frame
-    except (av.FFmpegError, ValueError, RuntimeError, EOFError) as error:
-        if not given:
-            raise UnreadableVideo(name, f"no frame could be decoded: {first_line(error)}") from error
-
-
-class Frames:
-    """Gathers wanted frames into one array [T, H, W, 3], each converted once; `wanted` [T] are numbers or time stamps."""
-
-    def __init__(self, wanted: list[int], name: str) -> None:
-        self.name, self.count = name, len(wanted)
-        self.places: dict[int, list[int]] = {}
-        for place, key in enumerate(wanted):
-            self.places.setdefault(key, []).append(place)
-        self.pixels = np.empty((0, 0, 0, 3), dtype=np.uint8)
-        self.reformatter: Any = None
-
-    def put(self, key: int, frame: Any) -> None:
-        if self.reformatter is None:
-            from av.video.reformatter import VideoReformatter
-
-            self.reformatter = VideoReformatter()  # one for all frames: making one costs more than a conversion
-        try:
-            plane = self.reformatter.reformat(frame, format="rgb24").planes[0]
-        except Exception as error:  # a pixel format that cannot be converted
-            raise UnreadableVideo(self.name, f"frames cannot be turned into RGB: {first_line(error)}") from error
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-        picture = _upright(rows[:, : plane.width * 3].reshape(plane.height, plane.width, 3), frame)
-        if not len(self.pixels):
-            self.pixels = np.empty((self.count, *picture.shape), dtype=np.uint8)
-        elif picture.shape != self.pixels.shape[1:]:
-            shapes = sorted({picture.shape[:2], self.pixels.shape[1:3]})
-            raise UnreadableVideo(self.name, f"frames change their size within the clip: {shapes}", hopeless=True)
-        for place in self.places[key]:
-            self.pixels[place] = picture
-
-
-def _upright(picture: np.ndarray, frame: Any) -> np.ndarray:
-    """[H, W, 3], turned as the file asks players to turn it (phones)."""
-    return np.rot90(picture, frame.rotation // 90 % 4)
+    except UnreadableVideo as error:
+        if not given or error.hopeless:
+            raise

@@ -5,10 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from hpm_video.data.decode import Choose, at_rate, first_line, stack
+from hpm_video.data.decode import Choose, choose_at, first_line, stack
 from hpm_video.data.decode_av import load as load_av
-from hpm_video.data.decode_av import read_timeline
+from hpm_video.data.decode_av import find_oddity, read_timeline
+from hpm_video.data.limits import DEFAULT_LIMITS, Limits
 from hpm_video.types import UnreadableVideo
+
+
+LEAST_WIDTH_PX = 32  # of narrower pictures decord 0.6 gives some with another width
 
 
 def load() -> Any:
@@ -24,7 +28,7 @@ def load() -> Any:
     return decord
 
 
-def read(media: str | bytes, choose: Choose, fps: float | None = None) -> np.ndarray:
+def read(media: str | bytes, choose: Choose, fps: float | None = None, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
     """uint8 [T, H, W, 3]; see `hpm_video.data.decode.read_frames`. Raises UnreadableVideo.
 
     Reads forward from frame 0 and never seeks, so neither get_batch nor skip_frames: in decord 0.6 both silently give other
@@ -32,21 +36,22 @@ def read(media: str | bytes, choose: Choose, fps: float | None = None) -> np.nda
     """
     decord = load()
     name = "(bytes)" if isinstance(media, bytes) else media
-    if not read_timeline(media).main_is_first:
-        raise UnreadableVideo(name, "decord: the main video stream is not the first one")
+    _check(media, name, limits)
     try:
         source = io.BytesIO(media) if isinstance(media, bytes) else media
         video = decord.VideoReader(source, ctx=decord.cpu(0), num_threads=1)
         count = len(video)
         if count < 1:
             raise UnreadableVideo(name, "decord: no frame")
-        shown = np.arange(count)
+        times_s = np.arange(count)
         if fps is not None:
-            shown = at_rate(video.get_frame_timestamp(shown)[:, 0].astype(np.float64), fps)
-        wanted = shown[choose(len(shown))].tolist()
+            times_s = video.get_frame_timestamp(times_s)[:, 0].astype(np.float64)
+        wanted = choose_at(choose, times_s, fps, limits, name).tolist()
         kept = {}
         for number in range(max(wanted) + 1):
             frame = video.next()
+            if number == 0:
+                limits.check_sample(name, len(wanted), frame.shape[1], frame.shape[0])
             if number in wanted:
                 kept[number] = frame.asnumpy()
         return stack([kept[i] for i in wanted], name)
@@ -54,3 +59,18 @@ def read(media: str | bytes, choose: Choose, fps: float | None = None) -> np.nda
         raise
     except Exception as error:  # decord raises its own types, RuntimeError, IndexError and StopIteration
         raise UnreadableVideo(name, f"decord: {first_line(error)}") from error
+
+
+def _check(media: str | bytes, name: str, limits: Limits) -> None:
+    """Raise UnreadableVideo for what decord 0.6 reads otherwise than PyAV."""
+    timeline = read_timeline(media, limits)
+    if not timeline.main_is_first:
+        raise UnreadableVideo(name, "decord: the main video stream is not the first one")
+    if timeline.container == "mpegts":
+        raise UnreadableVideo(name, "decord: leaves out frames at the start of MPEG-TS files")
+    if timeline.hides_frames:
+        raise UnreadableVideo(name, "decord: its first frames are cut off or need others that are not in it")
+    if timeline.width < LEAST_WIDTH_PX:
+        raise UnreadableVideo(name, f"decord: it is narrower than {LEAST_WIDTH_PX} px")
+    if oddity := find_oddity(media, limits):
+        raise UnreadableVideo(name, f"decord: {oddity}")

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from hpm_video.data.decode import Choose, at_rate, first_line
-from hpm_video.data.decode_av import read_timeline
+from hpm_video.data.decode import Choose, choose_at, first_line
+from hpm_video.data.decode_av import find_oddity, read_timeline
+from hpm_video.data.limits import DEFAULT_LIMITS, Limits
 from hpm_video.types import UnreadableVideo
 
 
@@ -31,20 +32,22 @@ def _probe(decoder: Any) -> Any:
     return decoder
 
 
-def read(media: str | bytes, choose: Choose, fps: float | None = None) -> np.ndarray:
+def read(media: str | bytes, choose: Choose, fps: float | None = None, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
     """uint8 [T, H, W, 3]; see `hpm_video.data.decode.read_frames`. Raises UnreadableVideo."""
     name = "(bytes)" if isinstance(media, bytes) else media
-    timeline = read_timeline(media)
+    timeline = read_timeline(media, limits)
     if not timeline.is_exact:
         raise UnreadableVideo(name, "torchcodec: this kind of file does not say when its frames are shown")
+    if oddity := find_oddity(media, limits):
+        raise UnreadableVideo(name, f"torchcodec: {oddity}")
     try:
         decoder = load()(media, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
         count = len(decoder)
         if count < 1:
             raise UnreadableVideo(name, "torchcodec: no frame")
-        shown = np.arange(count)
-        if fps is not None:
-            shown = at_rate(timeline.times_s[:count], fps)
-        return decoder.get_frames_at(shown[choose(len(shown))].tolist()).data.numpy()
+        times_s = np.arange(count) if fps is None else timeline.times_s[:count]
+        wanted = choose_at(choose, times_s, fps, limits, name)
+        limits.check_sample(name, len(wanted), decoder.metadata.width, decoder.metadata.height)
+        return decoder.get_frames_at(wanted.tolist()).data.numpy()
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise UnreadableVideo(name, f"torchcodec: {first_line(error)}") from error

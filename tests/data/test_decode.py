@@ -152,7 +152,7 @@ def test_the_right_one_of_two_streams(tmp_path, reader, caplog) -> None:
 
 
 def test_packets_of_a_long_file_are_read_again(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("hpm_video.data.decode_av.MAX_KEPT_BYTES", 1000)
+    monkeypatch.setattr("hpm_video.data.packets.MAX_KEPT_BYTES", 1000)
     write_numbered(tmp_path / "clip.mp4", "libx264", 60, {"bf": "3", "g": "12", "b": "2000000"})
     for index in ([13, 50], [59], [0, 30, 31]):
         frames = read_frames(tmp_path / "clip.mp4", lambda n, i=index: np.array(i), "pyav")
@@ -188,6 +188,9 @@ def test_images_and_folders_of_frames(tmp_path) -> None:
     grey = read_frames(tmp_path.parent / f"{tmp_path.name}_grey.bmp", np.arange)
     assert np.array_equal(grey, np.repeat(pictures[:1, ..., :1], 3, axis=3))
     (tmp_path / "img_2.png").write_text("<html>")
+    with pytest.raises(UnreadableVideo, match="is a web page, not an image"):
+        read_frames(tmp_path / "img_2.png", np.arange)
+    (tmp_path / "img_2.png").write_text("nothing of the kind")
     with pytest.raises(UnreadableVideo, match="no image"):
         read_frames(tmp_path / "img_2.png", np.arange)
 
