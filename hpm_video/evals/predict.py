@@ -238,7 +238,9 @@ def _list_folder(folder: Path) -> list[Path]:
             return [folder]
     below = [path for path in sorted(folder.iterdir()) if path.is_dir() and list_frames(path)]
     if not below:
-        raise UserError(f"{folder}: holds neither videos nor frames; expected videos ({' '.join(SUFFIXES)}) or pictures")
+        raise UserError(
+            f"{folder}: holds neither videos nor frames; expected videos ({' '.join(SUFFIXES)}) or pictures"
+        )
     return below
 
 

@@ -269,7 +269,9 @@ def load_classes(run: Path) -> list[str]:
     check_run(run, "finetune")
     file = run / "classes.json"
     if not file.is_file():
-        raise UserError(f"{file} does not exist; expected the class names of the run. Rerun the command that started it")
+        raise UserError(
+            f"{file} does not exist; expected the class names of the run. Rerun the command that started it"
+        )
     return json.loads(file.read_text())
 
 

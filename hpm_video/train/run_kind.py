@@ -7,8 +7,8 @@ from hpm_video.errors import UserError
 CONFIG, RESULTS = "config.yaml", "results.json"
 KINDS = {"pretrain": "pretraining", "finetune": "fine-tuning"}
 STARTS = {  # how a run of each kind comes into being
-    "pretrain": "hpm-video pretrain data.root=FOLDER train.output={run}",
-    "finetune": "hpm-video finetune data.root=DIR init.weights=PRETRAINED_RUN train.output={run}",
+    "pretrain": "hpm-video pretrain data.root=FOLDER train.output=RUN",
+    "finetune": "hpm-video finetune data.root=DIR init.weights=PRETRAINED_RUN train.output=RUN",
 }
 
 
@@ -16,7 +16,7 @@ def find_kind(run: Path) -> str:
     """Return pretrain or finetune. Raises UserError if `run` is not a run folder, or its config.yaml cannot be read."""
     file = run / CONFIG
     if not file.is_file():
-        raise UserError(_describe_foreign(run, "pretrain"))
+        raise UserError(_describe_foreign(run))
     import yaml
 
     try:
@@ -32,7 +32,7 @@ def find_kind(run: Path) -> str:
 def check_run(run: Path, kind: str | None = None) -> None:
     """Raise UserError, which names the command that helps, if `run` is not the folder of a run of this kind; None: of any."""
     if not (run / CONFIG).is_file():
-        raise UserError(_describe_foreign(run, kind or "pretrain"))
+        raise UserError(_describe_foreign(run, kind))
     found = find_kind(run)
     if kind == "pretrain" and found == "finetune":
         raise UserError(
@@ -51,25 +51,25 @@ def check_finished(run: Path) -> None:
     if (run / RESULTS).is_file():
         return
     if not (run / CONFIG).is_file():
-        raise UserError(_describe_foreign(run, "pretrain"))
+        raise UserError(_describe_foreign(run))
     raise UserError(
         f"{run} has no {RESULTS}: the run has not finished. Rerun the command that started it to resume, then hpm-video "
         f"report {run}"
     )
 
 
-def _describe_foreign(run: Path, kind: str) -> str:
-    """Say what a path is that is not a run folder, and what to do."""
-    expected = f"expected the folder of a {KINDS[kind]} run"
-    start = STARTS[kind].format(run="RUN")
+def _describe_foreign(run: Path, kind: str | None = None) -> str:
+    """Say what a path is that is not a run folder (wanted: of this kind, None: of any), and what to do."""
+    expected = f"expected the folder of a {KINDS[kind]} run" if kind else "expected the folder of a run"
+    start = f"To make one: {STARTS[kind or 'pretrain']}"
     above = next((folder for folder in run.absolute().parents if (folder / CONFIG).is_file()), None)
     if above is not None:
         return f"{run} lies in a run folder; {expected}. Try {above}"
     if not run.exists():
-        return f"{run} does not exist; {expected}. To make one: {start}"
+        return f"{run} does not exist; {expected}. {start}"
     if not run.is_dir():
-        return f"{run} is a file; {expected}. To make one: {start}"
+        return f"{run} is a file; {expected}. {start}"
     below = sorted(file.parent for file in run.glob(f"*/{CONFIG}"))
     if below:
         return f"{run} has no {CONFIG}; {expected}. Try {' or '.join(map(str, below[:3]))}"
-    return f"{run} is not a run folder: it has no {CONFIG}; {expected}. To make one: {start}"
+    return f"{run} is not a run folder: it has no {CONFIG}; {expected}. {start}"

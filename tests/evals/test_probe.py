@@ -82,7 +82,10 @@ def test_score_at_chance_warns(labelled_set, make_run, capsys) -> None:
     run, _ = make_run(data__root=str(labelled_set))
     assert main(["knn", str(run), "--pool", "mean"]) == 0
     told = capsys.readouterr().out
-    assert "is not above chance (0.500) by more than two standard errors" in told and "kNN: not certainly above chance (0.500" in told
+    assert (
+        "is not above chance (0.500) by more than two standard errors" in told
+        and "kNN: not certainly above chance (0.500" in told
+    )
 
 
 def test_what_cannot_be_scored_is_refused(labelled_set, make_run) -> None:
