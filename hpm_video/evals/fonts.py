@@ -54,11 +54,16 @@ def _charmaps() -> Iterator[tuple[str, frozenset[int]]]:
     from matplotlib.font_manager import findfont, fontManager
 
     yield PLAIN, _characters_of(findfont(PLAIN))
-    regular = [font for font in fontManager.ttflist if font.style == "normal" and font.name != PLAIN]
+    regular = [font for font in fontManager.ttflist if font.style == "normal" and not _draws_nothing(font.name)]
     for font in sorted(
         regular, key=lambda font: (abs(int(font.weight) - 400) if str(font.weight).isdigit() else 0, font.name)
     ):
         yield font.name, _characters_of(font.fname)
+
+
+def _draws_nothing(family: str) -> bool:
+    """Return whether a font claims every character, but draws boxes or blanks (Last Resort, Adobe Blank)."""
+    return any(name in family.lower().replace(" ", "") for name in ("lastresort", "adobeblank"))
 
 
 @cache

@@ -49,6 +49,7 @@ def test_names_that_no_font_has_are_numbers(drawn) -> None:
         shown = name.replace("$", r"\$") if fonts.can_draw(name) else f"class {number}"
         assert f"{shown}  {number}" in texts(drawn[0]) and shown in texts(drawn[1])
     assert fonts.can_draw("wave é ü Ω") and not fonts.can_draw("a\x1b")
+    assert not any("Last Resort" in family for family, _ in fonts._charmaps())  # comes with matplotlib, draws boxes
     assert fonts.name_file("a/very/long/name.mp4", 10) == "…/name.mp4"
 
 
