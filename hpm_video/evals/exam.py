@@ -29,6 +29,7 @@ from hpm_video.data.loader import ClipStream, FailureLog, StepSampler
 from hpm_video.data.manifest import Manifest, Source, open_manifest
 from hpm_video.evals.exam_charts import draw_confusion
 from hpm_video.evals.metrics import Answers, class_rows, score_answers
+from hpm_video.evals.summary import tell_doubt, tell_share
 from hpm_video.evals.views import ViewClassifier, ViewDataset
 from hpm_video.train.checkpoint import load_classes, load_classifier, read_config, write_json
 from hpm_video.train.engine import prepare_process
@@ -286,16 +287,13 @@ def tell_results(results: dict[str, Any]) -> str:
     """A few lines of what `examine_run` gave on rank 0."""
     scores, about = results["scores"], results["test"]
     views = f"{about['num_clips']} clips x {about['num_crops']} crops, {about['average']} averaged"
-    named = (("top-1", "top1"), ("top-5", "top5"), ("mean class", "mean_class"))
-    shown = [
-        f"{n} {scores[k]:.3f} ({scores[f'{k}_interval'][0]:.3f} to {scores[f'{k}_interval'][1]:.3f})"
-        for n, k in named
-        if k in scores
-    ]
-    lines = [
-        f"{scores['num_videos']} videos of the {about['split']} split, {views}",
-        ", ".join(shown) + ", 95 % intervals",
-    ]
+    lines = [f"{scores['num_videos']:,} videos of the {about['split']} split, {views}"]
+    for name, key in (("top-1", "top1"), ("top-5", "top5"), ("mean class", "mean_class")):
+        if key in scores:
+            lines.append(f"{name}: {tell_share(scores[key], scores[f'{key}_interval'])}")
+    lines.append(f"chance: {scores['chance']:.3f}, the most frequent class")
+    if tell_doubt(scores):
+        lines.append(f"top-1: {tell_doubt(scores)}")
     if scores["num_unreadable"]:
         text = f"{scores['num_unreadable']} videos could not be read and are left out; counted as wrong: top-1 "
         lines.append(f"{text}{scores['top1_unreadable_wrong']:.3f}")
@@ -304,4 +302,4 @@ def tell_results(results: dict[str, Any]) -> str:
             f"mean class: over the {scores['num_classes_present']} of {scores['num_classes']} classes that have videos"
         )
         lines.append(text)
-    return "\n".join([*lines, f"{results['folder']}: results.json, per_class.csv, confusion.png"]) + "\n"
+    return "\n".join([*lines, f"wrote {results['folder']}: results.json, per_class.csv, confusion.png"]) + "\n"

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from hpm_video.evals.fonts import fonts_for, name_classes, name_file
+
 LONGEST_NAME = 60
 MOST_CELLS_WITH_NUMBERS = 25
 MOST_POINTS_MARKED = 150
@@ -17,13 +19,22 @@ def draw_confusion(confusion: Int[ndarray, "K K"], classes: Sequence[str]) -> by
     """Rows are true classes, columns predicted ones; colour is the share of the row, its root, so that rare confusions
     show. Rows without videos stay grey. With many classes, columns are named by their numbers and cells hold no figures.
     """
-    from matplotlib.colors import PowerNorm
-
     num_classes, totals = len(confusion), confusion.sum(1, keepdims=True)
     shares = np.ma.masked_where((totals == 0) & np.ones_like(confusion, bool), confusion / np.maximum(totals, 1))
     few = num_classes <= MOST_CELLS_WITH_NUMBERS
     side = max(num_classes * (0.5 if few else 0.115), 2.5)  # inches
-    figure, axis = _figure(side, side)
+    with fonts_for(classes):
+        figure, axis = _figure(side, side)
+        _fill_confusion(figure, axis, confusion, shares, name_classes(classes), side)
+        return _png(figure)
+
+
+def _fill_confusion(
+    figure: Any, axis: Any, confusion: Int[ndarray, "K K"], shares: ndarray, classes: Sequence[str], side: float
+) -> None:
+    from matplotlib.colors import PowerNorm
+
+    num_classes, few = len(confusion), len(confusion) <= MOST_CELLS_WITH_NUMBERS
     axis.set_facecolor("#dddddd")
     image = axis.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     size, names = (9 if few else 5.5), [_shorten(name) for name in classes]
@@ -42,7 +53,6 @@ def draw_confusion(confusion: Int[ndarray, "K K"], classes: Sequence[str]) -> by
     bar.set_label("share of the true class")
     right = int(np.trace(confusion))
     axis.set_title(f"{right} of {int(confusion.sum())} videos right")
-    return _png(figure)
 
 
 def draw_timeline(
@@ -56,18 +66,20 @@ def draw_timeline(
     """Probability over time of the classes that come highest anywhere; each point is the middle of a window."""
     shown = np.argsort(-probabilities.max(0), kind="stable")[:num_shown]
     middle = (begins_s + ends_s) / 2
-    figure, axis = _figure(9, 3)
     marker = "." if len(middle) <= MOST_POINTS_MARKED else None
-    for number in shown:
-        axis.plot(middle, probabilities[:, number], label=_shorten(classes[number]), linewidth=1.4, marker=marker)
-    axis.set_xlim(0, max(float(ends_s.max()), 1e-3))
-    axis.set_ylim(0, 1.02)
-    axis.set_xlabel("seconds")
-    axis.set_ylabel("probability")
-    axis.set_title(title, fontsize=9)
-    axis.grid(alpha=0.3)
-    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, frameon=False)
-    return _png(figure)
+    names = name_classes(classes)
+    with fonts_for([title, *(classes[number] for number in shown)]):
+        figure, axis = _figure(9, 3)
+        for number in shown:
+            axis.plot(middle, probabilities[:, number], label=_shorten(names[number]), linewidth=1.4, marker=marker)
+        axis.set_xlim(0, max(float(ends_s.max()), 1e-3))
+        axis.set_ylim(0, 1.02)
+        axis.set_xlabel("seconds")
+        axis.set_ylabel("probability")
+        axis.set_title(name_file(title, 100), fontsize=9)
+        axis.grid(alpha=0.3)
+        axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, frameon=False)
+        return _png(figure)
 
 
 def _shorten(name: str) -> str:

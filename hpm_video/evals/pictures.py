@@ -13,8 +13,9 @@ from numpy import ndarray
 from torch import Tensor
 
 from hpm_video.config import PretrainConfig, token_grid, unit_block
-from hpm_video.data.loader import load_held_out
+from hpm_video.data.loader import HeldOut, load_held_out
 from hpm_video.data.transforms import Normalise
+from hpm_video.evals.fonts import fonts_for, name_file
 from hpm_video.method.masking import make_units
 from hpm_video.method.step import Journey, PretrainStep
 from hpm_video.method.targets import to_pixels
@@ -26,6 +27,7 @@ from hpm_video.train.pretrain import open_train_sets
 from hpm_video.types import Place
 
 GREY = 0.5
+DIFFICULTY = "inferno"  # colours of difficulty: dark is easy, bright is hard
 COLOURS = {"hpm": "#c0392b", "random": "#2c7fb8", "untrained": "#888888"}
 
 
@@ -42,16 +44,20 @@ def draw_run(run: Path, out: Path) -> list[Path]:
 
 
 def held_out_clips(config: PretrainConfig, num: int) -> UInt8[Tensor, "n C T H W"]:
-    return load_held_out(open_train_sets(config)[1], config.data, num).clip
+    return open_held_out(config, num).clip
+
+
+def open_held_out(config: PretrainConfig, num: int) -> HeldOut:
+    return load_held_out(open_train_sets(config)[1], config.data, num)
 
 
 def draw_clips(run: Path) -> bytes:
     """Held-out clips: input, random mask, its reconstruction; then difficulty, hard mask, its reconstruction. Where the target
     is features, there are no reconstructions, and the picture says so."""
     config, student = load_student(run)
-    frames = held_out_clips(config, max(1, config.train.num_pictures))
-    step, engine, clip = open_step(config, student, run, frames)
-    place, rows = Place(0, len(frames), len(frames)), []
+    held_out = open_held_out(config, max(1, config.train.num_pictures))
+    step, engine, clip = open_step(config, student, run, held_out.clip)
+    place, rows = Place(0, len(clip), len(clip)), []
 
     def rebuilt(journey: Journey) -> list[tuple[str, Tensor]]:
         return [] if step.features is not None else [("reconstruction", rebuild(clip, journey, config))]
@@ -64,9 +70,15 @@ def draw_clips(run: Path) -> bytes:
             assert hard.difficulty is not None
             rows += [("difficulty (teacher)", overlay(clip, _on_tokens(hard.difficulty, step.units), config))]
             rows += [("hard mask", hide(clip, hard, config)), *rebuilt(hard)]
-    target = config.objective.target
-    note = "" if step.features is None else f"no reconstructions: objective.target {target} is features, not pixels"
-    return _draw_rows([(name, _to_rgb(pictures, config)) for name, pictures in rows], note)
+    pictures = [(name, _to_rgb(row, config)) for name, row in rows]
+    return _draw_rows(pictures, held_out.names, _note_on_target(config.objective.target), scale=step.mines)
+
+
+def _note_on_target(target: str) -> str:
+    """What must be known of the reconstructions."""
+    if target in ("norm_token", "norm_channel"):
+        return f"Reconstructions use the true mean and standard deviation of each patch (objective.target={target})"
+    return "" if target == "raw" else f"No reconstructions: objective.target={target} is features, not pixels"
 
 
 def open_step(
@@ -102,7 +114,7 @@ def overlay(
     import matplotlib
 
     maps = _spread(_unit_range(values), config)[:, 0]  # [B, T, H, W]
-    colours = torch.from_numpy(matplotlib.colormaps["inferno"](maps.numpy())[..., :3]).float().permute(0, 4, 1, 2, 3)
+    colours = torch.from_numpy(matplotlib.colormaps[DIFFICULTY](maps.numpy())[..., :3]).float().permute(0, 4, 1, 2, 3)
     normal = Normalise(config.data)
     return (0.65 * colours + 0.35 * normal.undo(clip) - normal.mean) / normal.std
 
@@ -124,26 +136,46 @@ def _to_rgb(clip: Float[Tensor, "B C T H W"], config: PretrainConfig) -> Float[n
     return Normalise(config.data).undo(clip).clamp(0, 1).permute(0, 2, 3, 4, 1).numpy()
 
 
-def _draw_rows(rows: list[tuple[str, ndarray]], note: str = "", num_times: int = 4) -> bytes:
-    """One block for each clip, a line for each picture, frames from left to right; two blocks side by side; `note` below."""
+def _draw_rows(
+    rows: list[tuple[str, ndarray]], names: Sequence[str], note: str = "", num_times: int = 4, scale: bool = False
+) -> bytes:
+    """One block for each clip, named above; a line for each picture, frames from left to right; blocks side by side; `note`
+    below; `scale`: of the difficulty, at the right."""
     num_clips, num_frames = rows[0][1].shape[:2]
     times = np.linspace(0, num_frames - 1, min(num_times, num_frames)).round().astype(int)
-    figure, axes = subplots(len(rows), num_clips, 0.95 * len(times) + 0.3, 1.0)
-    for line, (name, pictures) in enumerate(rows):
-        for column in range(num_clips):
-            strip = [np.pad(pictures[column, t], ((1, 1), (1, 1), (0, 0)), constant_values=1) for t in times]
-            axis = axes[line][column]
-            axis.imshow(np.concatenate(strip, axis=1), interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            for spine in axis.spines.values():
-                spine.set_visible(False)
-            if column == 0:
-                axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-            if line == 0:
-                axis.set_title(f"clip {column + 1}" + (": time runs right" if len(times) > 1 else ""), fontsize=8)
-    figure.text(0.5, 0.02, note, ha="center", fontsize=8)
-    return to_png(figure)
+    with fonts_for(names):
+        figure, axes = subplots(len(rows), num_clips, 0.95 * len(times) + 0.3, 1.0)
+        for line, (label, pictures) in enumerate(rows):
+            for column in range(num_clips):
+                strip = [np.pad(pictures[column, t], ((1, 1), (1, 1), (0, 0)), constant_values=1) for t in times]
+                axis = axes[line][column]
+                axis.imshow(np.concatenate(strip, axis=1), interpolation="nearest")
+                _hide_frame(axis)
+                if column == 0:
+                    axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+                if line == 0:
+                    axis.set_title(name_file(Path(names[column]).name, 12 * len(times) + 2), fontsize=8)
+        below = [note, "Time runs to the right" if len(times) > 1 else ""]
+        figure.text(0.5, 0.02, ". ".join(text for text in below if text), ha="center", fontsize=8)
+        if scale:
+            _add_scale(figure, axes)
+        return to_png(figure)
+
+
+def _hide_frame(axis: Any) -> None:
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _add_scale(figure: Any, axes: Any) -> None:
+    """The colours of difficulty: each map goes from the easiest to the hardest unit of its own clip."""
+    from matplotlib.cm import ScalarMappable
+
+    bar = figure.colorbar(ScalarMappable(cmap=DIFFICULTY), ax=axes, fraction=0.03, pad=0.02, aspect=30)
+    bar.set_ticks([0, 1], labels=["easiest", "hardest"], fontsize=7)
+    bar.set_label("difficulty within the clip: bright = hard", fontsize=8)
 
 
 def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
@@ -155,22 +187,26 @@ def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
     lines = [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, num_steps).round().astype(int))]
     config = load_run_config(run)
     units = make_units(token_grid(config), unit_block(config))
-    frames = held_out_clips(config, len(lines[0]["difficulty"]))
-    figure, axes = subplots(len(lines) + 1, len(frames), 1.3, 1.3)
+    held_out = open_held_out(config, len(lines[0]["difficulty"]))
+    frames = held_out.clip
     middle = frames.shape[2] // 2
     pictures = [("middle frame", frames[:, :, middle].permute(0, 2, 3, 1).numpy())]
     for line in lines:
         values = _on_tokens(torch.tensor(line["difficulty"]), units)
-        pictures.append((f"step {line['step']}", _spread(_unit_range(values), config)[:, 0, middle].numpy()))
-    for row, (name, images) in enumerate(pictures):
-        for column, image in enumerate(images):
-            axes[row][column].imshow(image, cmap="inferno", vmin=0, vmax=1, interpolation="nearest")
-            axes[row][column].axis("off")
-            if column == 0:
-                axes[row][column].text(
-                    -0.08, 0.5, name, transform=axes[row][column].transAxes, ha="right", va="center", fontsize=9
-                )
-    return to_png(figure)
+        pictures.append((f"step {line['step']:,}", _spread(_unit_range(values), config)[:, 0, middle].numpy()))
+    with fonts_for(held_out.names):
+        figure, axes = subplots(len(pictures), len(frames), 1.3, 1.3)
+        for row, (name, images) in enumerate(pictures):
+            for column, image in enumerate(images):
+                axis = axes[row][column]
+                axis.imshow(image, cmap=DIFFICULTY, vmin=0, vmax=1, interpolation="nearest")
+                _hide_frame(axis)
+                if column == 0:
+                    axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+                if row == 0:
+                    axis.set_title(name_file(Path(held_out.names[column]).name, 18), fontsize=7)
+        _add_scale(figure, axes)
+        return to_png(figure)
 
 
 def _unit_range(values: Tensor) -> Tensor:
@@ -182,7 +218,8 @@ CURVES: Mapping[str, str] = {
     "pixel_loss": "reconstruction loss, training masks",
     "held_out/pixel_loss": "reconstruction loss, held-out clips, random masks",
     "held_out/hardness_gain": "hardness gain (above 1: masks harder than random)",
-    "held_out/rank_correlation": "rank correlation, predicted and true loss",
+    "rank_correlation": "rank correlation of predicted and true loss,\ntraining clips and masks",
+    "held_out/rank_correlation": "rank correlation of predicted and true loss,\nheld-out clips, random masks",
     "hard_share": "share of the masked units chosen by difficulty",
     "lr": "learning rate",
 }
@@ -198,28 +235,64 @@ def draw_curves(
     colours: Mapping[str, str] = COLOURS,
 ) -> bytes:
     """metrics.jsonl of one or more runs, or of several with one name, against the seconds of training."""
-    figure, axes = subplots(-(-len(curves) // 3), 3, 3.6, 2.5)
     metrics = {name: [read_metrics(r) for r in ([run] if isinstance(run, Path) else run)] for name, run in runs.items()}
-    panels = [axis for row in axes for axis in row]
-    for axis in panels[len(curves) :]:
-        axis.set_axis_off()
-    for axis, (key, title) in zip(panels, curves.items(), strict=False):
-        for name, members in metrics.items():
-            lines = [[(line["seconds"], line[key]) for line in lines if key in line] for lines in members]
-            for number, points in enumerate(points for points in lines if points):
-                label = name if number == 0 else None
-                axis.plot(*zip(*points, strict=True), label=label, color=colours.get(name), linewidth=1.2)
-        if key.endswith("hardness_gain"):
-            axis.axhline(1.0, color="#888888", linewidth=0.8, linestyle="--")
-        if key.endswith("pixel_loss"):
-            axis.set_yscale("log")
-        axis.set_title(title, fontsize=8)
-        axis.tick_params(labelsize=7, which="both")
-        axis.set_xlabel("seconds of training", fontsize=7)
-    figure.tight_layout()
-    if len(metrics) > 1:
-        legend_below(figure, axes)
-    return to_png(figure)
+    with fonts_for(metrics):
+        figure, axes = subplots(-(-len(curves) // 3), 3, 3.6, 2.5)
+        panels = [axis for row in axes for axis in row]
+        for axis in panels[len(curves) :]:
+            axis.set_axis_off()
+        for axis, (key, title) in zip(panels, curves.items(), strict=False):
+            for name, members in metrics.items():
+                lines = [_points(lines, key) for lines in members]
+                for number, points in enumerate(points for points in lines if points):
+                    label, marker = name if number == 0 else None, "o" if len(points) == 1 else None
+                    style: dict[str, Any] = {"color": colours.get(name), "linewidth": 1.2, "markersize": 4}
+                    axis.plot(*zip(*points, strict=True), label=label, marker=marker, **style)
+            _finish_panel(axis, key, title)
+        figure.tight_layout()
+        if len(metrics) > 1:
+            legend_below(figure, axes)
+        return to_png(figure)
+
+
+def _points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    return [(line["seconds"], line[key]) for line in lines if line.get(key) is not None]
+
+
+def _finish_panel(axis: Any, key: str, title: str) -> None:
+    """Title, ticks as plain numbers, a log scale for losses that fall by more than half; a panel without values says so."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    if not axis.lines:
+        axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", va="center", fontsize=8)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    if key.endswith("hardness_gain"):
+        axis.axhline(1.0, color="#888888", linewidth=0.8, linestyle="--")
+    values = [y for line in axis.lines for y in line.get_ydata() if y > 0]
+    if key.endswith("pixel_loss") and values and max(values) > 2 * min(values):
+        axis.set_yscale("log")
+        low, high = axis.get_ylim()
+        axis.set_yticks(np.geomspace(low, high, 7)[1:-1])
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    elif axis.lines:
+        _set_plain_ticks(axis.yaxis)
+    if axis.lines:
+        _set_plain_ticks(axis.xaxis)
+    axis.set_title(title, fontsize=8)
+    axis.tick_params(labelsize=7, which="both")
+    axis.set_xlabel("seconds of training", fontsize=7)
+
+
+def _set_plain_ticks(axis: Any) -> None:
+    """Whole decimal numbers: no powers of ten and no offset beside the axis."""
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+    plain = ScalarFormatter(useOffset=False)
+    plain.set_scientific(False)
+    axis.set_major_locator(MaxNLocator(5))
+    axis.set_major_formatter(plain)
 
 
 def subplots(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:

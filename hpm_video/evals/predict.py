@@ -1,13 +1,14 @@
-"""What a fine-tuned run says of any videos; of long ones window by window, read piece by piece.
+"""Classify any videos with a fine-tuned run; long ones window by window, read piece by piece.
 
-A window is answered as a video is in a test. Dense sampling: a window is as long as a clip, num_frames * stride frames, and
-a longer video has several. Segments: the whole video is one window, unless windows are asked for.
+Each window is classified as a video is in a test. Dense sampling: a window is as long as a clip, num_frames * stride frames,
+and a longer video has several. Segments: the whole video is one window. A length or a distance in seconds cuts windows by
+the time stamps of the frames, whatever the rule and the frame rate.
 """
 
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +18,14 @@ from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
 from hpm_video.config import DataConfig, FinetuneConfig
+from hpm_video.data.annotations import SUFFIXES, list_folder, list_frames
 from hpm_video.data.decode import read_item
 from hpm_video.data.decode_av import read_timeline
 from hpm_video.data.manifest import open_manifest
 from hpm_video.data.sampling import Protocol, protocol_of
 from hpm_video.evals.exam import Pace
 from hpm_video.evals.exam_charts import draw_timeline
+from hpm_video.evals.summary import tell_probabilities
 from hpm_video.evals.views import ViewClassifier, choose_frames, cut_views, to_probabilities
 from hpm_video.train.checkpoint import load_classifier, write_json
 from hpm_video.train.engine import prepare_process
@@ -31,13 +34,16 @@ from hpm_video.types import Item, UnreadableVideo, UserError
 log = logging.getLogger("hpm_video")
 PIECE_BYTES = 128 << 20  # of decoded frames held at one time (one window is always held whole)
 ASSUMED_FPS = 25.0  # of what has no time stamps: folders of frames
+SAME_S = 2e-3  # times that are less apart are the same: containers round to milliseconds
 
 
 class Window(NamedTuple):
-    """Frames start to stop - 1."""
+    """Frames start to stop - 1, and the time that they stand for."""
 
     start: int
     stop: int
+    begin_s: float
+    end_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +94,9 @@ class Film:
         count, fps = self.num_frames, self.config.fps or ASSUMED_FPS
         if count > 1 and self.config.fps is None and Path(str(self.item.media)).is_file():
             times = read_timeline(str(self.item.media)).times_s[:count]
-            if len(times) == count:
-                return np.append(times, times[-1] + np.median(np.diff(times)))
+            if len(times) > 1:
+                step = float(np.median(np.diff(times)))
+                return np.append(times, times[-1] + step * np.arange(1, count - len(times) + 2))
         return np.arange(count + 1) / fps
 
 
@@ -97,7 +104,7 @@ class Predictor:
     """A fine-tuned run, asked about videos as it is in a test. Raises UserError."""
 
     def __init__(self, run: Path, window_s: float | None = None, every_s: float | None = None) -> None:
-        """window_s: length of a window, every_s: from the start of one to the next; each is the other if not given."""
+        """window_s: length of a window, every_s: from the start of one to the next, in seconds; see `windows`."""
         self.config, model, self.classes = load_classifier(run, ["engine.kind=auto"])
         self.classifier = ViewClassifier(model, self.config, prepare_process(self.config))
         self.rule, self.num_clips, self.num_crops = find_protocol(run, self.config)
@@ -112,21 +119,19 @@ class Predictor:
         return Prediction(
             video=str(path),
             classes=self.classes,
-            begins_s=film.times_s[[w.start for w in done]],
-            ends_s=film.times_s[[w.stop for w in done]],
+            begins_s=np.array([window.begin_s for window in done]),
+            ends_s=np.array([window.end_s for window in done]),
             probabilities=np.stack(rows),
         )
 
     def windows(self, film: Film) -> list[Window]:
-        rate = film.num_frames / film.times_s[-1]
-        length = (self.config.data.num_frames - 1) * self.config.data.stride + 1 if self.rule == "dense" else None
-        seconds = self.window_s or (self.every_s if length is None else None)
-        if seconds is not None:
-            length = max(1, round(seconds * rate))
-        if length is None:
-            length = film.num_frames
-        every = length if self.every_s is None else max(1, round(self.every_s * rate))
-        return slide(film.num_frames, length, every)
+        data, times, num_frames = self.config.data, film.times_s, film.num_frames
+        length = (data.num_frames - 1) * data.stride + 1 if self.rule == "dense" else num_frames
+        if self.window_s is None and (self.every_s is None or self.rule == "dense"):
+            return slide(times, length, self.every_s)
+        seconds = self.window_s or self.every_s
+        assert seconds is not None
+        return slide_seconds(times, seconds, self.every_s or seconds)
 
     def _answer(self, film: Film, windows: list[Window]) -> Iterator[Float[ndarray, " K"]]:
         """Probabilities of each window; ends early where the file breaks off."""
@@ -150,15 +155,44 @@ class Predictor:
             pace.show(first + len(piece))
 
 
-def slide(num_frames: int, length: int, every: int) -> list[Window]:
-    """Windows of `length` frames, one starting `every` frames after the other, a last one at the end of the video; of a
-    video that is shorter, the whole."""
+def slide(times_s: Float[ndarray, " m"], length: int, every_s: float | None = None) -> list[Window]:
+    """Windows of `length` frames, one starting where the other ends or `every_s` seconds after it began, a last one at the
+    end of the video; of a video that is shorter, the whole. times_s: of the frames, and the end of the last one."""
+    num_frames = len(times_s) - 1
     if num_frames <= length:
-        return [Window(0, num_frames)]
-    starts = list(range(0, num_frames - length + 1, every))
-    if starts[-1] + length < num_frames:
-        starts.append(num_frames - length)
-    return [Window(start, start + length) for start in starts]
+        starts = [0]
+    else:
+        last = num_frames - length
+        starts = list(range(0, last + 1, length))
+        if every_s is not None:
+            starts = sorted({_frame_at(times_s, t) for t in np.arange(0, times_s[last] + SAME_S, every_s)})
+        if starts[-1] < last:
+            starts.append(last)
+    stops = [min(start + length, num_frames) for start in starts]
+    return [Window(i, j, float(times_s[i]), float(times_s[j])) for i, j in zip(starts, stops, strict=True)]
+
+
+def slide_seconds(times_s: Float[ndarray, " m"], length_s: float, every_s: float) -> list[Window]:
+    """Windows of `length_s` seconds, one starting `every_s` after the other, a last one at the end of the video; of a video
+    that is shorter, the whole. A window holds the frames that begin in it, or if none does the one that is shown then."""
+    end = float(times_s[-1])
+    if end <= length_s + SAME_S:
+        return [Window(0, len(times_s) - 1, 0.0, end)]
+    begins = np.arange(0, end - length_s + SAME_S, every_s)
+    if begins[-1] + length_s < end - SAME_S:
+        begins = np.append(begins, end - length_s)
+    windows = []
+    for begin in begins.tolist():
+        first, stop = np.searchsorted(times_s[:-1], (begin - SAME_S, begin + length_s - SAME_S)).tolist()
+        if stop <= first:
+            first, stop = first - 1, first
+        windows.append(Window(first, stop, begin, min(begin + length_s, end)))
+    return windows
+
+
+def _frame_at(times_s: Float[ndarray, " m"], time_s: float) -> int:
+    """The frame that begins at a time, or the next one."""
+    return int(np.searchsorted(times_s[:-1], time_s - SAME_S))
 
 
 def find_protocol(run: Path, config: FinetuneConfig) -> Protocol:
@@ -187,24 +221,56 @@ def _find_set_name(run: Path, config: FinetuneConfig) -> str:
     return source.set_name if source is not None else ""
 
 
-def predict_videos(
-    predictor: Predictor, videos: list[Path], out: Path, num_top: int
-) -> Iterator[tuple[Path, Prediction | Exception]]:
-    """Each video with what was found, or why it could not be; writes OUT/NAME.json and, of several windows, NAME.png."""
+def list_samples(given: Sequence[Path]) -> list[Path]:
+    """Files and folders of frames as they are, folders as the videos in them and below, or else as their folders of frames;
+    each once. Raises UserError for a folder without either."""
+    found: list[Path] = []
+    for path in given:
+        found += _list_folder(path) if path.is_dir() else [path]
+    return list(dict.fromkeys(found))
+
+
+def _list_folder(folder: Path) -> list[Path]:
+    try:
+        return [folder / name for name in list_folder(folder)]
+    except UserError:  # no video
+        if list_frames(folder):
+            return [folder]
+    below = [path for path in sorted(folder.iterdir()) if path.is_dir() and list_frames(path)]
+    if not below:
+        raise UserError(
+            f"{folder}: holds neither videos nor frames; expected videos ({' '.join(SUFFIXES)}) or pictures"
+        )
+    return below
+
+
+def predict_videos(predictor: Predictor, videos: Sequence[Path], out: Path, num_top: int) -> Iterator[str | Exception]:
+    """For each video what to say of it, or why it could not be read; writes OUT/NAME.json and, of several windows,
+    OUT/NAME.png."""
     out.mkdir(parents=True, exist_ok=True)
     taken: dict[str, int] = {}
     for video in videos:
         try:
             found = predictor.predict(video)
         except (UnreadableVideo, UserError) as error:
-            yield video, error
+            yield error
             continue
         number = taken[video.name] = taken.get(video.name, 0) + 1
         name = video.name if number == 1 else f"{video.name}-{number}"
+        written = [out / f"{name}.json"]
         if len(found.probabilities) > 1:
+            written.append(out / f"{name}.png")
             draft = out / f".{name}.draft"
             times = found.begins_s, found.ends_s
             draft.write_bytes(draw_timeline(*times, found.probabilities, found.classes, video.name, num_top))
             os.replace(draft, out / f"{name}.png")
         write_json(out / f"{name}.json", found.as_json(num_top))
-        yield video, found
+        yield tell_prediction(found, written, num_top)
+
+
+def tell_prediction(found: Prediction, written: Sequence[Path], num_top: int) -> str:
+    """The classes of the whole video, then what was written."""
+    count = len(found.probabilities)
+    over = f"mean of {count:,} windows of {found.ends_s[0] - found.begins_s[0]:.3g} s; " if count > 1 else ""
+    text = tell_probabilities(found.overall(num_top))
+    return f"{found.video}: {text}\n  {over}wrote {', '.join(map(str, written))}"

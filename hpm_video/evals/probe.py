@@ -189,7 +189,6 @@ def _record(  # noqa: PLR0913
     file = exam.run / "scores" / f"{name}-{test.key[:8]}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, record | {"machine": describe_machine()})
-    log.info("%s", file)
     if record["at_chance"]:
         log.warning(
             "%s: %.3f is not above chance (%.3f) by more than two standard errors: labels, data.* keys and weights are as meant?",
@@ -197,7 +196,7 @@ def _record(  # noqa: PLR0913
             record["top1"],
             record["chance"],
         )
-    return record
+    return record | {"file": str(file)}
 
 
 def check_labels(train: Features, test: Features) -> None:

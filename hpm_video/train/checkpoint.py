@@ -22,7 +22,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -35,6 +34,7 @@ from hpm_video.method.teacher import Teacher
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import Student
+from hpm_video.train.run_kind import CONFIG, check_run, find_kind
 from hpm_video.train.state import RunState
 
 log = logging.getLogger("hpm_video")
@@ -246,11 +246,11 @@ def write_classifier(run: Path) -> Path:
 def load_classifier(run: Path, overrides: Iterable[str] = ()) -> tuple[FinetuneConfig, Classifier, list[str]]:
     """(configuration, classifier, names of the classes) of a fine-tuning run: of its latest checkpoint, or where there is
     none, as in a copy for use, of classifier.safetensors. Raises UserError."""
+    check_run(run, "finetune")
     config, classes = read_config(run, overrides), load_classes(run)
-    if not isinstance(config, FinetuneConfig):
-        raise UserError(f"{run} is a pretraining run; expected the folder of a fine-tuning run")
-    found = list_checkpoints(run)
-    file = _classifier_of(found[-1]) if found else run / "classifier.safetensors"
+    assert isinstance(config, FinetuneConfig)
+    exported = run / "classifier.safetensors"
+    file = exported if not list_checkpoints(run) and exported.is_file() else _classifier_of(latest_checkpoint(run))
     classifier = Classifier(config, len(classes))
     load_weights(classifier, read_tensors(file), file)
     return config, classifier.eval(), classes
@@ -266,9 +266,12 @@ def save_classes(run: Path, classes: list[str]) -> None:
 
 
 def load_classes(run: Path) -> list[str]:
+    check_run(run, "finetune")
     file = run / "classes.json"
     if not file.is_file():
-        raise UserError(f"{file} does not exist; expected the folder of a fine-tuning run")
+        raise UserError(
+            f"{file} does not exist; expected the class names of the run. Rerun the command that started it"
+        )
     return json.loads(file.read_text())
 
 
@@ -276,24 +279,22 @@ def latest_checkpoint(run: Path) -> Path:
     """Return the latest whole checkpoint. Raises UserError if there is none."""
     found = resume_point(run)
     if found is None:
-        raise UserError(f"{run} has no checkpoint; expected a run folder with checkpoints/step-*")
+        raise UserError(f"{run} has no checkpoint yet; expected checkpoints/step-*. Rerun the command that started it")
     return found
 
 
 def read_config(run: Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Of a run of either kind, told apart by its sections."""
-    file = run / "config.yaml"
-    if not file.is_file():
-        raise UserError(f"{run} is not a run folder: it has no config.yaml")
-    is_finetune = "augment" in OmegaConf.load(file)
-    return load_finetune_config(file, overrides) if is_finetune else load_config(file, overrides)
+    file = run / CONFIG
+    tuned = find_kind(run) == "finetune"
+    return load_finetune_config(file, overrides) if tuned else load_config(file, overrides)
 
 
 def load_run_config(run: Path, overrides: Iterable[str] = ()) -> PretrainConfig:
     """Of a pretraining run. Raises UserError."""
+    check_run(run, "pretrain")
     config = read_config(run, overrides)
-    if isinstance(config, FinetuneConfig):
-        raise UserError(f"{run} is a fine-tuning run; expected the folder of a pretraining run")
+    assert isinstance(config, PretrainConfig)
     return config
 
 

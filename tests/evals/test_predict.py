@@ -1,6 +1,7 @@
 """Predictions against the answers of a test, windows by hand, long videos in pieces."""
 
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hpm_video.cli import main
 from hpm_video.data.encode import write_video
 from hpm_video.evals import predict as module
 from hpm_video.evals.exam import Path, examine_run, read_records
-from hpm_video.evals.predict import Predictor, Window, slide
+from hpm_video.evals.predict import Predictor, Window, list_samples, slide, slide_seconds
 from hpm_video.types import UserError
 
 
@@ -20,10 +21,54 @@ def long_video(tmp_path) -> tuple[Path, np.ndarray]:
     return tmp_path / "long.mkv", frames
 
 
-def test_windows() -> None:
-    assert slide(5, 7, 3) == [Window(0, 5)] and slide(7, 7, 1) == [Window(0, 7)]
-    assert slide(20, 7, 5) == [Window(0, 7), Window(5, 12), Window(10, 17), Window(13, 20)]
-    assert slide(14, 7, 7) == [Window(0, 7), Window(7, 14)]
+def spans(windows: list[Window]) -> list[tuple[int, int]]:
+    return [(window.start, window.stop) for window in windows]
+
+
+def test_windows_of_frames() -> None:
+    times = np.arange(21) / 10
+    assert spans(slide(times[:6], 7, 0.3)) == [(0, 5)] and spans(slide(times[:8], 7, 0.1)) == [(0, 7)]
+    assert spans(slide(times, 7, 0.5)) == [(0, 7), (5, 12), (10, 17), (13, 20)]
+    assert slide(times[:15], 7) == [Window(0, 7, 0.0, 0.7), Window(7, 14, 0.7, 1.4)]
+
+
+def test_windows_of_seconds() -> None:
+    """20 frames in a second, then one every half second: a window holds the frames that its time holds."""
+    times = np.concatenate([np.arange(20) / 20, 1 + np.arange(9) / 2])  # 28 frames, 5 s
+    windows = slide_seconds(times, 1.0, 1.0)
+    assert spans(windows) == [(0, 20), (20, 22), (22, 24), (24, 26), (26, 28)]
+    assert [(w.begin_s, w.end_s) for w in windows] == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
+    assert spans(slide_seconds(times, 2.0, 1.5)) == [(0, 22), (21, 25), (24, 28)]
+    assert spans(slide_seconds(times, 0.25, 1.25))[1:] == [(20, 21), (23, 24), (25, 26), (27, 28)]  # shown, none begins
+    assert slide_seconds(times, 9.0, 1.0) == [Window(0, 28, 0.0, 5.0)]
+    assert spans(slide(times, 10, 2.0)) == [(0, 10), (18, 28)]  # dense: a clip from the frame that is shown then on
+
+
+def write_slowing_video(file: Path) -> None:
+    """20 frames in the first second, 20 in the ten seconds after it; the colour changes with the rate."""
+    import av
+
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("ffv1", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "bgr0"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        for number in range(40):
+            picture = np.full((16, 32, 3), 250 if number < 20 else 5, dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = 50 * number if number < 20 else 1000 + 500 * (number - 20), Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def test_a_variable_rate_is_cut_by_time(trained, tmp_path) -> None:
+    one, file = trained(), tmp_path / "slowing.mkv"
+    write_slowing_video(file)
+    found = Predictor(one.run, every_s=1.0).predict(file)
+    assert np.allclose(found.begins_s, range(11), atol=0.01) or np.allclose(found.begins_s[:10], range(10), atol=0.01)
+    fast, slow = found.probabilities[0], found.probabilities[2:]
+    assert np.allclose(slow, slow[0], atol=1e-6) and np.abs(slow[0] - fast).max() > 1e-3  # one colour in each window
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
@@ -92,8 +137,10 @@ def test_command_line_names_bad_files_and_goes_on(trained, long_video, tmp_path,
     words = ["predict", str(one.run), str(one.file(0)), str(tmp_path / "empty.mp4"), "none.mp4", str(file)]
     assert main([*words, "--top", "2", "--every-s", "1", "--out", str(tmp_path / "out")]) == 1
     out, err = capsys.readouterr()
-    assert [line.split(": ")[0] for line in out.splitlines()] == [str(one.file(0)), str(file)]
-    assert out.splitlines()[1].count("; ") == 1
+    assert [line.split(": ")[0] for line in out.splitlines()[::2]] == [str(one.file(0)), str(file)]
+    assert out.splitlines()[2].count("; ") == 1
+    written = tmp_path / "out" / "long.mkv.json", tmp_path / "out" / "long.mkv.png"
+    assert out.splitlines()[3] == f"  mean of 10 windows of 1 s; wrote {written[0]}, {written[1]}"
     assert err.splitlines() == [
         f"error: {tmp_path / 'empty.mp4'}: file is empty (0 bytes)",
         "error: none.mp4: no such file",
@@ -125,3 +172,21 @@ def test_the_data_set_of_the_run_may_be_gone(trained, tmp_path) -> None:
     examine_run(one.run)
     one.root.rename(tmp_path / "gone")
     assert np.array_equal(Predictor(one.run).predict(video).probabilities, before)
+
+
+def test_a_folder_is_its_videos_or_one_sample_of_frames(trained, tmp_path, capsys) -> None:
+    from PIL import Image
+
+    one = trained(num_videos=3)
+    for name in ("frames/a", "frames/b"):
+        (tmp_path / name).mkdir(parents=True)
+        for number in range(5):
+            Image.fromarray(np.full((16, 28, 3), 40 * number, np.uint8)).save(tmp_path / name / f"{number}.png")
+    assert list_samples([one.root, one.file(0)]) == [one.file(number) for number in range(3)]
+    assert list_samples([tmp_path / "frames" / "a"]) == [tmp_path / "frames" / "a"]
+    assert list_samples([tmp_path / "frames"]) == [tmp_path / "frames" / "a", tmp_path / "frames" / "b"]
+    assert main(["predict", str(one.run), str(one.root), str(tmp_path / "frames"), "--top", "1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 * 5
+    (tmp_path / "none").mkdir()
+    assert main(["predict", str(one.run), str(tmp_path / "none")]) == 1
+    assert f"{tmp_path / 'none'}: holds neither videos nor frames; expected" in capsys.readouterr().err

@@ -58,7 +58,7 @@ def test_choice_at_the_edge_is_said(caplog) -> None:
 def test_commands_print_and_write_what_they_find(labelled_set, make_run, capsys) -> None:
     run, _ = make_run(data__root=str(labelled_set))
     assert main(["knn", str(run), "--pool", "mean"]) == 0
-    assert "top1: 1.0" in capsys.readouterr().out
+    assert "top1: 1.000 (95 %: 1.000 to 1.000)\n" in capsys.readouterr().out
     assert main(["probe", str(run), "--pool", "mean", "--epochs", "8"]) == 0
     told = capsys.readouterr().out
     assert "C: " in told and "lr: " in told
@@ -82,7 +82,10 @@ def test_score_at_chance_warns(labelled_set, make_run, capsys) -> None:
     run, _ = make_run(data__root=str(labelled_set))
     assert main(["knn", str(run), "--pool", "mean"]) == 0
     told = capsys.readouterr().out
-    assert "is not above chance (0.500) by more than two standard errors" in told and "at_chance: True" in told
+    assert (
+        "is not above chance (0.500) by more than two standard errors" in told
+        and "kNN: not certainly above chance (0.500" in told
+    )
 
 
 def test_what_cannot_be_scored_is_refused(labelled_set, make_run) -> None:

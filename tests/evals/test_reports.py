@@ -261,7 +261,7 @@ def test_surroundings_that_differ_are_said(make_run, tmp_path) -> None:
 
 def test_a_fault_is_one_message(tmp_path, capsys) -> None:
     assert main(["report", str(tmp_path)]) == 1
-    assert "has no results.json; it is no run folder" in capsys.readouterr().err
+    assert "is not a run folder: it has no config.yaml; expected the folder of a run." in capsys.readouterr().err
 
 
 def test_help_of_the_command(capsys) -> None:
