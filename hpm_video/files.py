@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import stat
 import time
@@ -37,7 +38,7 @@ def disk_faults(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
+        if isinstance(error, ConnectionError):
             raise
         where = error.filename if isinstance(error.filename, str) else path
         reason = error.strerror or str(error)
@@ -148,6 +149,16 @@ def _remove_stale_drafts(file: Path) -> None:
                 (file.parent / name).unlink(missing_ok=True)
 
 
+def remove_drafts(folder: Path) -> None:
+    """Delete all drafts in a folder that killed processes of this host have left."""
+    pattern = re.compile(rf"\..+\.{_host_mark()}-(\d+)\.draft(\.[^.]*)?")
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(folder):
+            found = pattern.fullmatch(name)
+            if found and not is_alive(int(found[1])):
+                (folder / name).unlink(missing_ok=True)
+
+
 def is_alive(process: int) -> bool:
     """Return whether a process of this host runs."""
     try:
@@ -204,8 +215,7 @@ class OwnFolder:
 
     def save(self) -> None:
         """Write the mark."""
-        content = {"format": MARK_FORMAT, "made_by": self.made_by, "names": sorted(self.names), **self.more}
-        write_json(self.path / MARK, content)
+        write_json(self.path / MARK, describe_mark(self.made_by, self.names) | self.more)
 
     def reserve(self, names: Iterable[str]) -> None:
         """Add names (relative, with /) to what the command may write. UserError, and nothing added, if one of them exists
@@ -327,6 +337,11 @@ def own_folder(
             if not own.names and not was_there:
                 own.discard()
             raise
+
+
+def describe_mark(made_by: str, names: Iterable[str]) -> dict[str, Any]:
+    """Return the content of a mark."""
+    return {"format": MARK_FORMAT, "made_by": made_by, "names": sorted(names)}
 
 
 def is_empty(path: Path) -> bool:

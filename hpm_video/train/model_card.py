@@ -42,9 +42,7 @@ def write_card(  # noqa: PLR0913
     parts += [["## Use", *_usage(target, tuned)], ["## Training", *_training(config, results)]]
     parts += [["## Figures", *_figures(results)]]
     parts += [
-        [
-            f"{SIGNATURE} {__version__}. On random clips its outputs differ from the run's by at most {difference:.2g}."
-        ]
+        [f"{SIGNATURE} {__version__}. On random clips its outputs differ from the run's by at most {difference:.2g}."]
     ]
     write_text(folder / "README.md", "\n\n".join("\n".join(lines) for lines in parts) + "\n")
 
