@@ -1,6 +1,7 @@
 """One door: `hpm-video --help` lists the commands."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 from hpm_video import __version__
 from hpm_video.errors import UserError
+from hpm_video.terminal import PlainStream, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -195,9 +197,16 @@ def run_command(given: argparse.Namespace) -> int:
     commands |= {"knn": _knn, "probe": _probe, "features": _features}
     commands |= {"test": _test, "predict": _predict, "doctor": _doctor}
     try:
-        status = commands[given.command](given)
+        with contextlib.redirect_stdout(PlainStream(sys.stdout)):
+            status = commands[given.command](given)
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
+        status = 1
+    except OSError as error:  # of a disk: what is not said better where it happened
+        if isinstance(error, ConnectionError):
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        sys.stderr.write(f"error: {printable(where)}{error.strerror or error}\n")
         status = 1
     except KeyboardInterrupt:
         if given.command in ("pretrain", "show", "export"):
@@ -270,7 +279,7 @@ def _predict(given: argparse.Namespace) -> int:
             sys.stdout.write(f"{video}: {said}\n")
         else:
             failed = True
-            sys.stderr.write(f"error: {found}\n")
+            sys.stderr.write(f"error: {printable(str(found))}\n")
     return int(failed)
 
 

@@ -19,6 +19,7 @@ import platform
 import re
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -304,6 +305,13 @@ class OwnFolder:
                 self.path.rmdir()
 
 
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder that is deleted at the end of the block. Raises UserError if there is no place for one."""
+    with disk_faults(os.environ.get("TMPDIR", "/tmp")), tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 def all_names(path: Path, *patterns: str) -> list[str] | None:
     """Return the files of a folder, relative to it, if each matches one of the patterns; else None.
 
@@ -312,6 +320,13 @@ def all_names(path: Path, *patterns: str) -> list[str] | None:
     names = [file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir() or file.is_symlink()]
     names = [name for name in names if name not in (LOCK, HOLDER)]
     return names if all(any(_fits(name, each) for each in patterns) for name in names) else None
+
+
+def top_names(path: Path, *patterns: str) -> list[str] | None:
+    """Return the files of a folder, but not of its subfolders, if each entry of it matches one of the patterns; else None."""
+    entries = [entry for entry in path.iterdir() if entry.name not in (LOCK, HOLDER)]
+    fits = all(any(_fits(entry.name, each) for each in patterns) for entry in entries)
+    return [entry.name for entry in entries if entry.is_file()] if fits else None
 
 
 def _fits(name: str, pattern: str) -> bool:

@@ -24,8 +24,9 @@ from hpm_video.evals.features import Features, default_pooling, find_device, ope
 from hpm_video.evals.knn import count_votes
 from hpm_video.evals.linear import hold_back, linear_probe
 from hpm_video.evals.token_sets import TokenSet, open_tokens
+from hpm_video.files import all_names, own_folder, write_json
 from hpm_video.models.encoder import Encoder, resolve_size
-from hpm_video.train.checkpoint import load_encoder, load_run_config, write_json
+from hpm_video.train.checkpoint import load_encoder, load_run_config
 from hpm_video.train.state import describe_machine
 from hpm_video.types import UserError
 
@@ -187,8 +188,8 @@ def _record(  # noqa: PLR0913
     record |= {"weights": hash_weights(exam.encoder, exam.config), "features": {"train": train.key, "test": test.key}}
     record |= {"train": exam.train.source, "test": exam.test.source, "data": dataclasses.asdict(exam.config.data)}
     file = exam.run / "scores" / f"{name}-{test.key[:8]}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, record | {"machine": describe_machine()})
+    with own_folder(file.parent, "hpm-video score", find_older_scores) as own:
+        write_json(own.file(file.name), record | {"machine": describe_machine()})
     log.info("%s", file)
     if record["at_chance"]:
         log.warning(
@@ -198,6 +199,12 @@ def _record(  # noqa: PLR0913
             record["chance"],
         )
     return record
+
+
+def find_older_scores(folder: Path) -> list[str] | None:
+    """Return the files of scores of before there were marks; None if the folder holds anything else."""
+    key = "[0-9a-f]" * 8
+    return all_names(folder, *(f"{head}-*-{key}.json" for head in ("knn", "linear", "attentive")))
 
 
 def check_labels(train: Features, test: Features) -> None:

@@ -63,7 +63,7 @@ def own(videos, tmp_path) -> Path:
 
 
 def stamps(folder: Path) -> dict[str, int]:
-    return {file.name: file.stat().st_mtime_ns for file in folder.glob("*-*")}
+    return {file.name: file.stat().st_mtime_ns for file in folder.glob("[!.]*-*")}
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 22), ("validation", 6)])
