@@ -78,9 +78,22 @@ FOLDERS: dict[str, Words] = {
     "predict": lambda w, out: ["predict", w.tuned, w.videos / "a.mkv", "--out", out],
 }
 COMMANDS: dict[str, Words] = FOLDERS | {
-    "features": lambda w, out: ["features", w.videos / "a.mkv", "--run", w.run, "--out", out.with_name(f"{out.name}.npz")],
+    "features": lambda w, out: [
+        "features",
+        w.videos / "a.mkv",
+        "--run",
+        w.run,
+        "--out",
+        out.with_name(f"{out.name}.npz"),
+    ],
 }
-OWN_FILES = {"show": "curves.png", "report": "report.md", "export": "config.json", "predict": "a.mkv.json", "pack": "bad.csv"}
+OWN_FILES = {
+    "show": "curves.png",
+    "report": "report.md",
+    "export": "config.json",
+    "predict": "a.mkv.json",
+    "pack": "bad.csv",
+}
 OWN_FILES |= {"scan": "good.txt", "prepare": "a.mp4"}
 
 
@@ -299,9 +312,16 @@ def test_control_characters_in_names_do_not_reach_the_terminal(world, tmp_path, 
     ):
         assert run(words) in (0, 1)
         told = "".join(capfd.readouterr())
-        assert "\x1b" not in told and "\x07" not in told and "Traceback" not in told and "udcff" in told or words[0] in (
-            "show",
-            "report",
+        assert (
+            "\x1b" not in told
+            and "\x07" not in told
+            and "Traceback" not in told
+            and "udcff" in told
+            or words[0]
+            in (
+                "show",
+                "report",
+            )
         ), told
     assert f"scan{NAME}" in os.listdir(tmp_path)
 

@@ -116,6 +116,7 @@ def find_older_set(folder: Path) -> list[str] | None:
 
 
 def write_set(out: Path, numbers: range, num_train: int, seed: int, num_frames: int, size_px: int) -> None:
+    """Writes the videos of these numbers, then the annotations."""
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         labels = list(pool.map(write_clip, numbers, *map(repeat, (out, seed, num_frames, size_px)), chunksize=16))
     rows = [

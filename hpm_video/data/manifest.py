@@ -350,7 +350,7 @@ def check_paths(source: Manifest) -> None:
     for row, path in enumerate(source.paths, 1):
         if path.startswith("/") or ".." in PurePosixPath(path).parts or "\0" in path:
             raise UserError(
-                f"{source.source}, row {row}: {path!r} lies outside of the set's root {source.root}; expected a path below it, "
+                f"{source.source}, row {row}: {path} lies outside of the set's root {source.root}; expected a path below it, "
                 "without .."
             )
 

@@ -145,6 +145,8 @@ def open_target(out: str) -> Iterator[Target]:
         yield UrlTarget(system, folder, out)
         return
     with own_folder(Path(folder), MADE_BY, find_older_shards) as own:
+        for name in [name for name in own.names if name.endswith(".half")]:
+            own.remove(name)  # of a killed run of before there were marks
         yield FolderTarget(own)
 
 
