@@ -24,6 +24,7 @@ from timing import describe, make_parser, prepare, product_rate, ratios, show, s
 from hpm_video.evals.costs import A100_FLOPS, RECIPES
 from hpm_video.evals.document import Block, Heading, Paragraph, Table
 from hpm_video.evals.published import COSTS
+from hpm_video.files import replacing
 from hpm_video.train.dry_run import dry_run
 
 COUNTED = {  # what grows: (name of the axis, its values, how a value changes the base: ViT-B, 16 frames of 224 px, 8 clips)
@@ -98,7 +99,8 @@ def draw_scaling(found: dict[str, Any], file: Path) -> None:
             place.set_xticks([], minor=True)
             place.legend(fontsize=8)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=90)
+    with replacing(file) as draft:
+        figure.savefig(draft, dpi=90)
     pyplot.close(figure)
 
 

@@ -12,7 +12,6 @@ all-visible and with the partial-view teacher; inverted masks. Suffix `_reach`: 
 """
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from compare_data import Task, write_data
 from compare_scores import score_job, write_differences, write_tables
 
 from hpm_video.config import PretrainConfig, load_config
+from hpm_video.files import OwnFolder, top_names, write_json, write_text
 from hpm_video.train.flops import run_flops
 from hpm_video.types import UserError
 
@@ -201,13 +201,15 @@ def main() -> int:
     surv, weizmann = (
         (f if n in compared.steps else None) for n, f in (("surv", given.surv), ("weizmann", given.weizmann))
     )
+    known = ("data", "runs", "results-*.json", "tables-*.md")
+    own = OwnFolder.claim(out, "benchmarks/compare.py", lambda path: top_names(path, *known))
     tasks = write_data(surv, weizmann, out / "data", given.seeds)
     jobs = plan(sorted({task.pretrained_on for task in tasks}), given.seeds, out, compared)
     pretrain_all(jobs, given.workers)
     rows = score_all(jobs, tasks, out, given.workers, compared.tune)
-    (out / f"results-{given.study}.json").write_text(json.dumps(rows, indent=1))
+    write_json(own.file(f"results-{given.study}.json"), rows)
     tables = write_tables(rows, tasks, compared.variants, compared.standard)
-    (out / f"tables-{given.study}.md").write_text(tables + write_differences(rows, compared.variants))
+    write_text(own.file(f"tables-{given.study}.md"), tables + write_differences(rows, compared.variants))
     sys.stdout.write(f"{out / f'tables-{given.study}.md'}\n")
     return 0
 

@@ -17,6 +17,7 @@ from hpm_video.data.annotations import Row
 from hpm_video.data.decode import read_item
 from hpm_video.data.encode import write_video
 from hpm_video.data.manifest import write_manifest
+from hpm_video.files import replacing
 from hpm_video.types import Item
 
 ROOT = Path(__file__).parent.parent
@@ -92,9 +93,8 @@ def write_playback(file: Path, out: Path) -> list[Path]:
     once, twice = (np.clip(np.round(middle + steps * k), 0, len(frames) - 1).astype(int) for k in (1, 2))
     height, width = (side // 2 * 2 for side in frames.shape[1:3])
     for path, index in zip(paths, (once, once[::-1], np.full(NUM_FRAMES, round(middle)), twice), strict=True):
-        half = path.with_name(f".half-{path.name}")
-        write_video(half, np.ascontiguousarray(frames[index, :height, :width]), 10, intra=True)
-        half.replace(path)
+        with replacing(path, tidy=False) as half:
+            write_video(half, np.ascontiguousarray(frames[index, :height, :width]), 10, intra=True)
     return paths
 
 

@@ -21,7 +21,7 @@ from compare_scores import mean_and_error, write_differences, write_tables
 
 from hpm_video.data.annotations import IMAGE_SUFFIXES, Row, hold_out_share, read_class_folders
 from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
-from hpm_video.train.checkpoint import write_json
+from hpm_video.files import OwnFolder, replacing, top_names, write_json, write_text
 from hpm_video.train.record import read_results
 
 CONFIG = ROOT / "configs" / "pretrain" / "compare_images.yaml"
@@ -89,10 +89,8 @@ def write_digits(out: Path, num_seeds: int) -> None:
         file = files / str(label) / f"{number:04d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            Image.fromarray((image * (255 / 16)).round().astype(np.uint8)).save(
-                draft := file.with_suffix(".draft"), "png"
-            )
-            draft.replace(file)
+            with replacing(file, tidy=False) as draft:
+                Image.fromarray((image * (255 / 16)).round().astype(np.uint8)).save(draft, "png")
     found = read_class_folders(files, IMAGE_SUFFIXES)
     for seed in range(num_seeds):
         held = hold_out_share(found, HELD_SHARE, seed)
@@ -180,13 +178,17 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")
     given = parser.parse_args()
     out = given.out.resolve()
+    known = ("data", "runs", "results.json", "tables.md")
+    own = OwnFolder.claim(out, "benchmarks/compare_images.py", lambda path: top_names(path, *known))
     tasks = write_data(given.fashion, out / "data", given.seeds)
     jobs = plan([task.name for task in tasks], given.seeds, out, IMAGES)
     pretrain_all(jobs, given.workers)
     rows = score_all(jobs, tasks, out, given.workers, IMAGES.tune)
-    (out / "results.json").write_text(json.dumps(rows, indent=1))
+    write_json(own.file("results.json"), rows)
     tables = write_tables(rows, tasks, VARIANTS, IMAGES.standard)
-    (out / "tables.md").write_text(tables + write_ranks(jobs) + write_differences(rows, VARIANTS) + write_costs(jobs))
+    write_text(
+        own.file("tables.md"), tables + write_ranks(jobs) + write_differences(rows, VARIANTS) + write_costs(jobs)
+    )
     sys.stdout.write(f"{out / 'tables.md'}\n")
     return 0
 

@@ -1,6 +1,7 @@
 """One door: `hpm-video --help` lists the commands."""
 
 import argparse
+import contextlib
 import os
 import select
 import shlex
@@ -13,6 +14,7 @@ from hpm_video import __version__
 from hpm_video.errors import UserError
 from hpm_video.evals.summary import tell_both, tell_score
 from hpm_video.options import parse_command, split_command
+from hpm_video.terminal import PlainStream, printable
 from hpm_video.train.run_kind import check_finished, check_run
 
 CLOSED_PIPE = 141  # as the shell counts a program that SIGPIPE ended
@@ -39,20 +41,27 @@ def _guard(run: Callable[[], int]) -> int:
     """Turn faults, Ctrl-C and closed pipes into a line and an exit status."""
     try:
         try:
-            status = run()
+            with contextlib.redirect_stdout(PlainStream(sys.stdout)):
+                status = run()
         finally:
             sys.stdout.flush()  # here, not at the end of the interpreter, where a closed pipe is a traceback
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         status = 1
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; what was saved is kept, and the same command resumes from it\n")
-        status = 130
     except BrokenPipeError:
         if not _is_closed(sys.stdout):
             raise  # a pipe of another kind
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = CLOSED_PIPE
+    except OSError as error:  # of a disk: what is not said better where it happened
+        if isinstance(error, ConnectionError):
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        sys.stderr.write(f"error: {printable(where)}{error.strerror or error}\n")
+        status = 1
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; what was saved is kept, and the same command resumes from it\n")
+        status = 130
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Do not wait for ranks that may still be in a collective, nor for the threads of the process group, which abort
         # the interpreter's end now and then ("terminate called without an active exception"). All files are closed.
@@ -171,7 +180,7 @@ def _predict(given: argparse.Namespace) -> int:
             _say(answer)
         else:
             failed = True
-            sys.stderr.write(f"error: {answer}\n")
+            sys.stderr.write(f"error: {printable(str(answer))}\n")
     return int(failed)
 
 

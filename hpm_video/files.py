@@ -9,12 +9,17 @@ or delete there; a name gets into the list only while nothing of that name exist
 """
 
 import contextlib
+import csv
+import fnmatch
 import hashlib
 import json
 import math
 import os
 import platform
+import re
+import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -23,6 +28,7 @@ from typing import Any
 from hpm_video.errors import UserError
 
 MARK, LOCK, HOLDER = ".hpm-video.json", ".hpm-video.lock", ".hpm-video.holder.json"
+DRAFTS = ".hpm-video.draft"  # a folder of drafts
 MARK_FORMAT = "hpm-video folder 1"
 LOCK_WAIT_S = 2.0  # a writer that was just killed still holds its lock for a moment
 
@@ -33,7 +39,7 @@ def disk_faults(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
+        if isinstance(error, ConnectionError):
             raise
         where = error.filename if isinstance(error.filename, str) else path
         reason = error.strerror or str(error)
@@ -41,18 +47,20 @@ def disk_faults(path: Path | str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(file: Path) -> Iterator[Path]:
+def replacing(file: Path, tidy: bool = True) -> Iterator[Path]:
     """Yield the path of a draft beside `file`, with its suffix; at the end of the block it becomes `file`, at once.
 
     The draft is synced to the disk, gets the permissions of the umask, and is renamed over `file`. If the block raises,
     the draft is deleted and `file` stays as it was. If `file` is a link, the link is replaced and its target is not touched.
+    tidy: drafts of `file` that killed processes have left are deleted, which lists the folder: False for one of very many.
     Raises UserError for faults of the disk, or if `file` is a folder.
     """
     with disk_faults(file):
         if file.is_dir() and not file.is_symlink():
             raise UserError(f"{file} is a folder; expected a file, or nothing there")
-        _remove_stale_drafts(file)
-        draft = _draft_of(file)
+        if tidy:
+            _remove_stale_drafts(file)
+        draft = draft_of(file)
         draft.unlink(missing_ok=True)
         draft.touch()
         mode = stat.S_IMODE(draft.stat().st_mode)
@@ -81,6 +89,14 @@ def write_bytes(file: Path, content: bytes) -> None:
 def write_text(file: Path, text: str) -> None:
     """Write a whole UTF-8 file, or leave the one that is there; what is not UTF-8 is written with backslashes."""
     write_bytes(file, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_csv(file: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a whole table, or leave the one that is there; what is not UTF-8 is written with backslashes."""
+    with replacing(file) as draft, draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+        lines = csv.writer(stream, lineterminator="\n")
+        lines.writerow(columns)
+        lines.writerows(rows)
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -113,19 +129,35 @@ def _host_mark() -> str:
     return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 
 
-def _draft_of(file: Path) -> Path:
-    """A hidden name that two processes never share: `.NAME.HOST-PID.draft.SUFFIX`."""
-    return file.with_name(f".{file.stem}.{_host_mark()}-{os.getpid()}.draft{file.suffix}")
+def draft_of(file: Path) -> Path:
+    """Return a hidden name that two processes never share: `.NAME.HOST-PID.draft.SUFFIX`."""
+    return file.with_name(f".{_short_stem(file)}.{_host_mark()}-{os.getpid()}.draft{file.suffix}")
+
+
+def _short_stem(file: Path) -> str:
+    """The stem, or if a longer name would be too long for a file system, a hash of it."""
+    name = os.fsencode(file.stem)
+    return file.stem if len(name) <= 180 else hashlib.blake2b(name, digest_size=16).hexdigest()
 
 
 def _remove_stale_drafts(file: Path) -> None:
     """Delete the drafts of this file that killed processes of this host have left."""
-    start, end = f".{file.stem}.{_host_mark()}-", f".draft{file.suffix}"
+    start, end = f".{_short_stem(file)}.{_host_mark()}-", f".draft{file.suffix}"
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(file.parent):
             number = name[len(start) : len(name) - len(end)]
             if name.startswith(start) and name.endswith(end) and number.isdecimal() and not is_alive(int(number)):
                 (file.parent / name).unlink(missing_ok=True)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Delete all drafts in a folder that killed processes of this host have left."""
+    pattern = re.compile(rf"\..+\.{_host_mark()}-(\d+)\.draft(\.[^.]*)?")
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(folder):
+            found = pattern.fullmatch(name)
+            if found and not is_alive(int(found[1])):
+                (folder / name).unlink(missing_ok=True)
 
 
 def is_alive(process: int) -> bool:
@@ -184,29 +216,31 @@ class OwnFolder:
 
     def save(self) -> None:
         """Write the mark."""
-        content = {"format": MARK_FORMAT, "made_by": self.made_by, "names": sorted(self.names), **self.more}
-        write_json(self.path / MARK, content)
+        write_json(self.path / MARK, describe_mark(self.made_by, self.names) | self.more)
 
     def reserve(self, names: Iterable[str]) -> None:
         """Add names (relative, with /) to what the command may write. UserError, and nothing added, if one of them exists
         and is not the command's own, leads out of the folder, or lies below a link."""
-        wanted = set(names)
-        for name in sorted(wanted):
-            self._check(name)
+        wanted, seen = set(names), set[Path]()
+        with disk_faults(self.path):
+            for name in sorted(wanted):
+                self._check(name, seen)
         if wanted - self.names:
             self.names |= wanted
             self.save()
 
-    def _check(self, name: str) -> None:
+    def _check(self, name: str, seen: set[Path]) -> None:
+        """`seen`: folders that were looked at before."""
         parts = PurePosixPath(name).parts
         if not parts or ".." in parts or PurePosixPath(name).is_absolute():
             raise UserError(f"'{name}' lies outside of {self.path}; expected a path below it, without ..")
         for depth in range(1, len(parts)):
             above = self.path.joinpath(*parts[:depth])
-            if above.is_symlink() or (above.exists() and not above.is_dir()):
+            if above not in seen and (above.is_symlink() or (above.exists() and not above.is_dir())):
                 raise UserError(f"{above} is a link or a file; expected a folder, or nothing there")
+            seen.add(above)
         file = self.path / name
-        if name not in self.names and os.path.lexists(file):
+        if os.path.lexists(file) and (name not in self.names or file.is_symlink() or file.is_dir()):
             raise UserError(
                 f"{file} exists and was not written by {self.made_by}; move it away, or give another folder"
             )
@@ -222,9 +256,107 @@ class OwnFolder:
     def remove(self, name: str) -> None:
         """Delete a file if it is one that the command wrote; anything else stays."""
         file = self.path / name
-        if name in self.names and (file.is_file() or file.is_symlink()):
+        if name in self.names and file.is_file() and not file.is_symlink():
             with disk_faults(file):
                 file.unlink()
+
+    @contextlib.contextmanager
+    def draft(self) -> Iterator[Path]:
+        """Yield a new hidden folder in this one, which nobody reads; it is deleted at the end of the block."""
+        folder = self.path / DRAFTS
+        with disk_faults(folder):
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def take(self, draft: Path, last: str) -> None:
+        """Move the files of a draft here, in place of the command's own, which are deleted if the draft lacks them.
+
+        `last`: the file without which nothing here can be read. It goes first and comes last: after a kill the folder
+        is whole, or without it, and never a mixture that looks whole.
+        """
+        found = {file.relative_to(draft).as_posix() for file in draft.rglob("*") if file.is_file()}
+        before = self.names.copy()
+        self.reserve(found)
+        for name in [last, *sorted(before - found)]:
+            self.remove(name)
+        sync(self.path)
+        for name in sorted(found, key=lambda name: (name == last, name)):
+            with replacing(self.file(name)) as file:
+                os.replace(draft / name, file)
+        self.names = found
+        self.save()
+
+    def discard(self) -> None:
+        """Delete what the command wrote, and if nothing else is in the folder, its mark and the folder itself."""
+        for name in self.names:
+            self.remove(name)
+        above = {parent for name in self.names for parent in PurePosixPath(name).parents if parent.parts}
+        for parent in sorted(above, key=lambda parent: -len(parent.parts)):
+            with contextlib.suppress(OSError):  # it holds something else
+                (self.path / parent).rmdir()
+        if set(os.listdir(self.path)) <= {MARK, HOLDER, LOCK}:
+            for name in (MARK, HOLDER, LOCK):
+                (self.path / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder that is deleted at the end of the block. Raises UserError if there is no place for one."""
+    with disk_faults(os.environ.get("TMPDIR", "/tmp")), tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def all_names(path: Path, *patterns: str) -> list[str] | None:
+    """Return the files of a folder, relative to it, if each matches one of the patterns; else None.
+
+    For folders of before there were marks: `a/*.txt` is any .txt file in the folder a.
+    """
+    names = [file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir() or file.is_symlink()]
+    names = [name for name in names if name not in (LOCK, HOLDER)]
+    return names if all(any(_fits(name, each) for each in patterns) for name in names) else None
+
+
+def top_names(path: Path, *patterns: str) -> list[str] | None:
+    """Return the files of a folder, but not of its subfolders, if each entry of it matches one of the patterns; else None."""
+    entries = [entry for entry in path.iterdir() if entry.name not in (LOCK, HOLDER)]
+    fits = all(any(_fits(entry.name, each) for each in patterns) for entry in entries)
+    return [entry.name for entry in entries if entry.is_file()] if fits else None
+
+
+def _fits(name: str, pattern: str) -> bool:
+    parts, wanted = name.split("/"), pattern.split("/")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+
+@contextlib.contextmanager
+def own_folder(
+    path: Path, made_by: str, older: Callable[[Path], Iterable[str] | None] = lambda path: None
+) -> Iterator[OwnFolder]:
+    """Claim a folder and hold it during the block: `OwnFolder.claim` and `hold`, whose errors it raises.
+
+    A new folder is deleted again if the block raises before it has reserved a name.
+    """
+    was_there = path.exists()
+    OwnFolder.claim(path, made_by, older)
+    with hold(path, made_by):
+        own = OwnFolder.claim(path, made_by, older)  # as the one that held it before has left it
+        try:
+            yield own
+        except BaseException:
+            if not own.names and not was_there:
+                own.discard()
+            raise
+
+
+def describe_mark(made_by: str, names: Iterable[str]) -> dict[str, Any]:
+    """Return the content of a mark."""
+    return {"format": MARK_FORMAT, "made_by": made_by, "names": sorted(names)}
 
 
 def is_empty(path: Path) -> bool:

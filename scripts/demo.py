@@ -4,7 +4,6 @@ Run by `make demo`. Each part is the command a user would run; nothing is comput
 """
 
 import argparse
-import json
 import os
 import socket
 import subprocess
@@ -14,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hpm_video.files import own_folder, replacing, top_names, write_json
 from hpm_video.types import UserError
 
 HOME = Path(__file__).resolve().parent.parent
+WRITTEN = ("data.log", "hpm.log", "random.log", "report.html", "results.json")
 CALIBRATION = (8, 4)  # places of the schedule, turns at each
 
 
@@ -49,7 +50,7 @@ class Demo:
             )
         except OSError as error:
             raise UserError(f"the part '{name}' could not be started: {error}; `make install` puts it there") from error
-        with log_file.open("w") as log, started as process:
+        with replacing(log_file) as draft, draft.open("w") as log, started as process:
             assert process.stdout is not None
             for line in process.stdout:
                 log.write(line)
@@ -128,10 +129,14 @@ class Demo:
         write_report(self.out / "report.html", results, pictures)
 
     def run(self) -> dict[str, Any]:
+        with own_folder(self.out, "scripts/demo.py", find_older_demo) as own:
+            own.reserve(WRITTEN)
+            return self.run_parts()
+
+    def run_parts(self) -> dict[str, Any]:
         from hpm_video.evals.pictures import read_metrics
         from hpm_video.train.state import describe_machine
 
-        self.out.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
         self.timed("data", self.write_data)
         runs = self.pretrain_both()
@@ -147,8 +152,13 @@ class Demo:
         self.timed("report", lambda: self.report(results))
         self.seconds["total"] = round(time.perf_counter() - began, 1)
         self.report(results)
-        (self.out / "results.json").write_text(json.dumps(results, indent=1))
+        write_json(self.out / "results.json", results)
         return results
+
+
+def find_older_demo(folder: Path) -> list[str] | None:
+    """The files of a demo of before there were marks; None if the folder is anything else."""
+    return top_names(folder, *WRITTEN, "data", "hpm", "random")
 
 
 def relative_cost(run: Path, steps: int, ranks: int) -> float:

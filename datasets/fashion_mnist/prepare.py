@@ -5,7 +5,6 @@ python datasets/fashion_mnist/prepare.py ROOT OUT
 
 import argparse
 import gzip
-import shutil
 import sys
 import zlib
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 
 from hpm_video.data.annotations import IMAGE_SUFFIXES, Found, read_class_folders
 from hpm_video.data.lists import Track
-from hpm_video.data.recipes import Recipe, run_recipe
+from hpm_video.data.recipes import MADE_BY, OF_A_MANIFEST, Recipe, run_recipe
+from hpm_video.files import OwnFolder, all_names, own_folder
 from hpm_video.types import UserError
 
 CLASSES = "t-shirt trouser pullover dress coat sandal shirt sneaker bag ankle-boot".split()
@@ -46,10 +46,12 @@ def read_idx(file: Path, num_dims: int) -> np.ndarray:
 
 
 def write_split(root: Path, out: Path, folder: str, track: Track) -> None:
-    """OUT/FOLDER with a folder for each class; it has its name when it is whole, and is not written again."""
+    """OUT/FOLDER with a folder for each class; it has its name when it is whole, and is not written again. UserError if OUT
+    is not a folder of this recipe's own."""
     from PIL import Image
 
     if (out / folder).exists():
+        OwnFolder.claim(out, MADE_BY, find_older_pictures)
         return
     images, labels = (
         read_idx(root / f"{FILES[folder]}-{kind}-ubyte.gz", dims)
@@ -59,14 +61,23 @@ def write_split(root: Path, out: Path, folder: str, track: Track) -> None:
         raise UserError(
             f"{root}: {len(images)} images, {len(labels)} labels up to {labels.max()}; expected one each, to 9"
         )
-    draft = out / f".draft-{folder}"
-    shutil.rmtree(draft, ignore_errors=True)
-    homes = [draft / f"{number}_{name}" for number, name in enumerate(CLASSES)]
-    for home in homes:
-        home.mkdir(parents=True)
-    for number in track(list(range(len(images)))):
-        Image.fromarray(images[number]).save(homes[labels[number]] / f"{number:05d}.png")
-    draft.rename(out / folder)
+    homes = [f"{number}_{name}" for number, name in enumerate(CLASSES)]
+    with own_folder(out, MADE_BY, find_older_pictures) as own, own.draft() as draft:
+        for home in homes:
+            (draft / home).mkdir()
+        for number in track(list(range(len(images)))):
+            Image.fromarray(images[number]).save(draft / homes[labels[number]] / f"{number:05d}.png")
+        own.names.add(folder)  # a folder as a whole
+        own.save()
+        draft.rename(out / folder)
+
+
+def find_older_pictures(folder: Path) -> list[str] | None:
+    """The files of pictures of before there were marks; None if the folder is anything else."""
+    known = [f"{split}/{number}_{name}/[0-9]*.png" for split in FILES for number, name in enumerate(CLASSES)]
+    known += [f".draft-{name}" for name in known]
+    names = all_names(folder, *known, *OF_A_MANIFEST)
+    return None if names is None else [name for name in names if name in OF_A_MANIFEST]
 
 
 def main() -> int:
@@ -80,7 +91,11 @@ def main() -> int:
             write_split(given.root, given.out, folder, track)
         return read_class_folders(given.out, IMAGE_SUFFIXES)
 
-    given.out.mkdir(parents=True, exist_ok=True)
+    try:
+        OwnFolder.claim(given.out, MADE_BY, find_older_pictures)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     return run_recipe(RECIPE, argparse.Namespace(root=given.out, out=given.out), read)
 
 

@@ -10,7 +10,6 @@ first and the last frame leak a little (the demo measures it). Every frame is co
 """
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -21,8 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from hpm_video.data.encode import write_video
+from hpm_video.files import all_names, own_folder, remove_drafts, replacing, write_json
+from hpm_video.types import UserError
 
 FOLDER = "20bn-something-something-v2"
+ANNOTATIONS = ("labels.json", "validation.json", "train.json")
 FPS = 12
 TEMPLATES = (
     "Pushing [something] from left to right",
@@ -84,22 +86,37 @@ def _soft(distance_px: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-2 * np.clip(distance_px, -20, 20)))
 
 
+def name_of(number: int) -> str:
+    return f"{FOLDER}/{number}.{'webm' if number % 8 == 0 else 'mp4'}"
+
+
 def write_clip(number: int, out: Path, seed: int, num_frames: int, size_px: int) -> int:
     """Writes video `number`; its class. Everything drawn belongs to (seed, number)."""
     rng = np.random.default_rng([seed, number])
     label = int(rng.integers(len(TEMPLATES)))
-    suffix = "webm" if number % 8 == 0 else "mp4"
-    final = out / FOLDER / f"{number}.{suffix}"
-    draft = final.with_name(f".draft-{final.name}")
-    write_video(draft, draw_clip(label, rng, num_frames, size_px), FPS, intra=True)
-    os.replace(draft, final)
+    final = out / name_of(number)
+    with replacing(final, tidy=False) as draft:
+        write_video(draft, draw_clip(label, rng, num_frames, size_px), FPS, intra=True)
     return label
 
 
 def prepare(out: Path, num_train: int, num_validation: int, seed: int, num_frames: int, size_px: int) -> None:
-    """The annotation files are written last: where they are, the set is whole."""
-    (out / FOLDER).mkdir(parents=True, exist_ok=True)
+    """The annotation files are written last: where they are, the set is whole. Raises UserError."""
     numbers = range(1, num_train + num_validation + 1)
+    with own_folder(out, "datasets/synthetic/prepare.py", find_older_set) as own:
+        own.reserve([*ANNOTATIONS, *map(name_of, numbers)])
+        own.file(name_of(1))  # makes the folder
+        remove_drafts(out / FOLDER)
+        write_set(out, numbers, num_train, seed, num_frames, size_px)
+
+
+def find_older_set(folder: Path) -> list[str] | None:
+    """The files of a set of before there were marks; None if the folder is anything else."""
+    return all_names(folder, *ANNOTATIONS, f"{FOLDER}/[0-9]*.mp4", f"{FOLDER}/[0-9]*.webm", f"{FOLDER}/.draft-*")
+
+
+def write_set(out: Path, numbers: range, num_train: int, seed: int, num_frames: int, size_px: int) -> None:
+    """Writes the videos of these numbers, then the annotations."""
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         labels = list(pool.map(write_clip, numbers, *map(repeat, (out, seed, num_frames, size_px)), chunksize=16))
     rows = [
@@ -112,9 +129,8 @@ def prepare(out: Path, num_train: int, num_validation: int, seed: int, num_frame
         for n, k in zip(numbers, labels, strict=True)
     ]
     names = {template.replace("[", "").replace("]", ""): str(k) for k, template in enumerate(TEMPLATES)}
-    (out / "labels.json").write_text(json.dumps(names, indent=1))
-    (out / "validation.json").write_text(json.dumps(rows[num_train:], indent=1))
-    (out / "train.json").write_text(json.dumps(rows[:num_train], indent=1))
+    for name, content in zip(ANNOTATIONS, (names, rows[num_train:], rows[:num_train]), strict=True):
+        write_json(out / name, content)
 
 
 def main() -> int:
@@ -128,7 +144,11 @@ def main() -> int:
     given = parser.parse_args()
     if given.frame_size_px % 2 or min(given.train, given.validation, given.num_frames) < 1:
         parser.error("--frame-size-px must be even; --train, --validation and --num-frames at least 1")
-    prepare(given.out, given.train, given.validation, given.seed, given.num_frames, given.frame_size_px)
+    try:
+        prepare(given.out, given.train, given.validation, given.seed, given.num_frames, given.frame_size_px)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     sys.stdout.write(f"{given.train} + {given.validation} videos, {len(TEMPLATES)} classes: {given.out}\n")
     return 0
 

@@ -1,5 +1,6 @@
 """Writing videos: small ones from arrays, and copies that are quick to read."""
 
+import errno
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ from hpm_video.data.decode import first_line
 from hpm_video.data.decode_av import decode_frames, load
 from hpm_video.types import UnreadableVideo
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the target: nothing is wrong with the source
 # Every GOP stands alone, and of its frames only every sixteenth is needed by others: a reader that wants a few frames
 # decodes hardly more than those, as if each frame were coded alone, in a quarter of the space.
 QUICK_TO_READ = {
@@ -90,6 +92,8 @@ def transcode(  # noqa: PLR0913
                 raise UnreadableVideo(str(source), "no frame could be decoded")
             container.mux(stream.encode())
     except (av.FFmpegError, ValueError, RuntimeError, EOFError) as error:
+        if getattr(error, "errno", None) in FULL:
+            raise OSError(*error.args[:2], str(target)) from error
         raise UnreadableVideo(str(source), f"cannot be transcoded: {first_line(error)}") from error
     return written
 

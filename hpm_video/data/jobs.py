@@ -1,27 +1,29 @@
 """The same work on many files: in parallel, supervised (a file that hangs or ends its process is named), resumable."""
 
 import contextlib
-import csv
-import fcntl
 import json
 import logging
 import multiprocessing
 import os
 import re
 import signal
+import stat
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from hpm_video.files import disk_faults, write_csv, write_json, write_text
+from hpm_video.terminal import printable
 from hpm_video.types import UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
 Record = dict[str, Any]
 RECYCLED_AFTER = 1000  # files: codec libraries leak, so no worker lives for ever
+SPECIAL = "is a pipe, a socket or a device, not a file"
 SAID_EVERY_S = 10.0  # a line of progress where there is no terminal
 
 
@@ -39,12 +41,14 @@ def run_jobs(
     for the name, or a `reason` where it raised, gave no answer in time or ended its process.
 
     `work` is picklable and is called in worker processes. Each record is one line of `record_file`, appended at once; names
-    whose line is there with the same size, time and settings are not done again, if `still_good` says so. UserErrors of the
-    work are raised. An interrupt ends the workers, then passes.
+    whose line is there with the same size, time and settings are not done again, if `still_good` says so. What exists and is
+    no regular file (a pipe, a device) is not opened. The caller holds the folder of `record_file`, so that nobody else
+    appends. UserErrors of the work are raised. An interrupt ends the workers, then passes.
     """
-    record_file.parent.mkdir(parents=True, exist_ok=True)
-    with open_alone(record_file) as stream:
-        stamps = {name: {"path": name, **_stamp(file), "settings": settings} for name, file in files.items()}
+    with disk_faults(record_file), record_file.open("a+", encoding="utf-8") as stream:
+        found = {name: _stat(file) for name, file in files.items()}
+        stamps = {name: {"path": name, **_stamp(known), "settings": settings} for name, known in found.items()}
+        special = {name for name, known in found.items() if known is not None and _is_special(known)}
         done = {}
         for record in _read_records(stream):
             stamp = stamps.get(record["path"])
@@ -56,10 +60,13 @@ def run_jobs(
             log.info("%s: %d of %d files were done before", title, len(done), len(files))
         num_bad = sum("reason" in record for record in done.values())
         with (
-            contextlib.closing(_supervise(left, work, num_workers, time_limit_s)) as answers,
+            contextlib.closing(
+                _supervise([n for n in left if n not in special], work, num_workers, time_limit_s)
+            ) as answers,
             _Progress(title, len(done), len(files)) as progress,
         ):
-            for name, answer in answers:
+            not_opened = ((name, {"reason": SPECIAL}) for name in left if name in special)
+            for name, answer in chain(not_opened, answers):
                 done[name] = stamps[name] | answer
                 stream.write(json.dumps(done[name]) + "\n")
                 stream.flush()
@@ -69,57 +76,42 @@ def run_jobs(
 
 
 def write_records(record_file: Path, records: Iterable[Record]) -> None:
-    """Puts these in the place of what the runs so far have appended, so that each file has one line."""
-    write_whole(record_file, "".join(json.dumps(record) + "\n" for record in records))
+    """Replace what the runs so far have appended with these records, so that each file has one line."""
+    write_text(record_file, "".join(json.dumps(record) + "\n" for record in records))
 
 
-@contextlib.contextmanager
-def open_alone(record_file: Path) -> Iterator[TextIO]:
-    """The file, opened to append. UserError while another process has it: two runs would write the same files."""
-    with record_file.open("a+", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{record_file} is being written by another run; wait for it, or stop it") from error
-        except OSError:  # a file system without locks
-            pass
-        yield stream
+def read_records(record_file: Path) -> list[Record]:
+    """Return the records of whole lines; none if there is no such file."""
+    if not record_file.is_file():
+        return []
+    with record_file.open(encoding="utf-8", errors="replace") as stream:
+        return [record for line in stream if (record := _read_record(line)) is not None]
 
 
 def keep_settings(file: Path, settings: Record) -> None:
-    """Writes them, or raises a UserError that names those which differ from the ones that are there."""
-    if file.exists():
-        try:
-            kept = dict(json.loads(file.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise UserError(f"{file}: not the settings of a run ({error}); expected an empty folder") from error
-        changed = [
-            f"{n} {kept.get(n)!r} -> {settings.get(n)!r}"
-            for n in {**kept, **settings}
-            if kept.get(n) != settings.get(n)
-        ]
-        if changed:
-            raise UserError(
-                f"{file.parent} was made with other settings: {', '.join(changed)}; expected the same, or another folder"
-            )
+    """Write the settings, or raise a UserError that names those which differ from the ones that are there."""
+    if not file.exists():
+        write_json(file, settings)
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(settings, indent=1) + "\n")
+    kept = read_settings(file)
+    if kept is None:
+        raise UserError(f"{file}: not the settings of a run; expected an empty folder")
+    changed = [
+        f"{n} {kept.get(n)!r} -> {settings.get(n)!r}" for n in {**kept, **settings} if kept.get(n) != settings.get(n)
+    ]
+    if changed:
+        raise UserError(
+            f"{file.parent} was made with other settings: {', '.join(changed)}; expected the same, or another folder"
+        )
 
 
-def write_whole(file: Path, text: str) -> None:
-    half = file.with_name(file.name + ".half")
-    half.write_text(text, encoding="utf-8", errors="backslashreplace")
-    half.replace(file)
-
-
-def write_csv(file: Path, columns: list[str], rows: Iterable[Iterable[object]]) -> None:
-    half = file.with_name(file.name + ".half")
-    with half.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-        lines = csv.writer(stream, lineterminator="\n")
-        lines.writerow(columns)
-        lines.writerows(rows)
-    half.replace(file)
+def read_settings(file: Path) -> Record | None:
+    """Return the settings that `keep_settings` wrote; None if there is no such file, or it is anything else."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def write_bad(folder: Path, records: Iterable[Record]) -> None:
@@ -142,12 +134,25 @@ def num_free_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _stamp(file: Path) -> Record:
+def _stat(file: Path) -> os.stat_result | None:
     try:
-        found = file.stat()
+        return file.stat()
     except OSError:  # the work will say what is wrong with it
-        return {"size": -1, "mtime_ns": 0}
-    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
+        return None
+
+
+def _stamp(found: os.stat_result | None) -> Record:
+    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns} if found else {"size": -1, "mtime_ns": 0}
+
+
+def _is_special(found: os.stat_result) -> bool:
+    return not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode)
+
+
+def is_special(file: Path) -> bool:
+    """Return whether a path leads to a pipe, a socket or a device: to open one may wait for ever."""
+    found = _stat(file)
+    return found is not None and _is_special(found)
 
 
 def _read_records(stream: TextIO) -> list[Record]:
@@ -155,14 +160,21 @@ def _read_records(stream: TextIO) -> list[Record]:
     stream.seek(0)
     records, end = [], 0
     for line in stream.read().splitlines(keepends=True):
-        with contextlib.suppress(ValueError):
-            record = json.loads(line)
-            if line.endswith("\n") and isinstance(record, dict) and "path" in record:
-                records.append(record)
+        if (record := _read_record(line)) is not None:
+            records.append(record)
         end += len(line.encode()) if line.endswith("\n") else 0
     stream.truncate(end)
     stream.seek(0, os.SEEK_END)
     return records
+
+
+def _read_record(line: str) -> Record | None:
+    """The record of a whole line."""
+    with contextlib.suppress(ValueError):
+        record = json.loads(line)
+        if line.endswith("\n") and isinstance(record, dict) and isinstance(record.get("path"), str):
+            return record
+    return None
 
 
 def _supervise(
@@ -256,10 +268,11 @@ class _Progress:
         self.title, self.num_before, self.num_all = title, num_before, num_all
         self.begin = self.said = time.monotonic()
         self.bar: Progress | None = None
-        if Console().is_terminal:
-            words = TextColumn("{task.description}"), TextColumn("{task.fields[told]}")
-            self.bar = Progress(words[0], BarColumn(), MofNCompleteColumn(), words[1])
-            self.task = self.bar.add_task(title, total=num_all, completed=num_before, told="")
+        console = Console(stderr=True)
+        if console.is_terminal:
+            words = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[told]}", markup=False)
+            self.bar = Progress(words[0], BarColumn(), MofNCompleteColumn(), words[1], console=console)
+            self.task = self.bar.add_task(printable(title), total=num_all, completed=num_before, told="")
 
     def __enter__(self) -> "_Progress":
         if self.bar:

@@ -6,12 +6,11 @@ columns of `Row`. An image is a row with one frame; a folder of frames is a row 
 """
 
 import csv
-import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +18,7 @@ import pyarrow as pa
 
 from hpm_video.config import DataConfig
 from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES, Row, find_ssv2, list_folder, read_json, read_ssv2
+from hpm_video.files import disk_faults, replacing, write_csv, write_json
 from hpm_video.types import Item, UserError
 
 log = logging.getLogger("hpm_video")
@@ -171,7 +171,20 @@ def open_manifest(config: DataConfig, split: str, suffixes: Sequence[str] = ()) 
     if split != "train":
         return None
     wanted = tuple(suffixes) or (SUFFIXES + IMAGE_SUFFIXES if config.num_frames == 1 else SUFFIXES)
-    return Manifest.of(root, [Row(path) for path in list_folder(root, wanted)], [], f"folder {root}")
+    return Manifest.of(
+        root, [Row(path) for path in _drop_odd_names(list_folder(root, wanted), root)], [], f"folder {root}"
+    )
+
+
+def _drop_odd_names(names: list[str], root: Path) -> list[str]:
+    """The names that can be written down; the others are logged. UserError if there are no others."""
+    good, odd = [name for name in names if is_utf8(name)], [name for name in names if not is_utf8(name)]
+    text = f"{root}: {len(odd)} of {len(names)} files have names that are not UTF-8: {_some([ascii(name) for name in odd])}"
+    if not good:
+        raise UserError(f"{text}; expected at least one other. Try: rename them")
+    if odd:
+        log.warning("%s; left out", text)
+    return good
 
 
 def check_missing(missing: Sequence[str], num_rows: int, most: float, where: str) -> None:
@@ -303,22 +316,22 @@ def write_manifest(  # noqa: PLR0913
     left_right: bool = False,
     parquet: bool = False,
 ) -> Path:
-    """Writes the tables, then the header, each whole or not at all; `check_rows` is the caller's. Returns `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the tables, then the header, each whole or not at all; return `folder`.
+
+    The caller has checked the rows (`check_rows`), and that the files are his to write (`manifest_names`).
+    """
+    with disk_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     entries = {}
     for split, rows in splits.items():
-        file = folder / f"{split}.{'parquet' if parquet else 'csv'}"
-        half = file.with_name(file.name + ".half")
+        file = folder / table_name(split, parquet)
         if parquet:
             import pyarrow.parquet
 
-            pyarrow.parquet.write_table(table_of(rows), half)
+            with replacing(file) as draft:
+                pyarrow.parquet.write_table(table_of(rows), draft)
         else:
-            with half.open("w", encoding="utf-8", newline="") as stream:
-                lines = csv.writer(stream, lineterminator="\n")
-                lines.writerow(Row._fields)
-                lines.writerows(["" if value is None else value for value in row] for row in rows)
-        half.replace(file)
+            write_csv(file, Row._fields, (["" if value is None else value for value in row] for row in rows))
         entries[split] = {"file": file.name, "rows": len(rows)}
     header = {
         "format": FORMAT,
@@ -328,10 +341,36 @@ def write_manifest(  # noqa: PLR0913
         "splits": entries,
         "classes": classes,
     }
-    half = folder / (HEADER + ".half")
-    half.write_text(json.dumps(header, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    half.replace(folder / HEADER)
+    write_json(folder / HEADER, header)
     return folder
+
+
+def check_paths(source: Manifest) -> None:
+    """Raise UserError if a row leads out of the root: whoever wrote the list would choose which files are copied."""
+    for row, path in enumerate(source.paths, 1):
+        if path.startswith("/") or ".." in PurePosixPath(path).parts or "\0" in path:
+            raise UserError(
+                f"{source.source}, row {row}: {path} lies outside of the set's root {source.root}; expected a path below it, "
+                "without .."
+            )
+
+
+def is_utf8(name: str) -> bool:
+    """Return whether a file name can be written down; names of other encodings come from Python with surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def table_name(split: str, parquet: bool = False) -> str:
+    return f"{split}.{'parquet' if parquet else 'csv'}"
+
+
+def manifest_names(splits: Iterable[str], parquet: bool = False) -> list[str]:
+    """Return the names of the files that `write_manifest` writes."""
+    return [HEADER, *(table_name(split, parquet) for split in splits)]
 
 
 def check_rows(

@@ -4,30 +4,24 @@ import csv
 import hashlib
 import io
 import json
-import os
-import posixpath
 import tarfile
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple
 
-import fsspec
 import numpy as np
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
 
 from hpm_video.config import DataConfig
-from hpm_video.data.manifest import SPLITS, Item, Manifest, check_missing, open_manifest
+from hpm_video.data.annotations import find_ssv2, list_folder
+from hpm_video.data.jobs import SPECIAL, is_special
+from hpm_video.data.manifest import HEADER as MANIFEST
+from hpm_video.data.manifest import SPLITS, Item, Manifest, check_missing, check_paths, is_utf8, open_manifest
+from hpm_video.data.shard_target import BAD, SETTINGS, Target, open_target
 from hpm_video.data.shards import FORMAT, HEADER, Member, index_of
 from hpm_video.types import UserError
-
-SETTINGS = "pack.json"
-BAD = "bad.csv"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,30 +58,42 @@ def pack(config: DataConfig, out: str, samples_per_shard: int = 1000, seed: int 
     if samples_per_shard < 1 or num_workers < 1:
         raise UserError(f"samples per shard {samples_per_shard}, workers {num_workers}; expected at least 1 of each")
     plans, bad = make_plans(config, seed, num_workers)
-    system, folder = _reach(out)
     samples = {plan.split: f"{len(plan.rows)} samples, {plan.digest}" for plan in plans}
     settings = {"samples_per_shard": samples_per_shard, "seed": seed, "samples": samples}
-    _check_settings(system, f"{folder}/{SETTINGS}", settings)
+    with open_target(out) as target:
+        target.reserve(names_of(plans, samples_per_shard))
+        _check_settings(target, settings)
+        target.write(BAD, lambda file: file.write(_table_of(bad)))
+        for plan in plans:
+            named = [f"{file.path} ({file.reason})" for file in bad if file.split == plan.split]
+            where = f"{plan.source.source}, {out}/{BAD}"
+            check_missing(named, len(plan.rows) + len(named), config.max_bad_share, where)
+        target.write_json(SETTINGS, settings)
+        _write_shards(target, plans, samples_per_shard, num_workers)
+        source = plans[0].source
+        header = {
+            "format": FORMAT,
+            "name": source.set_name or Path(config.root).resolve().name,
+            "left_right": source.left_right,
+            "splits": {
+                p.split: {"pattern": p.pattern, "num_samples": len(p.rows), "samples_per_shard": samples_per_shard}
+                for p in plans
+            },
+            "classes": source.classes,
+        }
+        target.write_json(HEADER, header)
+
+
+def names_of(plans: Sequence[Plan], samples_per_shard: int) -> list[str]:
+    """Return the names of all files of a set of shards."""
+    tars = [tar for plan in plans for tar, _ in plan.tars(samples_per_shard)]
+    return [SETTINGS, BAD, HEADER, *tars, *map(index_of, tars)]
+
+
+def _table_of(bad: list[BadFile]) -> bytes:
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([BadFile._fields, *bad])
-    _write_text(system, f"{folder}/{BAD}", table.getvalue())
-    for plan in plans:
-        named = [f"{file.path} ({file.reason})" for file in bad if file.split == plan.split]
-        check_missing(named, len(plan.rows) + len(named), config.max_bad_share, f"{plan.source.source}, {out}/{BAD}")
-    _write_text(system, f"{folder}/{SETTINGS}", json.dumps(settings, indent=1) + "\n")
-    _write_shards(system, folder, plans, samples_per_shard, num_workers)
-    source = plans[0].source
-    header = {
-        "format": FORMAT,
-        "name": source.set_name or Path(config.root).resolve().name,
-        "left_right": source.left_right,
-        "splits": {
-            p.split: {"pattern": p.pattern, "num_samples": len(p.rows), "samples_per_shard": samples_per_shard}
-            for p in plans
-        },
-        "classes": source.classes,
-    }
-    _write_text(system, f"{folder}/{HEADER}", json.dumps(header, indent=1, ensure_ascii=False) + "\n")
+    return table.getvalue().encode(errors="backslashreplace")
 
 
 def make_plans(config: DataConfig, seed: int, num_workers: int) -> tuple[list[Plan], list[BadFile]]:
@@ -99,12 +105,14 @@ def make_plans(config: DataConfig, seed: int, num_workers: int) -> tuple[list[Pl
             continue
         if not isinstance(source, Manifest):
             raise UserError(f"{config.root}: holds shards already; expected a folder, SSv2's layout or a manifest")
+        check_paths(source)
         rows = np.arange(len(source))
         if split == "train":
             rows = np.random.default_rng([seed, 5]).permutation(rows)
         with ThreadPoolExecutor(num_workers) as pool:
             blocks = np.array_split(rows, -(-len(rows) // 1000))
             faults = [fault for block in pool.map(partial(_find_faults, source), blocks) for fault in block]
+        bad += [BadFile(split, name, "its name is not UTF-8") for name in _odd_names(config, split)]
         bad += [BadFile(split, source.name(int(r)), fault) for r, fault in zip(rows, faults, strict=True) if fault]
         rows = rows[[fault is None for fault in faults]]
         digest = hashlib.sha256()
@@ -114,6 +122,14 @@ def make_plans(config: DataConfig, seed: int, num_workers: int) -> tuple[list[Pl
     if not plans:
         raise UserError(f"{config.root}: no samples; expected some in one of {', '.join(SPLITS)}")
     return plans, bad
+
+
+def _odd_names(config: DataConfig, split: str) -> list[str]:
+    """The files of a plain folder that `open_manifest` leaves out for their names."""
+    root = Path(config.root)
+    if split != "train" or (root / MANIFEST).is_file() or find_ssv2(root, None) is not None:
+        return []
+    return [name for name in list_folder(root) if not is_utf8(name)]
 
 
 def _find_faults(source: Manifest, rows: np.ndarray) -> list[str | None]:
@@ -127,6 +143,8 @@ def _find_fault(source: Manifest, row: int) -> str | None:
         size = media.stat().st_size
     except OSError as error:
         return error.strerror or type(error).__name__
+    if is_special(media):
+        return SPECIAL
     if media.is_dir():
         raise UserError(
             f"{media}: is a folder of frames, which shards do not hold yet; expected a file for each sample"
@@ -134,21 +152,14 @@ def _find_fault(source: Manifest, row: int) -> str | None:
     return None if size else "file is empty (0 bytes)"
 
 
-def _reach(out: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    try:
-        system, folder = url_to_fs(out)
-        system.makedirs(folder, exist_ok=True)
-    except Exception as error:  # each file system raises its own types
-        raise UserError(f"{out}: {error}; expected a folder or URL that can be written to") from error
-    return system, folder.rstrip("/")
-
-
-def _check_settings(system: fsspec.AbstractFileSystem, path: str, settings: dict[str, Any]) -> None:
+def _check_settings(target: Target, settings: dict[str, Any]) -> None:
     """UserError where shards of other settings stand in this place."""
-    if not system.exists(path):
+    content = target.read(SETTINGS)
+    if content is None:
         return
+    path = f"{target.name}/{SETTINGS}"
     try:
-        before = json.loads(system.cat_file(path))
+        before = json.loads(content)
         other = [f"{name} was {before[name]}, is {value}" for name, value in settings.items() if before[name] != value]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: {error!r}; expected what hpm-video pack wrote there; use an empty folder") from error
@@ -156,21 +167,19 @@ def _check_settings(system: fsspec.AbstractFileSystem, path: str, settings: dict
         raise UserError(f"{path}: {'; '.join(other)}; expected the same to go on with this set; use an empty folder")
 
 
-def _write_shards(
-    system: fsspec.AbstractFileSystem, folder: str, plans: Sequence[Plan], samples_per_shard: int, num_workers: int
-) -> None:
+def _write_shards(target: Target, plans: Sequence[Plan], samples_per_shard: int, num_workers: int) -> None:
     """The tars whose index is not there yet. Threads: the work is waiting for disks and networks."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    there = {posixpath.basename(path) for path in system.ls(folder, detail=False)}
+    there = target.list()
     missing = [
         (plan, tar, part) for plan in plans for tar, part in plan.tars(samples_per_shard) if index_of(tar) not in there
     ]
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(num_workers) as pool:
         task = progress.add_task("", total=sum(len(part) for _, _, part in missing), rate="")
-        written = {pool.submit(_write_shard, system, folder, *job): len(job[2]) for job in missing}
+        written = {pool.submit(_write_shard, target, *job): len(job[2]) for job in missing}
         try:
             for done in as_completed(written):
                 done.result()
@@ -181,10 +190,9 @@ def _write_shards(
             raise
 
 
-def _write_shard(system: fsspec.AbstractFileSystem, folder: str, plan: Plan, tar: str, part: range) -> None:
-    members = _write(system, f"{folder}/{tar}", partial(_fill_tar, plan=plan, part=part))
-    index = {"columns": Member._fields, "samples": members}
-    _write_text(system, f"{folder}/{index_of(tar)}", json.dumps(index, ensure_ascii=False) + "\n")
+def _write_shard(target: Target, plan: Plan, tar: str, part: range) -> None:
+    members = target.write(tar, partial(_fill_tar, plan=plan, part=part))
+    target.write_json(index_of(tar), {"columns": Member._fields, "samples": members}, indent=None)
 
 
 def _fill_tar(file: BinaryIO, plan: Plan, part: range) -> list[Member]:
@@ -197,7 +205,8 @@ def _fill_tar(file: BinaryIO, plan: Plan, part: range) -> list[Member]:
             note: dict[str, Any] = {"path": item.name, "label": item.label}
             if item.label >= 0 and plan.source.classes:
                 note["class"] = plan.source.classes[item.label]
-            _add(tar, f"{key}.{Path(item.name).suffix[1:].lower() or 'bin'}", content)
+            ending = Path(item.name).suffix[1:].lower()
+            _add(tar, f"{key}.{ending if ending.isalnum() else 'bin'}", content)
             blocks = -(-len(content) // tarfile.BLOCKSIZE)
             offset = tar.offset - blocks * tarfile.BLOCKSIZE
             members.append(Member(key, item.name, offset, len(content), item.label, item.first_frame, item.num_frames))
@@ -220,26 +229,3 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(content)
     tar.addfile(info, io.BytesIO(content))
-
-
-def _write(system: fsspec.AbstractFileSystem, path: str, fill: Callable[[BinaryIO], T]) -> T:
-    """A file that is there whole or not at all, filled by `fill`. Raises UserError."""
-    try:
-        if isinstance(system, LocalFileSystem):
-            with open(f"{path}.half", "w+b") as file:
-                result = fill(file)
-            os.replace(f"{path}.half", path)
-        else:
-            with tempfile.NamedTemporaryFile() as local:
-                result = fill(local)  # type: ignore[arg-type]
-                local.flush()
-                system.put_file(local.name, path)
-    except UserError:
-        raise
-    except Exception as error:  # each file system raises its own types
-        raise UserError(f"{path}: {error}; expected a place that can be written to, with enough room") from error
-    return result
-
-
-def _write_text(system: fsspec.AbstractFileSystem, path: str, text: str) -> None:
-    _write(system, path, lambda file: file.write(text.encode()))

@@ -10,9 +10,14 @@ from pathlib import Path
 
 from hpm_video.data.annotations import Found, Row
 from hpm_video.data.lists import Track
-from hpm_video.data.manifest import check_rows, write_manifest
+from hpm_video.data.manifest import SPLITS, check_rows, is_utf8, manifest_names, read_header, write_manifest
+from hpm_video.files import all_names, own_folder, write_text
+from hpm_video.terminal import printable
 from hpm_video.types import UserError
 
+MADE_BY = "a recipe of datasets/"
+OF_A_MANIFEST = {"classes.txt", *(f"missing_{split}.txt" for split in SPLITS)}
+OF_A_MANIFEST |= {*manifest_names(SPLITS), *manifest_names(SPLITS, parquet=True)}
 PARQUET_ROWS = 200_000  # from here on tables are Parquet, which is read faster than csv
 
 
@@ -53,12 +58,12 @@ def run_recipe(recipe: Recipe, given: argparse.Namespace, read: Callable[[Track]
             found = read(progress.track)
         out = given.out or _default_out(recipe.name, given.root)
         for line in _finish(recipe, found, given.root, out):
-            sys.stdout.write(line + "\n")
+            sys.stdout.write(printable(line) + "\n")
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         return 1
     except OSError as error:
-        sys.stderr.write(f"error: {error.filename}: {error.strerror}\n")
+        sys.stderr.write(f"error: {printable(str(error.filename))}: {error.strerror}\n")
         return 1
     return 0
 
@@ -70,7 +75,7 @@ def _default_out(name: str, root: Path) -> Path:
 
 def _finish(recipe: Recipe, found: Found, root: Path, out: Path) -> list[str]:
     """Writes the manifest, classes.txt and missing_SPLIT.txt; returns what to say."""
-    told = []
+    told, found = [], _drop_odd_names(found)
     splits: dict[str, Sequence[Row]] = {split: rows for split, rows in found.splits.items() if rows}
     for split, missing in found.missing.items():
         count = len(missing) + len(found.splits[split])
@@ -90,21 +95,36 @@ def _finish(recipe: Recipe, found: Found, root: Path, out: Path) -> list[str]:
     told.append(f"{num_classes} classes" if num_classes else "no labels")
     if recipe.num_classes:
         told[-1] += f"; expected {recipe.num_classes}"
-    out.mkdir(parents=True, exist_ok=True)
-    _write_text(out / "classes.txt", found.classes)
-    for split in ("train", "validation", "test"):
-        _write_text(out / f"missing_{split}.txt", found.missing.get(split, []))
     large = sum(map(len, splits.values())) >= PARQUET_ROWS
-    write_manifest(out, recipe.name, root, splits, found.classes, recipe.left_right, parquet=large)
+    lists = {f"missing_{split}.txt": found.missing.get(split, []) for split in SPLITS} | {"classes.txt": found.classes}
+    lists = {name: lines for name, lines in lists.items() if lines}
+    with own_folder(out, MADE_BY, find_older_manifest) as own:
+        written = {*lists, *manifest_names(splits, parquet=large)}
+        own.reserve(written)
+        for name, lines in lists.items():
+            write_text(out / name, "\n".join(lines) + "\n")
+        write_manifest(out, recipe.name, root, splits, found.classes, recipe.left_right, parquet=large)
+        for name in OF_A_MANIFEST & own.names - written:  # of an earlier manifest
+            own.remove(name)
     train = f"{recipe.command} data.root={shlex.quote(str(out))}"
     return [*told, *([recipe.note] if recipe.note else []), f"written to {out}; now train:", f"    {train}"]
 
 
-def _write_text(file: Path, lines: list[str]) -> None:
-    """Whole or not at all; nothing to write: no file."""
-    if not lines:
-        file.unlink(missing_ok=True)
-        return
-    half = file.with_name(file.name + ".half")
-    half.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    half.replace(file)
+def find_older_manifest(folder: Path) -> list[str] | None:
+    """Return the files of a manifest of before there were marks; None if the folder is anything else."""
+    try:
+        read_header(folder)
+    except UserError:
+        return None
+    return all_names(folder, *OF_A_MANIFEST)
+
+
+def _drop_odd_names(found: Found) -> Found:
+    """Count rows whose file name is not UTF-8, which no table can hold, as rows without a file."""
+    splits = {split: [row for row in rows if is_utf8(row.path)] for split, rows in found.splits.items()}
+    missing = dict(found.missing)
+    for split, rows in found.splits.items():
+        odd = [f"{ascii(row.path)} (its name is not UTF-8)" for row in rows if not is_utf8(row.path)]
+        if odd:
+            missing[split] = [*missing.get(split, []), *odd]
+    return found._replace(splits=splits, missing=missing)

@@ -17,40 +17,55 @@ from hpm_video.data.jobs import (
     Record,
     count_reasons,
     keep_settings,
+    read_settings,
     run_jobs,
     tell_size,
     write_bad,
-    write_csv,
     write_records,
-    write_whole,
 )
-from hpm_video.data.manifest import write_manifest
+from hpm_video.data.manifest import manifest_names, write_manifest
+from hpm_video.files import OwnFolder, own_folder, write_csv, write_text
 from hpm_video.types import UnreadableVideo, UserError
 
 NUM_QUICK = 6  # frames that are decoded without --full: the first, the last, and some between
+WRITTEN = ("scan.json", "results.jsonl", "good.txt", "bad.csv", "duplicates.csv", "summary.md")
 NUM_SHOWN = 6  # of what may be a long list, in the summary
 
 
 def scan(root: Path, out: Path, full: bool, images: bool, num_workers: int, time_limit_s: float) -> str:
-    """Writes results.jsonl, good.txt, bad.csv, duplicates.csv, summary.md and a manifest of the good files into `out`, and
-    nothing elsewhere. Returns the summary. Raises UserError."""
+    """Write results.jsonl, good.txt, bad.csv, duplicates.csv, summary.md and a manifest of the good files into `out`, and
+    nothing elsewhere. Return the summary. Raises UserError, also if `out` is not a folder of its own."""
     check_folders(root, out)
-    names = list_folder(root, SUFFIXES + IMAGE_SUFFIXES if images else SUFFIXES)
-    keep_settings(out / "scan.json", {"root": str(root.resolve())})
-    files = {name: root / name for name in names}
+    files = {name: root / name for name in list_folder(root, SUFFIXES + IMAGE_SUFFIXES if images else SUFFIXES)}
+    with own_folder(out, "hpm-video scan", find_older_scan) as own:
+        own.reserve([*WRITTEN, *manifest_names(["train"])])
+        keep_settings(out / "scan.json", {"root": str(root.resolve())})
+        return _scan(root, own, files, full, num_workers, time_limit_s)
+
+
+def find_older_scan(folder: Path) -> list[str] | None:
+    """Return the files of a scan of before there were marks; None if the folder is anything else."""
+    settings = read_settings(folder / "scan.json")
+    if settings is None or set(settings) != {"root"}:
+        return None
+    return [name for name in (*WRITTEN, *manifest_names(["train"])) if (folder / name).is_file()]
+
+
+def _scan(root: Path, own: OwnFolder, files: dict[str, Path], full: bool, num_workers: int, time_limit_s: float) -> str:
+    out = own.path
     records_file = out / "results.jsonl"
     work = partial(check_file, root=root.resolve(), full=full)
     records = run_jobs(files, work, records_file, f"scan {root}", {"full": full}, num_workers, time_limit_s)
     write_records(records_file, records)
     good = [record for record in records if "reason" not in record]
     duplicates = find_duplicates(good)
-    write_whole(out / "good.txt", "".join(f"{record['path']}\n" for record in good))
+    write_text(out / "good.txt", "".join(f"{record['path']}\n" for record in good))
     write_bad(out, records)
     write_csv(out / "duplicates.csv", ["path", "same_as"], duplicates)
     rows = [row_of(record) for record in good]
     write_manifest(out, f"good files of {root.resolve().name}", root, {"train": rows}, [])
     summary = "\n".join([*_summarise(root, records, len(duplicates), full), *_show_ways_on(out, bool(good))]) + "\n"
-    write_whole(out / "summary.md", summary)
+    write_text(out / "summary.md", summary)
     return summary
 
 

@@ -1,13 +1,12 @@
 """A training copy of a set of videos: small H.264 files that are fast to read at any frame. `hpm-video prepare`."""
 
-import errno
 import logging
 import shlex
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpm_video.data.annotations import SSV2_FILES, Row, find_ssv2, list_folder
+from hpm_video.data.copies import BAD, RECORDS, SETTINGS, find_older_copy, name_copies, names_before, target_of
 from hpm_video.data.decode import read_frames
 from hpm_video.data.decode_av import count_decoded, probe
 from hpm_video.data.encode import transcode
@@ -28,15 +28,24 @@ from hpm_video.data.jobs import (
     write_bad,
     write_records,
 )
-from hpm_video.data.manifest import HEADER, Manifest, read_header, read_manifest, write_manifest
+from hpm_video.data.manifest import (
+    HEADER,
+    Manifest,
+    check_paths,
+    is_utf8,
+    manifest_names,
+    read_header,
+    read_manifest,
+    write_manifest,
+)
 from hpm_video.data.sampling import sample_dense
 from hpm_video.data.scan import check_folders, look_at
+from hpm_video.files import OwnFolder, disk_faults, own_folder, read_mark, remove_drafts, replacing
 from hpm_video.types import UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
 NUM_SAMPLED = 8  # files that are done first, to say what the whole set will take
 SPARE = 1.1  # how much more room than expected the disk must have
-NOT_THE_FILES_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,42 +60,64 @@ class Copying:
 
 
 def prepare(root: Path, out: Path, short_side_px: int, gop: int, max_fps: float | None, **how: Any) -> str:
-    """Writes the copy, its annotations, results.jsonl and bad.csv into `out`; returns what to tell in the end.
+    """Write the copy, its annotations, results.jsonl and bad.csv into `out`; return what to tell in the end.
 
-    how: num_workers, time_limit_s, sample_only. Raises UserError.
+    how: num_workers, time_limit_s, sample_only. Raises UserError, also if `out` is not a folder of its own.
     """
     check_folders(root, out)
     manifests, source, names = find_sources(root)
     check_folders(source, out)
-    check_targets(names)
     asked: dict[str, Any] = {"short_side_px": short_side_px, "gop": gop, "max_fps": max_fps}
-    keep_settings(out / "prepare.json", {"root": str(root.resolve()), **asked})
-    copying = Copying(source=source.resolve(), out=out.resolve(), **asked)
-    sizes = {name: file_size(source / name) for name in names}
-    sample = spread_sample(sizes)
-    growth, told = foresee(_copy(copying, sample, "sample", how), list(sizes.values()), how["num_workers"])
-    log.info("%s", told)
-    if how["sample_only"]:
-        return f"Sample only: {len(sample)} files are in {out}; the same command without --sample-only goes on from here.\n"
-    left = [name for name in names if name not in sample and not (out / target_of(name)).exists()]
-    check_room(out, growth * sum(sizes[name] for name in left))
-    records = _copy(copying, names, f"prepare {root}", how)
-    write_records(out / "results.jsonl", records)
-    write_bad(out, records)
-    for name in (record["path"] for record in records if "reason" in record):
-        half_of(out / target_of(name)).unlink(missing_ok=True)  # of a worker that was killed
-    copy_annotations(root, out, manifests, records)
-    return _summarise(out, records)
+    with own_folder(out, "hpm-video prepare", find_older_copy) as own:
+        targets = reserve_copies(own, root, manifests, names)
+        keep_settings(own.file(SETTINGS), {"root": str(root.resolve()), **asked})
+        copying = Copying(source=source.resolve(), out=out.resolve(), **asked)
+        sizes = {name: file_size(source / name) for name in names}
+        sample = spread_sample(sizes)
+        done = _copy(copying, sample, "sample", how, targets)
+        growth, told = foresee(done, list(sizes.values()), how["num_workers"])
+        log.info("%s", told)
+        if how["sample_only"]:
+            return f"Sample only: {len(sample)} files are in {out}; the same command without --sample-only copies the others.\n"
+        left = [name for name in names if name not in sample and not (out / targets[name]).exists()]
+        check_room(out, growth * sum(sizes[name] for name in left))
+        records = _copy(copying, names, f"prepare {root}", how, targets)
+        write_records(out / RECORDS, records)
+        write_bad(out, records)
+        for record in records:
+            if "reason" in record:
+                own.remove(targets[record["path"]])  # made of an earlier version of the source
+        copy_annotations(root, own, manifests, records, targets)
+        return _summarise(out, records)
 
 
-def _copy(copying: Copying, names: list[str], title: str, how: dict[str, Any]) -> list[Record]:
+def reserve_copies(own: OwnFolder, root: Path, manifests: dict[str, Manifest], names: list[str]) -> dict[str, str]:
+    """Return video -> name of its copy, when all that is to be written is known to be the program's own to write."""
+    known = own.more.get("renamed", {})
+    targets = name_copies(names, names_before(own.path, known), find_ssv2(root, None) is not None and not manifests)
+    renamed = {name: target for name, target in targets.items() if target != target_of(name)}
+    for name in sorted(renamed.keys() - known.keys()):
+        log.info("%s: its copy is %s, as another video has the usual name", name, renamed[name])
+    written = {SETTINGS, RECORDS, BAD, *(targets[name] for name in names if is_utf8(name))}
+    written |= set(manifest_names(manifests)) if manifests else set(_annotation_files(root))
+    own.more["renamed"] = renamed
+    own.reserve(written)
+    own.save()
+    for name in [name for name in own.names if PurePosixPath(name).match(".*.half.mp4")]:
+        own.remove(name)  # of a killed run of before there were marks
+    for folder in {(own.path / target).parent for target in targets.values()}:
+        remove_drafts(folder)
+    return targets
+
+
+def _copy(copying: Copying, names: list[str], title: str, how: dict[str, Any], targets: dict[str, str]) -> list[Record]:
     def still_good(record: Record) -> bool:
-        return "reason" in record or file_size(copying.out / target_of(record["path"])) == record["bytes_after"]
+        return "reason" in record or file_size(copying.out / targets[record["path"]]) == record["bytes_after"]
 
     return run_jobs(
         {name: copying.source / name for name in names},
         partial(copy_file, copying=copying, timed=title == "sample"),
-        copying.out / "results.jsonl",
+        copying.out / RECORDS,
         title,
         {"short_side_px": copying.short_side_px, "gop": copying.gop, "max_fps": copying.max_fps},
         how["num_workers"],
@@ -103,30 +134,12 @@ def find_sources(root: Path) -> tuple[dict[str, Manifest], Path, list[str]]:
         return {}, root, list_folder(root)
     found = {split: read_manifest(root, split) for split in read_header(root)["splits"]}
     manifests = {split: manifest for split, manifest in found.items() if manifest}
+    for manifest in manifests.values():
+        check_paths(manifest)
     names = sorted({path for manifest in manifests.values() for path in manifest.paths})
     if not names:
         raise UserError(f"{root / HEADER}: its splits have no rows; expected at least one video")
     return manifests, next(iter(manifests.values())).root, names
-
-
-def target_of(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(".mp4"))
-
-
-def half_of(target: Path) -> Path:
-    """Hidden, so that whoever lists the folder for videos passes it over."""
-    return target.with_name(f".{target.stem}.half.mp4")
-
-
-def check_targets(names: Sequence[str]) -> None:
-    """UserError where two videos would be one, or one would lie outside of the copy."""
-    taken: dict[str, str] = {}
-    for name in names:
-        if name.startswith("/") or ".." in PurePosixPath(name).parts:
-            raise UserError(f"{name} lies outside of its set's root; expected a path without .. below it")
-        other = taken.setdefault(target_of(name), name)
-        if other != name:
-            raise UserError(f"{other} and {name} would both become {target_of(name)}; rename or remove one of them")
 
 
 def file_size(file: Path) -> int:
@@ -141,25 +154,23 @@ def spread_sample(sizes: dict[str, int]) -> list[str]:
     return [ordered[k] for k in sorted(set(places.astype(int).tolist()))]
 
 
+@lru_cache(maxsize=1)
+def _renamed(out: Path) -> dict[str, str]:
+    """The unusual names, which the mark of the copy lists: a worker reads them once."""
+    return (read_mark(out) or {}).get("renamed", {})
+
+
 def copy_file(name: str, copying: Copying, timed: bool) -> Record:
     """One file into the copy, checked before it gets its name. Raises UnreadableVideo where source or copy is bad."""
-    source, target = copying.source / name, copying.out / target_of(name)
-    half = half_of(target)
+    source, target = copying.source / name, copying.out / _renamed(copying.out).get(name, target_of(name))
     begin = time.perf_counter()
-    try:
+    count, height, width = look_at(source)
+    with disk_faults(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)  # made of an earlier version of the source
-        count, height, width = look_at(source)
+    with replacing(target, tidy=False) as half:
         transcode(source, half, copying.short_side_px, copying.gop, copying.max_fps)
         made = check_copy(half, source, (count, height, width), copying)
         spent_s = time.perf_counter() - begin
-        half.replace(target)
-    except Exception as error:  # PyAV has its own types, with the system's number
-        if getattr(error, "errno", None) in NOT_THE_FILES_FAULT:
-            raise UserError(f"{target}: {error}; mend this, then the same command goes on") from error
-        raise
-    finally:
-        half.unlink(missing_ok=True)
     made |= {"bytes_after": file_size(target), "spent_s": round(spent_s, 3)}
     if timed:
         made["decode_ms"] = [round(_time_decoding(file), 2) for file in (source, target)]
@@ -220,29 +231,32 @@ def check_room(out: Path, num_bytes: float) -> None:
         )
 
 
-def copy_annotations(root: Path, out: Path, manifests: dict[str, Manifest], records: list[Record]) -> None:
-    """So that `out` is a data.root as `root` was: a new manifest without what could not be copied, or SSv2's files."""
-    made = {record["path"]: record for record in records if "reason" not in record}
+def copy_annotations(
+    root: Path, own: OwnFolder, manifests: dict[str, Manifest], records: list[Record], targets: dict[str, str]
+) -> None:
+    """So that the copy is a data.root as `root` was: a new manifest without what could not be copied, or SSv2's files."""
+    out, made = own.path, {record["path"]: record for record in records if "reason" not in record}
     if manifests:
-        splits: dict[str, Sequence[Row]] = {split: _new_rows(manifest, made) for split, manifest in manifests.items()}
+        splits: dict[str, Sequence[Row]] = {s: _new_rows(manifest, made, targets) for s, manifest in manifests.items()}
         header = read_header(root)
         write_manifest(out, header["name"], out, splits, header["classes"], header.get("left_right", False))
-        return
+    for name, source in _annotation_files(root).items() if not manifests else ():
+        with replacing(own.file(name)) as draft:
+            shutil.copyfile(source, draft)
+
+
+def _annotation_files(root: Path) -> dict[str, Path]:
+    """SSv2's annotations in a set, by their name relative to it."""
     folder = find_ssv2(root, None)
-    for name in [n for names in SSV2_FILES.values() for n in names if folder and (folder / n).is_file()]:
-        assert folder is not None
-        target = out / folder.relative_to(root) / name
-        target.parent.mkdir(exist_ok=True)
-        half = target.with_name(name + ".half")
-        shutil.copyfile(folder / name, half)
-        half.replace(target)
+    files = [folder / name for part in SSV2_FILES.values() for name in part] if folder else []
+    return {file.relative_to(root).as_posix(): file for file in files if file.is_file()}
 
 
-def _new_rows(manifest: Manifest, made: dict[str, Record]) -> list[Row]:
+def _new_rows(manifest: Manifest, made: dict[str, Record], targets: dict[str, str]) -> list[Row]:
     """The rows whose file was copied, with what is now true of it."""
     kept = [Row(**row) for row in manifest.table.to_pylist() if row["path"] in made]
     facts = [{key: made[row.path][key] for key in ("frames", "fps", "width", "height")} for row in kept]
-    return [row._replace(path=target_of(row.path), **fact) for row, fact in zip(kept, facts, strict=True)]
+    return [row._replace(path=targets[row.path], **fact) for row, fact in zip(kept, facts, strict=True)]
 
 
 def _summarise(out: Path, records: list[Record]) -> str:

@@ -11,7 +11,6 @@ KEY, so nothing stale is read. The folder may be deleted at any time.
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -31,12 +30,13 @@ from hpm_video.data.manifest import Manifest, Source
 from hpm_video.data.shards import Shards
 from hpm_video.evals.clips import CLIPS_PER_BATCH, BadCount, ClipBatch, ListedClips, groups_of, read_clips
 from hpm_video.evals.features import FROM_SPACE, Features, encode, from_space, pool, precision_of
+from hpm_video.files import all_names, own_folder, replacing, write_json
 from hpm_video.models.encoder import Encoder, resolve_size
-from hpm_video.train.checkpoint import write_json
 from hpm_video.types import Failure, UserError
 
 log = logging.getLogger("hpm_video")
 FORMAT = 1  # a change of what is stored, or of how clips are cut, makes another KEY
+KEY_FILE = "key.json"
 ROWS_PER_PART, BYTES_PER_PART = 1000, 256 << 20  # whichever is less
 CLIP_KEYS = ("num_frames", "frame_size_px", "sampling", "stride", "fps", "mean", "std")
 
@@ -58,7 +58,7 @@ class Part(NamedTuple):
 
 
 class Parts:
-    """Rows 0 to num_rows - 1 in files of `rows_per_part`, each whole or not there."""
+    """Rows 0 to num_rows - 1 in files of `rows_per_part`, each whole or not there. Who fills them holds `folder`."""
 
     def __init__(self, folder: Path, num_rows: int, rows_per_part: int) -> None:
         self.folder, self.num_rows, self.rows_per_part = folder, num_rows, rows_per_part
@@ -68,6 +68,11 @@ class Parts:
 
     def file(self, number: int) -> Path:
         return self.folder / f"part-{number * self.rows_per_part:08d}.safetensors"
+
+    @property
+    def names(self) -> list[str]:
+        """Of all files, in `folder`."""
+        return [self.file(number).name for number in range(len(self))]
 
     def missing(self) -> list[int]:
         """Rows of the parts that are not there, or not whole."""
@@ -79,7 +84,6 @@ class Parts:
     def fill(self, work: Iterable[Encoded], title: str, max_bad_share: float) -> None:
         """Writes each part when its last row has come; `work` gives the missing rows in ascending order."""
         bad, progress = BadCount(max_bad_share), _Progress(title, self.num_rows - len(self.missing()), self.num_rows)
-        self.folder.mkdir(parents=True, exist_ok=True)
         pieces: dict[int, list[Encoded]] = {}
         for batch in work:
             bad.add(len(batch.rows), list(batch.unreadable.values()))
@@ -98,14 +102,8 @@ class Parts:
             "values": torch.cat(kept).contiguous() if kept else torch.zeros(0),
         }
         unreadable = {row: failure for piece in pieces for row, failure in piece.unreadable.items()}
-        final = self.file(number)
-        draft = final.with_name(f".{final.name}.{os.getpid()}")
-        try:
+        with replacing(self.file(number)) as draft:
             save_file(tensors, draft, {"unreadable": json.dumps(unreadable)})
-        except (OSError, SafetensorError) as error:
-            draft.unlink(missing_ok=True)
-            raise UserError(f"{final} could not be written ({error}); expected room for the features") from error
-        draft.replace(final)
 
     def read(self) -> Iterator[Part]:
         """Whole parts in their order; values are mapped from the file, not read before they are used."""
@@ -197,14 +195,20 @@ def cached_parts(
     settings = describe(encoder, source, config, pooling)
     key = key_of(settings)
     parts = Parts(folder / key, len(source), rows_per_part or rows_that_fit(encoder, pooling))
-    missing = parts.missing()
-    if missing:
-        parts.folder.mkdir(parents=True, exist_ok=True)
-        write_json(parts.folder / "key.json", {"source": source.source, **settings})
-        batches = read_clips(ListedClips(source, config.data), missing, CLIPS_PER_BATCH)
+    if not parts.missing():
+        return parts, key
+    with own_folder(parts.folder, "hpm-video features", find_older_parts) as own:
+        own.reserve([KEY_FILE, *parts.names])
+        write_json(parts.folder / KEY_FILE, {"source": source.source, **settings})
+        batches = read_clips(ListedClips(source, config.data), parts.missing(), CLIPS_PER_BATCH)
         title = f"features of {source.source}"
         parts.fill(encode_clips(encoder, batches, config.data, pooling), title, config.data.max_bad_share)
     return parts, key
+
+
+def find_older_parts(folder: Path) -> list[str] | None:
+    """Return the files of features of before there were marks; None if the folder is anything else."""
+    return all_names(folder, KEY_FILE, "part-*.safetensors", ".part-*.safetensors.*", ".key.json.draft")
 
 
 def check_pooling(encoder: Encoder, pooling: str) -> None:

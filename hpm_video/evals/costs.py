@@ -11,6 +11,7 @@ from hpm_video.config import FinetuneConfig, PretrainConfig, load_config, load_f
 from hpm_video.data.sampling import protocol_of
 from hpm_video.evals.document import Block, Code, Heading, Paragraph, Table, to_markdown
 from hpm_video.evals.published import BEST_CLIPS_PER_S, BEST_MFU, COSTS, published_table
+from hpm_video.files import write_text
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
 from hpm_video.train.engine import MOST_REDUCED, bucket_size
@@ -67,7 +68,7 @@ def write_recipes(home: Path, out: Path) -> list[Path]:
     files = []
     for recipe in RECIPES:
         files.append(out / f"{recipe.key}.md")
-        files[-1].write_text(describe_recipe(recipe, home / "configs"), encoding="utf-8")
+        write_text(files[-1], describe_recipe(recipe, home / "configs"))
     return files
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from hpm_video.files import write_bytes, write_text
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
@@ -88,14 +90,14 @@ Block = Heading | Paragraph | Code | Table | Picture
 def write_html(file: Path, title: str, blocks: Iterable[Block]) -> None:
     head = f'<head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style></head>'
     body = "\n".join([f"<h1>{html.escape(title)}</h1>", *(block.html() for block in blocks)])
-    file.write_text(f'<!doctype html><html lang="en">{head}<body>{body}</body></html>\n', encoding="utf-8")
+    write_text(file, f'<!doctype html><html lang="en">{head}<body>{body}</body></html>\n')
 
 
 def write_markdown(file: Path, title: str, blocks: Sequence[Block]) -> None:
     for block in blocks:
         if isinstance(block, Picture):
-            (file.parent / block.file).write_bytes(block.png)
-    file.write_text(to_markdown(title, blocks), encoding="utf-8")
+            write_bytes(file.parent / block.file, block.png)
+    write_text(file, to_markdown(title, blocks))
 
 
 def to_markdown(title: str, blocks: Iterable[Block]) -> str:

@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +21,7 @@ from hpm_video.data.decode import LIBRARIES, READERS
 from hpm_video.evals.apart import Apart, Argument
 from hpm_video.evals.calibration import time_steps
 from hpm_video.evals.features import find_device
+from hpm_video.files import temporary_folder, write_text
 from hpm_video.train.engine import use_bf16
 from hpm_video.train.memory import stage_of
 from hpm_video.train.record import describe_hardware, source_commit
@@ -67,7 +67,7 @@ def list_checks(config: PretrainConfig | None, num_ranks: int, folder: Path) -> 
     )
     for precision, wanted in (("fp32", "training"), ("bf16", "engine.precision" if bf16 else None)):
         file = folder / f"{precision}.yaml"
-        file.write_text(to_yaml(load_config(None, [*TINY, f"engine.precision={precision}"])), encoding="utf-8")
+        write_text(file, to_yaml(load_config(None, [*TINY, f"engine.precision={precision}"])))
         argument = {"config": str(file), "num_clips": 4, "limit_s": 10.0}
         checks.append(Check(f"training, {precision}", "timm", time_steps, argument, wanted, "half the memory"))
     return checks
@@ -82,7 +82,7 @@ def _of_reader(name: str, chosen: str) -> str | None:
 def look(config: PretrainConfig | None, num_ranks: int) -> Iterator[Found]:
     """All checks run at the same time; told in their order."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = stack.enter_context(temporary_folder())
         started = [
             (check, stack.enter_context(Apart(check.function, check.argument, LIMIT_S)))
             for check in list_checks(config, num_ranks, folder)
@@ -100,8 +100,8 @@ def try_reader(argument: Argument) -> dict:
     reader.load()
     levels = np.arange(16, dtype=np.uint8) * 12 + 30
     frames = np.broadcast_to(levels[:, None, None, None], (16, 32, 32, 3))
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "clip.mp4"
+    with temporary_folder() as folder:
+        file = folder / "clip.mp4"
         write_video(file, frames, fps=25)
         found = reader.read(str(file), lambda count: np.array([0, 7, count - 1]))
     wrong = np.abs(found.mean((1, 2, 3)) - levels[[0, 7, 15]]).max()

@@ -24,20 +24,22 @@ import numpy as np
 import torch.distributed as dist
 
 from hpm_video.config import FinetuneConfig
-from hpm_video.data.jobs import SAID_EVERY_S, open_alone, tell_time, write_csv
+from hpm_video.data.jobs import SAID_EVERY_S, tell_time
 from hpm_video.data.loader import ClipStream, FailureLog, StepSampler
 from hpm_video.data.manifest import Manifest, Source, open_manifest
 from hpm_video.evals.exam_charts import draw_confusion
 from hpm_video.evals.metrics import Answers, class_rows, score_answers
 from hpm_video.evals.summary import tell_doubt, tell_share
 from hpm_video.evals.views import ViewClassifier, ViewDataset
-from hpm_video.train.checkpoint import load_classes, load_classifier, read_config, write_json
+from hpm_video.files import all_names, disk_faults, own_folder, write_bytes, write_csv, write_json
+from hpm_video.train.checkpoint import load_classes, load_classifier, read_config
 from hpm_video.train.engine import prepare_process
 from hpm_video.train.finetune import check_classes, open_labelled_sets
 from hpm_video.train.state import describe_machine
 from hpm_video.types import UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
+WRITTEN = ("results.json", "per_class.csv", "confusion.png")
 Record = dict[str, Any]  # row, path, and either label and scores or the reason why it could not be read
 
 
@@ -69,17 +71,28 @@ def examine_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     classifier = ViewClassifier(model, config, device)
     key = digest_test(config, dataset, classifier.bf16, run / "classifier.safetensors")
     folder = run / "tests" / f"{split}-{dataset.num_clips}x{dataset.num_crops}-{key[:8]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    answer_share(folder, dataset, classifier, config.data.max_bad_share, ranks)
-    ranks.wait()
-    results: dict[str, Any] = {}
-    if ranks.rank == 0:
+    if ranks.rank:
+        ranks.wait()  # the first makes the folder
+        answer_share(folder, dataset, classifier, config.data.max_bad_share, ranks)
+        ranks.wait()
+        ranks.wait()  # no rank ends before the files are there
+        return {}
+    with own_folder(folder, "hpm-video test", find_older_test) as own:
+        own.reserve([*WRITTEN, *(f"rank-{rank}.jsonl" for rank in range(ranks.size))])
+        ranks.wait()
+        answer_share(folder, dataset, classifier, config.data.max_bad_share, ranks)
+        ranks.wait()
         about: dict[str, Any] = {"split": split, "source": source.source, "sampling": dataset.rule, "key": key}
         about |= {"root": config.data.root, "set_name": source.set_name}
         about |= {"num_clips": dataset.num_clips, "num_crops": dataset.num_crops, "average": config.test.average}
         results = write_results(folder, source, config, about)
-    ranks.wait()  # no rank ends before the files are there
+    ranks.wait()
     return results
+
+
+def find_older_test(folder: Path) -> list[str] | None:
+    """Return the files of a test of before there were marks; None if the folder is anything else."""
+    return all_names(folder, *WRITTEN, "rank-*.jsonl")
 
 
 class Ranks:
@@ -166,7 +179,8 @@ def answer_share(
     if before:
         log.info("%d of them were answered before", len(before))
     failures, pace = FailureLog(max_bad_share), Pace("test", "videos", len(rows))
-    with open_alone(folder / f"rank-{ranks.rank}.jsonl") as stream:
+    file = folder / f"rank-{ranks.rank}.jsonl"
+    with disk_faults(file), file.open("a", encoding="utf-8") as stream:
         if stream.tell():  # behind a line that may have been half written: it is read as no record
             stream.write("\n")
         for number, record in enumerate(answer_rows(rows, dataset, classifier), 1):
@@ -270,9 +284,7 @@ def write_results(folder: Path, source: Source, config: FinetuneConfig, about: d
     results["unreadable"] = {record["path"]: record["reason"] for record in bad}
     columns = ["class", "name", "videos", "accuracy", "most_often_taken_for", "times"]
     write_csv(folder / "per_class.csv", columns, class_rows(confusion, source.classes))
-    draft = folder / ".confusion.draft"
-    draft.write_bytes(draw_confusion(confusion, source.classes))
-    os.replace(draft, folder / "confusion.png")
+    write_bytes(folder / "confusion.png", draw_confusion(confusion, source.classes))
     write_json(folder / "results.json", results)
     if scores["top1_interval"][0] <= scores["chance"]:
         log.warning(

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import logging
-import shutil
+import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,12 +29,13 @@ from hpm_video.evals.cache import CLIP_KEYS, Parts, check_pooling, encode_clips,
 from hpm_video.evals.clips import CLIPS_PER_BATCH, ListedClips, read_clips
 from hpm_video.evals.features import POOLINGS, find_device
 from hpm_video.evals.layout import LAYOUT
+from hpm_video.files import OwnFolder, all_names, own_folder, replacing
 from hpm_video.models.encoder import Encoder
 from hpm_video.train.checkpoint import load_encoder
 from hpm_video.types import Failure, UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
-FORMAT = "hpm-video features 1"
+FORMAT, TIMES = "hpm-video features 1", "times.jsonl"
 
 
 class Planned(NamedTuple):
@@ -77,18 +79,54 @@ def write_features(  # noqa: PLR0913
 
     What is computed lies in OUT.parts until then, and an interrupted call goes on from there.
     """
-    if out.suffix not in (".npz", ".safetensors"):
-        raise UserError(f"{out}: expected a file that ends with .npz or .safetensors")
+    check_out(out)
     if stride_s is not None and not windows:
         raise UserError("--stride-s: only windows have a stride; expected --windows too")
     names = list_videos(videos)
     config, encoder = load_encoder(run)
     encoder = encoder.to(find_device()).eval()
     check_pooling(encoder, pooling)
-    work = out.with_name(out.name + ".parts")
+    with own_folder(out.with_name(out.name + ".parts"), "hpm-video features", find_older_work) as own:
+        told = _write_features(own, names, out, (config, encoder), pooling, windows, stride_s)
+        own.discard()
+    return told
+
+
+def check_out(out: Path) -> None:
+    """Raise UserError if `out` cannot become a file of features without the loss of another file."""
+    if out.suffix not in (".npz", ".safetensors"):
+        raise UserError(f"{out}: expected a file that ends with .npz or .safetensors")
+    if out.is_symlink() or (os.path.lexists(out) and read_metadata(out).get("format") != FORMAT):
+        kind = (
+            "a link"
+            if out.is_symlink()
+            else "a folder"
+            if out.is_dir()
+            else "a file that hpm-video features did not write"
+        )
+        raise UserError(f"{out} is {kind}; expected features of an earlier run, or nothing there. Try: another --out")
+
+
+def find_older_work(folder: Path) -> list[str] | None:
+    """Return the files of an interrupted call of before there were marks; None if the folder is anything else."""
+    key = "[0-9a-f]" * 24
+    return all_names(folder, TIMES, f"{key}/part-*.safetensors", f"{key}/.part-*.safetensors.*")
+
+
+def _write_features(  # noqa: PLR0913
+    own: OwnFolder,
+    names: list[str],
+    out: Path,
+    model: tuple[PretrainConfig, Encoder],
+    pooling: str,
+    windows: bool,
+    stride_s: float | None,
+) -> str:
+    config, encoder = model
     files = {name: Path(name) for name in names}
+    own.file(TIMES)
     records = run_jobs(
-        files, read_times, work / "times.jsonl", "time stamps", {}, num_free_cores(), config.data.time_limit_s
+        files, read_times, own.path / TIMES, "time stamps", {}, num_free_cores(), config.data.time_limit_s
     )
     plan = [
         clip
@@ -100,17 +138,16 @@ def write_features(  # noqa: PLR0913
         log.warning("unreadable, left out: %s: %s", failure.path, failure.reason)
     metadata = describe(encoder, config, records, plan, pooling) | {"windows": windows, "stride_s": stride_s}
     if read_metadata(out).get("key") == metadata["key"]:
-        shutil.rmtree(work)
         return f"{out} is there already, with these features of these videos\n"
     if not plan:
         raise UserError(f"none of the {len(names)} videos could be read; the first: {bad[0].path}: {bad[0].reason}")
-    parts = Parts(work / metadata["key"], len(plan), rows_that_fit(encoder, pooling))
+    parts = Parts(own.path / metadata["key"], len(plan), rows_that_fit(encoder, pooling))
+    own.reserve(f"{metadata['key']}/{name}" for name in parts.names)
+    own.file(f"{metadata['key']}/{parts.names[0]}")
     missing = parts.missing()
     batches = read_clips(PlannedClips(plan, names, config.data), missing, CLIPS_PER_BATCH)
     parts.fill(encode_clips(encoder, batches, config.data, pooling), "features", max_bad_share=1.0)
-    told = _merge(parts, plan, encoder, metadata | {"videos": names, "unreadable": bad}, out)
-    shutil.rmtree(work)
-    return told
+    return _merge(parts, plan, encoder, metadata | {"videos": names, "unreadable": bad}, out)
 
 
 def list_videos(given: Sequence[Path]) -> list[str]:
@@ -202,18 +239,13 @@ def _merge(parts: Parts, plan: list[Planned], encoder: Encoder, metadata: dict[s
 
 
 def write_file(out: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    draft = out.with_name(f".{out.name}.draft")
-    try:
+    with replacing(out) as draft:
         if out.suffix == ".npz":
             with draft.open("wb") as stream:
                 arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
                 np.savez(stream, allow_pickle=False, metadata=np.array(json.dumps(metadata)), **arrays)
         else:
             save_file(tensors, draft, {"hpm_video": json.dumps(metadata)})
-    except (OSError, SafetensorError) as error:
-        draft.unlink(missing_ok=True)
-        raise UserError(f"{out} could not be written ({error}); expected room for the features") from error
-    draft.replace(out)
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
@@ -224,5 +256,5 @@ def read_metadata(file: Path) -> dict[str, Any]:
                 return json.loads(str(arrays["metadata"]))
         with safe_open(file, "pt") as tensors:
             return json.loads((tensors.metadata() or {})["hpm_video"])
-    except (OSError, ValueError, KeyError, SafetensorError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, SafetensorError):
         return {}

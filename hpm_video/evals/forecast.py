@@ -1,9 +1,7 @@
 """What a configuration costs before it is started: multiply-adds, memory, and (from a short trial) time on this machine."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,6 +13,7 @@ from hpm_video.evals.calibration import time_loader, time_steps
 from hpm_video.evals.environment import free_device_memory
 from hpm_video.evals.features import find_device
 from hpm_video.evals.findings import Findings, tell_count, tell_duration, tell_memory
+from hpm_video.files import temporary_folder, write_text
 from hpm_video.train.dry_run import Cost, DryRun, dry_run
 from hpm_video.train.engine import split_batch, use_bf16
 from hpm_video.train.memory import estimate_memory, stage_of
@@ -110,9 +109,9 @@ def tell_time_of(  # noqa: PLR0913
     num_clips = min(run.num_clips, most_clips)
     if not torch.cuda.is_available():
         num_clips = max(1, min(num_clips, 64, int(TRIAL_STEP_S * MACS_A_SECOND / run.macs)))
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "config.yaml"
-        file.write_text(to_yaml(config), encoding="utf-8")
+    with temporary_folder() as folder:
+        file = folder / "config.yaml"
+        write_text(file, to_yaml(config))
         argument = {"config": str(file), "num_clips": num_clips, "limit_s": STEP_LIMIT_S}
         steps = _try(time_steps, argument)
         loader = _try(time_loader, argument | {"limit_s": LOADER_LIMIT_S}) if num_videos else Answer({})

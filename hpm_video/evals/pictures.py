@@ -16,6 +16,7 @@ from hpm_video.config import PretrainConfig, token_grid, unit_block
 from hpm_video.data.loader import HeldOut, load_held_out
 from hpm_video.data.transforms import Normalise
 from hpm_video.evals.fonts import fonts_for, name_file
+from hpm_video.files import all_names, own_folder, write_bytes
 from hpm_video.method.masking import make_units
 from hpm_video.method.step import Journey, PretrainStep
 from hpm_video.method.targets import to_pixels
@@ -33,14 +34,14 @@ COLOURS = {"hpm": "#c0392b", "random": "#2c7fb8", "untrained": "#888888"}
 
 def draw_run(run: Path, out: Path) -> list[Path]:
     """PNG files of a run: clips.png, difficulty.png (modes with a teacher), curves.png."""
-    out.mkdir(parents=True, exist_ok=True)
-    pictures = {"clips": draw_clips(run), "difficulty": draw_difficulty(run), "curves": draw_curves({run.name: run})}
-    files = []
-    for name, picture in pictures.items():
-        if picture is not None:
-            files.append(out / f"{name}.png")
-            files[-1].write_bytes(picture)
-    return files
+    names = ("clips.png", "difficulty.png", "curves.png")
+    with own_folder(out, "hpm-video show", lambda folder: all_names(folder, *names)) as own:
+        pictures = (draw_clips(run), draw_difficulty(run), draw_curves({run.name: run}))
+        drawn = {name: picture for name, picture in zip(names, pictures, strict=True) if picture is not None}
+        own.reserve(drawn)
+        for name, picture in drawn.items():
+            write_bytes(out / name, picture)
+    return [out / name for name in drawn]
 
 
 def held_out_clips(config: PretrainConfig, num: int) -> UInt8[Tensor, "n C T H W"]:

@@ -21,13 +21,15 @@ from hpm_video.config import DataConfig, FinetuneConfig
 from hpm_video.data.annotations import SUFFIXES, list_folder, list_frames
 from hpm_video.data.decode import read_item
 from hpm_video.data.decode_av import read_timeline
+from hpm_video.data.jobs import SPECIAL, is_special
 from hpm_video.data.manifest import open_manifest
 from hpm_video.data.sampling import Protocol, protocol_of
 from hpm_video.evals.exam import Pace
 from hpm_video.evals.exam_charts import draw_timeline
 from hpm_video.evals.summary import tell_probabilities
 from hpm_video.evals.views import ViewClassifier, choose_frames, cut_views, to_probabilities
-from hpm_video.train.checkpoint import load_classifier, write_json
+from hpm_video.files import OwnFolder, own_folder, write_bytes, write_json
+from hpm_video.train.checkpoint import load_classifier
 from hpm_video.train.engine import prepare_process
 from hpm_video.types import Item, UnreadableVideo, UserError
 
@@ -247,24 +249,47 @@ def _list_folder(folder: Path) -> list[Path]:
 def predict_videos(predictor: Predictor, videos: Sequence[Path], out: Path, num_top: int) -> Iterator[str | Exception]:
     """For each video what to say of it, or why it could not be read; writes OUT/NAME.json and, of several windows,
     OUT/NAME.png."""
-    out.mkdir(parents=True, exist_ok=True)
+    with own_folder(out, "hpm-video predict", find_older_predictions) as own:
+        yield from _predict_videos(predictor, videos, own, num_top)
+
+
+def find_older_predictions(folder: Path) -> list[str] | None:
+    """Return the files of predictions of before there were marks; None if the folder holds anything else."""
+    names = os.listdir(folder)
+    known = {name for name in names if name.endswith(".json") and _is_prediction(folder / name)}
+    known |= {f"{name.removesuffix('.json')}.png" for name in known}
+    return [name for name in names if name in known] if set(names) <= known else None
+
+
+def _is_prediction(file: Path) -> bool:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and set(content) == {"video", "classes", "windows"}
+
+
+def _predict_videos(
+    predictor: Predictor, videos: Sequence[Path], own: OwnFolder, num_top: int
+) -> Iterator[str | Exception]:
     taken: dict[str, int] = {}
     for video in videos:
         try:
+            if is_special(video):
+                raise UnreadableVideo(str(video), SPECIAL)
             found = predictor.predict(video)
         except (UnreadableVideo, UserError) as error:
             yield error
             continue
         number = taken[video.name] = taken.get(video.name, 0) + 1
         name = video.name if number == 1 else f"{video.name}-{number}"
-        written = [out / f"{name}.json"]
+        written = [own.path / f"{name}.json"]
         if len(found.probabilities) > 1:
-            written.append(out / f"{name}.png")
-            draft = out / f".{name}.draft"
             times = found.begins_s, found.ends_s
-            draft.write_bytes(draw_timeline(*times, found.probabilities, found.classes, video.name, num_top))
-            os.replace(draft, out / f"{name}.png")
-        write_json(out / f"{name}.json", found.as_json(num_top))
+            picture = draw_timeline(*times, found.probabilities, found.classes, video.name, num_top)
+            write_bytes(own.file(f"{name}.png"), picture)
+            written.append(own.path / f"{name}.png")
+        write_json(own.file(f"{name}.json"), found.as_json(num_top))
         yield tell_prediction(found, written, num_top)
 
 

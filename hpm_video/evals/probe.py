@@ -6,6 +6,7 @@ data never overwrite it.
 
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from hpm_video.config import PretrainConfig, token_grid
+from hpm_video.data.jobs import read_settings
 from hpm_video.data.manifest import Source
 from hpm_video.evals import attentive
 from hpm_video.evals.cache import cached_features, hash_weights
@@ -24,8 +26,9 @@ from hpm_video.evals.features import Features, default_pooling, find_device, ope
 from hpm_video.evals.knn import count_votes
 from hpm_video.evals.linear import hold_back, linear_probe
 from hpm_video.evals.token_sets import TokenSet, open_tokens
+from hpm_video.files import disk_faults, write_json
 from hpm_video.models.encoder import Encoder, resolve_size
-from hpm_video.train.checkpoint import load_encoder, load_run_config, write_json
+from hpm_video.train.checkpoint import load_encoder, load_run_config
 from hpm_video.train.state import describe_machine
 from hpm_video.types import UserError
 
@@ -187,8 +190,7 @@ def _record(  # noqa: PLR0913
     record |= {"weights": hash_weights(exam.encoder, exam.config), "features": {"train": train.key, "test": test.key}}
     record |= {"train": exam.train.source, "test": exam.test.source, "data": dataclasses.asdict(exam.config.data)}
     file = exam.run / "scores" / f"{name}-{test.key[:8]}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, record | {"machine": describe_machine()})
+    write_score(file, record | {"machine": describe_machine()})
     if record["at_chance"]:
         log.warning(
             "%s: %.3f is not above chance (%.3f) by more than two standard errors: labels, data.* keys and weights are as meant?",
@@ -197,6 +199,15 @@ def _record(  # noqa: PLR0913
             record["chance"],
         )
     return record | {"file": str(file)}
+
+
+def write_score(file: Path, record: Record) -> None:
+    """Write a score, in place of an earlier one only. Raises UserError if there is another file of that name."""
+    with disk_faults(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(file) and (file.is_symlink() or "head" not in (read_settings(file) or {})):
+            raise UserError(f"{file} exists and is not a score; expected nothing there. Try: move it away")
+    write_json(file, record)
 
 
 def check_labels(train: Features, test: Features) -> None:

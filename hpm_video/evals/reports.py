@@ -19,6 +19,7 @@ from hpm_video.evals.document import Block, Heading, Paragraph, Picture, Table, 
 from hpm_video.evals.pictures import CURVES, draw_curves, read_metrics
 from hpm_video.evals.published import published_table
 from hpm_video.evals.runs import Run, open_runs
+from hpm_video.files import all_names, own_folder
 from hpm_video.types import UserError
 
 TUNING_CURVES = {"loss": "training loss", "held_out/top1": "top-1 of held-out clips, one view", "lr": "learning rate"}
@@ -61,11 +62,22 @@ def write_comparison(
     for name, runs in groups.items():
         blocks += describe_runs(runs, vary, compare, f"{group}={name}: " if group else "")
     blocks += [Heading("Published results of others"), Paragraph(PUBLISHED_NOTE), Table(*published_table())]
-    out.mkdir(parents=True, exist_ok=True)
     title = f"Comparison of {_count(sum(map(len, groups.values())), 'run')}"
-    write_markdown(out / "report.md", title, blocks)
-    write_html(out / "report.html", title, blocks)
+    with own_folder(out, "hpm-video report", find_older_report) as own:
+        written = {"report.md", "report.html", *(block.file for block in blocks if isinstance(block, Picture))}
+        own.reserve(written)
+        write_markdown(out / "report.md", title, blocks)
+        write_html(out / "report.html", title, blocks)
+        for name in own.names - written:  # pictures of an earlier report
+            own.remove(name)
     return [out / "report.md", out / "report.html"]
+
+
+def find_older_report(folder: Path) -> list[str] | None:
+    """Return the files of a report of before there were marks; None if the folder is anything else."""
+    names = all_names(folder, "report.md", "report.html", "*.png")
+    text = (folder / "report.md").read_text(encoding="utf-8") if names and "report.md" in names else ""
+    return names if text.startswith("# Comparison of ") else None
 
 
 PUBLISHED_NOTE = (

@@ -15,6 +15,7 @@ from hpm_video.data.manifest import Source
 from hpm_video.evals.attentive import BATCH_SIZE, Batches
 from hpm_video.evals.cache import Parts, cached_parts, encode_clips
 from hpm_video.evals.clips import ListedClips, read_clips
+from hpm_video.files import disk_faults
 from hpm_video.models.encoder import Encoder
 from hpm_video.types import Failure
 
@@ -82,7 +83,8 @@ def open_tokens(
 ) -> TokenSet:
     """Stored in fp16 if that takes at most max_cache_gib and half of what is free on the disk."""
     gib = len(source) * encoder.num_tokens * encoder.width * 2 / 2**30
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     free_gib = shutil.disk_usage(folder).free / 2**30
     if gib <= min(max_cache_gib, free_gib / 2):
         return StoredTokens(*cached_parts(folder, encoder, source, config, "tokens"))

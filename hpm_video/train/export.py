@@ -1,15 +1,14 @@
 """A run's model for other libraries: written, loaded back by that library, and kept only if both give the same numbers."""
 
-import os
-import shutil
 from pathlib import Path
 
 import torch
 
 from hpm_video.config import FinetuneConfig, RunConfig
+from hpm_video.files import all_names, own_folder
 from hpm_video.train.checkpoint import export_run, load_classifier, load_student, read_config, write_classifier
 from hpm_video.train.export_targets import Model, write_onnx, write_timm, write_transformers, write_videomae
-from hpm_video.train.model_card import write_card
+from hpm_video.train.model_card import SIGNATURE, write_card
 from hpm_video.types import UserError
 
 MAX_DIFFERENCE = 1e-4  # of outputs, on random clips
@@ -17,18 +16,22 @@ WRITERS = {"hf": write_transformers, "timm": write_timm, "videomae": write_video
 
 
 def export(run: Path, target: str, out: Path | None = None) -> str:
-    """target: safetensors (this program's own file), hf (transformers' VideoMAE), timm (ViT, images), videomae (the names of
-    VideoMAE's own files) or onnx. Returns what was written and how far it is from the run's model. Raises UserError where the
-    target has no such model."""
+    """Write the model of a run for `target` into `out` (RUN/TARGET); return what was written and how exact it is.
+
+    target: safetensors (this program's own file, in RUN), hf (transformers' VideoMAE), timm (ViT, images), videomae (the names
+    of VideoMAE's own files) or onnx. Raises UserError if the target has no such model, or `out` holds anything but an export.
+    """
     if target == "safetensors":
+        if out is not None:
+            raise UserError(
+                f"--out {out}: --to safetensors writes into the run folder; expected no --out. Try: hpm-video export {run}, "
+                "then copy the files that it names"
+            )
         is_tuned = isinstance(read_config(run), FinetuneConfig)
         return str(write_classifier(run) if is_tuned else export_run(run))
     config, model, classes = _load(run)
     final = out or run / target
-    draft = final.with_name(f".{final.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    with own_folder(final, "hpm-video export", find_older_export) as own, own.draft() as draft:
         check = WRITERS[target](draft, config, model, classes)
         with torch.no_grad():
             theirs, ours = check(draft)
@@ -38,13 +41,18 @@ def export(run: Path, target: str, out: Path | None = None) -> str:
                 f"{run}: as {target} the outputs differ by {difference:.2g}, more than {MAX_DIFFERENCE}: not written"
             )
         write_card(draft, run, target, config, model, classes, difference)
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(draft, final)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        own.take(draft, last="config.json")
     by = "this program as one of VideoMAE's" if target == "videomae" else target
     return f"{final}: loaded back by {by}, largest difference of the outputs {difference:.2g}"
+
+
+def find_older_export(folder: Path) -> list[str] | None:
+    """Return the files of an export of before there were marks; None if the folder is anything else."""
+    card = folder / "README.md"
+    if not card.is_file() or SIGNATURE not in card.read_text(encoding="utf-8", errors="replace"):
+        return None
+    known = ("README.md", "*config.json", "model.safetensors", "videomae.pth", "model.onnx", "model.onnx.data")
+    return all_names(folder, *known)
 
 
 def _load(run: Path) -> tuple[RunConfig, Model, list[str]]:

@@ -2,7 +2,6 @@
 
 import copy
 import importlib
-import json
 import logging
 import warnings
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig, RunConfig
+from hpm_video.files import replacing, write_json
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.convert_out import to_timm, to_transformers, to_videomae
 from hpm_video.models.encoder import Encoder
@@ -103,8 +103,9 @@ def write_timm(folder: Path, config: RunConfig, model: Model, classes: list[str]
         "model_args": arguments,
         "pretrained_cfg": {**pixels, "num_classes": len(classes), "label_names": classes},
     }
-    save_file(to_timm(model, encoder), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(about, indent=1))
+    with replacing(folder / "model.safetensors") as draft:
+        save_file(to_timm(model, encoder), draft)
+    write_json(folder / "config.json", about)
 
     def check(folder: Path) -> tuple[Tensor, Tensor]:
         import timm
@@ -142,7 +143,8 @@ def write_videomae(folder: Path, config: RunConfig, model: Model, classes: list[
     That code is no package that could be installed: the check reads the file as one of VideoMAE's.
     """
     _check_is_videomae(config, model.encoder, "videomae")
-    torch.save({"model": to_videomae(model, model.encoder)}, folder / "videomae.pth")
+    with replacing(folder / "videomae.pth") as draft:
+        torch.save({"model": to_videomae(model, model.encoder)}, draft)
     about = {"model_type": "videomae", "num_frames": config.data.num_frames, "image_size": config.data.frame_size_px}
     about["num_attention_heads"] = _num_heads(model.encoder.stack)
     if isinstance(model, Student):
@@ -206,8 +208,8 @@ def _write_about(folder: Path, config: RunConfig, about: dict[str, Any], classes
     if classes:
         about = about | {"id2label": dict(enumerate(classes))}
     pixels = {"image_mean": list(config.data.mean), "image_std": list(config.data.std)}
-    (folder / "config.json").write_text(json.dumps(about, indent=1))
-    (folder / "preprocessor_config.json").write_text(json.dumps(pixels, indent=1))
+    write_json(folder / "config.json", about)
+    write_json(folder / "preprocessor_config.json", pixels)
 
 
 def _need(library: str, package: str) -> Any:

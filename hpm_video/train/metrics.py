@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.files import disk_faults, to_json, write_text
+from hpm_video.terminal import printable
 
 log = logging.getLogger("hpm_video")
 SHOWN = (
@@ -25,12 +26,19 @@ SHOWN = (
 )
 
 
+class PlainFormatter(logging.Formatter):
+    """Lines name files: control characters in a name are shown, not sent to the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def start_logging(rank: int = 0) -> None:
     """Plain lines on stdout from rank 0; warnings of the other ranks with their number."""
     logging.raiseExceptions = False  # a closed pipe (`| head`) ends what is shown, not the run, and without tracebacks
     handler = logging.StreamHandler(sys.stdout)
     form = "%(asctime)s %(message)s" if rank == 0 else f"%(asctime)s [rank {rank}] %(message)s"
-    handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
+    handler.setFormatter(PlainFormatter(form, "%H:%M:%S"))
     log.handlers[:] = [handler]
     log.propagate = False
     log.setLevel(logging.INFO if rank == 0 else logging.WARNING)

@@ -7,12 +7,14 @@ from typing import Any
 
 from hpm_video import __version__
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
+from hpm_video.files import write_text
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
 from hpm_video.train.record import read_results
 from hpm_video.types import UserError
 
 LIBRARIES = {"hf": "transformers", "timm": "timm", "onnx": "onnx", "videomae": "videomae"}
+SIGNATURE = "Written by hpm-video"
 FIGURES = ("steps", "clips", "pixel_loss", "rank_correlation", "hardness_gain", "num_bad", "num_seen")
 
 
@@ -40,11 +42,9 @@ def write_card(  # noqa: PLR0913
     parts += [["## Use", *_usage(target, tuned)], ["## Training", *_training(config, results)]]
     parts += [["## Figures", *_figures(results)]]
     parts += [
-        [
-            f"Written by hpm-video {__version__}. On random clips its outputs differ from the run's by at most {difference:.2g}."
-        ]
+        [f"{SIGNATURE} {__version__}. On random clips its outputs differ from the run's by at most {difference:.2g}."]
     ]
-    (folder / "README.md").write_text("\n\n".join("\n".join(lines) for lines in parts) + "\n", encoding="utf-8")
+    write_text(folder / "README.md", "\n\n".join("\n".join(lines) for lines in parts) + "\n")
 
 
 def _describe(config: RunConfig, model: Student | Classifier, classes: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpm_video.data.jobs import count_reasons, keep_settings, open_alone, run_jobs, tell_size, tell_time
+from hpm_video.data.jobs import SPECIAL, count_reasons, keep_settings, run_jobs, tell_size, tell_time
 from hpm_video.types import UserError
 
 # Worker processes import what they run: a module that they can find.
@@ -134,9 +134,11 @@ def test_a_fault_of_the_user_stops_all(folder) -> None:
     assert "full" not in (folder / "results.jsonl").read_text()
 
 
-def test_two_runs_do_not_write_the_same_file(folder) -> None:
-    with open_alone(folder / "results.jsonl"), pytest.raises(UserError, match="written by another run"):
-        run(folder, ["a"], {})
+def test_what_is_no_regular_file_is_not_opened(folder) -> None:
+    os.mkfifo(folder / "data" / "pipe")
+    (folder / "data" / "device").symlink_to("/dev/zero")
+    records = run(folder, ["pipe", "a", "device"], {})
+    assert [record.get("reason") for record in records] == [SPECIAL, None, SPECIAL] and done(folder) == ["a"]
 
 
 def test_killed_in_the_middle(folder) -> None:
@@ -172,6 +174,7 @@ def wait_for(condition, limit_s: float = 20.0) -> None:
 
 
 def test_settings_are_kept_and_a_change_is_named(tmp_path) -> None:
+    (tmp_path / "out").mkdir()
     keep_settings(tmp_path / "out" / "s.json", {"gop": 4, "fps": None})
     keep_settings(tmp_path / "out" / "s.json", {"gop": 4, "fps": None})
     with pytest.raises(UserError, match=r"out was made with other settings: gop 4 -> 8; expected the same"):

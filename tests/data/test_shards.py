@@ -63,7 +63,7 @@ def own(videos, tmp_path) -> Path:
 
 
 def stamps(folder: Path) -> dict[str, int]:
-    return {file.name: file.stat().st_mtime_ns for file in folder.glob("*-*")}
+    return {file.name: file.stat().st_mtime_ns for file in folder.glob("[!.]*-*")}
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 22), ("validation", 6)])
@@ -347,3 +347,26 @@ def test_command(videos, packed, tmp_path, capsys) -> None:
     assert source.item(9).media == open_shards(str(packed), "train").item(9).media
     assert main([*words, "--seed", "3"]) == 1
     assert "seed was 0, is 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd"])
+def test_rows_that_lead_out_of_the_set_are_not_packed(videos, tmp_path, capsys, path) -> None:
+    write_manifest(tmp_path / "list", "mine", videos, {"train": [Row("nothing.mkv"), Row(path)]}, [])
+    assert main(["pack", str(tmp_path / "list"), str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    assert f"train.csv, row 2: {path} lies outside" in told and not (tmp_path / "out").exists()
+
+
+def test_a_place_of_somebody_elses_is_not_written_to(videos) -> None:
+    system, words = fsspec.filesystem("memory"), (DataConfig(root=str(videos)), "memory://theirs/set", 4)
+    system.pipe_file("/theirs/set/train-000000.tar", b"theirs")
+    with pytest.raises(UserError, match="holds files that hpm-video pack did not write"):
+        pack(*words)
+    assert system.ls("/theirs/set", detail=False) == ["/theirs/set/train-000000.tar"]
+    system.rm("/theirs/set/train-000000.tar")
+    pack(*words)
+    system.pipe_file("/theirs/set/thesis.txt", b"theirs")
+    system.rm("/theirs/set/.hpm-video.json")
+    system.rm("/theirs/set/train-000001.json")
+    pack(*words)  # as before there were marks
+    assert system.cat_file("/theirs/set/thesis.txt") == b"theirs" and system.exists("/theirs/set/train-000001.json")

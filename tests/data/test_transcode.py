@@ -16,12 +16,14 @@ import pytest
 
 from hpm_video.config import DataConfig
 from hpm_video.data import transcode as module
+from hpm_video.data.copies import name_copies
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.decode import read_frames
 from hpm_video.data.decode_av import probe
 from hpm_video.data.encode import write_video
 from hpm_video.data.manifest import Row, open_manifest, write_manifest
 from hpm_video.data.transcode import prepare, spread_sample
+from hpm_video.files import MARK
 from hpm_video.types import UserError
 
 HOW = {"num_workers": 2, "time_limit_s": 60.0, "sample_only": False}
@@ -57,7 +59,7 @@ def test_prepare(videos, tmp_path, caplog) -> None:
     assert "sample of 3 files" in caplog.text and "expected for all 4" in caplog.text
     bad = list(csv.reader((out / "bad.csv").open()))
     assert len(bad) == 2 and bad[1][0] == "bad.mp4"
-    found = sorted(str(path.relative_to(out)) for path in out.rglob("*.*"))
+    found = sorted(str(path.relative_to(out)) for path in out.rglob("*.*") if not path.name.startswith("."))
     assert found == sorted(
         ["bad.csv", "prepare.json", "results.jsonl", "große.mp4", "small.mp4", os.path.join("sub dir", "b.mp4")]
     )
@@ -138,9 +140,6 @@ def test_what_cannot_be_prepared(videos, tmp_path, monkeypatch) -> None:
             prepare(videos, tmp_path / out, short_side_px, 4, None, **HOW)
 
     refused("lies in", "in/out")
-    shutil.copy(videos / "small.mkv", videos / "small.avi")
-    refused("small.avi and small.mkv would both become small.mp4")
-    (videos / "small.avi").unlink()
     usage = namedtuple("usage", "total used free")
     with monkeypatch.context() as patch:
         patch.setattr(module.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1))
@@ -197,7 +196,7 @@ def test_kill_in_the_middle(tmp_path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     results = out / "results.jsonl"
-    while not (results.exists() and results.read_text().count("\n") >= 2 and list(out.glob(".*.half.mp4"))):
+    while not (results.exists() and results.read_text().count("\n") >= 2 and list(out.glob(".*.draft.mp4"))):
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -211,10 +210,88 @@ def test_kill_in_the_middle(tmp_path) -> None:
     kept = {record["path"]: (out / record["path"]).with_suffix(".mp4").stat().st_mtime_ns for record in recorded}
     assert "10 of 10 files copied" in prepare(root, out, 256, 32, None, **HOW)
     assert {name: (out / name).with_suffix(".mp4").stat().st_mtime_ns for name in kept} == kept
-    assert not list(out.rglob("*.half*"))
+    assert not list(out.rglob("*.draft*"))
 
 
 def test_the_sample_spreads_over_the_sizes() -> None:
     sizes = {f"{n:02d}": 10 * n for n in reversed(range(80))}
     assert spread_sample(sizes) == ["05", "15", "25", "35", "45", "55", "65", "75"]
     assert spread_sample({n: sizes[n] for n in ("00", "01", "02")}) == ["00", "01", "02"]
+
+
+def test_copies_of_one_name_get_names_of_their_own_and_keep_them(tmp_path) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    root.mkdir()
+    write_video(root / "IMG_1.mov", grey(4, 16, 16), 8, codec="libx264")
+    assert "1 of 1" in prepare(root, out, 32, 4, None, **HOW)
+    write_video(root / "IMG_1.avi", grey(6, 16, 16), 8, codec="libx264")  # before the other in the alphabet
+    write_video(root / "IMG_1.mp4", grey(8, 16, 16), 8)
+    for _ in range(2):
+        assert "3 of 3" in prepare(root, out, 32, 4, None, **HOW)
+        copies = {
+            path: probe(out / path).num_frames for path in open_manifest(DataConfig(root=str(out)), "train").paths
+        }
+        assert copies == {"IMG_1.mp4": 4, "IMG_1.avi.mp4": 6, "IMG_1.mp4.mp4": 8}
+    names = ["a.avi", "a.mov", "a.mov.mkv", "b.mp4"]
+    assert name_copies(names, {}) == {
+        "a.avi": "a.mp4",
+        "a.mov": "a.mov-2.mp4",
+        "a.mov.mkv": "a.mov.mp4",
+        "b.mp4": "b.mp4",
+    }
+    assert name_copies(["7.mp4", "7.webm"], {}, is_ssv2=True) == {"7.webm": "7.mp4", "7.mp4": "7.mp4.mp4"}
+    assert name_copies(["7.mp4", "7.webm"], {"7.mp4": "7.mp4"}, is_ssv2=True)["7.webm"] == "7.webm.mp4"
+
+
+def test_an_id_of_ssv2_means_the_same_video_in_the_copy(tmp_path) -> None:
+    write_ssv2(tmp_path / "in")
+    write_video(tmp_path / "in" / "20bn-something-something-v2" / "0.mp4", grey(5, 48, 64), 12)
+    prepare(tmp_path / "in", tmp_path / "out", 32, 4, None, **HOW)
+    paths = open_manifest(DataConfig(root=str(tmp_path / "out")), "train").paths
+    assert paths == [f"20bn-something-something-v2/{n}.mp4" for n in range(3)]
+    assert probe(tmp_path / "out" / paths[0]).num_frames == 10  # of 0.webm, as in the source
+
+
+def test_rows_of_a_manifest_name_the_copies(videos, tmp_path) -> None:
+    shutil.copy(videos / "small.mkv", videos / "small.avi")
+    splits = {"train": [Row("small.mkv", 0), Row("small.avi", 1)]}
+    write_manifest(tmp_path / "list", "mine", videos, splits, ["a", "b"])
+    prepare(tmp_path / "list", tmp_path / "out", 32, 4, None, **HOW)
+    train = open_manifest(DataConfig(root=str(tmp_path / "out")), "train")
+    assert dict(zip(train.paths, train.labels, strict=True)) == {"small.mkv.mp4": 0, "small.mp4": 1}
+
+
+def test_files_of_the_users_in_a_copy_are_never_replaced(videos, tmp_path) -> None:
+    """A folder of the copy that leads to the source, and a video of the user's own of the name that a copy would get."""
+    before = {path: path.read_bytes() for path in videos.rglob("*") if path.is_file()}
+    out = tmp_path / "out"
+    (videos / "sub dir").rename(videos / "kept")
+    assert "3 of 4" in prepare(videos, out, 32, 4, None, **HOW)
+    (videos / "kept").rename(videos / "sub dir")
+    (out / "sub dir").symlink_to(videos / "sub dir")
+    with pytest.raises(UserError, match="sub dir is a link or a file"):
+        prepare(videos, out, 32, 4, None, **HOW)
+    (out / "sub dir").unlink()
+    (out / "new.mp4").write_text("theirs")
+    write_video(videos / "new.mkv", grey(3, 16, 16), 8)
+    with pytest.raises(UserError, match="new.mp4 exists and was not written by hpm-video prepare"):
+        prepare(videos, out, 32, 4, None, **HOW)
+    assert (out / "new.mp4").read_text() == "theirs" and not (out / "sub dir").exists()
+    (videos / "new.mkv").unlink()
+    assert {path: path.read_bytes() for path in videos.rglob("*") if path.is_file()} == before
+
+
+def test_a_killed_copy_of_before_there_were_marks_goes_on(videos, tmp_path) -> None:
+    out = tmp_path / "out"
+    prepare(videos, out, 32, 4, None, **HOW)
+    for name in (MARK, "bad.csv"):
+        (out / name).unlink()
+    lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
+    (out / "results.jsonl").write_text("".join(line for line in lines if "small" not in line))
+    shutil.copy(out / "small.mp4", out / ".b.half.mp4")
+    assert "3 of 4" in prepare(videos, out, 32, 4, None, **HOW) and not (out / ".b.half.mp4").exists()
+    (out / MARK).unlink()
+    (out / "results.jsonl").write_text("".join(line for line in lines if "small" not in line))
+    write_video(out / "small.mp4", grey(9, 16, 24), 8)  # of the user's own, coded by something else
+    with pytest.raises(UserError, match="small.mp4 exists and was not written"):
+        prepare(videos, out, 32, 4, None, **HOW)

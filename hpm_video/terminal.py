@@ -1,0 +1,29 @@
+"""What reaches a terminal: names of files come from strangers, and a control sequence in one must not be carried out."""
+
+import re
+from typing import Any
+
+# C0 and C1 controls but tab and line feed, bytes that are not UTF-8, line separators, and what turns the reading direction.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return the text with control characters as `\\x1b`, and bytes that are not UTF-8 as `\\udcff`."""
+    return _UNSAFE.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
+class PlainStream:
+    """A text stream on which nothing but printable text is written; all else is the stream's own."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text))
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
