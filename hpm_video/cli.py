@@ -186,6 +186,15 @@ def script_main(command: str, default_config: Path | None = None, arguments: Seq
     return run_command(given)
 
 
+_LESS_MEMORY = {  # training itself names its micro batch
+    "pretrain": "preset=small, preset=tiny or a smaller model",
+    "test": "test.batch_size=1, or end other programs that hold memory",
+    "pack": "fewer --workers",
+    "scan": "fewer --workers",
+    "prepare": "fewer --workers",
+}
+
+
 def run_command(given: argparse.Namespace) -> int:
     from hpm_video.train.metrics import start_logging
 
@@ -198,6 +207,14 @@ def run_command(given: argparse.Namespace) -> int:
         status = commands[given.command](given)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
+        status = 1
+    except (MemoryError, RuntimeError, OSError) as error:
+        from hpm_video.train.memory import describe_shortage
+
+        told = describe_shortage(error)
+        if told is None:
+            raise
+        sys.stderr.write(f"error: {told}. Try {_LESS_MEMORY.get(given.command, 'a smaller model')}\n")
         status = 1
     except KeyboardInterrupt:
         if given.command in ("pretrain", "show", "export"):

@@ -1,0 +1,59 @@
+"""How long a run will take, told before its first step: counted FLOPs, and a matrix product that is timed."""
+
+import logging
+import time
+
+import torch
+
+from hpm_video.train.engine import PlainEngine
+from hpm_video.train.metrics import tell_span
+
+SHORT_RUN_FLOPS = 1e12  # seconds on any machine: nothing is told
+STEP_SHARE = 0.45  # of the rate of a matrix product that a training step reaches, on CPUs and GPUs alike
+LONG_ON_CPU_S = 2 * 86400
+PRODUCT_S = 0.05  # a product that takes so long is long enough to time
+WIDTH = 512
+log = logging.getLogger("hpm_video")
+
+
+def announce_duration(engine: PlainEngine, flops: float) -> None:
+    """Log how long the rest of a run takes. `flops`: of all ranks; every rank calls this, as they share the machine."""
+    if flops < SHORT_RUN_FLOPS:
+        return
+    rate = engine.world_size * measure_product(engine.device, engine.bf16)
+    seconds = flops / 2 / (STEP_SHARE * rate)
+    if engine.rank:
+        return
+    log.info(
+        "about %s to the end if reading the videos keeps up (estimate: %.2g multiply-adds, and a matrix product timed just "
+        "now at %.2g a second)",
+        *(tell_span(seconds), flops / 2, rate),
+    )
+    if engine.device.type == "cpu" and seconds > LONG_ON_CPU_S:
+        log.warning(
+            "a CPU takes %s for this run; expected a GPU, or preset=tiny for a first result", tell_span(seconds)
+        )
+
+
+def measure_product(device: torch.device, bf16: bool) -> float:
+    """Return multiply-adds a second of one process. Takes about 0.1 s and draws no random numbers."""
+    kind = {"dtype": torch.bfloat16 if bf16 else torch.float32, "device": device}
+    weight = torch.full((WIDTH, 4 * WIDTH), 0.5, **kind)  # type: ignore[call-overload]
+    best = 0.0
+    for rows in (64, 1024, 16384):
+        tokens = torch.full((rows, WIDTH), 0.5, **kind)  # type: ignore[call-overload]
+        if device.type == "cuda":
+            tokens @ weight  # the first is slower
+        start = _now(device)
+        tokens @ weight
+        seconds = max(1e-9, _now(device) - start)
+        best = max(best, rows * WIDTH * 4 * WIDTH / seconds)
+        if seconds > PRODUCT_S / 4:
+            break
+    return best
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
