@@ -28,6 +28,7 @@ GIB = 2**30
 MARGINS = {"cuda": 0.85, "cpu": 0.8}  # share of the free memory that a choice may fill
 WORKER_BYTES = GIB // 4  # of a process that reads: what decoders and libraries take
 CLIP_COPIES = 4  # a clip on its device: as it came, normalised, erased, mixed; all counted as fp32
+BF16_BYTES = 1.9  # of each parameter that autocast copies: all but norms and biases
 READ_AHEAD = 4  # batches that each reading process may hold
 
 
@@ -98,13 +99,14 @@ class Need(NamedTuple):
         return self.fixed + max(self.least, self.clip * micro)
 
 
-def estimate_need(config: RunConfig, run: DryRun, num_ranks: int, on_cpu: bool) -> Need:
-    """Return what a rank needs, from a dry run of one clip. On a CPU main memory also holds the reading processes, their
-    batches, and the copies that are made to save a checkpoint."""
+def estimate_need(config: RunConfig, run: DryRun, num_ranks: int, on_cpu: bool, bf16: bool = False) -> Need:
+    """Return what a rank needs, from a dry run of one clip, in which bf16 copies of the weights are most of the peak. On a
+    CPU main memory also holds the reading processes, their batches, and the copies that are made to save a checkpoint."""
     parameters = sum(estimate_memory(config, run, num_ranks).values()) - run.peak_bytes
     pixels = config.data.num_frames * math.prod(config.data.frame_size_px) * 3
-    fixed = parameters + 4 * pixels * config.data.num_held_out
-    clip = run.peak_bytes // run.num_clips + 4 * CLIP_COPIES * pixels
+    copies = min(run.peak_bytes, round(BF16_BYTES * run.num_parameters["student"])) if bf16 else 0
+    fixed = parameters + copies + 4 * pixels * config.data.num_held_out
+    clip = run.peak_bytes - copies + 4 * CLIP_COPIES * pixels
     if not on_cpu:
         return Need(fixed, clip)
     workers = config.data.num_workers

@@ -75,11 +75,11 @@ class Budget:
     def exact(self) -> Need:
         bf16 = use_bf16(self.config, self.device)
         if isinstance(self.config, PretrainConfig):
-            return self._need(dry_run(self.config, 1, bf16))
-        return self._need(dry_run_classifier(self.config, self.num_classes, bf16))
+            return self._need(dry_run(self.config, 1, bf16), bf16)
+        return self._need(dry_run_classifier(self.config, self.num_classes, bf16), bf16)
 
-    def _need(self, run: DryRun) -> Need:
-        return estimate_need(self.config, run, self.num_ranks, self.device.type == "cpu")
+    def _need(self, run: DryRun, bf16: bool = False) -> Need:
+        return estimate_need(self.config, run, self.num_ranks, self.device.type == "cpu", bf16)
 
     def fits(self, micro: int, limit: float) -> bool:
         return self.bound.of(micro) <= limit or self.exact.of(micro) <= limit
