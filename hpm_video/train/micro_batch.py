@@ -20,7 +20,7 @@ from torch import nn
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
-from hpm_video.train.checkpoint import list_checkpoints, read_config
+from hpm_video.train.checkpoint import read_config
 from hpm_video.train.dry_run import DryRun, dry_run, dry_run_classifier
 from hpm_video.train.engine import local_world_size, split_batch, use_bf16
 from hpm_video.train.memory import (
@@ -33,6 +33,7 @@ from hpm_video.train.memory import (
     estimate_need,
     free_device_memory,
 )
+from hpm_video.train.ranks import gather
 from hpm_video.types import UserError
 
 log = logging.getLogger("hpm_video")
@@ -104,11 +105,14 @@ def _gib(num_bytes: float) -> str:
     return f"{num_bytes / GIB:,.3g}"
 
 
-def settle_micro_batch(config: AnyConfig, device: torch.device, num_classes: int = 0) -> AnyConfig:
+def settle_micro_batch(
+    config: AnyConfig, device: torch.device, resumes: Path | None, num_classes: int = 0
+) -> AnyConfig:
     """Return the configuration with a number in place of `auto`, the same on all ranks. Draws no random numbers.
 
-    A number or null stays, with a warning if it does not fit. A run that resumes takes its own number, if that divides the
-    batch and fits; else another one, which is logged. Raises UserError if not even one clip fits.
+    A number or null stays, with a warning if it does not fit. A run that resumes (from a checkpoint) takes its own number,
+    if that divides the batch and fits; else another one, which is logged. Raises UserError if not even one clip fits. Every
+    rank calls it.
     """
     num_ranks = dist.get_world_size() if dist.is_initialized() else 1
     free = free_device_memory(device.index or 0)
@@ -122,12 +126,12 @@ def settle_micro_batch(config: AnyConfig, device: torch.device, num_classes: int
                 *(micro, _gib(budget.exact.of(micro)), _gib(budget.free), device),
             )
         return config
-    kept = _read_kept(config, budget.share)
+    kept = None if resumes is None else _read_kept(Path(config.train.output), budget.share)
     if kept and budget.share % kept == 0 and budget.fits(kept, budget.free):
         own = kept
     else:
         own = budget.choose()
-    micro = _least_of_ranks(own, device)
+    micro = min(gather(own))
     if not micro:
         raise UserError(
             f"engine.micro_batch_size: one clip in one pass takes about {_gib(budget.exact.of(1))} GiB; expected at most "
@@ -145,24 +149,10 @@ def settle_micro_batch(config: AnyConfig, device: torch.device, num_classes: int
     return replace(config, engine=replace(config.engine, micro_batch_size=micro))
 
 
-def _read_kept(config: RunConfig, share: int) -> int | None:
-    """Return the number that the checkpoints of this run were made with; None if there are none."""
-    run = Path(config.train.output)
-    if not list_checkpoints(run):
-        return None
-    try:
-        before = read_config(run).engine.micro_batch_size
-    except UserError:
-        return None  # told when the run is resumed
-    return before if isinstance(before, int) else share  # null of before there was auto
-
-
-def _least_of_ranks(number: int, device: torch.device) -> int:
-    if not dist.is_initialized():
-        return number
-    least = torch.tensor([number], device=device)
-    dist.all_reduce(least, op=dist.ReduceOp.MIN)
-    return int(least)
+def _read_kept(run: Path, share: int) -> int:
+    """Return the number that the checkpoints of a run were made with; null of before there was `auto` is the whole share."""
+    before = read_config(run).engine.micro_batch_size
+    return before if isinstance(before, int) else share
 
 
 def _ways_out(config: RunConfig) -> str:

@@ -116,7 +116,7 @@ def test_all_clips_in_one_pass_if_they_fit_as_before(run) -> None:
 def test_a_choice_draws_no_random_numbers(config, monkeypatch) -> None:
     set_free(monkeypatch, needed(config, 2))
     before = torch.get_rng_state()
-    assert micro_batch.settle_micro_batch(config, CPU).engine.micro_batch_size == 2
+    assert micro_batch.settle_micro_batch(config, CPU, None).engine.micro_batch_size == 2
     assert torch.equal(torch.get_rng_state(), before) and config.engine.micro_batch_size == "auto"
 
 
@@ -127,31 +127,37 @@ def test_less_memory_gives_fewer_clips_and_the_arithmetic(run, config, monkeypat
     assert re.search(r"micro batch: 2 of 4 clips of a rank in one pass: \S+ \+ 2 x \S+ = \S+ of \S+ GiB, 80%", said)
 
 
+def stop_after_first_step(run_folder):
+    """As if the run had been stopped there; returns the weights of the end."""
+    last = run_folder / "checkpoints" / "step-00000002"
+    weights = load_file(last / "student.safetensors")
+    shutil.rmtree(last)
+    return weights
+
+
 def test_a_run_that_resumes_keeps_its_number_and_its_draws(run, config, monkeypatch, tmp_path) -> None:
     """Drop path is drawn for each micro batch: another number would give other weights."""
     set_free(monkeypatch, needed(config, 2))
     assert run()[2] == 2
-    last = tmp_path / "run" / "checkpoints" / "step-00000002"
-    whole = load_file(last / "student.safetensors")
-    shutil.rmtree(last)  # as if stopped after the first step
+    whole = stop_after_first_step(tmp_path / "run")
     set_free(monkeypatch, 1e12)
     _, said, kept = run()
     assert kept == 2 and "micro batch: 2 of 4 clips of a rank in one pass, as before" in said
-    assert all(torch.equal(w, whole[name]) for name, w in load_file(last / "student.safetensors").items())
-
-
-def test_another_number_if_that_of_before_does_not_fit(run, config, monkeypatch) -> None:
-    assert run("train.steps=1", "engine.micro_batch_size=4")[2] == 4
+    resumed = stop_after_first_step(tmp_path / "run")
+    assert all(torch.equal(weight, whole[name]) for name, weight in resumed.items())
     monkeypatch.setitem(memory.MARGINS, "cpu", 1.0)
+    assert run("engine.micro_batch_size=4")[2] == 4  # a number that is given counts
+    stop_after_first_step(tmp_path / "run")
     set_free(monkeypatch, needed(config, 2))
-    _, said, kept = run("train.steps=1")
+    _, said, kept = run()
     assert kept == 2 and "not 4 as before, which no longer divide or fit" in said
 
 
-def test_null_of_an_older_run_means_all_clips(run, config, monkeypatch) -> None:
-    assert run("train.steps=1", "engine.micro_batch_size=null")[2] is None
+def test_null_of_an_older_run_means_all_clips(run, config, monkeypatch, tmp_path) -> None:
+    assert run("engine.micro_batch_size=null")[2] is None
+    stop_after_first_step(tmp_path / "run")
     set_free(monkeypatch, needed(config, 4) * memory.MARGINS["cpu"])  # it fits, with nothing to spare
-    assert run("train.steps=1")[2] == 4
+    assert run()[2] == 4
 
 
 def test_not_even_one_clip_is_refused_before_training(run, config, monkeypatch) -> None:
@@ -168,7 +174,7 @@ def test_fine_tuning_too(monkeypatch, tmp_path) -> None:
     config = load_finetune_config(None, [*TINY, "data.root=x", f"train.output={tmp_path / 'y'}", "engine.kind=plain"])
     need = estimate_need(config, dry_run_classifier(config, 5, False), 1, on_cpu=True)
     set_free(monkeypatch, need.of(2) / memory.MARGINS["cpu"])
-    assert micro_batch.settle_micro_batch(config, CPU, 5).engine.micro_batch_size == 2
+    assert micro_batch.settle_micro_batch(config, CPU, None, 5).engine.micro_batch_size == 2
 
 
 def test_auto_that_nobody_settled_is_the_whole_share() -> None:
