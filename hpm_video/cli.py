@@ -37,6 +37,27 @@ def script_main(command: str, default_config: Path | None = None, arguments: Seq
     return _guard(run)
 
 
+_LESS_MEMORY = {  # training itself names its micro batch
+    "pretrain": "preset=small, preset=tiny or a smaller model",
+    "test": "test.batch_size=1, or end other programs that hold memory",
+    "pack": "fewer --workers",
+    "scan": "fewer --workers",
+    "prepare": "fewer --workers",
+}
+
+
+def _describe_fault(error: Exception, command: str) -> str | None:
+    """Return what to tell of memory that ran out, or of a disk where it is not said better; None for any other error."""
+    from hpm_video.train.memory import describe_shortage
+
+    if told := describe_shortage(error):
+        return f"{told}. Try {_LESS_MEMORY.get(command, 'a smaller model')}"
+    if not isinstance(error, OSError) or isinstance(error, ConnectionError):
+        return None
+    where = "" if error.filename is None else f"{error.filename}: "
+    return f"{where}{error.strerror or error}"
+
+
 def _guard(run: Callable[[], int]) -> int:
     """Turn faults, Ctrl-C and closed pipes into a line and an exit status."""
     try:
@@ -53,12 +74,6 @@ def _guard(run: Callable[[], int]) -> int:
             raise  # a pipe of another kind
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = CLOSED_PIPE
-    except OSError as error:  # of a disk: what is not said better where it happened
-        if isinstance(error, ConnectionError):
-            raise
-        where = "" if error.filename is None else f"{error.filename}: "
-        sys.stderr.write(f"error: {printable(where)}{error.strerror or error}\n")
-        status = 1
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what was saved is kept, and the same command resumes from it\n")
         status = 130
@@ -86,7 +101,13 @@ def _run(given: argparse.Namespace) -> int:
     commands |= {"report": _report, "scan": _scan, "prepare": _prepare, "pack": _pack}
     commands |= {"knn": _knn, "probe": _probe, "features": _features}
     commands |= {"test": _test, "predict": _predict, "doctor": _doctor}
-    return commands[given.command](given)
+    try:
+        return commands[given.command](given)
+    except (MemoryError, RuntimeError, OSError) as error:
+        told = _describe_fault(error, given.command)
+        if told is None:
+            raise
+        raise UserError(told) from error
 
 
 def _say(text: str) -> None:

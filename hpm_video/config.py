@@ -361,9 +361,11 @@ class EngineConfig:
         "auto", "auto: deepspeed when started by its launcher, else plain (one process)", ["auto", "plain", "deepspeed"]
     )
     zero_stage: int = key(1, "DeepSpeed ZeRO stage", least=0, most=3)
-    micro_batch_size: int | None = key(
-        None,
-        "most clips of one forward pass of one rank; null = batch_size / ranks; less = gradient accumulation",
+    micro_batch_size: int | str | None = key(
+        "auto",
+        "most clips of one forward pass of one rank (less than batch_size / ranks = gradient accumulation); auto = as many "
+        "as fit in the free memory, kept with the run; null = batch_size / ranks",
+        ["auto"],
         least=1,
     )
     precision: str = key(
@@ -402,7 +404,8 @@ class FinetuneConfig:
 
 RunConfig = PretrainConfig | FinetuneConfig
 
-# Sets of the keys that settle what HPM costs; the defaults are those of hpm.
+# Sets of keys. hpm to videomae settle the method and what it costs (the defaults are those of hpm); small and tiny settle the
+# size of a run. The two kinds share no key, so one of each can stand on one command line.
 PRESETS: dict[str, dict[str, str]] = {
     "hpm": {
         "mask.mode": "hpm",
@@ -420,6 +423,40 @@ PRESETS: dict[str, dict[str, str]] = {
     },
     "random": {"mask.mode": "random", "mask.decoded_share": "0.5"},
     "videomae": {"mask.mode": "random", "mask.decoded_share": "1.0"},
+    "small": {
+        "model.size": "s",
+        "data.num_workers": "4",
+        "data.repeats": "2",
+        "optim.batch_size": "128",
+        "optim.base_lr": "6e-4",
+        "optim.clip_norm": "1.0",
+        "train.epochs": "400",
+        "teacher.momentum_start": "0.99",
+        "teacher.momentum_end": "0.999",
+    },
+    "tiny": {
+        "model.size": "ti",
+        "model.depth": "6",
+        "model.decoder_depth": "2",
+        "data.num_frames": "8",
+        "data.frame_size_px": "[96,96]",
+        "data.cache_gib": "1.0",
+        "data.num_held_out": "16",
+        "mask.ratio": "0.75",
+        "optim.batch_size": "32",
+        "optim.base_lr": "8e-3",
+        "optim.warmup_share": "0.1",
+        "optim.clip_norm": "1.0",
+        "train.steps": "300",
+        "train.measure_every_steps": "100",
+        "train.save_every_steps": "100",
+        "teacher.momentum_start": "0.9",
+        "teacher.momentum_end": "0.98",
+    },
+}
+PRESET_USES = {
+    "small": "one GPU of 8 to 12 GB, hours to a day for a few thousand videos",
+    "tiny": "the CPU of a laptop, a first result in minutes",
 }
 AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)
 
@@ -474,7 +511,10 @@ def _without_presets(overrides: Iterable[str]) -> list[str]:
 
 def describe_keys(schema: type = PretrainConfig) -> str:
     """Every key with default, type and help, and the presets of pretraining: the text of --help."""
-    presets = [f"preset={name}: {' '.join(f'{k}={v}' for k, v in keys.items())}" for name, keys in PRESETS.items()]
+    presets = ["presets (one of the first four and one of the last two can be combined):"]
+    for name, keys in PRESETS.items():
+        use = f" ({PRESET_USES[name]})" if name in PRESET_USES else ""
+        presets.append(f"preset={name}{use}: {' '.join(f'{k}={v}' for k, v in keys.items())}")
     return describe_fields(schema) + ("\n\n" + "\n".join(presets) if schema is PretrainConfig else "")
 
 

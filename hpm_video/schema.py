@@ -134,7 +134,7 @@ def default_of(f: dataclasses.Field) -> Any:
 def type_name(f: dataclasses.Field) -> str:
     """The type of a key in words a user reads: 'int or null', 'list of float'."""
     text = f.type.__name__ if isinstance(f.type, type) and not typing.get_args(f.type) else str(f.type)
-    return text.replace("list[", "list of ").replace("]", "").replace(" | None", " or null")
+    return text.replace("list[", "list of ").replace("]", "").replace(" | None", " or null").replace(" | ", ", ")
 
 
 def describe_fields(schema: type) -> str:
@@ -166,8 +166,10 @@ def check_values(config: Any) -> None:
         if value is None:
             continue
         choices, least, most = f.metadata["choices"], f.metadata["least"], f.metadata["most"]
-        if choices and value not in choices:
-            raise UserError(f"{name}: '{value}'; expected one of {', '.join(choices)}")
+        if isinstance(value, str):
+            if choices and value not in choices:
+                raise UserError(f"{name}: '{value}'; expected {_named_choices(f)}")
+            continue
         numbers = value if isinstance(value, list) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise UserError(f"{name}: {value}; expected a finite number ({f.metadata['help']})")
@@ -178,6 +180,12 @@ def check_values(config: Any) -> None:
             raise UserError(f"{name}: {value}; expected {bounds} ({f.metadata['help']})")
         if isinstance(value, list):
             _check_length(name, f, value)
+
+
+def _named_choices(f: dataclasses.Field) -> str:
+    """Return the choices of a key in words; some keys take a number as well."""
+    named, least = ", ".join(f.metadata["choices"]), f.metadata["least"]
+    return f"one of {named}" if least is None else f"{named} or a whole number of at least {least}"
 
 
 def _check_length(name: str, f: dataclasses.Field, value: list) -> None:

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from hpm_video.config import PretrainConfig, describe_keys, load_config, mask_counts, to_yaml, token_grid, unit_block
+from hpm_video.config import (
+    PRESET_USES,
+    PRESETS,
+    PretrainConfig,
+    describe_keys,
+    load_config,
+    mask_counts,
+    to_yaml,
+    token_grid,
+    unit_block,
+)
 from hpm_video.types import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "pretrain"
@@ -29,6 +39,12 @@ REQUIRED = ["data.root=somewhere", "train.output=run"]
         (["data.frame_size_px=224"], ["data.frame_size_px", "224", "list of int"]),
         (["data.frame_size_px={h: 224}"], ["data.frame_size_px", "'h'", "list of int"]),
         (["model.size.width=3"], ["model.size", "'width'", "str"]),
+        (
+            ["engine.micro_batch_size=most"],
+            ["engine.micro_batch_size", "'most'", "auto or a whole number of at least 1"],
+        ),
+        (["engine.micro_batch_size=0"], ["engine.micro_batch_size", "0", "at least 1"]),
+        (["engine.micro_batch_size=1.5"], ["engine.micro_batch_size", "1.5", "int, str or null"]),
         (["train.steps=soon"], ["train.steps", "'soon'", "int or null"]),
         # values out of their choices, bounds and lengths
         (["model.size=xl"], ["model.size", "'xl'", "ti, s, b, l, h"]),
@@ -176,3 +192,21 @@ def test_the_defaults_are_the_preset_hpm() -> None:
     required = ["data.root=x", "train.output=y"]
     assert load_config(None, required) == load_config(None, [*required, "preset=hpm"])
     assert load_config(None, [*required, "preset=hpm_paper"]).model.predictor_depth == 4
+
+
+@pytest.mark.parametrize(("given", "value"), [("auto", "auto"), ("null", None), ("4", 4)])
+def test_micro_batch_size_is_auto_a_number_or_null(given: str, value: object, tmp_path: Path) -> None:
+    config = load_config(overrides=[*REQUIRED, f"engine.micro_batch_size={given}"])
+    (tmp_path / "run.yaml").write_text(to_yaml(config))
+    assert config.engine.micro_batch_size == value == load_config(tmp_path / "run.yaml").engine.micro_batch_size
+
+
+@pytest.mark.parametrize("size", ["small", "tiny"])
+@pytest.mark.parametrize("method", ["hpm", "hpm_paper", "random", "videomae"])
+def test_a_preset_of_each_kind_can_be_combined_in_any_order(size: str, method: str) -> None:
+    assert not PRESETS[size].keys() & PRESETS[method].keys()
+    config = load_config(overrides=[*REQUIRED, f"preset={method}", f"preset={size}"])
+    assert config == load_config(overrides=[*REQUIRED, f"preset={size}", f"preset={method}"])
+    assert config.model.size == {"small": "s", "tiny": "ti"}[size]
+    assert config.mask.decoded_share == float(PRESETS[method]["mask.decoded_share"])
+    assert f"preset={size} ({PRESET_USES[size]})" in describe_keys()

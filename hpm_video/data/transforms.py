@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from hpm_video.config import DataConfig
+from hpm_video.types import UserError
 
 Transform = Callable[[np.ndarray, Generator], Tensor]
 
@@ -50,10 +51,21 @@ class Normalise:
         self.mean, self.std = (torch.tensor(v, device=device).view(1, -1, 1, 1, 1) for v in (config.mean, config.std))
 
     def __call__(self, clip: UInt8[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
+        check_pixels(clip)
         return clip.to(self.device, non_blocking=True).float().div_(255).sub_(self.mean).div_(self.std)
 
     def undo(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
         return clip * self.std + self.mean
+
+
+def check_pixels(clip: Tensor) -> None:
+    """Raise UserError for what is not a batch of decoded clips: floats would be normalised a second time."""
+    if clip.dtype != torch.uint8:
+        raise UserError(f"clip: values of {clip.dtype}; expected uint8, 0 to 255, as videos are decoded")
+    if clip.ndim != 5 or clip.shape[1] != 3:
+        raise UserError(
+            f"clip: {list(clip.shape)}; expected [B, 3, T, H, W], that is [clips, channels, frames, height, width]"
+        )
 
 
 def cut(frames: np.ndarray, box: Box, target: tuple[int, int]) -> UInt8[Tensor, "C T H W"]:

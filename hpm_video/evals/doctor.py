@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 
-from hpm_video.config import PretrainConfig, check_combinations
+from hpm_video.config import PretrainConfig, load_config
 from hpm_video.data.manifest import SPLITS, open_manifest
 from hpm_video.evals.environment import describe_machine, installed_version, look
 from hpm_video.evals.findings import GIB, Findings, tell_count, tell_memory
-from hpm_video.evals.forecast import tell_memory_of, tell_model, tell_time_of
-from hpm_video.schema import read_values
+from hpm_video.evals.forecast import settle_passes, tell_memory_of, tell_model, tell_time_of
 from hpm_video.train.dry_run import DryRun
 from hpm_video.train.memory import checkpoint_bytes
 from hpm_video.train.pretrain import open_train_sets
@@ -52,9 +51,7 @@ def examine(
 def read_config(file: Path | None, overrides: Sequence[str]) -> PretrainConfig:
     """As `load_config`; data.root and train.output need not be given. Raises UserError."""
     base = {"data": {"root": ""}, "train": {"output": "runs/pretrain"}}
-    config: PretrainConfig = read_values(PretrainConfig, file, overrides, base)
-    check_combinations(config)
-    return config
+    return load_config(file, overrides, base)
 
 
 def look_around(found: Findings, config: PretrainConfig | None, num_ranks: int) -> None:
@@ -76,6 +73,7 @@ def look_at(found: Findings, config: PretrainConfig, num_ranks: int, num_devices
     found.title("\nData")
     num_videos = found.attempt("data", lambda: look_at_data(found, config))
     found.title("\nModel")
+    config = found.attempt("engine.micro_batch_size", lambda: settle_passes(found, config, num_ranks)) or config
     run = found.attempt("model", lambda: tell_model(found, config, num_ranks))
     if run is None:
         return

@@ -1,8 +1,6 @@
 """What is installed on this machine, and whether it works: each thing is really used, in a process of its own."""
 
-import contextlib
 import importlib
-import os
 import platform
 import shutil
 import sys
@@ -23,7 +21,7 @@ from hpm_video.evals.calibration import time_steps
 from hpm_video.evals.features import find_device
 from hpm_video.files import temporary_folder, write_text
 from hpm_video.train.engine import use_bf16
-from hpm_video.train.memory import stage_of
+from hpm_video.train.memory import free_device_memory, free_memory, stage_of
 from hpm_video.train.record import describe_hardware, source_commit
 
 LIMIT_S = 120.0
@@ -151,29 +149,3 @@ def describe_machine() -> list[list[str]]:
             ["/dev/shm", f"{usage.total / 2**30:.1f} GiB, {usage.free / 2**30:.1f} free (for reading processes)"]
         )
     return rows
-
-
-def free_memory() -> float:
-    """Bytes of main memory that this process can still get: what is available, and what its container leaves."""
-    free = float("inf")
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
-        free = min(free, max(0.0, float(limit) - float(used)))
-    if free == float("inf"):
-        with contextlib.suppress(OSError, ValueError):
-            free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
-    return free
-
-
-def free_device_memory(number: int = 0) -> float:
-    """Bytes of the accelerator, or of main memory where there is none."""
-    if not torch.cuda.is_available():
-        return free_memory()
-    try:
-        return float(torch.cuda.mem_get_info(number)[0])
-    except RuntimeError:  # of a device that others hold for themselves
-        return 0.0

@@ -55,7 +55,10 @@ def autocast(device: torch.device) -> AbstractContextManager:
 
 @torch.no_grad()
 def encode(encoder: Encoder, clip: UInt8[Tensor, "B C T H W"], config: DataConfig) -> Float[Tensor, "B L D"]:
-    """All tokens visible; in fp32, on the encoder's device. With a class token L = 1 + N and it comes first."""
+    """All tokens visible; in fp32, on the encoder's device. With a class token L = 1 + N and it comes first.
+
+    Raises UserError for clips of another size than the encoder's, or that are not uint8.
+    """
     device = next(encoder.parameters()).device
     with autocast(device):
         return encoder(Normalise(config, device)(clip)).float()

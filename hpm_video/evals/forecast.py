@@ -10,13 +10,13 @@ from hpm_video.config import PretrainConfig, has_images, mask_counts, to_yaml, t
 from hpm_video.data.jobs import num_free_cores, tell_size
 from hpm_video.evals.apart import Answer, Apart, Argument
 from hpm_video.evals.calibration import time_loader, time_steps
-from hpm_video.evals.environment import free_device_memory
 from hpm_video.evals.features import find_device
 from hpm_video.evals.findings import Findings, tell_count, tell_duration, tell_memory
 from hpm_video.files import temporary_folder, write_text
 from hpm_video.train.dry_run import Cost, DryRun, dry_run
 from hpm_video.train.engine import split_batch, use_bf16
-from hpm_video.train.memory import estimate_memory, stage_of
+from hpm_video.train.memory import estimate_memory, free_device_memory, stage_of
+from hpm_video.train.micro_batch import Budget
 from hpm_video.train.run import num_steps
 
 STEP_LIMIT_S, LOADER_LIMIT_S, HARD_LIMIT_S = 10.0, 6.0, 120.0
@@ -40,6 +40,19 @@ class Pace(NamedTuple):
 
 def precision_of(config: PretrainConfig) -> str:
     return "bf16" if use_bf16(config, find_device()) else "fp32"
+
+
+def settle_passes(found: Findings, config: PretrainConfig, num_ranks: int) -> PretrainConfig:
+    """With engine.micro_batch_size=auto, take as many clips as training would choose here; one, if not even that fits. For
+    a run of several ranks that is planned for another machine, all of them."""
+    if config.engine.micro_batch_size != "auto" or (num_ranks > 1 and not torch.cuda.is_available()):
+        return config
+    budget = Budget(config, find_device(), num_ranks, free_device_memory())
+    micro = max(1, budget.choose())
+    found.line(f"engine.micro_batch_size=auto: {tell_count(micro, 'clip')} a pass ({budget.describe(micro)})")
+    if not budget.choose():
+        found.fault(f"memory: training would refuse, as one clip a pass takes {budget.describe(1)}")
+    return replace(config, engine=replace(config.engine, micro_batch_size=micro))
 
 
 def tell_model(found: Findings, config: PretrainConfig, num_ranks: int) -> DryRun:

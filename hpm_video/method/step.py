@@ -1,7 +1,7 @@
 """The journey of a batch: difficulty -> mask -> student -> losses, and the teacher's update after it."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +14,7 @@ from hpm_video.method.objectives import hpm_losses, rank_correlation
 from hpm_video.method.targets import IMAGE_MODELS, ImageFeatures, Target, feature_target, make_target
 from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at
 from hpm_video.models.student import Student
-from hpm_video.types import Engine, Losses, Mask, Place, StepResult, StudentOutput, seeded
+from hpm_video.types import Engine, Losses, Mask, Place, StepResult, StudentOutput, UserError, seeded
 
 
 class Journey(NamedTuple):
@@ -78,7 +78,7 @@ class PretrainStep:
         """A batch through the method; with mask.masks_per_clip r each clip counts r times in what comes out. Everything drawn
         belongs to (seed, step, place): no rank has randomness of its own."""
         generator = seeded(clip.device, self.config.train.seed, step)
-        units, num_masked, part = self.layouts[clip.shape[2]]  # [U, K]
+        units, num_masked, part = self._layout_of(clip)  # [U, K]
         num_units, num_masks = units.shape[0], self.config.mask.masks_per_clip
         whole = Part(num_masked, units.shape[1])
         part = whole if decode_all else part
@@ -99,6 +99,13 @@ class PretrainStep:
         target = self._make_target(engine, clip, mask)
         losses = hpm_losses(output, target, self.config.objective, part.num_tokens)
         return Journey(difficulty, mask, output, target, losses, units, part)
+
+    def _layout_of(self, clip: Tensor) -> Layout:
+        layout = self.layouts.get(clip.shape[2]) if clip.ndim == 5 else None
+        if layout is None:
+            frames = " or ".join(map(str, self.layouts))
+            raise UserError(f"clip: {list(clip.shape)}; expected [B, 3, T, H, W] with T = {frames} frames")
+        return layout
 
     def _choose(self, difficulty: Tensor | None, keys: Tensor, plan: Plan) -> Tensor:
         if difficulty is None:
@@ -121,7 +128,7 @@ class PretrainStep:
         self, engine: Engine, clip: Tensor, place: Place, step: int, steps: int, label: Tensor | None = None
     ) -> tuple[StepResult, Journey]:
         """Labels are not looked at. What is logged of a step on images is named so."""
-        num_masked = self.layouts[clip.shape[2]].num_masked
+        num_masked = self._layout_of(clip).num_masked
         journey = self.travel(engine, clip, place, step, self.num_hard(step / steps, num_masked))
         losses, kind = journey.losses, "_image" if step in self.image_steps else ""
         metrics = {
@@ -174,8 +181,8 @@ def unit_correlation(journey: Journey) -> Tensor | None:
     return rank_correlation(*(x.unflatten(1, (-1, journey.part.num_tokens)).mean(-1) for x in pair))
 
 
-def gradient_shares(journey: Journey, ranking_weight: float) -> dict[str, Tensor]:
-    """Norm of each loss's gradient at the encoder's output, as shares of their sum."""
+def gradient_norms(journey: Journey, ranking_weight: float) -> dict[str, Tensor]:
+    """Return the norm of each loss's gradient at the encoder's output."""
     losses, latent = journey.losses, journey.output.latent
     parts = {"pixel": losses.pixel, "ranking": losses.ranking * ranking_weight}
     norms = {}
@@ -184,32 +191,58 @@ def gradient_shares(journey: Journey, ranking_weight: float) -> dict[str, Tensor
             torch.autograd.grad(loss, latent, retain_graph=True, allow_unused=True)[0] if loss.requires_grad else None
         )
         norms[name] = latent.new_zeros(()) if gradient is None else gradient.float().norm()
+    return norms
+
+
+def gradient_shares(norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return each norm as a share of their sum."""
     whole = sum(norms.values()).clamp(min=1e-30)  # type: ignore[union-attr]
     return {f"encoder_gradient_share/{name}": norm / whole for name, norm in norms.items()}
 
 
-def measure(step: PretrainStep, engine: Engine, clip: Tensor, now: int, steps: int) -> dict[str, Tensor]:
+def measure(  # noqa: PLR0913
+    step: PretrainStep, engine: Engine, clip: Tensor, now: int, steps: int, most_clips: int | None = None
+) -> dict[str, Tensor]:
     """On fixed held-out clips, with the same masks at each call (the student itself runs, not the engine around it).
 
     held_out/pixel_loss under random masks, held_out/pixel_loss_hard under the current ones, and their ratio
     held_out/hardness_gain: above 1 where the mining finds harder masks than chance. Also the rank correlation of predicted
-    and true loss, and each loss's share of the gradient at the encoder's output.
+    and true loss, and the share of each loss in the gradients' norms at the encoder's output. `most_clips`: of one forward
+    pass, which needs as much memory as one of training; None = all.
     """
-    place = Place(0, clip.shape[0], clip.shape[0])
-    num_hard = step.num_hard(now / steps)
-    bare = _Bare(engine)
-    random = step.travel(bare, clip, place, 0, 0)
-    metrics = gradient_shares(random, step.config.objective.ranking_weight)
-    metrics["held_out/pixel_loss"] = random.losses.pixel.detach()
+    size, num_hard = clip.shape[0], step.num_hard(now / steps)
+    length = min(size, most_clips or size)
+    sums: dict[str, Any] = {}
+    norms: dict[str, list[Tensor]] = {}
+    for start in range(0, size, length):
+        place = Place(start, min(start + length, size), size)
+        part, share = clip[place.start : place.stop], (place.stop - place.start) / size
+        found, of_part = _measure_part(step, _Bare(engine), part, place, num_hard)
+        for name, value in found.items():
+            sums[name] = sums.get(name, 0.0) + share * value
+        for name, norm in of_part.items():  # losses are means over the clips
+            norms.setdefault(name, []).append(share * norm)
+    whole = {name: values[0] if len(values) == 1 else torch.stack(values).norm() for name, values in norms.items()}
+    metrics = gradient_shares(whole) | sums
+    if num_hard:
+        metrics["held_out/hardness_gain"] = sums["held_out/pixel_loss_hard"] / sums["held_out/pixel_loss"]
+    return metrics
+
+
+def _measure_part(
+    step: PretrainStep, engine: "_Bare", clip: Tensor, place: Place, num_hard: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return means over some of the clips, and the norms of their gradients."""
+    random = step.travel(engine, clip, place, 0, 0)
+    norms = gradient_norms(random, step.config.objective.ranking_weight)
+    found = {"held_out/pixel_loss": random.losses.pixel.detach()}
     correlation = unit_correlation(random)
     if correlation is not None:
-        metrics["held_out/rank_correlation"] = correlation
+        found["held_out/rank_correlation"] = correlation
     if num_hard:
         with torch.no_grad():
-            hard = step.travel(bare, clip, place, 0, num_hard)
-        metrics["held_out/pixel_loss_hard"] = hard.losses.pixel
-        metrics["held_out/hardness_gain"] = hard.losses.pixel / random.losses.pixel.detach()
-    return metrics
+            found["held_out/pixel_loss_hard"] = step.travel(engine, clip, place, 0, num_hard).losses.pixel
+    return found, norms
 
 
 class _Bare:

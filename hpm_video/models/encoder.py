@@ -52,6 +52,7 @@ class Encoder(nn.Module):
         super().__init__()
         model, size = config.model, resolve_size(config.model)
         self.grid: Grid = token_grid(config)
+        self.clip_shape = (3, config.data.num_frames, *config.data.frame_size_px)
         self.width = size.width
         self.embed = SpaceTimePatchEmbed(model.tubelet, model.patch_px, size.width)
         self.positions = Positions(model.positions, self.grid, size.width, position_grid(config))
@@ -74,6 +75,7 @@ class Encoder(nn.Module):
         With `early_depth` also the tokens after so many blocks, not normed.
         """
         if visible is None:
+            self.check_clip(clip, whole=True)
             visible = torch.arange(self.num_tokens, device=clip.device).expand(clip.shape[0], -1)
         if early_depth is None:
             return self.stack(self._embed_tokens(clip, visible))
@@ -86,7 +88,25 @@ class Encoder(nn.Module):
         """The first `depth` blocks alone, without a norm."""
         return self.stack.run_blocks(self._embed_tokens(clip, visible), 0, depth)
 
+    def check_clip(self, clip: Tensor, whole: bool = False) -> None:
+        """Raise UserError for a clip that this encoder was not built for. Unless it must be `whole`, a clip may have one
+        time step, as images have."""
+        given, (channels, num_frames, height, width) = tuple(clip.shape), self.clip_shape
+        lengths = (num_frames,) if whole else (num_frames, self.embed.tubelet)
+        fits = len(given) == 5 and given[1] == channels and given[2] in lengths and given[3:] == (height, width)
+        if not fits:
+            expected = f"[B, {channels}, {num_frames}, {height}, {width}]"
+            raise UserError(
+                f"clip: {list(given)}; expected {expected}, that is [clips, channels, frames, height, width]. "
+                "Try data.num_frames and data.frame_size_px of the run"
+            )
+        if not clip.is_floating_point():
+            raise UserError(
+                f"clip: values of {clip.dtype}; expected normalised floats. Try hpm_video.data.transforms.Normalise"
+            )
+
     def _embed_tokens(self, clip: Tensor, visible: Tensor) -> Float[Tensor, "B L D"]:
+        self.check_clip(clip)
         x = self.embed(clip, visible) + self.positions(visible)  # [B, V, D]
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)

@@ -23,8 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from hpm_video.config import PretrainConfig, token_grid
+from hpm_video.config import FinetuneConfig, PretrainConfig, token_grid
 from hpm_video.method.step import PretrainStep, make_layout
+from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import FEATURE_WIDTH, Student
 from hpm_video.train.flops import count_target
 from hpm_video.types import Place
@@ -185,6 +186,30 @@ def dry_run(config: PretrainConfig, num_clips: int, bf16: bool) -> DryRun:
         saved_bytes=saved,
         peak_bytes=meter.peak,
         num_parameters=_count_parameters(student, step),
+    )
+
+
+def dry_run_classifier(config: FinetuneConfig, num_classes: int, bf16: bool) -> DryRun:
+    """Return a step of fine-tuning on one clip; stages are not told apart."""
+    with META:
+        classifier = Classifier(config, num_classes)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        classifier.to_empty(device=CPU)
+        for parameter in classifier.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        clip = torch.empty(1, config.data.num_frames, *config.data.frame_size_px, 3).permute(0, 4, 1, 2, 3)
+        with Meter() as meter:
+            loss = Machine(classifier, bf16)(clip).logsumexp(1).mean()
+            forward = meter.take_costs()
+            loss.backward()
+    count = sum(p.numel() for p in classifier.parameters())
+    return DryRun(
+        num_clips=1,
+        forward=forward,
+        backward=meter.take_costs(),
+        saved_bytes=0,
+        peak_bytes=meter.peak,
+        num_parameters={"student": count, "teacher": 0 if config.optim.average_decay is None else count},
     )
 
 

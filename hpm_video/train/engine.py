@@ -42,12 +42,14 @@ class Split(NamedTuple):
         return Place(start, start + self.micro, self.batch_size)
 
 
-def split_batch(batch_size: int, most: int | None, world_size: int) -> Split:
-    """The largest micro batch of at most `most` clips that divides; UserError where the ranks do not divide batch_size."""
+def split_batch(batch_size: int, most: int | str | None, world_size: int) -> Split:
+    """Return the largest micro batch of at most `most` clips that divides. None, and an `auto` that nobody has settled
+    (`hpm_video.train.micro_batch`), mean the whole share of a rank. Raises UserError if the ranks do not divide batch_size."""
     if batch_size % world_size:
         raise UserError(f"optim.batch_size: {batch_size} is not a multiple of the {world_size} ranks")
     share = batch_size // world_size
-    micro = max(m for m in range(1, min(share, most or share) + 1) if share % m == 0)
+    limit = most if isinstance(most, int) else share
+    micro = max(m for m in range(1, min(share, limit) + 1) if share % m == 0)
     return Split(batch_size, micro, share // micro)
 
 
@@ -362,13 +364,18 @@ def resolve_kind(config: RunConfig) -> str:
     return kind
 
 
+def local_world_size() -> int:
+    """Return how many ranks share this machine."""
+    names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
+    return next((int(os.environ[n]) for n in names if int(os.environ.get(n, 0)) > 0), 1)
+
+
 def prepare_process(config: RunConfig) -> torch.device:
     """Device, threads and (under a launcher) the process group. Called once, before anything is built."""
     refuse_foreign_launchers()
-    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 0))
-    local_size = local_size or int(os.environ.get("LOCAL_SIZE", 0)) or int(os.environ.get("WORLD_SIZE", 1))
+    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), local_world_size()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(config.engine.num_threads or max(1, cores // max(1, local_size)))
+    torch.set_num_threads(config.engine.num_threads or max(1, cores // local_size))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from hpm_video.data.loader import HeldOut
 from hpm_video.data.manifest import Manifest, Source, hold_out, open_manifest
 from hpm_video.models.classifier import Classifier
 from hpm_video.train.checkpoint import load_classes, save_classes, write_classifier
+from hpm_video.train.duration import announce_duration
 from hpm_video.train.engine import prepare_process
 from hpm_video.train.flops import finetune_flops
 from hpm_video.train.loop import Loop
+from hpm_video.train.micro_batch import explained_shortage, settle_micro_batch
 from hpm_video.train.ranks import rank
 from hpm_video.train.run import Measure, Training
 from hpm_video.train.run_folder import RunFolder, open_run
@@ -39,6 +42,7 @@ def finetune(config: FinetuneConfig) -> bool:
 
 def _train(config: FinetuneConfig, folder: RunFolder, device: torch.device) -> bool:
     train_set, held_out_set = open_labelled_sets(config)
+    config = settle_micro_batch(config, device, folder.resumes, len(train_set.classes))
     run, resuming = folder.path, folder.resumes is not None
     if resuming and (before := load_classes(run)) != train_set.classes:
         raise UserError(
@@ -56,6 +60,7 @@ def _train(config: FinetuneConfig, folder: RunFolder, device: torch.device) -> b
     if rank() == 0:
         save_classes(run, train_set.classes)
     transform = make_finetune_transform(config.data, config.augment, train_set.left_right)
+    count_flops = partial(finetune_flops, config, len(train_set.classes))
     training = Training(
         config=config,
         folder=folder,
@@ -64,12 +69,13 @@ def _train(config: FinetuneConfig, folder: RunFolder, device: torch.device) -> b
         step=step,
         dataset=ClipDataset(train_set, config.data, config.train.seed, training=True, transform=transform),
         held_out=held_out_set,
-        make_measure=lambda loop, held_out, _: _make_measure(loop, held_out),
+        make_measure=lambda loop, held_out, _: _make_measure(loop, held_out, count_flops),
         export=write_classifier,
-        count_flops=partial(finetune_flops, config, len(train_set.classes)),
+        count_flops=count_flops,
         about=f"{len(train_set.classes)} classes" + (", never mirrored" if train_set.left_right else ""),
     )
-    return training.run()
+    with explained_shortage(config):
+        return training.run()
 
 
 def finetune_config(file: Path | None, overrides: list[str]) -> FinetuneConfig:
@@ -165,8 +171,9 @@ def soft_cross_entropy(logits: Float[Tensor, "B K"], target: Float[Tensor, "B K"
     return F.cross_entropy(logits.float(), target)
 
 
-def _make_measure(loop: Loop, held_out: HeldOut) -> Measure:
+def _make_measure(loop: Loop, held_out: HeldOut, count_flops: Callable[[int], float]) -> Measure:
     """Accuracy of the middle view of the held-out clips, of the weights as they are; every rank computes the same."""
+    announce_duration(loop.engine, count_flops(loop.steps) * (1 - loop.state.step / loop.steps))
     label = held_out.label.to(loop.engine.device)
 
     @torch.no_grad()

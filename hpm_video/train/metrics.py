@@ -127,6 +127,17 @@ def format_line(step: int, steps: int, values: Mapping[str, float], eta_s: float
         if wait > 0.3
         else ""
     )
-    minutes, seconds = divmod(round(eta_s), 60)
-    rate = f"{values['clips_per_s']:.1f} clips/s, waiting for data {wait:.0%}{hint}, {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
+    rate = f"{values['clips_per_s']:.1f} clips/s, waiting for data {wait:.0%}{hint}, {tell_span(eta_s)} left"
     return f"step {step}/{steps}  {shown}  lr {values['lr']:.2e} | {rate}"
+
+
+def tell_span(seconds: float) -> str:
+    """Return a time for people: 45 s, 12 min, 3 h 20 min, 4.5 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 72 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{seconds / 86400:,.1f} days"

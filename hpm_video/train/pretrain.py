@@ -18,10 +18,12 @@ from hpm_video.data.mixture import make_mixed_loader, name_row
 from hpm_video.method.step import PretrainStep, measure
 from hpm_video.method.teacher import warn_slow_teacher
 from hpm_video.train.checkpoint import export_run
+from hpm_video.train.duration import announce_duration
 from hpm_video.train.engine import prepare_process
 from hpm_video.train.flops import run_flops
 from hpm_video.train.loop import Loop
 from hpm_video.train.metrics import MetricLog
+from hpm_video.train.micro_batch import explained_shortage, settle_micro_batch
 from hpm_video.train.run import Measure, Training
 from hpm_video.train.run_folder import RunFolder, open_run
 from hpm_video.train.state import build_student
@@ -45,6 +47,7 @@ def pretrain(config: PretrainConfig, health: Health | None = None) -> bool:
 
 def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, health: Health | None) -> bool:
     train_set, held_out_set = open_train_sets(config)
+    config = settle_micro_batch(config, device, folder.resumes)
     student = build_student(config)
     starting = config.init.weights is not None and folder.resumes is None
     weights = read_weights(Path(config.init.weights or ""), config.init.trust_pickle) if starting else None
@@ -57,6 +60,7 @@ def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, heal
     def make_measure(loop: Loop, held_out: HeldOut, log_to: MetricLog | None) -> Measure:
         if step.teacher is not None and log_to is not None:  # one rank says so
             warn_slow_teacher(loop.steps, config.teacher)
+        announce_duration(loop.engine, run_flops(config, loop.steps) * (1 - loop.state.step / loop.steps))
         return _make_measure(config, loop, step, held_out, log_to, health)
 
     videos = ClipDataset(train_set, config.data, config.train.seed, training=True)
@@ -79,7 +83,8 @@ def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, heal
         training.name_of = partial(name_row, videos, images)
         training.others = {"images": images.source}
         training.about += f"; {config.images.share:.0%} of the steps of {len(images)} images ({images.source.source})"
-    return training.run()
+    with explained_shortage(config):
+        return training.run()
 
 
 def pretrain_config(file: Path | None, overrides: list[str]) -> PretrainConfig:
@@ -125,11 +130,11 @@ def _make_measure(  # noqa: PLR0913
     health: Health | None,
 ) -> Measure:
     """Held-out measurements; every rank computes the same ones (under ZeRO-3 the forward pass is collective)."""
-    clip = loop.normalise(held_out.clip)
+    clip, micro = loop.normalise(held_out.clip), loop.engine.split.micro
 
     def measure_now(now: int) -> dict[str, float]:
         loop.engine.module.eval()
-        values = {k: float(v) for k, v in measure(step, loop.engine, clip, now, loop.steps).items()}
+        values = {k: float(v) for k, v in measure(step, loop.engine, clip, now, loop.steps, micro).items()}
         if health is not None:
             values |= health(loop.engine.module, now)
         if log_to is not None and step.mines and config.train.num_pictures:

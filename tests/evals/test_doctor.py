@@ -111,7 +111,7 @@ def test_a_wrong_configuration_is_a_fault_after_the_machine(capsys, monkeypatch)
 def test_too_little_memory_says_what_would_fit(told, monkeypatch) -> None:
     def free(mebibytes):
         monkeypatch.setattr(forecast, "free_device_memory", lambda: mebibytes * 2**20)
-        return told(optim__batch_size=256)
+        return told(optim__batch_size=256, engine__micro_batch_size=None)
 
     status, said = free(6)
     assert status == 1 and "or less, or model.checkpointing=true" in said
@@ -120,6 +120,23 @@ def test_too_little_memory_says_what_would_fit(told, monkeypatch) -> None:
     assert told(optim__batch_size=256, engine__micro_batch_size=fits)[0] == 0
     status, said = free(0.1)
     assert status == 1 and "expected a smaller model or clip" in said and "not measured" in said
+
+
+def test_auto_is_what_training_would_choose(told, monkeypatch) -> None:
+    monkeypatch.setattr(forecast, "free_device_memory", lambda: 20 * 2**20)
+    status, said = told(optim__batch_size=256)
+    clips = int(said.split("engine.micro_batch_size=auto: ")[1].split()[0])
+    assert status == 0 and 1 < clips < 128 and 256 % clips == 0
+    assert f"activations of {clips} clips" in said
+    monkeypatch.setattr(forecast, "free_device_memory", lambda: 2**20)
+    status, said = told(optim__batch_size=256)
+    assert status == 1 and "memory: training would refuse, as one clip a pass takes " in said
+
+
+def test_a_preset_can_be_looked_at(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(doctor, "look_at", lambda found, config, *_: found.line(f"depth {config.model.depth}"))
+    assert cli.main(["doctor", "preset=videomae", "preset=tiny"]) == 0
+    assert "depth 6" in capsys.readouterr().out
 
 
 def test_a_plan_for_other_machines_is_no_fault_of_this_one(told, monkeypatch) -> None:

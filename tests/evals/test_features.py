@@ -9,7 +9,7 @@ import torch
 from hpm_video.data import dataset
 from hpm_video.data.manifest import open_manifest
 from hpm_video.evals.clips import load_clips
-from hpm_video.evals.features import default_pooling, extract_features, first_weights, from_space, pool
+from hpm_video.evals.features import default_pooling, encode, extract_features, first_weights, from_space, pool
 from hpm_video.types import UserError
 
 
@@ -29,6 +29,13 @@ def test_poolings() -> None:
         pool(tokens, grid, "max")
     with pytest.raises(UserError, match="no class token"):
         pool(tokens, grid, "cls")
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 32, 32), (1, 3, 8, 16, 16), (1, 3, 2, 16, 16), (1, 1, 4, 16, 16)])
+def test_clips_of_another_size_have_no_features(tiny_config, shape) -> None:
+    config = tiny_config()
+    with pytest.raises(UserError, match=r"clip: .*; expected \[B, 3, "):
+        encode(first_weights(config), torch.zeros(shape, dtype=torch.uint8), config.data)
 
 
 def test_one_time_step_has_no_motion(tiny_config) -> None:

@@ -1,15 +1,16 @@
 """Teacher and step."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
 
 from hpm_video.method.masking import aggregate, mask_random, to_tokens
-from hpm_video.method.step import PretrainStep, gradient_shares, measure
+from hpm_video.method.step import PretrainStep, gradient_norms, gradient_shares, measure
 from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at, warn_slow_teacher
 from hpm_video.models.student import Student
-from hpm_video.types import Place
+from hpm_video.types import Place, UserError
 
 CPU = torch.device("cpu")
 HARD = {"mask__hard_share_start": 0.5, "mask__hard_share_end": 0.5}
@@ -146,11 +147,18 @@ def test_every_mode_for_image_and_video(make, mode, image) -> None:
     assert (float(result.metrics["ranking_loss"]) > 0) == (mode != "random")
 
 
+@pytest.mark.parametrize("shape", [(4, 3, 6, 16, 16), (4, 3, 4, 16, 20), (4, 1, 4, 16, 16)])
+def test_a_clip_of_another_size_is_refused(make, shape) -> None:
+    _, _, step, engine, _ = make(**HARD)
+    with pytest.raises(UserError, match=re.escape(f"clip: {list(shape)}; expected [B, 3, ")):
+        step(engine, torch.zeros(shape), Place(0, 4, 4), 5, 10)
+
+
 def test_gradient_shares(make) -> None:
     for reaches in (True, False):
         _, _, step, engine, clip = make(objective__ranking_reaches_encoder=reaches)
         _, journey = step(engine, clip, Place(0, 4, 4), 0, 10)
-        shares = gradient_shares(journey, 1.0)
+        shares = gradient_shares(gradient_norms(journey, 1.0))
         assert float(sum(shares.values())) == pytest.approx(1.0, abs=1e-5)
         assert (float(shares["encoder_gradient_share/ranking"]) > 0) == reaches
 
@@ -161,6 +169,17 @@ def test_measurement_is_repeatable_and_compares_masks(make) -> None:
     assert all(torch.equal(first[k], second[k]) for k in first)
     ratio = first["held_out/pixel_loss_hard"] / first["held_out/pixel_loss"]
     assert float(first["held_out/hardness_gain"]) == pytest.approx(float(ratio))
+
+
+@pytest.mark.parametrize("mode", ["hpm", "random"])
+def test_measurement_in_parts_is_that_of_all_clips(make, mode) -> None:
+    _, _, step, engine, clip = make(mask__mode=mode, objective__ranking_reaches_encoder=True, **HARD)
+    whole, parts = measure(step, engine, clip, 5, 10), measure(step, engine, clip, 5, 10, most_clips=3)
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        assert float(parts[name]) == pytest.approx(float(value), rel=1e-4), name
+    all_at_once = measure(step, engine, clip, 5, 10, most_clips=4)
+    assert all(torch.equal(all_at_once[name], value) for name, value in whole.items())
 
 
 def test_one_clip_overfits(make) -> None:

@@ -1,12 +1,16 @@
 """Encoder and blocks: sizes, which latent belongs to which token, the class token, stochastic depth, recomputation."""
 
+import re
+
 import pytest
 import torch
 
 from hpm_video.config import load_config
+from hpm_video.data.transforms import check_pixels
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.layers import reset_weights
 from hpm_video.models.student import Student
+from hpm_video.types import UserError
 
 
 @pytest.mark.parametrize(("size", "width", "depth"), [("b", 768, 12), ("l", 1024, 24), ("h", 1280, 32)])
@@ -87,3 +91,44 @@ def test_recomputation_gives_every_gradient_with_stochastic_depth(tiny_config, s
         gradients.append({name: p.grad for name, p in student.named_parameters()})
     for name, gradient in gradients[0].items():
         assert torch.equal(gradient, gradients[1][name]), name
+
+
+@pytest.mark.parametrize(
+    ("shape", "visible"),
+    [
+        ((2, 3, 4, 32, 32), False),  # larger frames: as many tokens as the model has were taken of them
+        ((2, 3, 8, 16, 16), False),  # more frames
+        ((2, 3, 2, 16, 16), False),  # one time step, where all tokens are asked for
+        ((2, 3, 4, 20, 16), True),
+        ((2, 3, 8, 16, 16), True),
+        ((2, 1, 4, 16, 16), True),
+    ],
+)
+def test_a_clip_of_another_size_is_refused(tiny_config, shape, visible) -> None:
+    """Student, teacher and classifier go through the encoder."""
+    student = Student(tiny_config())
+    index = torch.arange(8).expand(2, -1) if visible else None
+    expected = re.escape(f"clip: {list(shape)}; expected [B, 3, 4, 16, 16]")
+    for network in (student.encoder, lambda clip, index: student.encoder.encode_early(clip, index, 1)):
+        if visible or network is student.encoder:
+            with pytest.raises(UserError, match=expected):
+                network(torch.zeros(shape), index)
+    if visible:
+        with pytest.raises(UserError, match=expected):
+            student(torch.zeros(shape), index, torch.arange(8, 16).expand(2, -1))
+        with pytest.raises(UserError, match=expected):
+            student.predict_loss(torch.zeros(shape), index, torch.arange(8, 16).expand(2, -1))
+
+
+def test_dimensions_and_values_of_a_clip_are_checked(tiny_config) -> None:
+    """The checks themselves: in tests annotations refuse these calls before them."""
+    encoder = Encoder(tiny_config())
+    with pytest.raises(UserError, match=r"clip: \[3, 4, 16, 16\]; expected \[B, 3, 4, 16, 16\]"):
+        encoder.check_clip(torch.zeros(3, 4, 16, 16))
+    with pytest.raises(UserError, match="values of torch.uint8; expected normalised floats"):
+        encoder.check_clip(torch.zeros(2, 3, 4, 16, 16, dtype=torch.uint8))
+    encoder.check_clip(torch.zeros(2, 3, 2, 16, 16, dtype=torch.bfloat16))  # an image among videos
+    with pytest.raises(UserError, match="values of torch.float32; expected uint8"):
+        check_pixels(torch.zeros(2, 3, 4, 16, 16))
+    with pytest.raises(UserError, match=r"clip: \[2, 4, 16, 16, 3\]; expected \[B, 3, T, H, W\]"):
+        check_pixels(torch.zeros(2, 4, 16, 16, 3, dtype=torch.uint8))

@@ -1,0 +1,65 @@
+"""How long a run will take, told before its first step: counted FLOPs, and a matrix product that is timed."""
+
+import logging
+import time
+
+import torch
+from torch import Tensor
+
+from hpm_video.train.engine import PlainEngine
+from hpm_video.train.metrics import tell_span
+
+SHORT_RUN_FLOPS = 1e12  # seconds on any machine: nothing is told
+STEP_SHARE = 0.45  # of the rate of a matrix product that a training step reaches, on CPUs and GPUs alike
+LONG_ON_CPU_S = 2 * 86400
+SIZE_S = 0.07  # seconds for each size of the product
+WIDTH = 512
+log = logging.getLogger("hpm_video")
+
+
+def announce_duration(engine: PlainEngine, flops: float) -> None:
+    """Log how long the rest of a run takes. `flops`: of all ranks; every rank calls this, as they share the machine."""
+    if flops < SHORT_RUN_FLOPS:
+        return
+    rate = engine.world_size * measure_product(engine.device, engine.bf16)
+    seconds = flops / 2 / (STEP_SHARE * rate)
+    if engine.rank:
+        return
+    log.info(
+        "about %s to the end if reading the videos keeps up (estimate: %.2g multiply-adds, and a matrix product timed just "
+        "now at %.2g a second)",
+        *(tell_span(seconds), flops / 2, rate),
+    )
+    if engine.device.type == "cpu" and seconds > LONG_ON_CPU_S:
+        log.warning(
+            "a CPU takes %s for this run; expected a GPU, or preset=tiny for a first result", tell_span(seconds)
+        )
+
+
+def measure_product(device: torch.device, bf16: bool) -> float:
+    """Return multiply-adds a second of one process, at best. Takes about 0.2 s and draws no random numbers."""
+    kind = {"dtype": torch.bfloat16 if bf16 else torch.float32, "device": device}
+    weight = torch.full((WIDTH, 4 * WIDTH), 0.5, **kind)  # type: ignore[call-overload]
+    best = 0.0
+    for rows in (64, 1024, 16384):
+        tokens = torch.full((rows, WIDTH), 0.5, **kind)  # type: ignore[call-overload]
+        until = time.perf_counter() + SIZE_S
+        seconds = _time_product(tokens, weight)
+        while time.perf_counter() < until:  # the first is slower
+            seconds = min(seconds, _time_product(tokens, weight))
+        best = max(best, rows * weight.numel() / seconds)
+        if seconds > SIZE_S / 4:
+            break
+    return best
+
+
+def _time_product(tokens: Tensor, weight: Tensor) -> float:
+    start = _now(tokens.device)
+    tokens @ weight
+    return max(1e-9, _now(tokens.device) - start)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

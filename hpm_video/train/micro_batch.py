@@ -1,0 +1,179 @@
+"""How many clips a rank takes through the model in one pass: `engine.micro_batch_size=auto`, and what is said if memory runs
+out all the same.
+
+The number is settled before a model is built, from the free memory and an estimate of what the run needs, and is written to
+RUN/config.yaml with the other keys. A run that resumes keeps its number, so that its random draws stay those of before.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
+from hpm_video.models.classifier import Classifier
+from hpm_video.models.student import Student
+from hpm_video.train.checkpoint import read_config
+from hpm_video.train.dry_run import DryRun, dry_run, dry_run_classifier
+from hpm_video.train.engine import local_world_size, split_batch, use_bf16
+from hpm_video.train.memory import (
+    GIB,
+    MARGINS,
+    Need,
+    bound_activations,
+    choose_micro_batch,
+    describe_shortage,
+    estimate_need,
+    free_device_memory,
+)
+from hpm_video.train.ranks import gather
+from hpm_video.types import UserError
+
+log = logging.getLogger("hpm_video")
+AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)
+
+
+class Budget:
+    """What a run needs and what a rank of it may use here. The exact estimate takes seconds, and most runs do without."""
+
+    def __init__(
+        self, config: RunConfig, device: torch.device, num_ranks: int, free: float, num_classes: int = 0
+    ) -> None:
+        self.config, self.device, self.num_ranks, self.num_classes = config, device, num_ranks, num_classes
+        self.free, self.usable = free, MARGINS[device.type] * free
+        self.share = split_batch(config.optim.batch_size, None, num_ranks).micro
+
+    @cached_property
+    def bound(self) -> Need:
+        """More than is needed, from the size of the model alone."""
+        config = self.config
+        with torch.device("meta"):
+            model: nn.Module
+            if isinstance(config, PretrainConfig):
+                model = Student(config)
+            else:
+                model = Classifier(config, self.num_classes)
+        count = sum(p.numel() for p in model.parameters())
+        return self._need(
+            DryRun(
+                num_clips=1,
+                forward={},
+                backward={},
+                saved_bytes=0,
+                peak_bytes=bound_activations(self.config),
+                num_parameters={"student": count, "teacher": count},
+            )
+        )
+
+    @cached_property
+    def exact(self) -> Need:
+        bf16 = use_bf16(self.config, self.device)
+        if isinstance(self.config, PretrainConfig):
+            return self._need(dry_run(self.config, 1, bf16), bf16)
+        return self._need(dry_run_classifier(self.config, self.num_classes, bf16), bf16)
+
+    def _need(self, run: DryRun, bf16: bool = False) -> Need:
+        return estimate_need(self.config, run, self.num_ranks, self.device.type == "cpu", bf16)
+
+    def fits(self, micro: int, limit: float) -> bool:
+        return self.bound.of(micro) <= limit or self.exact.of(micro) <= limit
+
+    def choose(self) -> int:
+        """Return the number of clips of a pass; 0 if memory is too small for one."""
+        if self.bound.of(self.share) <= self.usable:
+            return self.share
+        return choose_micro_batch(self.exact, self.share, self.usable)
+
+    def describe(self, micro: int) -> str:
+        """Return the arithmetic of a choice."""
+        if self.bound.of(micro) <= self.usable:
+            taken = f"less than {_gib(self.bound.of(micro))}"
+        else:
+            need = self.exact
+            taken = f"{_gib(need.fixed)} + {micro} x {_gib(need.clip)} = {_gib(need.of(micro))}"
+        return f"{taken} of {_gib(self.usable)} GiB, {MARGINS[self.device.type]:.0%} of what is free on {self.device}"
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / GIB:,.3g}"
+
+
+def settle_micro_batch(
+    config: AnyConfig, device: torch.device, resumes: Path | None, num_classes: int = 0
+) -> AnyConfig:
+    """Return the configuration with a number in place of `auto`, the same on all ranks. Draws no random numbers.
+
+    A number or null stays, with a warning if it does not fit. A run that resumes (from a checkpoint) takes its own number,
+    if that divides the batch and fits; else another one, which is logged. Raises UserError if not even one clip fits. Every
+    rank calls it.
+    """
+    num_ranks = dist.get_world_size() if dist.is_initialized() else 1
+    free = free_device_memory(device.index or 0)
+    budget = Budget(config, device, num_ranks, free / local_world_size() if device.type == "cpu" else free, num_classes)
+    asked = config.engine.micro_batch_size
+    if asked != "auto":
+        micro = split_batch(config.optim.batch_size, asked, num_ranks).micro
+        if not budget.fits(micro, budget.free):
+            log.warning(
+                "engine.micro_batch_size: %d clips in one pass take about %s GiB, %s are free on %s; expected auto, or less",
+                *(micro, _gib(budget.exact.of(micro)), _gib(budget.free), device),
+            )
+        return config
+    kept = None if resumes is None else _read_kept(Path(config.train.output), budget.share)
+    if kept and budget.share % kept == 0 and budget.fits(kept, budget.free):
+        own = kept
+    else:
+        own = budget.choose()
+    micro = min(gather(own))
+    if not micro:
+        raise UserError(
+            f"engine.micro_batch_size: one clip in one pass takes about {_gib(budget.exact.of(1))} GiB; expected at most "
+            f"{_gib(budget.usable)} GiB, {MARGINS[device.type]:.0%} of what is free on {device}. Try {_ways_out(config)}; "
+            "engine.micro_batch_size=1 tries it all the same"
+        )
+    whole = "all" if micro == budget.share else f"{micro} of"
+    if kept == micro:
+        log.info("micro batch: %s %d clips of a rank in one pass, as before", whole, budget.share)
+    else:
+        changed = f", not {kept} as before, which no longer divide or fit" if kept else ""
+        log.info(
+            "micro batch: %s %d clips of a rank in one pass%s: %s", whole, budget.share, changed, budget.describe(micro)
+        )
+    return replace(config, engine=replace(config.engine, micro_batch_size=micro))
+
+
+def _read_kept(run: Path, share: int) -> int:
+    """Return the number that the checkpoints of a run were made with; null of before there was `auto` is the whole share."""
+    before = read_config(run).engine.micro_batch_size
+    return before if isinstance(before, int) else share
+
+
+def _ways_out(config: RunConfig) -> str:
+    """Return the keys that make a pass smaller."""
+    ways = [] if config.model.checkpointing else ["model.checkpointing=true"]
+    ways += ["preset=small", "preset=tiny"] if isinstance(config, PretrainConfig) else ["a smaller model"]
+    return f"{', '.join(ways)} or a smaller data.frame_size_px"
+
+
+@contextlib.contextmanager
+def explained_shortage(config: RunConfig) -> Iterator[None]:
+    """Turn an error of the block that says that memory has run out into a UserError with numbers and the ways out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        told = describe_shortage(error)
+        if told is None:
+            raise
+        num_ranks = dist.get_world_size() if dist.is_initialized() else 1
+        micro = split_batch(config.optim.batch_size, config.engine.micro_batch_size, num_ranks).micro
+        less = f"engine.micro_batch_size={micro // 2}, " if micro > 1 else ""
+        raise UserError(
+            f"{told}; the model takes {micro} {'clips' if micro > 1 else 'clip'} in one pass. Try {less}{_ways_out(config)}"
+        ) from error
