@@ -80,7 +80,9 @@ class DataConfig:
         5_000_000, "most frames of a video, at data.fps if it is set; a file beyond it counts as unreadable", least=1
     )
     max_sample_gib: float = key(
-        2.0, "most memory that the decoded frames of one sample may take, GiB; a file beyond it counts as unreadable", least=0
+        2.0,
+        "most memory that the decoded frames of one sample may take, GiB; a file beyond it counts as unreadable",
+        least=0,
     )
     num_held_out: int = key(
         32, "clips kept apart for measurements while training (from the validation split where there is one)", least=1

@@ -171,7 +171,9 @@ def check_values(config: Any) -> None:
         numbers = value if isinstance(value, list) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise UserError(f"{name}: {value}; expected a finite number ({f.metadata['help']})")
-        if (least is not None and not value >= least) or (most is not None and not value <= most):  # not a number is neither
+        if (least is not None and not value >= least) or (
+            most is not None and not value <= most
+        ):  # not a number is neither
             bounds = f"at least {least}" if most is None else f"{least} to {most}"
             raise UserError(f"{name}: {value}; expected {bounds} ({f.metadata['help']})")
         if isinstance(value, list):

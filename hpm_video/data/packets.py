@@ -55,7 +55,11 @@ class Packets:
         known = [p for p in self.pts if p is not None]
         starts_with_key = self.keys[:1] == [0]
         first = self.pts[self.keys[0]] if self.keys else None
-        leads = [p for i, p in enumerate(self.pts) if p is not None and first is not None and p < first and i not in self.hidden]
+        leads = [
+            p
+            for i, p in enumerate(self.pts)
+            if p is not None and first is not None and p < first and i not in self.hidden
+        ]
         untold = self.can_seek and len(known) < len(self.pts)  # where each frame has its time, these are not shown
         self.is_doubtful = not starts_with_key or bool(leads) or untold  # some lean on a group that is not in the file
         if self.is_doubtful or len(set(known)) < len(self.pts):

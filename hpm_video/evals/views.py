@@ -66,7 +66,7 @@ class ViewDataset(ClipDataset):
             if self.watch is not None:
                 self.watch.begin(row)
             item = self.source.item(row)
-            frames = read_item(item, self.choose, config.reader, config.fps)
+            frames = read_item(item, self.choose, config.reader, config.fps, self.limits)
         finally:
             if self.watch is not None:
                 self.watch.end()
