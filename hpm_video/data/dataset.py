@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from hpm_video.config import DataConfig
 from hpm_video.data.decode import read_item
+from hpm_video.data.limits import Limits
 from hpm_video.data.manifest import Source
 from hpm_video.data.sampling import View, protocol_of, sample_frames
 from hpm_video.data.transforms import Transform, make_transform
@@ -43,6 +44,7 @@ class ClipDataset(Dataset):
     ) -> None:
         """`transform`: what makes a clip of the frames; None = that of pretraining, or of testing with one view."""
         self.source, self.config, self.seed, self.training = source, config, seed, training
+        self.limits = Limits.of(config)
         self.rule = protocol_of(source.set_name).sampling if config.sampling == "auto" else config.sampling
         self.transform = transform or make_transform(config, training)
         self.cache: dict[str, np.ndarray] = {}
@@ -99,7 +101,7 @@ class ClipDataset(Dataset):
             if cached is not None:
                 return cached[choose(len(cached))], item.label
             with self.decoding(row):
-                frames = read_item(item, choose, config.reader, config.fps)
+                frames = read_item(item, choose, config.reader, config.fps, self.limits)
                 self._keep(item, frames, num_available)
             return frames, item.label
         except UnreadableVideo:
@@ -119,7 +121,7 @@ class ClipDataset(Dataset):
             every = (
                 frames[:1].copy()
                 if num_available == 1
-                else read_item(item, np.arange, self.config.reader, self.config.fps)
+                else read_item(item, np.arange, self.config.reader, self.config.fps, self.limits)
             )
         except UnreadableVideo:  # the frames that were asked for could be read: it stays uncached
             return

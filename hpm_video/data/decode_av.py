@@ -103,7 +103,7 @@ def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
         codec = stream.codec_context
         return VideoInfo(
             num_frames=len(times),
-            fps=round(len(times) / seconds, 3) if seconds else rate,
+            fps=(round(len(times) / seconds, 3) or len(times) / seconds) if seconds else rate,
             width=codec.width,
             height=codec.height,
             codec=codec.name,

@@ -10,6 +10,7 @@ import numpy as np
 
 from hpm_video.data.decode import first_line
 from hpm_video.data.decode_av import decode_frames, load
+from hpm_video.data.pixels import shown_size
 from hpm_video.types import UnreadableVideo
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the target: nothing is wrong with the source
@@ -63,7 +64,8 @@ def transcode(  # noqa: PLR0913
     max_fps: float | None = None,
     crf: int = 23,
 ) -> int:
-    """A copy in H.264 that is quick to read: upright, without sound, times kept. Returns the number of frames written.
+    """A copy in H.264 that is quick to read: upright, with square pixels, all frames of the first one's size, without
+    sound, times kept. Returns the number of frames written.
 
     max_fps: whole frames are left out so that no more than this many a second remain. Raises UnreadableVideo; what stands
     before the place where a file breaks off is kept.
@@ -72,19 +74,20 @@ def transcode(  # noqa: PLR0913
     options = QUICK_TO_READ | {"crf": str(crf), "g": str(gop)}
     written = 0
     graph: Any = None
-    sizes: tuple = ()
+    kind: tuple = ()
     try:
+        aspect, frames = decode_frames(str(source))
         with av.open(str(target), "w") as container:
             stream: Any = None
-            for frame in _timed(_thinned(decode_frames(str(source)), max_fps)):
+            for frame in _timed(_thinned(frames, max_fps)):
                 if stream is None:
-                    sizes = (frame.width, frame.height, frame.format.name)
-                    graph, size = _graph(av, frame, short_side_px)
+                    size = copy_size(frame, aspect, short_side_px)
                     stream = container.add_stream("libx264", rate=Fraction(30), options=options)
                     stream.width, stream.height, stream.pix_fmt, stream.thread_count = *size, "yuv420p", 1
                     stream.codec_context.time_base = frame.time_base
-                if (frame.width, frame.height, frame.format.name) != sizes:
-                    raise UnreadableVideo(str(source), f"frames change their size: {sizes[:2]}")
+                if (frame.width, frame.height, frame.format.name) != kind:
+                    kind = (frame.width, frame.height, frame.format.name)
+                    graph = _graph(av, frame, size)
                 graph.push(frame)
                 container.mux(stream.encode(graph.pull()))
                 written += 1
@@ -123,17 +126,21 @@ def _timed(frames: Iterator[Any]) -> Iterator[Any]:
         yield frame
 
 
-def _graph(av: Any, frame: Any, short_side_px: int) -> tuple[Any, tuple[int, int]]:
-    """(filters that turn and scale, width and height that come out)."""
+def copy_size(frame: Any, aspect: float, short_side_px: int) -> tuple[int, int]:
+    """Return width and height of the copy: those of the first frame, with square pixels, upright, with this short side."""
+    width, height = shown_size((frame.width, frame.height), aspect)
+    return target_size(*((height, width) if frame.rotation // 90 % 2 else (width, height)), short_side_px)
+
+
+def _graph(av: Any, frame: Any, size: tuple[int, int]) -> Any:
+    """Filters that turn frames like this one and scale them to this width and height."""
     graph = av.filter.Graph()
     turns = frame.rotation // 90 % 4  # counter-clockwise
     steps: list[tuple[str, str]] = [("transpose", "cclock")] * turns
-    width, height = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
-    size = target_size(width, height, short_side_px)
     steps += [("scale", f"{size[0]}:{size[1]}:flags=area"), ("format", "yuv420p")]
     nodes = [
         graph.add_buffer(width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base)
     ]
     nodes += [graph.add(name, argument) for name, argument in steps] + [graph.add("buffersink")]
     graph.link_nodes(*nodes).configure()
-    return graph, size
+    return graph

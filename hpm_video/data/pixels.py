@@ -33,7 +33,7 @@ def say_change(name: str, first: Size, later: Size) -> None:
     """Log once that a file changes its size."""
     if name not in _changing:
         _changing.add(name)
-        sizes = "%d x %d px, then %d x %d" % (*first, *later)
+        sizes = f"{first[0]} x {first[1]} px, then {later[0]} x {later[1]}"
         log.warning("%s changes its size (%s); later frames are scaled to the size of the first", name, sizes)
 
 

@@ -24,6 +24,7 @@ from hpm_video.data.jobs import (
     write_records,
 )
 from hpm_video.data.manifest import manifest_names, write_manifest
+from hpm_video.data.pixels import changes_size
 from hpm_video.files import OwnFolder, own_folder, write_csv, write_text
 from hpm_video.types import UnreadableVideo, UserError
 
@@ -87,12 +88,13 @@ def row_of(record: Record) -> Row:
 
 
 def check_file(name: str, root: Path, full: bool) -> Record:
-    """What is known of a good file; width and height as shown (turned). Raises UnreadableVideo."""
+    """What is known of a good file; width and height as shown (turned, with square pixels). Raises UnreadableVideo."""
     file = root / name
     count, height, width = look_at(file)
     if full and (decoded := count_decoded(file)) < count:
         raise UnreadableVideo(str(file), f"only {decoded} of its {count} frames can be decoded")
     known = probe(file)._asdict() | {"frames": count, "width": width, "height": height}
+    known["changes_size"] = changes_size(str(file))
     with file.open("rb") as stream:
         return known | {"blake2b": hashlib.file_digest(stream, partial(hashlib.blake2b, digest_size=16)).hexdigest()}
 
@@ -137,6 +139,10 @@ def _summarise(root: Path, records: list[Record], num_duplicates: int, full: boo
     yield f"- turned by a flag (phones; read upright): {turned:,}"
     if "is_variable" in good[0]:
         yield f"- of variable frame rate: {sum(record['is_variable'] for record in good):,}"
+    changing = [record["path"] for record in good if record.get("changes_size")]
+    yield from _list_files("- change their size midway (read at the size of their first frame)", changing)
+    squeezed = [record["path"] for record in good if record.get("pixel_aspect", 1.0) != 1]
+    yield from _list_files("- with pixels that are not square (read with square ones, as players show them)", squeezed)
     yield f"- the same content as a file before it (duplicates.csv): {num_duplicates:,}"
     wrong = [r for r in good if r.get("header_frames") and r["header_frames"] != r["frames"]]
     yield f"- header claims another number of frames: {len(wrong):,}"
@@ -145,6 +151,13 @@ def _summarise(root: Path, records: list[Record], num_duplicates: int, full: boo
     )
     if len(wrong) > NUM_SHOWN:
         yield "  - ... (all: header_frames beside frames in results.jsonl)"
+
+
+def _list_files(what: str, names: list[str]) -> Iterator[str]:
+    """One line with the number, and one for each of the first files; nothing if there are none."""
+    if names:
+        yield f"{what}: {len(names):,}"
+        yield from (f"  - {name}" for name in names[:NUM_SHOWN])
 
 
 def _spread(good: list[Record]) -> list[tuple[str, ...]]:

@@ -6,6 +6,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,10 @@ from torch import Tensor
 from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.annotations import Row, list_folder
 from hpm_video.data.dataset import Sample
-from hpm_video.data.decode import at_rate, read_item
+from hpm_video.data.decode import count_at, read_item
 from hpm_video.data.decode_av import read_timeline
 from hpm_video.data.jobs import Record, num_free_cores, run_jobs
+from hpm_video.data.limits import DEFAULT_LIMITS, Limits
 from hpm_video.data.manifest import Manifest
 from hpm_video.data.sampling import sample_dense, sample_frames
 from hpm_video.evals.cache import CLIP_KEYS, Parts, check_pooling, encode_clips, hash_weights, key_of, rows_that_fit
@@ -58,8 +60,9 @@ class PlannedClips(ListedClips):
         item = self.source.item(row)
         if item.name in self.bad:
             raise UnreadableVideo(item.name, self.bad[item.name])
+        config = self.config
         with self.decoding(row):
-            frames = read_item(item, lambda count: self._choose(row, count), self.config.reader, self.config.fps)
+            frames = read_item(item, lambda n: self._choose(row, n), config.reader, config.fps, self.limits)
         return Sample(self.transform(frames, np.random.default_rng(0)), -1, row, ())
 
     def _choose(self, row: int, num_available: int) -> Int[ndarray, " T"]:
@@ -126,7 +129,13 @@ def _write_features(  # noqa: PLR0913
     files = {name: Path(name) for name in names}
     own.file(TIMES)
     records = run_jobs(
-        files, read_times, own.path / TIMES, "time stamps", {}, num_free_cores(), config.data.time_limit_s
+        files,
+        partial(read_times, limits=Limits.of(config.data)),
+        own.path / TIMES,
+        "time stamps",
+        {},
+        num_free_cores(),
+        config.data.time_limit_s,
     )
     plan = [
         clip
@@ -158,9 +167,9 @@ def list_videos(given: Sequence[Path]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def read_times(path: str) -> Record:
+def read_times(path: str, limits: Limits = DEFAULT_LIMITS) -> Record:
     """num_frames and step_s, or times_s where frames are not at equal distances. Raises UnreadableVideo."""
-    times = read_timeline(path).times_s
+    times = read_timeline(path, limits).times_s
     if not len(times):
         raise UnreadableVideo(path, "no frame could be decoded")
     step = float(times[-1] / (len(times) - 1)) if len(times) > 1 else 0.0
@@ -177,7 +186,8 @@ def plan_clips(
         return []
     times = np.array(record["times_s"]) if "times_s" in record else np.arange(record["num_frames"]) * record["step_s"]
     if config.fps is not None:
-        times = np.arange(len(at_rate(times, config.fps))) / config.fps
+        count = min(count_at(times, config.fps), config.max_frames)  # of a longer one the reader says so
+        times = np.arange(int(count)) / config.fps
     if not windows:
         chosen = [sample_frames(config.sampling, len(times), config.num_frames, config.stride, None)]
     else:

@@ -22,6 +22,7 @@ from hpm_video.data.annotations import SUFFIXES, list_folder, list_frames
 from hpm_video.data.decode import read_item
 from hpm_video.data.decode_av import read_timeline
 from hpm_video.data.jobs import SPECIAL, is_special
+from hpm_video.data.limits import Limits
 from hpm_video.data.manifest import open_manifest
 from hpm_video.data.sampling import Protocol, protocol_of
 from hpm_video.evals.exam import Pace
@@ -89,13 +90,13 @@ class Film:
             self.num_frames = count
             return np.minimum(wanted, count - 1)
 
-        return read_item(self.item, choose, self.config.reader, self.config.fps)
+        return read_item(self.item, choose, self.config.reader, self.config.fps, Limits.of(self.config))
 
     def _find_times(self) -> Float[ndarray, " m"]:
         """[num_frames + 1]: when each frame is shown, and when the last one ends, in seconds from the first."""
         count, fps = self.num_frames, self.config.fps or ASSUMED_FPS
         if count > 1 and self.config.fps is None and Path(str(self.item.media)).is_file():
-            times = read_timeline(str(self.item.media)).times_s[:count]
+            times = read_timeline(str(self.item.media), Limits.of(self.config)).times_s[:count]
             if len(times) > 1:
                 step = float(np.median(np.diff(times)))
                 return np.append(times, times[-1] + step * np.arange(1, count - len(times) + 2))

@@ -64,7 +64,7 @@ class ViewDataset(ClipDataset):
             raise UnreadableVideo(name, self.bad[name])
         item = self.source.item(row)
         with self.decoding(row):
-            frames = read_item(item, self.choose, config.reader, config.fps)
+            frames = read_item(item, self.choose, config.reader, config.fps, self.limits)
         return cut_views(frames, self.num_clips, self.num_crops, config), item.label
 
     def choose(self, num_available: int) -> Int[np.ndarray, " n"]:

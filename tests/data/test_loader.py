@@ -95,7 +95,7 @@ def test_batches_do_not_depend_on_workers_cache_or_start(folder) -> None:
 def test_a_kept_picture_is_decoded_once_and_gives_the_same_clips(folder, monkeypatch, num_frames) -> None:
     picture, times = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8), []
 
-    def read(item, choose, reader, fps):
+    def read(item, choose, reader, fps, limits):
         times.append(item.name)
         return picture[None][choose(1)]
 
@@ -121,7 +121,7 @@ def test_a_replacement_does_not_depend_on_what_was_read_before(folder, monkeypat
     dataset = dataset_of(folder)
     broken = dataset.source.paths.index("3.mp4")
 
-    def read(item, choose, reader, fps):
+    def read(item, choose, reader, fps, limits):
         indices = choose(12)
         if item.name == "3.mp4":
             raise UnreadableVideo(item.name, "broken in the middle")
@@ -137,7 +137,7 @@ def test_a_replacement_does_not_depend_on_what_was_read_before(folder, monkeypat
 def test_a_second_reader_is_asked_for_the_same_frames(folder, monkeypatch) -> None:
     asked = []
 
-    def read(item, choose, reader, fps):
+    def read(item, choose, reader, fps, limits):
         asked.extend(choose(100).tolist() for _ in range(2))
         return np.zeros((4, 24, 32, 3), dtype=np.uint8)
 
@@ -149,7 +149,7 @@ def test_a_second_reader_is_asked_for_the_same_frames(folder, monkeypatch) -> No
 def test_the_cache_never_decodes_what_cannot_fit(folder, monkeypatch) -> None:
     sizes = []
 
-    def read(item, choose, reader, fps):
+    def read(item, choose, reader, fps, limits):
         frames = read_frames(item.media, choose, reader)
         sizes.append(len(frames))
         return frames
@@ -206,7 +206,7 @@ def test_a_worker_killed_in_the_middle_is_a_user_error_not_a_hang(folder) -> Non
 def test_a_file_that_hangs_or_crashes_its_reader_is_a_bad_file(folder, monkeypatch, fault, reason) -> None:
     """The worker is ended, the file replaced and counted, and every clip is the one that a listed bad file gives."""
 
-    def read(item, choose, reader, fps):
+    def read(item, choose, reader, fps, limits):
         if item.name == "3.mp4":
             if fault == "crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
@@ -231,7 +231,7 @@ def test_a_file_that_hangs_or_crashes_its_reader_is_a_bad_file(folder, monkeypat
 def test_repeats_decode_once_and_crop_each(folder, monkeypatch) -> None:
     reads = []
 
-    def read(item, choose, reader, fps):
+    def read(item, choose, reader, fps, limits):
         reads.append(item.name)
         return read_frames(item.media, choose)
 
