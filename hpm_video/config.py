@@ -436,8 +436,9 @@ PRESETS: dict[str, dict[str, str]] = {
     },
     "tiny": {
         "model.size": "ti",
-        "model.depth": "6",
+        "model.depth": "4",
         "model.decoder_depth": "2",
+        "model.decoder_width": "96",
         "data.num_frames": "8",
         "data.frame_size_px": "[96,96]",
         "data.cache_gib": "1.0",
