@@ -1,0 +1,107 @@
+"""Small real data sets, laid out as the README of each says."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hpm_video.data.encode import write_video
+
+
+def film(number: int) -> np.ndarray:
+    waves = np.sin(
+        np.arange(8)[:, None, None, None] * 0.5 + np.random.default_rng(number).uniform(0, 6, (1, 16, 16, 3))
+    )
+    return (127 + 120 * waves).astype(np.uint8)
+
+
+class Things:
+    """Small real data sets and files, made in `folder` when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.videos = []
+        for number in range(4):
+            self.videos.append(folder / f"seed{number}.mkv")
+            write_video(self.videos[-1], film(number), 10)
+
+    def put_videos(self, root: Path, *names: str) -> None:
+        for number, name in enumerate(names):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(self.videos[number % len(self.videos)].read_bytes())
+
+    def root_of(self, name: str) -> Path:
+        """The files of a data set as its README lays them out."""
+        root = self.folder / "sets" / name
+        if not root.is_dir():
+            root.mkdir(parents=True)
+            getattr(self, f"make_{name}")(root)
+        return root
+
+    def make_folder(self, root: Path) -> None:
+        self.put_videos(root, "a/1.mp4", "a/2.mp4", "b/3.mp4", "b/4.mp4")
+
+    def make_ssv2(self, root: Path) -> None:
+        names = ["Pushing something", "Pulling something"]
+        self.put_videos(root, *(f"20bn-something-something-v2/{number}.webm" for number in range(10)))
+        entries = [{"id": str(n), "label": "a", "template": names[n % 2], "placeholders": []} for n in range(10)]
+        files = {"labels": {name: str(k) for k, name in enumerate(names)}, "train": entries[:6]}
+        for name, content in (files | {"validation": entries[6:]}).items():
+            (root / f"{name}.json").write_text(json.dumps(content))
+
+    def make_kinetics400(self, root: Path) -> None:
+        names = [
+            f"{split}/{label}/{n}.mp4" for split in ("train", "val") for label in ("zumba", "yoga") for n in (1, 2)
+        ]
+        self.put_videos(root, *names)
+
+    def make_ucf101(self, root: Path) -> None:
+        names = ["Archery/v_Archery_g{}_c01.avi", "Biking/v_Biking_g{}_c01.avi"]
+        train, test = ([name.format(group) for name in names for group in groups] for groups in (("08", "09"), ("01",)))
+        self.put_videos(root / "UCF-101", *train, *test)
+        lists = root / "ucfTrainTestlist"
+        lists.mkdir()
+        (lists / "classInd.txt").write_text("1 Archery\n2 Biking\n")
+        lines = [f"{name} {1 if 'Archery' in name else 2}" for name in train]
+        (lists / "trainlist01.txt").write_text("\n".join(lines) + "\n")
+        (lists / "testlist01.txt").write_text("\n".join(test) + "\n")
+
+    def make_hmdb51(self, root: Path) -> None:
+        lists = root / "testTrainMulti_7030_splits"
+        lists.mkdir()
+        for label in ("wave", "clap"):
+            names = [f"a_{label}_{number}.avi" for number in range(3)]
+            self.put_videos(root / "hmdb51_org" / label, *names)
+            marks = "".join(f"{name} {mark} \n" for name, mark in zip(names, (1, 1, 2), strict=True))
+            (lists / f"{label}_test_split1.txt").write_text(marks)
+
+    def make_imagenet1k(self, root: Path) -> None:
+        for split in ("train", "val"):
+            for number, synset in enumerate(("n01440764", "n01443537") * 2):
+                file = root / split / synset / f"{synset}_{number}.JPEG"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(film(number)[0]).save(file, format="JPEG")
+
+    def make_fashion_mnist(self, root: Path) -> None:
+        for name, count in (("train", 20), ("t10k", 10)):
+            pictures = np.random.default_rng(0).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+            for kind, values in (("images-idx3", pictures), ("labels-idx1", (np.arange(count) % 10).astype(np.uint8))):
+                head = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
+                (root / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + values.tobytes()))
+
+    def make_csv(self, root: Path) -> None:
+        """The lists lie where the command is typed, as in the README."""
+        self.put_videos(root, *(f"{number}.mp4" for number in range(6)))
+        (self.folder / "train.csv").write_text("".join(f"{n}.mp4 {n % 2}\n" for n in range(4)))
+        (self.folder / "val.csv").write_text("4.mp4 0\n5.mp4 1\n")
+
+    def make_synthetic(self, root: Path) -> None:
+        """Made by its recipe."""
+
+
+@pytest.fixture(scope="session")
+def make_things() -> type[Things]:
+    return Things

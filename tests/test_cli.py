@@ -1,0 +1,125 @@
+"""The door: what it imports, closed pipes, Ctrl-C, options and keys in any order."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from hpm_video import cli
+from hpm_video.cli import main
+from hpm_video.options import TOLD, parse_command
+
+QUICK = [
+    ["--help"],
+    ["--version"],
+    ["nosuchcommand"],
+    ["score"],
+    ["probe", "x", "--nosuchoption"],
+    ["pretrain", "nokey=1"],
+    ["pretrain", "data.root=x", "mask.ratio=2"],
+    ["pretrain", "data.root=x", "data.num_frames=15"],
+    ["finetune", "data.root=x", "model.poling=cls"],
+    *([name, "--help"] for name in TOLD),
+    *([name, "nowhere"] for name in ("show", "score", "knn", "probe", "test", "export", "report")),
+    ["predict", "nowhere", "x.mp4"],
+    ["features", "x.mp4", "--run", "nowhere", "--out", "x.npz"],
+]
+
+
+def test_what_needs_no_model_imports_no_torch() -> None:
+    """All in one process of its own: each is answered without the libraries that take seconds."""
+    code = (
+        "import contextlib, io, sys\n"
+        "from hpm_video.cli import main\n"
+        f"for words in {QUICK!r}:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:\n"
+        "        try:\n"
+        "            status = main(words)\n"
+        "        except SystemExit as end:\n"
+        "            status = end.code\n"
+        "    assert status == (0 if words[-1] in ('--help', '--version') else status) and status in (0, 1, 2), words\n"
+        "    assert (status == 0) or 'error: ' in err.getvalue(), words\n"
+        "    heavy = {'torch', 'torchvision', 'matplotlib', 'pyarrow', 'av', 'deepspeed'} & set(sys.modules)\n"
+        "    assert not heavy, (words, heavy)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("probe", [["RUN"], ["--head", "attentive"], ["data.root=DIR"], ["data.num_workers=0"]]),
+        ("pretrain", [["--config", "FILE"], ["data.root=DIR"], ["train.steps=2"]]),
+        ("predict", [["RUN", "a.mp4"], ["--top", "2"], ["--every-s", "1"]]),
+        ("features", [["a.mp4"], ["--run", "RUN"], ["--out", "x.npz"], ["--windows"]]),
+        ("report", [["R1"], ["--vary", "mask.mode"], ["R2"]]),
+        ("export", [["RUN"], ["--to", "hf"], ["--out", "x"]]),
+        ("doctor", [["data.root=DIR"], ["--ranks", "2"], ["data.fps=5"]]),
+        ("score", [["RUN"], ["--pool", "mean"], ["data.root=DIR"]]),
+        ("pack", [["A", "B"], ["--workers", "1"]]),
+    ],
+)
+def test_options_and_keys_in_any_order(command, words) -> None:
+    def positional(given) -> dict:
+        return {name: sorted(map(str, v)) if isinstance(v, list) else v for name, v in vars(given).items()}
+
+    expected = positional(parse_command(command, list(itertools.chain(*words))))
+    for order in itertools.permutations(words):
+        flat = list(itertools.chain(*order))
+        if command in ("probe", "score") and [w for w in flat if "=" in w or w == "RUN"][0] != "RUN":
+            continue  # the run comes before its keys
+        assert positional(parse_command(command, flat)) == expected, flat
+
+
+TALKS = "import sys; from hpm_video import cli; cli._pack = lambda given: cli._say('x' * 100000) or 0; sys.exit(cli.main(['pack', 'a', 'b']))"
+
+
+@pytest.mark.parametrize(
+    ("words", "statuses"),
+    [
+        (["-m", "hpm_video", "--help"], (0, 141)),
+        (["-m", "hpm_video", "pretrain", "--help"], (0, 141)),
+        (["-c", TALKS], (141,)),
+    ],
+    ids=["help", "keys", "output"],
+)
+def test_a_closed_pipe_is_no_traceback(words, statuses) -> None:
+    """argparse itself passes over a pipe that is closed."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, *words], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode in statuses and not done.stderr
+
+
+def test_a_pipe_that_breaks_elsewhere_is_a_fault_of_ours(monkeypatch) -> None:
+    def break_off(given) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "_scan", break_off)
+    monkeypatch.setattr(cli, "_is_closed", lambda stream: False)
+    with pytest.raises(BrokenPipeError):
+        main(["scan", "x"])
+
+
+@pytest.mark.parametrize("command", TOLD)
+def test_ctrl_c_is_one_line(command, monkeypatch, capsys) -> None:
+    def wait(given) -> int:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        signal.sigtimedwait([], 5)
+        return 0
+
+    monkeypatch.setattr(cli, f"_{command}", wait)
+    words = {
+        "predict": ["R", "x"],
+        "features": ["x", "--run", "R", "--out", "x.npz"],
+        "prepare": ["A", "B"],
+        "pack": ["A", "B"],
+    }
+    assert main([command, *words.get(command, [] if command in ("pretrain", "finetune", "doctor") else ["R"])]) == 130
+    assert capsys.readouterr().err == "stopped; what was saved is kept, and the same command resumes from it\n"
