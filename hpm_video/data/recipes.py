@@ -11,6 +11,7 @@ from pathlib import Path
 from hpm_video.data.annotations import Found, Row
 from hpm_video.data.lists import Track
 from hpm_video.data.manifest import check_rows, write_manifest
+from hpm_video.files import expand_home
 from hpm_video.types import UserError
 
 PARQUET_ROWS = 200_000  # from here on tables are Parquet, which is read faster than csv
@@ -31,6 +32,7 @@ class Recipe:
 
 def recipe_parser(doc: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.register("type", Path, lambda text: Path(expand_home(text)))
     parser.add_argument("root", type=Path, help="folder of the files")
     parser.add_argument(
         "--out",
