@@ -15,9 +15,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
 from hpm_video.config import DataConfig
-from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES, Row, find_ssv2, list_folder, read_json, read_ssv2
+from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES, Row, find_ssv2, read_json, read_ssv2
+from hpm_video.data.roots import check_annotations, check_root, find_files, kind_of_names
 from hpm_video.files import disk_faults, replacing, write_csv, write_json
 from hpm_video.types import Item, UserError
 
@@ -25,6 +27,10 @@ log = logging.getLogger("hpm_video")
 HEADER = "manifest.json"
 FORMAT = "hpm-video manifest 1"
 SPLITS = ("train", "validation", "test")
+LABELS_HINT = (
+    "Make a manifest with labels: python datasets/folder/prepare.py FOLDER --validation-share 0.1 for a folder for each "
+    "class, python datasets/csv/prepare.py FOLDER --train LIST for a list (or give SSv2's format)"
+)
 SCHEMA = pa.schema(
     [
         ("path", pa.large_string()),
@@ -143,20 +149,19 @@ def table_of(rows: Sequence[Row]) -> pa.Table:
 
 def open_manifest(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Source | None:
     """The samples of train, validation or test as `data.root` and `data.format` name them; None where there is no such
-    split (a plain folder has only training samples). `suffixes`: of the files that a plain folder is looked through for;
+    split (a folder without train/ and val/ or test/ has only training samples). `suffixes`: of the files that a plain folder is looked through for;
     if none are given those of videos, and of pictures where clips have one frame. Raises UserError."""
     if "://" in config.root or config.format == "shards" or (Path(config.root) / "shards.json").is_file():
         from hpm_video.data.shards import open_shards
 
         return open_shards(config.root, split, config.store_timeout_s)
     root = Path(config.root)
-    if not root.exists():
-        raise UserError(f"data.root: {root} does not exist; expected a folder of videos")
-    if not root.is_dir():
-        raise UserError(f"data.root: {root} is a file; expected the folder that holds the videos")
+    check_root(root)
     if (root / "pack.json").is_file():
         raise UserError(f"data.root: {root} was not packed to the end; expected the same hpm-video pack again")
     given = Path(config.annotations) if config.annotations else None
+    if given:
+        check_annotations(given, root)
     if config.format == "manifest" or (config.format == "auto" and ((given or root) / HEADER).is_file()):
         return read_manifest(given or root, split, root if given else None)
     annotations = None if config.format == "folder" else find_ssv2(root, given)
@@ -168,23 +173,14 @@ def open_manifest(config: DataConfig, split: str, suffixes: Sequence[str] = ()) 
             return None
         check_missing(missing, len(rows) + len(missing), config.max_bad_share, f"{annotations} ({split}), {root}")
         return Manifest.of(root, rows, classes, f"SSv2 {annotations} ({split})", set_name="ssv2", left_right=True)
-    if split != "train":
-        return None
     wanted = tuple(suffixes) or (SUFFIXES + IMAGE_SUFFIXES if config.num_frames == 1 else SUFFIXES)
-    return Manifest.of(
-        root, [Row(path) for path in _drop_odd_names(list_folder(root, wanted), root)], [], f"folder {root}"
-    )
+    paths = find_files(root, split, wanted, use_splits=config.format == "auto")
+    return None if paths is None else Manifest.of(root, [Row(path) for path in paths], [], f"folder {root}")
 
 
-def _drop_odd_names(names: list[str], root: Path) -> list[str]:
-    """The names that can be written down; the others are logged. UserError if there are no others."""
-    good, odd = [name for name in names if is_utf8(name)], [name for name in names if not is_utf8(name)]
-    text = f"{root}: {len(odd)} of {len(names)} files have names that are not UTF-8: {_some([ascii(name) for name in odd])}"
-    if not good:
-        raise UserError(f"{text}; expected at least one other. Try: rename them")
-    if odd:
-        log.warning("%s; left out", text)
-    return good
+def kind_of_samples(source: Source) -> str:
+    """Return what the samples are: videos, images, or samples if they are mixed, folders of frames or in shards."""
+    return kind_of_names(source.paths) if isinstance(source, Manifest) else "samples"
 
 
 def check_missing(missing: Sequence[str], num_rows: int, most: float, where: str) -> None:
@@ -203,7 +199,7 @@ def hold_out(source: Source, num: int, seed: int) -> tuple[Source, Source]:
     most a quarter, and a single one is in both."""
     count = len(source)
     if count == 1:
-        log.warning("one video only: the held-out clip is of the video that is trained on")
+        log.warning("one sample only: the held-out clip is of the sample that is trained on")
         return source, source
     num = min(num, max(1, count // 4))
     if isinstance(source, Manifest):
@@ -227,7 +223,10 @@ def read_manifest(folder: Path, split: str, root: Path | None = None) -> Manifes
         raise UserError(f"{file}: {table.num_rows} rows; expected {expected}, as {HEADER} says: written to the end?")
     base = root or Path(os.path.normpath(folder.resolve() / header["root"]))
     if not base.is_dir():
-        raise UserError(f"{folder / HEADER}: root {base} is no folder; expected where the files are (or set data.root)")
+        raise UserError(
+            f"{folder / HEADER}: root {base} is not a folder; expected where the files are. Give it as data.root=FOLDER "
+            f"data.annotations={folder}"
+        )
     source = f"{header['name']} {file}"
     return Manifest(
         root=base,
@@ -249,22 +248,45 @@ def read_header(folder: Path) -> dict[str, Any]:
     lacking = [name for name in ("name", "root", "classes", "splits") if name not in header]
     if lacking:
         raise UserError(f"{file}: without {', '.join(lacking)}; expected the header of a manifest")
+    _check_header(header, file)
     return header
+
+
+def _check_header(header: dict[str, Any], file: Path) -> None:
+    """Raise UserError for a value of another shape than a manifest's header has."""
+    classes, splits = header["classes"], header["splits"]
+    shapes = {
+        "name, a text": isinstance(header["name"], str),
+        "root, a path": isinstance(header["root"], str) and "\0" not in header["root"],
+        "classes, a list of texts": isinstance(classes, list) and all(isinstance(name, str) for name in classes),
+        "left_right, true or false": isinstance(header.get("left_right", False), bool),
+        'splits, as {"train": {"file": "train.csv", "rows": 9}}': isinstance(splits, dict)
+        and all(
+            isinstance(entry, dict) and isinstance(entry.get("file"), str) and type(entry.get("rows")) is int
+            for entry in splits.values()
+        ),
+    }
+    wrong = [name for name, right in shapes.items() if not right]
+    if wrong:
+        raise UserError(
+            f"{file}: damaged; expected {wrong[0]}. Run the recipe of the set again (datasets/*/prepare.py)"
+        )
 
 
 def read_table(file: Path, num_classes: int) -> pa.Table:
     """The rows of a split. Raises UserError that names the file, the line and what was expected there."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise UserError(f"{file} does not exist; expected the table that {HEADER} names")
     if file.suffix == ".csv":
         table = _read_csv(file)
     else:
-        import pyarrow.parquet
+        from pyarrow import parquet as files
 
         try:
-            table = pyarrow.parquet.read_table(file).select(SCHEMA.names).cast(SCHEMA)
-        except (pa.ArrowException, KeyError, OSError) as error:
+            table = files.read_table(file).select(SCHEMA.names).cast(SCHEMA)
+        except (pa.ArrowException, KeyError, ValueError, OSError) as error:
             raise UserError(f"{file}: no manifest table ({error}); expected parquet with {SCHEMA.names}") from error
+    _check_values(table, file)
     labels = table["label"].to_numpy()
     outside = np.flatnonzero((labels < -1) | (labels >= max(num_classes, 0))) if num_classes else labels[:0]
     if len(outside):
@@ -273,13 +295,32 @@ def read_table(file: Path, num_classes: int) -> pa.Table:
     return table.combine_chunks()
 
 
+def _check_values(table: pa.Table, file: Path) -> None:
+    """Raise UserError for the first row without a path, or with a number that cannot be."""
+    compute = pyarrow.compute
+    wrong = {
+        "no path": compute.or_kleene(compute.is_null(table["path"]), compute.match_substring(table["path"], "\0")),
+        "no label (-1 means none)": compute.is_null(table["label"]),
+        "no first_frame": compute.is_null(table["first_frame"]),
+        "fps that is not a rate": compute.or_(
+            compute.invert(compute.is_finite(table["fps"])), compute.less(table["fps"], 0)
+        ),
+    }
+    for name in ("frames", "width", "height", "first_frame"):
+        wrong[f"a negative {name}"] = compute.less(table[name], 0)
+    for text, found in wrong.items():
+        row = compute.index(compute.fill_null(found, False), True).as_py()
+        if row >= 0:
+            raise UserError(f"{file}, line {row + 2}: {text}; expected the table of a manifest")
+
+
 def _read_csv(file: Path) -> pa.Table:
     readers = {"path": str, "group": str, "label": int, "first_frame": int}
     try:
-        with file.open(encoding="utf-8", newline="") as stream:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
             lines = csv.reader(stream)
             names = next(lines, [])
-            if "path" not in names or set(names) - set(Row._fields):
+            if "path" not in names or set(names) - set(Row._fields) or len(set(names)) < len(names):
                 raise UserError(f"{file}, line 1: {','.join(names)}; expected columns of {','.join(Row._fields)}")
             convert = [readers.get(name, float if name == "fps" else int) for name in names]
             rows = []
@@ -288,9 +329,9 @@ def _read_csv(file: Path) -> pa.Table:
                 if len(cells) != len(names):
                     raise UserError(f"{where}: {len(cells)} cells; expected {len(names)} ({','.join(names)})")
                 rows.append(_row_of(names, convert, cells, where))
-    except (UnicodeDecodeError, csv.Error) as error:
+        return table_of(rows)
+    except (UnicodeDecodeError, csv.Error, pa.ArrowException, OverflowError) as error:
         raise UserError(f"{file}: no UTF-8 csv ({error}); expected a table of {','.join(Row._fields)}") from error
-    return table_of(rows)
 
 
 def _row_of(names: list[str], convert: list[Any], cells: list[str], where: str) -> Row:
@@ -326,10 +367,10 @@ def write_manifest(  # noqa: PLR0913
     for split, rows in splits.items():
         file = folder / table_name(split, parquet)
         if parquet:
-            import pyarrow.parquet
+            import pyarrow.parquet as files
 
             with replacing(file) as draft:
-                pyarrow.parquet.write_table(table_of(rows), draft)
+                files.write_table(table_of(rows), draft)
         else:
             write_csv(file, Row._fields, (["" if value is None else value for value in row] for row in rows))
         entries[split] = {"file": file.name, "rows": len(rows)}
@@ -353,15 +394,6 @@ def check_paths(source: Manifest) -> None:
                 f"{source.source}, row {row}: {path} lies outside of the set's root {source.root}; expected a path below it, "
                 "without .."
             )
-
-
-def is_utf8(name: str) -> bool:
-    """Return whether a file name can be written down; names of other encodings come from Python with surrogates."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def table_name(split: str, parquet: bool = False) -> str:

@@ -18,9 +18,10 @@ from hpm_video.config import DataConfig
 from hpm_video.data.annotations import find_ssv2, list_folder
 from hpm_video.data.jobs import SPECIAL, is_special
 from hpm_video.data.manifest import HEADER as MANIFEST
-from hpm_video.data.manifest import SPLITS, Item, Manifest, check_missing, check_paths, is_utf8, open_manifest
+from hpm_video.data.manifest import SPLITS, Item, Manifest, check_missing, check_paths, open_manifest
 from hpm_video.data.shard_target import BAD, SETTINGS, Target, open_target
 from hpm_video.data.shards import FORMAT, HEADER, Member, index_of
+from hpm_video.data.texts import is_utf8
 from hpm_video.types import UserError
 
 

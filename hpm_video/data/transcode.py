@@ -32,7 +32,6 @@ from hpm_video.data.manifest import (
     HEADER,
     Manifest,
     check_paths,
-    is_utf8,
     manifest_names,
     read_header,
     read_manifest,
@@ -40,6 +39,7 @@ from hpm_video.data.manifest import (
 )
 from hpm_video.data.sampling import sample_dense
 from hpm_video.data.scan import check_folders, look_at
+from hpm_video.data.texts import is_utf8
 from hpm_video.files import OwnFolder, disk_faults, own_folder, read_mark, remove_drafts, replacing
 from hpm_video.types import UnreadableVideo, UserError
 
