@@ -212,13 +212,18 @@ class OwnFolder:
                     f"{path} was written by {found['made_by']}; expected a folder that is new, empty or written by {made_by}"
                 )
             path.mkdir(parents=True, exist_ok=True)
-            more = {name: value for name, value in found.items() if name not in ("format", "made_by", "names")}
-            own = cls(path, made_by, found["names"], more)
+            own = cls(path, made_by, found["names"], _more_of(found))
             if read_mark(path) is None:
                 own.save()
             elif not os.access(path, os.W_OK):
                 raise UserError(f"{path} cannot be written to (permission denied); expected a folder of your own")
             return own
+
+    def reload(self) -> None:
+        """Read the mark again."""
+        found = read_mark(self.path)
+        if found is not None:
+            self.names, self.more = set(found["names"]), _more_of(found)
 
     def save(self) -> None:
         """Write the mark."""
@@ -349,15 +354,19 @@ def own_folder(
     A new folder is deleted again if the block raises before it has reserved a name.
     """
     was_there = path.exists()
-    OwnFolder.claim(path, made_by, older)
+    own = OwnFolder.claim(path, made_by, older)
     with hold(path, made_by):
-        own = OwnFolder.claim(path, made_by, older)  # as the one that held it before has left it
+        own.reload()  # as the one that held it before has left it
         try:
             yield own
         except BaseException:
             if not own.names and not was_there:
                 own.discard()
             raise
+
+
+def _more_of(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if name not in ("format", "made_by", "names")}
 
 
 def describe_mark(made_by: str, names: Iterable[str]) -> dict[str, Any]:

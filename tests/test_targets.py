@@ -17,11 +17,17 @@ from safetensors.torch import save_file
 from hpm_video.cli import main
 from hpm_video.config import load_finetune_config, to_yaml
 from hpm_video.data.annotations import Row
+from hpm_video.data.copies import find_older_copy
 from hpm_video.data.encode import write_video
 from hpm_video.data.manifest import write_manifest
+from hpm_video.data.scan import find_older_scan
+from hpm_video.data.shard_target import find_older_shards
 from hpm_video.files import MARK, hold
 from hpm_video.models.classifier import Classifier
 from hpm_video.train.checkpoint import save_classes
+from hpm_video.train.export import find_older_export
+
+OLD = Path(__file__).parent / "fixtures" / "before_marks"
 
 SHAPE = (
     "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 model.patch_px=4 model.width=32 model.depth=1 "
@@ -281,7 +287,16 @@ def test_folders_of_before_there_were_marks_are_taken(command, world, tmp_path) 
     assert before.keys() <= snapshot(out).keys()
 
 
-@pytest.mark.parametrize("command", ["scan", "prepare", "pack", "show", "export", "predict", "report"])
+def test_real_folders_of_before_there_were_marks_are_known_whole() -> None:
+    """Written by version 0.1; nothing of the user's own is taken with them."""
+    readers = {"scanned": find_older_scan, "prepared": find_older_copy, "packed": find_older_shards}
+    for name, find in (readers | {"whole/videomae": find_older_export}).items():
+        names = find(OLD / name)
+        assert names is not None and set(names) == set(os.listdir(OLD / name)), name
+        assert all(other(OLD / name) is None for other in readers.values() if other is not find)
+
+
+@pytest.mark.parametrize("command", FOLDERS)
 def test_two_of_the_same_do_not_mix(command, world, tmp_path, capfd, monkeypatch) -> None:
     monkeypatch.setattr("hpm_video.files.hold.__wrapped__.__defaults__", (0.1,))
     out = tmp_path / "out"

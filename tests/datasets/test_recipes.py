@@ -474,4 +474,4 @@ def test_root_that_is_none_and_out_that_is_a_file(recipe, tmp_path) -> None:
     assert "nowhere is no folder" in recipe("ucf101", tmp_path / "nowhere")[2]
     touch(tmp_path, "a.mp4", "out")
     status, _, fault = recipe("folder", tmp_path, "--out", tmp_path / "out")
-    assert status == 1 and "out: File exists" in fault
+    assert status == 1 and "out is a file; expected a folder" in fault
