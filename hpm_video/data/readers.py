@@ -150,8 +150,15 @@ class Readers:
         self.slots, self.watch = Slots(num_workers * prefetch, shape), Watch(num_workers)
         self.num_slots, self.num_asked, self.num_taken = num_workers * prefetch, 0, 0
         self.all: list[Reader] = []
-        for number in range(num_workers):
-            self.all.append(Reader(partial(_read, dataset, self.slots, self.watch.of(number))))
+        try:
+            for number in range(num_workers):
+                self.all.append(Reader(partial(_read, dataset, self.slots, self.watch.of(number))))
+        except OSError as error:
+            _end(self.all, os.getpid())
+            raise UserError(
+                f"data.num_workers: process {len(self.all) + 1} of {num_workers} cannot be started ({error.strerror}); expected "
+                "enough memory, processes (ulimit -u) and open files (ulimit -n). Try a smaller data.num_workers"
+            ) from error
         self.stop = weakref.finalize(
             self, _end, self.all, os.getpid()
         )  # also if forgotten, and at the end of the process

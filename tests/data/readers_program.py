@@ -20,7 +20,7 @@ from hpm_video.data.loader import make_loader
 from hpm_video.data.manifest import open_manifest
 from hpm_video.types import Failure, UserError
 
-LIMIT_S = 90.0
+LIMIT_S = 300.0
 STEPS = 30
 
 
@@ -172,7 +172,7 @@ def supervise(process: int, output: int) -> dict:
     if code is None:
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while (left := [pid for pid in seen if is_running(pid)]) and time.monotonic() < until:
         time.sleep(0.05)
     for pid in left:

@@ -1,6 +1,8 @@
 """Reading processes that are killed, stopped or hang at any moment: right batches or a sentence, and an end to it all."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpm_video.config import DataConfig
+from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.encode import write_video
+from hpm_video.data.loader import make_loader
+from hpm_video.data.manifest import open_manifest
+from hpm_video.types import UserError
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +31,7 @@ def run(videos: Path, *names: str) -> dict[str, dict]:
     """How each scenario ended; none may be left over, nor any of its workers."""
     program = Path(__file__).with_name("readers_program.py")
     command = [sys.executable, str(program), str(videos), *names]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150 * (1 + len(names)))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500 * (1 + len(names)))
     results = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
     assert list(results) == list(names), done.stderr
     for name, result in results.items():
@@ -57,6 +64,18 @@ def test_whatever_happens_to_a_worker_batches_are_right_or_a_sentence_says_why(r
     for name, number in DIES.items():
         assert f"process that reads videos died (signal {number})" in results[name]["said"]
     assert results["stopped_and_replaced"]["said"].endswith("are started anew\n30 right\n")
+
+
+def test_workers_that_cannot_be_started_are_told(videos, monkeypatch) -> None:
+    config = DataConfig(root=str(videos), num_frames=2, frame_size_px=[16, 16])
+    dataset = ClipDataset(open_manifest(config, "train"), config, 0, training=True)
+
+    def fail() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", fail)
+    with pytest.raises(UserError, match="process 1 of 2 cannot be started .*ulimit -u.*Try a smaller data.num_workers"):
+        make_loader(dataset, 2, 2, 0, 1, 0, 2, 5)
 
 
 @pytest.mark.slow
