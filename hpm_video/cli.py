@@ -298,6 +298,8 @@ def _export(given: argparse.Namespace) -> int:
     from hpm_video.train.export import export
 
     _say(export(given.run, given.to, given.out))
+    if given.to != "safetensors":
+        _say(f"How to use it: {(given.out or given.run / given.to) / 'README.md'}")
     return 0
 
 
@@ -321,7 +323,7 @@ def _report(given: argparse.Namespace) -> int:
 
     how = {"shared": given.shared, "vary": given.vary, "group": given.group, "compare": given.compare}
     for file in write_comparison(given.runs, given.out, **how):
-        _say(str(file))
+        _say(f"wrote {file}")
     return 0
 
 

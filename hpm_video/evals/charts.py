@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpm_video.evals.comparison import Variant, mean_of
-from hpm_video.evals.pictures import COLOURS, legend_below, subplots, to_png
+from hpm_video.evals.fonts import fonts_for, name_file
+from hpm_video.evals.pictures import COLOURS, LONGEST_NAME, legend_below, subplots, to_png
 
 COSTS = {"flops": "FLOPs of training", "hours": "hours of training, on the clock"}
 
@@ -25,16 +26,17 @@ def draw_scores(variants: Sequence[Variant], metrics: Sequence[str], colours: Ma
     costs = [cost for cost in COSTS if all(getattr(run, cost) for v in variants for run in v.runs)]
     if not costs or not metrics:
         return None
-    figure, axes = subplots(len(metrics), len(costs), 4.4, 3.2)
-    for row, metric in zip(axes, metrics, strict=True):
-        for axis, cost in zip(row, costs, strict=True):
-            shifts = _shift_apart([mean_of([getattr(run, cost) for run in v.runs]).value for v in variants])
-            for variant, shift in zip(variants, shifts, strict=True):
-                _draw_variant(axis, variant, metric, cost, shift, colours[variant.label])
-            _label_axis(axis, COSTS[cost], metric)
-    figure.tight_layout()
-    legend_below(figure, axes)
-    return to_png(figure)
+    with fonts_for(variant.label for variant in variants):
+        figure, axes = subplots(len(metrics), len(costs), 4.4, 3.2)
+        for row, metric in zip(axes, metrics, strict=True):
+            for axis, cost in zip(row, costs, strict=True):
+                shifts = _shift_apart([mean_of([getattr(run, cost) for run in v.runs]).value for v in variants])
+                for variant, shift in zip(variants, shifts, strict=True):
+                    _draw_variant(axis, variant, metric, cost, shift, colours[variant.label])
+                _label_axis(axis, COSTS[cost], metric)
+        figure.tight_layout()
+        legend_below(figure, axes)
+        return to_png(figure)
 
 
 def _shift_apart(costs: Sequence[float]) -> list[float]:
@@ -57,7 +59,13 @@ def _draw_variant(axis: Any, variant: Variant, metric: str, cost: str, shift: fl
         error = [[mean.value - interval[0]], [interval[1] - mean.value]]
     if len(runs) > 1:
         axis.scatter(x, [score.value for score in y], s=12, color=colour, alpha=0.45, linewidths=0)
-    style = {"fmt": "o", "markersize": 6, "capsize": 3, "color": colour, "label": variant.label}
+    style = {
+        "fmt": "o",
+        "markersize": 6,
+        "capsize": 3,
+        "color": colour,
+        "label": name_file(variant.label, LONGEST_NAME),
+    }
     axis.errorbar([mean_of(x).value], [mean.value], yerr=error, **style)
 
 
@@ -75,6 +83,7 @@ def _label_axis(axis: Any, cost: str, metric: str) -> None:
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high < 10 * low else (1.0, 3.0)))
         axis.minorticks_off()
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.ticklabel_format(axis="y", style="plain", useOffset=False)
     axis.set_xlabel(cost, fontsize=8)
     axis.set_ylabel(metric, fontsize=8)
     axis.tick_params(labelsize=7)

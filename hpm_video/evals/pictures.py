@@ -30,6 +30,7 @@ from hpm_video.types import Place
 
 GREY = 0.5
 DIFFICULTY = "inferno"  # colours of difficulty: dark is easy, bright is hard
+LONGEST_NAME = 60  # of a run or variant, in a legend
 COLOURS = {"hpm": "#c0392b", "random": "#2c7fb8", "untrained": "#888888"}
 
 
@@ -263,7 +264,10 @@ def draw_curves(
             for name, members in metrics.items():
                 lines = [_points(lines, key) for lines in members]
                 for number, points in enumerate(points for points in lines if points):
-                    label, marker = name if number == 0 else None, "o" if len(points) == 1 else None
+                    label, marker = (
+                        name_file(name, LONGEST_NAME) if number == 0 else None,
+                        "o" if len(points) == 1 else None,
+                    )
                     style: dict[str, Any] = {"color": colours.get(name), "linewidth": 1.2, "markersize": 4}
                     axis.plot(*zip(*points, strict=True), label=label, marker=marker, **style)
             _finish_panel(axis, key, title)

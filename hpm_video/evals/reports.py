@@ -129,7 +129,7 @@ def summarise(variants: Sequence[Variant], metrics: Sequence[str], compare: str)
     runs = [run for variant in variants for run in variant.runs]
     said = [_terms_sentence(runs, variants, compare)]
     if not metrics:
-        return [*said, "No run has a score yet."]
+        return [*said, _missing_scores_sentence(runs)]
     for metric in metrics if len(variants) > 1 else ():
         said.append(_verdict_sentence(variants, metric))
     machines = {describe_machine(run.results) for run in runs}
@@ -149,6 +149,14 @@ def summarise(variants: Sequence[Variant], metrics: Sequence[str], compare: str)
         named = "all runs" if len(dirty) == len(runs) else ", ".join(dirty)
         said.append(f"Of a changed checkout, so that the commit does not say all: {named}.")
     return said
+
+
+def _missing_scores_sentence(runs: Sequence[Run]) -> str:
+    """What to do where nothing was scored, or only before the runs ended, when there was no results.json to keep it."""
+    command = "test" if runs[0].results["kind"] == "finetune" else "score"
+    said = f"No run has a score yet. Try: hpm-video {command} {runs[0].folder}"
+    early = [run.name for run in runs if any((run.folder / "scores").glob("*.json"))]
+    return f"{said} (scored before the end of training, which does not count: {', '.join(early)})" if early else said
 
 
 def _terms_sentence(runs: Sequence[Run], variants: Sequence[Variant], compare: str) -> str:

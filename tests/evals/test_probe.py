@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -98,3 +99,37 @@ def test_what_cannot_be_scored_is_refused(labelled_set, make_run) -> None:
             open_exam(run, overrides)
     with pytest.raises(UserError, match="no class token"):
         score_knn(open_exam(run, []), "cls")
+
+
+TINY = (
+    "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=32 "
+    "model.depth=1 model.num_heads=2 model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 mask.ratio=0.75 "
+    "optim.batch_size=4 train.steps=1 engine.num_threads=1"
+).split()
+
+
+def test_a_score_is_in_the_report(labelled_set, tmp_path, capsys) -> None:
+    run, out = tmp_path / "run", tmp_path / "report"
+    assert main(["pretrain", *TINY, f"data.root={labelled_set}", f"train.output={run}"]) == 0
+    assert main(["report", str(run), "--out", str(out)]) == 0
+    assert f"No run has a score yet. Try: hpm-video score {run}" in (out / "report.md").read_text()
+    finished = (run / "results.json").rename(tmp_path / "results.json")  # as if the run had not ended yet
+    capsys.readouterr()
+    assert main(["score", str(run)]) == 0
+    assert f"{run} has no results.json, as the run has not finished. Rerun the command" in capsys.readouterr().out
+    finished.rename(run / "results.json")
+    assert main(["report", str(run), "--out", str(out)]) == 0
+    assert "scored before the end of training" in (out / "report.md").read_text()
+    capsys.readouterr()
+    assert main(["score", "--pool", "mean", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^knn: \d\.\d{3} \(95 %: \d\.\d{3} to \d\.\d{3}\)$", said, re.MULTILINE)
+    assert (
+        f"wrote {run / 'results.json'} (scores.knn, scores.linear)" in said and f"Next: hpm-video report {run}" in said
+    )
+    assert not re.search(r"\d\.\d{5}", said) and "{" not in said
+    assert len([line for line in said.splitlines() if line.startswith(f"wrote {run / 'scores'}")]) == 2
+    kept = json.loads((run / "results.json").read_text())["scores"]
+    assert kept["knn"]["pooling"] == kept["linear"]["pooling"] == "mean" and kept["knn"]["num_test"] == 12
+    assert main(["report", str(run), "--out", str(out)]) == 0
+    assert "knn top1" in (out / "report.md").read_text() and "linear top1" in (out / "report.md").read_text()
