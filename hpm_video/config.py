@@ -3,6 +3,7 @@
 How values come in, and what is said of wrong ones: `hpm_video/schema.py`.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,22 +31,26 @@ class DataConfig:
         "folder of the manifest or of SSv2's json files, where it is not data.root (or data.root/labels)",
         path=True,
     )
-    num_frames: int = key(16, "frames of a clip", least=1)
-    frame_size_px: list[int] = key([224, 224], "height and width of a clip, pixels")
+    num_frames: int = key(16, "frames of a clip", least=1, most=65_536)
+    frame_size_px: list[int] = key([224, 224], "height and width of a clip, pixels", most=16_384)
     sampling: str = key(
         "auto",
         "segments: one frame of each of num_frames parts (SSv2); dense: every stride-th frame (K400); auto: dense for "
         "Kinetics, UCF101 and HMDB51 as their recipes name them, else segments",
         ["auto", "segments", "dense"],
     )
-    stride: int = key(4, "dense sampling: frames from one to the next", least=1)
+    stride: int = key(4, "dense sampling: frames from one to the next", least=1, most=1_000_000)
     fps: float | None = key(
-        None, "sample by time, as if each video had this many frames a second; null = by its own frames", least=0.01
+        None,
+        "sample by time, as if each video had this many frames a second; null = by its own frames",
+        least=0.01,
+        most=10_000,
     )
     repeats: int = key(
         1,
         "clips taken of a video each time it is decoded (repeated sampling): same frames, each its own crop and flip",
         least=1,
+        most=1000,
     )
     crop: str = key(
         "multiscale",
@@ -69,15 +74,20 @@ class DataConfig:
         "a loader process that decodes one file for longer is ended, the file counted as unreadable; reading from a disk or a "
         "store does not count",
         least=0.1,
+        most=1_000_000,
     )
     store_timeout_s: float = key(
         300.0,
         "shards: how long a store (S3, HTTP, ...) may not answer before the run stops; no file is counted as bad for that",
         least=0.1,
+        most=1_000_000,
     )
-    num_workers: int = key(2, "loader processes of each rank; 0 = read in the training process", least=0)
+    num_workers: int = key(2, "loader processes of each rank; 0 = read in the training process", least=0, most=1024)
     cache_gib: float = key(
-        0.0, "decoded frames kept in memory by each reading process, GiB; 0 = none (small sets only)", least=0
+        0.0,
+        "decoded frames kept in memory by each reading process, GiB; 0 = none (small sets only)",
+        least=0,
+        most=1_000_000,
     )
     max_bad_share: float = key(
         0.05, "stop when more than this share of the samples read so far could not be decoded", least=0, most=1
@@ -126,15 +136,17 @@ class ImagesConfig:
 class AugmentConfig:
     """Of fine-tuning; the defaults are VideoMAE's recipe (timm's rand-m7-n4-mstd0.5-inc1, reprob 0.25, mixup, cutmix)."""
 
-    num_ops: int = key(4, "RandAugment: operations drawn for a clip; 0 = none", least=0)
+    num_ops: int = key(4, "RandAugment: operations drawn for a clip; 0 = none", least=0, most=100)
     op_probability: float = key(0.5, "RandAugment: how likely each drawn operation is applied", least=0, most=1)
     magnitude: float = key(7.0, "RandAugment: mean strength of an operation, 0..10", least=0, most=10)
-    magnitude_std: float = key(0.5, "RandAugment: spread of the strength, drawn for each operation", least=0)
+    magnitude_std: float = key(0.5, "RandAugment: spread of the strength, drawn for each operation", least=0, most=100)
     crop_area: list[float] = key([0.08, 1.0], "random resized crop: least and most share of the area")
     flip: bool = key(True, "mirror half of the clips left-right; never where the labels tell left from right (SSv2)")
     erase_probability: float = key(0.25, "random erasing: share of the clips with a box of noise", least=0, most=1)
-    mixup_alpha: float = key(0.8, "mixup: Beta(alpha, alpha) gives the shares of the two clips; 0 = no mixup", least=0)
-    cutmix_alpha: float = key(1.0, "cutmix: the same; 0 = no cutmix", least=0)
+    mixup_alpha: float = key(
+        0.8, "mixup: Beta(alpha, alpha) gives the shares of the two clips; 0 = no mixup", least=0, most=1000
+    )
+    cutmix_alpha: float = key(1.0, "cutmix: the same; 0 = no cutmix", least=0, most=1000)
     cutmix_probability: float = key(
         0.5, "how likely a micro batch gets cutmix and not mixup, where both are on", least=0, most=1
     )
@@ -146,11 +158,11 @@ class EncoderConfig:
     size: str = key(
         "b", "encoder: ti 192x12, s 384x12, b 768x12, l 1024x24, h 1280x32 (width x blocks)", ["ti", "s", "b", "l", "h"]
     )
-    patch_px: int = key(16, "side of a patch, pixels", least=1)
-    tubelet: int = key(2, "frames of a token (1 for images)", least=1)
-    width: int | None = key(None, "encoder width; null = of the size", least=1)
-    depth: int | None = key(None, "encoder blocks; null = of the size", least=1)
-    num_heads: int | None = key(None, "encoder heads; null = of the size", least=1)
+    patch_px: int = key(16, "side of a patch, pixels", least=1, most=1024)
+    tubelet: int = key(2, "frames of a token (1 for images)", least=1, most=1024)
+    width: int | None = key(None, "encoder width; null = of the size", least=1, most=65_536)
+    depth: int | None = key(None, "encoder blocks; null = of the size", least=1, most=1024)
+    num_heads: int | None = key(None, "encoder heads; null = of the size", least=1, most=65_536)
     positions: str = key(
         "sincos1d",
         "sincos1d (VideoMAE), sincos2d (MAE, one frame), sincos3d (separable space-time), learned",
@@ -171,10 +183,10 @@ class EncoderConfig:
 class ModelConfig(EncoderConfig):
     """The encoder, and what pretraining puts behind it."""
 
-    decoder_width: int | None = key(None, "pixel decoder and predictor width; null = of the size", least=1)
-    decoder_depth: int = key(4, "pixel decoder blocks", least=0)
-    decoder_heads: int | None = key(None, "pixel decoder and predictor heads; null = of the size", least=1)
-    predictor_depth: int = key(1, "loss predictor blocks (paper: as the pixel decoder)", least=0)
+    decoder_width: int | None = key(None, "pixel decoder and predictor width; null = of the size", least=1, most=65_536)
+    decoder_depth: int = key(4, "pixel decoder blocks", least=0, most=1024)
+    decoder_heads: int | None = key(None, "pixel decoder and predictor heads; null = of the size", least=1, most=65_536)
+    predictor_depth: int = key(1, "loss predictor blocks (paper: as the pixel decoder)", least=0, most=1024)
     predictor_encoder_depth: int | None = key(
         None, "encoder blocks whose tokens the predictor sees, through a norm and a map of its own; null = all", least=1
     )
@@ -211,7 +223,10 @@ class MaskConfig:
         most=1,
     )
     masks_per_clip: int = key(
-        1, "masks of each clip in a step, from one look of the teacher; a batch is then so many times as large", least=1
+        1,
+        "masks of each clip in a step, from one look of the teacher; a batch is then so many times as large",
+        least=1,
+        most=1000,
     )
     hard_share_start: float = key(
         0.0, "alpha_0: share of the masked units chosen by difficulty at the start", least=0, most=1
@@ -229,7 +244,7 @@ class TeacherConfig:
     visible_share: float | None = key(
         None, "partial view: share of the units the teacher sees; null = 1 - mask.ratio", least=0, most=1
     )
-    num_views: int = key(1, "partial view: random views whose predictions are averaged", least=1)
+    num_views: int = key(1, "partial view: random views whose predictions are averaged", least=1, most=1000)
     num_steps: int | None = key(
         None, "steps in time, at even distances, that the teacher looks at (unit tube); null = all", least=1
     )
@@ -261,7 +276,9 @@ class ObjectiveConfig:
 
 @dataclass(kw_only=True)
 class OptimConfig:
-    batch_size: int = key(256, "clips of an optimizer step: all ranks, all accumulation rounds", least=1)
+    batch_size: int = key(
+        256, "clips of an optimizer step: all ranks, all accumulation rounds", least=1, most=10_000_000
+    )
     base_lr: float = key(1.5e-4, "learning rate for 256 clips; lr = base_lr * batch_size / 256", least=0)
     min_lr: float = key(1e-5, "learning rate at the end of the cosine, for 256 clips", least=0)
     betas: list[float] = key([0.9, 0.95], "AdamW")
@@ -296,7 +313,10 @@ class FinetuneOptimConfig(OptimConfig):
 class TrainConfig:
     output: str = key(MISSING, "folder of the run; rerunning with the same folder resumes", path=True)
     epochs: float = key(
-        800.0, "passes over the data, counted in clips: with data.repeats r each decodes 1 / r of them", least=0
+        800.0,
+        "passes over the data, counted in clips: with data.repeats r each decodes 1 / r of them",
+        least=0,
+        most=1_000_000,
     )
     steps: int | None = key(None, "optimizer steps; overrides epochs", least=1)
     accept: str = key(
@@ -324,7 +344,10 @@ class PretrainTrainConfig(TrainConfig):
 @dataclass(kw_only=True)
 class FinetuneTrainConfig(TrainConfig):
     epochs: float = key(
-        50.0, "passes over the data, counted in clips: with data.repeats r each decodes 1 / r of them", least=0
+        50.0,
+        "passes over the data, counted in clips: with data.repeats r each decodes 1 / r of them",
+        least=0,
+        most=1_000_000,
     )
     measure_every_steps: int = key(
         1000, "steps from one quick look at num_held_out validation clips to the next", least=1
@@ -350,15 +373,20 @@ class TestConfig:
 
     split: str = key("auto", "auto: test where it has labels, else validation", ["auto", "validation", "test"])
     num_clips: int | None = key(
-        None, "clips of each video, spread over its time; null = of the data set (2 SSv2, 5 K400)", least=1
+        None,
+        "clips of each video, spread over its time; null = of the data set (2 SSv2, 5 K400)",
+        least=1,
+        most=1000,
     )
-    num_crops: int | None = key(None, "crops of each clip, along its longer side; null = of the data set (3)", least=1)
+    num_crops: int | None = key(
+        None, "crops of each clip, along its longer side; null = of the data set (3)", least=1, most=1000
+    )
     average: str = key(
         "probabilities",
         "what is averaged over the views: probabilities (VideoMAE) or logits",
         ["probabilities", "logits"],
     )
-    batch_size: int = key(16, "views of one forward pass of one rank", least=1)
+    batch_size: int = key(16, "views of one forward pass of one rank", least=1, most=1_000_000)
 
 
 @dataclass(kw_only=True)
@@ -381,7 +409,9 @@ class EngineConfig:
         None, "file of further DeepSpeed settings; a key that is set here too is an error", path=True
     )
     compile: bool = key(False, "torch.compile the student")
-    num_threads: int | None = key(None, "CPU threads of each rank; null = cores / ranks of the machine", least=1)
+    num_threads: int | None = key(
+        None, "CPU threads of each rank; null = cores / ranks of the machine", least=1, most=1024
+    )
 
 
 @dataclass(kw_only=True)
@@ -411,6 +441,7 @@ class FinetuneConfig:
 
 
 RunConfig = PretrainConfig | FinetuneConfig
+MOST_TOKENS = 1 << 20  # of a clip; 16 frames of 224 x 224 pixels have 1568
 
 # Sets of keys. hpm to videomae settle the method and what it costs (the defaults are those of hpm); small and tiny settle the
 # size of a run. The two kinds share no key, so one of each can stand on one command line.
@@ -600,7 +631,30 @@ def check_clip(config: RunConfig) -> tuple[int, int, int]:
         )
     if min(config.data.std) <= 0:
         raise UserError(f"data.std: {config.data.std}; expected values above 0")
+    if math.prod(grid) > MOST_TOKENS:
+        raise UserError(
+            f"data.num_frames, data.frame_size_px: a clip of {math.prod(grid):,} tokens; expected at most {MOST_TOKENS:,}: "
+            "fewer frames or pixels, or a larger model.patch_px"
+        )
+    if made_for is not None and math.prod(made_for) > MOST_TOKENS:
+        raise UserError(f"model.position_grid: {made_for}; expected at most {MOST_TOKENS:,} tokens")
+    _check_shares(config)
     return grid
+
+
+def _check_shares(config: RunConfig) -> None:
+    """Lists of shares: of the crops, and of what AdamW keeps."""
+    if not all(0 <= beta < 1 for beta in config.optim.betas):
+        raise UserError(f"optim.betas: {config.optim.betas}; expected two values from 0 to below 1, as [0.9, 0.95]")
+    scales = config.data.crop_scales
+    if not all(0 < scale <= 1 for scale in scales):
+        raise UserError(f"data.crop_scales: {scales}; expected values above 0 and at most 1, as [1.0, 0.875, 0.75]")
+    areas = {"data.crop_area": config.data.crop_area}
+    if isinstance(config, FinetuneConfig):
+        areas["augment.crop_area"] = config.augment.crop_area
+    for name, (least, most) in areas.items():
+        if not 0 < least <= most <= 1:
+            raise UserError(f"{name}: {[least, most]}; expected the least share, then the most: above 0 and at most 1")
 
 
 def has_images(config: RunConfig) -> bool:

@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hpm_video.errors import UserError
+from hpm_video.reading import parse_json
 
 MARK, LOCK, HOLDER = ".hpm-video.json", ".hpm-video.lock", ".hpm-video.holder.json"
 DRAFTS = ".hpm-video.draft"  # a folder of drafts
@@ -377,7 +378,7 @@ def read_mark(path: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = parse_json(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise UserError(f"{file} is damaged ({error}); expected the mark that this program writes") from error
     good = isinstance(found, dict) and isinstance(found.get("made_by"), str) and isinstance(found.get("names"), list)
@@ -415,7 +416,7 @@ def hold(folder: Path, doing: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None
 
 def _describe_holder(folder: Path) -> str:
     try:
-        found = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        found = parse_json((folder / HOLDER).read_text(encoding="utf-8"))
         return f"{found['doing']} (process {found['process']} on {found['host']}, since {found['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

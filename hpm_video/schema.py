@@ -4,12 +4,15 @@ Values come from the dataclass defaults, then a YAML file, then dotted overrides
 not exist and a value of the wrong type or out of bounds are `UserError`s that name the key, the value and what was expected.
 """
 
+import copy
 import dataclasses
 import difflib
 import math
+import os
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,11 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from hpm_video.errors import UserError
 from hpm_video.files import expand_home
+from hpm_video.reading import brief, check_references, one_line, read_value, read_yaml
+
+BASE = "the pretrained weights"
+MOST_INT, MOST_ITEMS = 2**63 - 1, 100
+MOST_CHARACTERS, MOST_NAME_BYTES = 4000, 255  # of paths, on the usual file systems
 
 
 def key(  # noqa: PLR0913
@@ -45,13 +53,16 @@ def read_values(
     schema: type, file: Path | None, overrides: Iterable[str], base: Mapping[str, Any] | None = None
 ) -> Any:
     """An instance of the schema: defaults <- base <- YAML file <- dotted overrides, each key checked alone. UserError."""
-    merged = OmegaConf.structured(schema)
+    merged = copy.deepcopy(_empty(schema))
     if base:
-        merged = _merge(schema, merged, OmegaConf.create(dict(base)), "the pretrained weights")
+        _merge(schema, merged, dict(base), BASE)
     if file is not None:
-        merged = _merge(schema, merged, _read_yaml(file), f"{file}")
+        tree = read_yaml(file)
+        if not isinstance(tree, dict):
+            raise UserError(f"configuration file {file} is a list; expected sections of KEY: VALUE, as in --help")
+        _merge(schema, merged, tree, f"{file}")
     for override in overrides:
-        merged = _merge(schema, merged, _read_override(override), "the command line")
+        _merge(schema, merged, _read_override(override), "the command line")
     known = dict(all_fields(schema))
     try:
         config = OmegaConf.to_object(merged)
@@ -59,47 +70,48 @@ def read_values(
         name = error.full_key or "a key"
         wanted = known[".".join(name.split("[")[0].split(".")[:2])].metadata["help"]
         raise UserError(f"{name} is not set: expected {wanted} (give {name}=...)") from error
-    except OmegaConfBaseException as error:  # ${...} that leads nowhere
-        raise UserError(f"{error.full_key}: {error.msg}; expected ${{section.key}} of a key that exists") from error
-    _expand_paths(config)
+    except (OmegaConfBaseException, RecursionError, OverflowError) as error:  # ${...} that leads nowhere, or to itself
+        name = getattr(error, "full_key", None) or "${...}"
+        reason = one_line(Exception(getattr(error, "msg", None) or "a circle of references"))
+        raise UserError(f"{name}: {reason}; expected ${{section.key}} of a key that exists and fits") from error
     check_values(config)
+    _expand_paths(config)
     return config
 
 
-def _read_yaml(file: Path) -> Any:
-    if not file.is_file():
-        raise UserError(f"configuration file {file} does not exist")
-    try:
-        tree = OmegaConf.load(file)
-    except Exception as error:
-        raise UserError(f"configuration file {file} is not valid YAML: {error}") from error
-    if not isinstance(tree, DictConfig):
-        raise UserError(f"configuration file {file} is a list; expected sections of KEY: VALUE, as in --help")
-    return tree
+@lru_cache
+def _empty(schema: type) -> DictConfig:
+    return OmegaConf.structured(schema)
 
 
 def _read_override(override: str) -> Any:
-    if "=" not in override:
-        raise UserError(f"'{override}': expected KEY=VALUE, as in optim.batch_size=64")
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"{brief(override)}: expected KEY=VALUE, as in optim.batch_size=64")
     try:
-        return OmegaConf.from_dotlist([override])
-    except Exception as error:
-        raise UserError(f"'{override}': the value is not valid YAML: {error}") from error
+        tree = read_value(text)
+    except UserError as error:
+        raise UserError(f"{brief(override)}: {error}") from error
+    for part in reversed(name.split(".")):
+        tree = {part: tree}
+    return tree
 
 
-def _merge(schema: type, base: Any, update: Any, source: str) -> Any:
+def _merge(schema: type, base: Any, update: Any, source: str) -> None:
     known = dict(all_fields(schema))
-    for name, value in _leaves(schema, OmegaConf.to_container(update)):
+    for name, value in _leaves(schema, update):
         if name not in known:
-            raise UserError(f"unknown key '{name}' (from {source}){_suggestion(name, known)}")
+            raise UserError(f"unknown key {brief(name)} (from {source}){_suggestion(name[:200], known)}")
         if value == MISSING:
             continue
+        check_references(value, name)
+        if value == "" and source != BASE:
+            raise UserError(f"{name}: '' is empty (from {source}); expected {known[name].metadata['help']}")
         try:
             OmegaConf.update(base, name, value, merge=False)
-        except (OmegaConfBaseException, TypeError) as error:
+        except (OmegaConfBaseException, TypeError, ValueError, OverflowError) as error:
             wanted = f"{type_name(known[name])}: {known[name].metadata['help']}"
-            raise UserError(f"{name}: {value!r} (from {source}); expected {wanted}") from error
-    return base
+            raise UserError(f"{name}: {brief(value)} (from {source}); expected {wanted}") from error
 
 
 def _expand_paths(config: Any) -> None:
@@ -177,21 +189,47 @@ def check_values(config: Any) -> None:
         value = getattr(getattr(config, section), leaf)
         if value is None:
             continue
-        choices, least, most = f.metadata["choices"], f.metadata["least"], f.metadata["most"]
         if isinstance(value, str):
-            if choices and value not in choices:
-                raise UserError(f"{name}: '{value}'; expected {_named_choices(f)}")
-            continue
-        numbers = value if isinstance(value, list) else [value]
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise UserError(f"{name}: {value}; expected a finite number ({f.metadata['help']})")
-        if (least is not None and not value >= least) or (
-            most is not None and not value <= most
-        ):  # not a number is neither
-            bounds = f"at least {least}" if most is None else f"{least} to {most}"
-            raise UserError(f"{name}: {value}; expected {bounds} ({f.metadata['help']})")
+            _check_text(name, f, value)
         if isinstance(value, list):
             _check_length(name, f, value)
+        _check_bounds(name, f, value)
+
+
+def _check_bounds(name: str, f: dataclasses.Field, value: Any) -> None:
+    """Raise UserError if a number is not finite, or below or above what the key takes."""
+    wanted, least, most = f.metadata["help"], f.metadata["least"], f.metadata["most"]
+    for number in value if isinstance(value, list) else [value]:
+        if not isinstance(number, int | float):
+            continue
+        if isinstance(number, float) and not math.isfinite(number):
+            raise UserError(f"{name}: {value}; expected a finite number ({wanted})")
+        if (least is not None and number < least) or (most is not None and number > most):
+            low = f"at least {least}" if least is not None and number < least else ""
+            bounds = (
+                f"{least} to {most}"
+                if most is not None and most <= 100 and least is not None
+                else low or f"at most {most:,}"
+            )
+            raise UserError(f"{name}: {brief(value)}; expected {bounds} ({wanted})")
+        if isinstance(number, int) and abs(number) > MOST_INT:
+            raise UserError(f"{name}: {brief(value)}; expected at most {MOST_INT:,} ({wanted})")
+
+
+def _check_text(name: str, f: dataclasses.Field, value: str) -> None:
+    """Raise UserError for a text that no file system takes as a name."""
+    wanted = f.metadata["help"]
+    if f.metadata["choices"]:
+        if value not in f.metadata["choices"]:
+            raise UserError(f"{name}: {brief(value)}; expected {_named_choices(f)}")
+        return
+    try:
+        parts = [os.fsencode(part) for part in value.split("/")]
+    except UnicodeEncodeError as error:
+        raise UserError(f"{name}: {brief(value)} has characters that are not Unicode; expected {wanted}") from error
+    if "\0" in value or len(value) > MOST_CHARACTERS or ("://" not in value and max(map(len, parts)) > MOST_NAME_BYTES):
+        limits = f"at most {MOST_CHARACTERS} characters, none of them NUL, {MOST_NAME_BYTES} bytes between two slashes"
+        raise UserError(f"{name}: {brief(value, 60)}; expected {limits} ({wanted})")
 
 
 def _named_choices(f: dataclasses.Field) -> str:
@@ -204,5 +242,7 @@ def _check_length(name: str, f: dataclasses.Field, value: list) -> None:
     if f.metadata["any_length"]:
         if not value:
             raise UserError(f"{name}: []; expected at least one value ({f.metadata['help']})")
+        if len(value) > MOST_ITEMS:
+            raise UserError(f"{name}: {len(value)} values; expected at most {MOST_ITEMS} ({f.metadata['help']})")
     elif len(value) != len(default_of(f)):
-        raise UserError(f"{name}: {value}; expected {len(default_of(f))} values ({f.metadata['help']})")
+        raise UserError(f"{name}: {brief(value)}; expected {len(default_of(f))} values ({f.metadata['help']})")

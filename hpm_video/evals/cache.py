@@ -32,6 +32,7 @@ from hpm_video.evals.clips import CLIPS_PER_BATCH, BadCount, ClipBatch, ListedCl
 from hpm_video.evals.features import FROM_SPACE, Features, encode, from_space, pool, precision_of
 from hpm_video.files import all_names, own_folder, replacing, write_json
 from hpm_video.models.encoder import Encoder, resolve_size
+from hpm_video.reading import parse_json
 from hpm_video.types import Failure, UserError
 
 log = logging.getLogger("hpm_video")
@@ -76,7 +77,12 @@ class Parts:
 
     def missing(self) -> list[int]:
         """Rows of the parts that are not there, or not whole."""
-        return [row for number in range(len(self)) if not is_whole(self.file(number)) for row in self._rows_of(number)]
+        return [
+            row
+            for number in range(len(self))
+            if not is_whole(self.file(number), self._rows_of(number))
+            for row in self._rows_of(number)
+        ]
 
     def _rows_of(self, number: int) -> range:
         return range(number * self.rows_per_part, min((number + 1) * self.rows_per_part, self.num_rows))
@@ -118,11 +124,19 @@ class Parts:
                 )
 
 
-def is_whole(file: Path) -> bool:
+def is_whole(file: Path, rows: range) -> bool:
+    """Return whether a part is there with all of its rows; one that is damaged is computed again."""
+    if not file.is_file():
+        return False
     try:
-        with safe_open(file, "pt"):
-            return True
-    except (OSError, SafetensorError):
+        with safe_open(file, "pt") as part:
+            found = part.get_tensor("rows").tolist()
+            lengths = {part.get_slice(name).get_shape()[0] for name in ("values", "labels")}
+            unreadable = {
+                int(row): Failure(*failure) for row, failure in parse_json(part.metadata()["unreadable"]).items()
+            }
+        return lengths == {len(found)} and sorted([*found, *unreadable]) == list(rows)
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError, IndexError):
         return False
 
 

@@ -32,6 +32,7 @@ from hpm_video.evals.metrics import Answers, class_rows, score_answers
 from hpm_video.evals.summary import tell_doubt, tell_share
 from hpm_video.evals.views import ViewClassifier, ViewDataset
 from hpm_video.files import all_names, disk_faults, own_folder, write_bytes, write_csv, write_json
+from hpm_video.reading import read_rows
 from hpm_video.train.checkpoint import load_classes, load_classifier, read_config
 from hpm_video.train.engine import prepare_process
 from hpm_video.train.finetune import check_classes, open_labelled_sets
@@ -243,15 +244,10 @@ def read_records(folder: Path) -> dict[int, Record]:
     """By row, of all processes that have worked on this test; half-written lines are left out."""
     found: dict[int, Record] = {}
     for file in sorted(folder.glob("rank-*.jsonl")):
-        with file.open(encoding="utf-8") as stream:
-            for line in stream:
-                try:
-                    record = json.loads(line)
-                    row = record["row"]
-                except (ValueError, KeyError, TypeError):
-                    continue
-                if "scores" in record or row not in found:
-                    found[row] = record
+        for record in read_rows(file, "the answers of a test, as a process of it writes them"):
+            row = record.get("row")
+            if isinstance(row, int) and ("scores" in record or row not in found):
+                found[row] = record
     return found
 
 

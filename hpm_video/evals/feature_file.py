@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from hpm_video.evals.features import POOLINGS, find_device
 from hpm_video.evals.layout import LAYOUT
 from hpm_video.files import OwnFolder, all_names, own_folder, replacing
 from hpm_video.models.encoder import Encoder
+from hpm_video.reading import parse_json
 from hpm_video.train.checkpoint import load_encoder
 from hpm_video.types import Failure, UnreadableVideo, UserError
 
@@ -260,11 +260,15 @@ def write_file(out: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) 
 
 def read_metadata(file: Path) -> dict[str, Any]:
     """Of a file that `write_file` wrote; {} of any other."""
+    if not file.is_file():
+        return {}
     try:
         if file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as arrays:
-                return json.loads(str(arrays["metadata"]))
-        with safe_open(file, "pt") as tensors:
-            return json.loads((tensors.metadata() or {})["hpm_video"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, SafetensorError):
+                found = parse_json(str(arrays["metadata"]))
+        else:
+            with safe_open(file, "pt") as tensors:
+                found = parse_json((tensors.metadata() or {})["hpm_video"])
+    except Exception:  # each way to be another file has a type of its own: of zipfile, zlib, numpy, safetensors
         return {}
+    return found if isinstance(found, dict) else {}

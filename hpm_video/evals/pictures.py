@@ -1,7 +1,7 @@
 """Pictures of a run: masks, reconstructions, difficulty maps, curves. Every picture is computed from the run's own files."""
 
 import io
-import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from hpm_video.method.step import Journey, PretrainStep
 from hpm_video.method.targets import to_pixels
 from hpm_video.models.student import Student
 from hpm_video.models.tokens import patchify, unpatchify
+from hpm_video.reading import read_rows
 from hpm_video.train.checkpoint import load_run_config, load_student, load_teacher
 from hpm_video.train.engine import PlainEngine
 from hpm_video.train.pretrain import open_train_sets
@@ -181,13 +182,14 @@ def _add_scale(figure: Any, axes: Any) -> None:
 
 def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
     """What the teacher found hard over the training: the middle frame of held-out clips, and their maps below it; None without one."""
-    file = run / "difficulty.jsonl"
-    if not file.is_file() or not file.read_text().strip():
-        return None
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    lines = [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, num_steps).round().astype(int))]
-    config = load_run_config(run)
+    file, config = run / "difficulty.jsonl", load_run_config(run)
     units = make_units(token_grid(config), unit_block(config))
+    rows = read_rows(file, "what a run wrote, or nothing there") if file.exists() else []
+    lines = [row for row in rows if "step" in row and _are_maps(row.get("difficulty"), len(units))]
+    lines = [line for line in lines if len(line["difficulty"]) == len(lines[0]["difficulty"])]
+    if not lines:
+        return None
+    lines = [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, num_steps).round().astype(int))]
     held_out = open_held_out(config, len(lines[0]["difficulty"]))
     frames = held_out.clip
     middle = frames.shape[2] // 2
@@ -210,6 +212,15 @@ def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
         return to_png(figure)
 
 
+def _are_maps(values: Any, num_units: int) -> bool:
+    """Return whether this is a list of clips, each with one number for each unit."""
+    try:
+        found = np.asarray(values, dtype=float)
+    except (ValueError, TypeError, OverflowError):
+        return False
+    return found.ndim == 2 and len(found) > 0 and found.shape[1] == num_units
+
+
 def _unit_range(values: Tensor) -> Tensor:
     low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
     return (values - low) / (high - low).clamp(min=1e-9)
@@ -227,7 +238,13 @@ CURVES: Mapping[str, str] = {
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    """Return what a run measured, numbers only. Raises UserError."""
+    rows = read_rows(run / "metrics.jsonl", "the measurements of a run, as it writes them")
+    return [{name: value for name, value in row.items() if _is_number(value)} for row in rows]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def draw_curves(
@@ -257,7 +274,7 @@ def draw_curves(
 
 
 def _points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    return [(line["seconds"], line[key]) for line in lines if line.get(key) is not None]
+    return [(line["seconds"], line[key]) for line in lines if {key, "seconds"} <= line.keys()]
 
 
 def _finish_panel(axis: Any, key: str, title: str) -> None:

@@ -5,7 +5,6 @@ and a longer video has several. Segments: the whole video is one window. A lengt
 the time stamps of the frames, whatever the rule and the frame rate.
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ from hpm_video.evals.exam_charts import draw_timeline
 from hpm_video.evals.summary import tell_probabilities
 from hpm_video.evals.views import ViewClassifier, choose_frames, cut_views, to_probabilities
 from hpm_video.files import OwnFolder, own_folder, write_bytes, write_json
+from hpm_video.reading import read_json
 from hpm_video.train.checkpoint import load_classifier
 from hpm_video.train.engine import prepare_process
 from hpm_video.types import Item, UnreadableVideo, UserError
@@ -211,9 +211,12 @@ def find_protocol(run: Path, config: FinetuneConfig) -> Protocol:
 
 def _find_set_name(run: Path, config: FinetuneConfig) -> str:
     for file in sorted(run.glob("tests/*/results.json")):
-        about = json.loads(file.read_text())["test"]
-        if about["root"] == config.data.root:
-            return about["set_name"]
+        try:
+            about = read_json(file, dict, "the results of a test")["test"]
+            if about["root"] == config.data.root:
+                return str(about["set_name"])
+        except (UserError, KeyError, TypeError) as error:
+            log.warning("%s tells nothing of the data set: %s", file, error)
     try:
         source = open_manifest(config.data, "train")
     except UserError as error:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hpm_video.train.record import read_results
+from hpm_video.reading import one_line
+from hpm_video.train.record import FILE, read_results
 from hpm_video.types import UserError
 
 SCORES_OF_FIGURES = ("top1", "top5", "accuracy", "knn", "linear", "attentive")
@@ -73,6 +74,14 @@ def open_runs(folders: Sequence[Path]) -> list[Run]:
 
 def open_run(folder: Path, name: str) -> Run:
     results = read_results(folder)
+    try:
+        return _as_run(results, folder, name)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        reason = one_line(error)
+        raise UserError(f"{folder / FILE} is damaged ({reason}); expected what this program wrote") from error
+
+
+def _as_run(results: Mapping[str, Any], folder: Path, name: str) -> Run:
     scores, settings = read_scores(results)
     before = results.get("pretraining")
     facts = _facts_of(results) | settings | {"kind": results["kind"]}

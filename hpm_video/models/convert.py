@@ -59,6 +59,7 @@ KNOWN = re.compile(
     r"|(encoder\.embed\.linear|project|pixel_head|loss_head|norm|head)\.(weight|bias)|(decoder_)?pos_embed(_\w+)?"
 )
 UNUSED = re.compile(r"pooler\.dense\..*|decoder_cls_token|vis_mask_token")  # of no use to an encoder, left out
+NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 PUBLISHED_FRAMES, PUBLISHED_SIDE_PX = 16, 224  # what VideoMAE's files were trained on; they do not say so
 
 
@@ -87,6 +88,7 @@ def convert(theirs: Mapping[str, Tensor], said: Said | None = None) -> Converted
     said = said or Said()
     named = {_rename(name): tensor for name, tensor in theirs.items()}
     _check_names(theirs, named)
+    check_numbers(theirs)
     kernel = named["encoder.embed.linear.weight"]
     notes: list[str] = []
     if kernel.ndim not in (4, 5) or kernel.shape[1] != 3 or kernel.shape[-1] != kernel.shape[-2]:
@@ -115,6 +117,14 @@ def convert(theirs: Mapping[str, Tensor], said: Said | None = None) -> Converted
             tensors |= {f"norm.{k}": tensors.pop(f"encoder.stack.norm.{k}") for k in ("weight", "bias")}
         model["pooling"] = "cls" if model["cls_token"] and "norm.weight" not in tensors else "mean"
     return Converted(project, tensors, model, _describe_decoder(tensors, said, notes), grid, tuple(notes))
+
+
+def check_numbers(tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError for weights that are not floating-point numbers that can be computed with."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in NUMBERS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{name} is of {kind}; expected weights in float32, float16, bfloat16 or float64")
 
 
 def student_weights(converted: Converted) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ A checkpoint is independent of the engine, the ZeRO stage and the number of proc
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import re
@@ -34,6 +33,7 @@ from hpm_video.method.teacher import Teacher
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import Student
+from hpm_video.reading import brief, check_file, one_line, parse_json, read_json
 from hpm_video.train.run_kind import CONFIG, check_run, find_kind
 from hpm_video.train.state import RunState
 
@@ -142,12 +142,12 @@ def resume_point(run: Path) -> Path | None:
 
 def fault_of(folder: Path) -> str | None:
     """Return why a folder is not a whole checkpoint; None if it is one."""
+    if not (folder / STATE).is_file():
+        return f"{STATE} is missing"
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        state = parse_json((folder / STATE).read_text(encoding="utf-8"))
         step, files = state["step"], state.get("files")
         RunState(**state["run"])
-    except FileNotFoundError:
-        return f"{STATE} is missing"
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         return f"{STATE}: {type(error).__name__} {error}".strip()
     if NAME.fullmatch(folder.name) and step != int(folder.name[5:]):
@@ -167,10 +167,12 @@ def _fault_of_tensors(file: Path, size: int | None) -> str | None:
     """Return what is wrong with the size of a safetensors file: as it was written, or as its own header tells."""
     try:
         found = file.stat().st_size
+        if not file.is_file():
+            return f"{file.name} is not a file"
         if size is None:
             with file.open("rb") as stream:
                 length = int.from_bytes(stream.read(8), "little")
-                header = json.loads(stream.read(min(length, found)))
+                header = parse_json(stream.read(min(length, found)))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             size = 8 + length + max(ends, default=0)
     except FileNotFoundError:
@@ -184,20 +186,20 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Raises UserError where a file is missing or damaged."""
     if fault := fault_of(folder):
         raise UserError(f"{folder} is not a whole checkpoint ({fault})")
-    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    state = parse_json((folder / STATE).read_text(encoding="utf-8"))
     teacher = folder / "teacher.safetensors"
     student, optimizer = (read_tensors(folder / f"{name}.safetensors") for name in ("student", "optimizer"))
     return Checkpoint(student, read_tensors(teacher) if teacher.exists() else None, optimizer, state)
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Raises UserError if it is not a whole file of tensors."""
+    check_file(file, "a file written by this program")
     try:
         return load_file(file)
-    except FileNotFoundError as error:
-        raise UserError(f"{file} does not exist; expected a file written by this program") from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:  # KeyError: an unknown dtype
         raise UserError(
-            f"{file} is damaged or no safetensors file: {error}; delete its folder to go on from the one before"
+            f"{file} is damaged or no safetensors file: {one_line(error)}; delete its folder to resume from the one before"
         ) from error
 
 
@@ -228,10 +230,10 @@ def export_encoder(
 def export_run(run: Path) -> Path:
     """The encoder of the latest checkpoint of a run, written to RUN/encoder.safetensors and encoder.json."""
     config, folder = load_run_config(run), latest_checkpoint(run)
-    record = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    record = parse_json((folder / STATE).read_text(encoding="utf-8"))
     weights = {n: w for n, w in read_tensors(folder / "student.safetensors").items() if n.startswith("encoder.")}
     named = {n.removeprefix("encoder."): w for n, w in weights.items()}
-    export_encoder(run, named, config, {"step": record["step"], "machine": record["machine"]})
+    export_encoder(run, named, config, {"step": record["step"], "machine": record.get("machine")})
     return run / "encoder.safetensors"
 
 
@@ -268,11 +270,12 @@ def save_classes(run: Path, classes: list[str]) -> None:
 def load_classes(run: Path) -> list[str]:
     check_run(run, "finetune")
     file = run / "classes.json"
-    if not file.is_file():
-        raise UserError(
-            f"{file} does not exist; expected the class names of the run. Rerun the command that started it"
-        )
-    return json.loads(file.read_text())
+    classes = read_json(file, list, "the class names of the run. Rerun the command that started it")
+    wrong = [name for name in classes if not isinstance(name, str)]
+    if wrong or not classes:
+        held = brief(wrong[0], 60) if wrong else "no name"
+        raise UserError(f"{file} is damaged: it holds {held}; expected the class names of the run, as a JSON list")
+    return classes
 
 
 def latest_checkpoint(run: Path) -> Path:

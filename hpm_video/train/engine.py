@@ -6,7 +6,6 @@ checkpoint does not depend on the engine, the ZeRO stage or the number of proces
 """
 
 import contextlib
-import json
 import logging
 import math
 import os
@@ -21,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hpm_video.config import RunConfig
+from hpm_video.reading import read_json
 from hpm_video.train.optim import make_optimizer
 from hpm_video.train.ranks import refuse_foreign_launchers, started_by_launcher
 from hpm_video.types import Place, UserError
@@ -286,11 +286,9 @@ def deepspeed_settings(config: RunConfig, split: Split, bf16: bool, num_paramete
         return ours | {"zero_optimization": buckets | ours["zero_optimization"]}
     file = Path(config.engine.deepspeed_json)
     try:
-        theirs = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"engine.deepspeed_json: {file} could not be read: {error}") from error
-    if not isinstance(theirs, dict):
-        raise UserError(f"engine.deepspeed_json: {file} holds no JSON object")
+        theirs = read_json(file, dict, "settings of DeepSpeed, a JSON object")
+    except UserError as error:
+        raise UserError(f"engine.deepspeed_json: {error}") from error
     merged = _merge_settings(ours, theirs, file, "")
     return merged | {"zero_optimization": buckets | merged["zero_optimization"]}
 

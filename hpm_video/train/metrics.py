@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.files import disk_faults, to_json, write_text
+from hpm_video.reading import parse_json, read_rows
 from hpm_video.terminal import printable
 
 log = logging.getLogger("hpm_video")
@@ -80,7 +81,7 @@ def drop_later_lines(file: Path, last_step: int) -> None:
 
     The file is replaced at once, and only if there is a line to drop.
     """
-    if not file.exists():
+    if not file.is_file():
         return
     with disk_faults(file):
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -92,7 +93,7 @@ def drop_later_lines(file: Path, last_step: int) -> None:
 def _step_of(line: str) -> float:
     """Return the step of a line; infinity for half a line, or one that is not a row of measurements."""
     try:
-        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+        return float(parse_json(line)["step"]) if line.endswith("\n") else math.inf
     except (ValueError, KeyError, TypeError):
         return math.inf
 
@@ -100,8 +101,8 @@ def _step_of(line: str) -> float:
 def last_measurements(run: Path) -> dict[str, float]:
     """The last value of each measurement on held-out clips, by its name without `held_out/`."""
     found: dict[str, float] = {}
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        found |= {k.removeprefix("held_out/"): v for k, v in json.loads(line).items() if k.startswith("held_out/")}
+    for row in read_rows(run / "metrics.jsonl", "the measurements of this run, as it writes them"):
+        found |= {k.removeprefix("held_out/"): v for k, v in row.items() if k.startswith("held_out/")}
     return found
 
 

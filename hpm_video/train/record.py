@@ -23,7 +23,6 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import resource
@@ -38,11 +37,15 @@ import torch
 import hpm_video
 from hpm_video.data.manifest import Manifest, Source
 from hpm_video.files import write_json
+from hpm_video.reading import brief, parse_json
 from hpm_video.types import UserError
 
 FILE, FORMAT, VERSION = "results.json", "hpm-video results", 1
 KINDS = ("pretrain", "finetune", "test", "probe")
 LIBRARIES = ("torch", "torchvision", "timm", "deepspeed", "av", "numpy")
+NEEDED: dict[str, Any] = {"kind": str, "config": dict, "figures": dict, "scores": dict, "hours": int | float}
+OPTIONAL: dict[str, Any] = {"data": dict, "versions": dict, "hardware": dict, "commit": dict, "pretraining": dict}
+OPTIONAL |= {"flops": int | float, "device_hours": int | float, "world_size": int, "earlier": list}
 ROWS_AT_ONCE = 100_000
 NUM_SAMPLED, NUM_HEAD_BYTES = 16, 4096  # samples whose content counts, and how much of each
 FLOPS_NOTE = "counted from shapes, 2 per multiply-add"
@@ -111,7 +114,7 @@ def read_results(run: Path) -> dict[str, Any]:
         hint = "it is not finished: the command that started it goes on" if unfinished else "it is no run folder"
         raise UserError(f"{run} has no {FILE}; {hint}")
     try:
-        content = json.loads(file.read_text())
+        content = parse_json(file.read_text())
     except (ValueError, OSError) as error:
         raise UserError(
             f"{file} is damaged ({error}); move it away, and the command of the run writes it again"
@@ -122,7 +125,34 @@ def read_results(run: Path) -> dict[str, Any]:
     lacking = [name for name in ("kind", "config", "seed", "hours", "figures", "scores") if name not in content]
     if lacking:
         raise UserError(f"{file} is damaged: it is without {', '.join(lacking)}")
+    _check_record(file, content)
     return content
+
+
+def _check_record(file: Path, content: Mapping[str, Any]) -> None:
+    """Raise UserError if a part of a record is not of the type that readers of it take it for."""
+    _check_shapes(file, content, NEEDED, needed=True)
+    _check_shapes(file, content, OPTIONAL, needed=False)
+    if before := content.get("pretraining"):
+        of_before = {name: NEEDED[name] for name in ("config", "figures", "hours")}
+        _check_shapes(file, before, of_before, needed=True, prefix="pretraining.")
+        _check_shapes(file, before, OPTIONAL, needed=False, prefix="pretraining.")
+    for name, entry in content["scores"].items():
+        _check_shapes(file, content["scores"], {name: dict}, needed=True, prefix="scores.")
+        shapes = {key: list for key in entry if key.endswith("_interval")} | {"num_test": int}
+        _check_shapes(file, entry, shapes, needed=False, prefix=f"scores.{name}.")
+
+
+def _check_shapes(
+    file: Path, part: Mapping[str, Any], shapes: Mapping[str, Any], *, needed: bool, prefix: str = ""
+) -> None:
+    """`needed`: null neither."""
+    for name, shape in shapes.items():
+        value = part.get(name)
+        if not isinstance(value, shape) and (needed or value is not None):
+            raise UserError(
+                f"{file} is damaged: {prefix}{name} is {brief(value, 60)}; expected what this program wrote"
+            )
 
 
 def describe_data(source: Source) -> dict[str, Any]:

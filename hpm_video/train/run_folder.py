@@ -6,18 +6,16 @@ its own data only: under another data set of the same command it would end as if
 
 import contextlib
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from hpm_video.config import FinetuneConfig, RunConfig
 from hpm_video.data.manifest import Source
 from hpm_video.errors import UserError
 from hpm_video.files import OwnFolder, hold, read_mark, write_json
+from hpm_video.reading import parse_json, read_yaml
 from hpm_video.train.checkpoint import read_config, resume_point
 from hpm_video.train.ranks import check_equal, rank, stop_together
 from hpm_video.train.record import FILE, describe_data, read_results
@@ -142,10 +140,10 @@ def _older_kind(path: Path) -> str | None:
     if not file.is_file() or not any((path / name).exists() for name in ("checkpoints", "metrics.jsonl", FILE)):
         return None
     try:
-        tree = OmegaConf.load(file)
-    except Exception:  # each kind of damage has its own type
+        tree = read_yaml(file)
+    except UserError:
         return None
-    if not isinstance(tree, DictConfig) or not {"data", "model", "optim", "train"} <= set(tree):
+    if not isinstance(tree, dict) or not {"data", "model", "optim", "train"} <= set(tree):
         return None
     return "finetune" if "augment" in tree else "pretrain"
 
@@ -204,7 +202,7 @@ def _read_data(run: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     file = run / DATA_FILE
     if file.is_file():
         try:
-            kept = json.loads(file.read_text(encoding="utf-8"))
+            kept = parse_json(file.read_text(encoding="utf-8"))
             return dict(kept["data"]), list(kept["changes"])
         except (ValueError, OSError, KeyError, TypeError) as error:
             raise UserError(

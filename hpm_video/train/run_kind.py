@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hpm_video.errors import UserError
+from hpm_video.reading import read_yaml
 
 CONFIG, RESULTS = "config.yaml", "results.json"
 KINDS = {"pretrain": "pretraining", "finetune": "fine-tuning"}
@@ -17,13 +18,10 @@ def find_kind(run: Path) -> str:
     file = run / CONFIG
     if not file.is_file():
         raise UserError(_describe_foreign(run))
-    import yaml
-
     try:
-        sections = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{file}: cannot be read ({reason}); expected the configuration of a run") from error
+        sections = read_yaml(file)
+    except UserError as error:
+        raise UserError(f"{error}; expected the configuration of a run") from error
     if not isinstance(sections, dict):
         raise UserError(f"{file}: holds no keys; expected the configuration of a run")
     return "finetune" if "augment" in sections else "pretrain"

@@ -1,11 +1,11 @@
 """Files of tensors, of this program or another: opened safely, with a hint where it is the wrong file."""
 
 import argparse
-import json
+import contextlib
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hpm_video.models.convert import Said
+from hpm_video.reading import check_file, one_line, parse_json
 from hpm_video.train.engine import merge_shards
 from hpm_video.types import UserError
 
@@ -23,6 +24,8 @@ WRAPPERS = ("model", "module", "state_dict", "model_state_dict", "model_state", 
 TEACHERS = ("ema_state_dict", "model_ema")  # beside one of the others: HPM's teacher, an average of the weights
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")  # DistributedDataParallel, torch.compile, wrappers
 WANTED = "expected a run folder, encoder.safetensors, or another project's weights (.safetensors, .pth, .bin)"
+MOST_WRAPPERS = 5  # one in the other
+FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 MODEL_STATES = "mp_rank_00_model_states.pt"  # of DeepSpeed
 
 
@@ -37,17 +40,10 @@ def read_file(file: Path, trust_pickle: bool) -> Content:
     """Of a file of tensors, or of the folder of a checkpoint of DeepSpeed (`find_shards`). Raises UserError."""
     if file.is_dir():
         return Content(_strip(read_shards(file, trust_pickle)), {})
-    kind = _kind_of(file)
-    if kind == "safetensors":
-        try:
-            content: Any = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"init.weights: {file} is damaged or not whole: {error}; fetch or copy it again") from error
-    else:
-        content = _read_pickle(file, trust_pickle, mapped=kind == "zip")
+    content = _read_content(file, trust_pickle)
     tensors = _strip(_unwrap(content))
     if not tensors:
-        held = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
+        held = _names_in(content) if isinstance(content, Mapping) else type(content).__name__
         raise UserError(
             f"init.weights: {file} holds no tensors by name, but {held or 'nothing'}; {WANTED}{_hint(file)}"
         )
@@ -55,6 +51,7 @@ def read_file(file: Path, trust_pickle: bool) -> Content:
         raise UserError(
             f"init.weights: {file} holds the optimizer's moments; the weights are in student.safetensors beside it"
         )
+    _check_tensors(file, tensors)
     empty = [name for name, tensor in tensors.items() if tensor.numel() == 0]
     if empty:
         raise UserError(
@@ -62,6 +59,52 @@ def read_file(file: Path, trust_pickle: bool) -> Content:
             "expected the checkpoint's whole folder, with init.trust_pickle=true"
         )
     return Content(tensors, _find_teacher(content, tensors))
+
+
+def _read_content(file: Path, trust_pickle: bool) -> Any:
+    kind = _kind_of(file)
+    if kind != "safetensors":
+        return _read_pickle(file, trust_pickle, mapped=kind == "zip")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:  # KeyError: a dtype torch lacks
+        raise UserError(
+            f"init.weights: {file} is damaged or not whole: {one_line(error)}; fetch or copy it again"
+        ) from error
+
+
+def _names_in(content: Mapping) -> str:
+    """Return some of the names in a file; a name that is not a text may be very long when it is written out."""
+    return ", ".join(name[:50] if isinstance(name, str) else type(name).__name__ for name in list(content)[:5])
+
+
+def _check_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError for tensors that are not plain values in memory: a view may repeat one number a million times."""
+    for name, tensor in tensors.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+        if not plain or tensor.is_quantized:
+            raise UserError(f"init.weights: {file}: {name} is not a plain tensor; expected weights, each value stored")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise UserError(
+                f"init.weights: {file}: {name} is {list(tensor.shape)}, more values than it stores; expected each value stored"
+            )
+
+
+@contextlib.contextmanager
+def whole(source: Path | str) -> Iterator[None]:
+    """Turn what goes wrong with tensors that do not fit each other, or are of other shapes, into a UserError.
+
+    Anything may stand in a file of weights: which operation fails first on it is of no use to the reader.
+    """
+    try:
+        yield
+    except FAULTS as error:
+        raise UserError(
+            f"init.weights: {source}: its parts do not fit each other ({type(error).__name__}: {one_line(error)}); expected "
+            "whole weights, as the program that trained them wrote them"
+        ) from error
+    except OSError as error:
+        raise UserError(f"init.weights: {source} cannot be read ({error.strerror or error}); {WANTED}") from error
 
 
 def _find_teacher(content: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,8 +123,9 @@ def _find_teacher(content: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 def find_shards(folder: Path) -> Path | None:
     """The folder of a checkpoint of DeepSpeed: this one, or the latest in it; None where it is none."""
     latest = folder / "latest"
-    if latest.is_file() and latest.stat().st_size < 1000 and (folder / latest.read_text().strip()).is_dir():
-        folder = folder / latest.read_text().strip()
+    with contextlib.suppress(OSError, ValueError):  # not a name
+        if latest.is_file() and latest.stat().st_size < 200 and (folder / latest.read_text().strip()).is_dir():
+            folder = folder / latest.read_text().strip()
     is_one = (folder / MODEL_STATES).is_file() or any(folder.glob("zero_pp_rank_*_model_states.pt"))
     return folder if is_one else None
 
@@ -109,21 +153,43 @@ def read_said(folder: Path) -> tuple[Said, list[str] | None, dict[str, Any]]:
     """Of the config.json (transformers, timm) and preprocessor_config.json beside weights: what they say of the model, the
     names of the classes, and mean and std of the pixels."""
     config, clips = _read_json(folder / "config.json"), _read_json(folder / "preprocessor_config.json")
-    timm = config.get("pretrained_cfg", {})
-    size = config.get("image_size", timm.get("input_size", [None])[-2:])
-    sides = [size, size] if isinstance(size, int) else size
-    frame_size = (sides[0], sides[1]) if sides and len(sides) == 2 else None
-    names = config.get("id2label")
-    classes = [names[k] for k in sorted(names, key=int)] if names else None
+    timm = config.get("pretrained_cfg")
+    timm = timm if isinstance(timm, dict) else {}
+    shape = _numbers(timm.get("input_size"), int)
+    size = config.get("image_size", shape[-2:])
+    sides = [size, size] if _is_count(size) else _numbers(size, int)
+    frame_size = (sides[0], sides[1]) if len(sides) == 2 and min(sides) > 0 else None
     pixels = {"mean": clips.get("image_mean", timm.get("mean")), "std": clips.get("image_std", timm.get("std"))}
-    heads, decoder_heads = config.get("num_attention_heads"), config.get("decoder_num_attention_heads")
-    said = Said(heads, config.get("num_frames"), frame_size, decoder_heads)
-    return said, classes, {name: list(values) for name, values in pixels.items() if values}
+    heads, frames, decoder_heads = (
+        value if _is_count(value := config.get(name)) else None
+        for name in ("num_attention_heads", "num_frames", "decoder_num_attention_heads")
+    )
+    said = Said(heads, frames, frame_size, decoder_heads)
+    told = {name: _numbers(values, float) for name, values in pixels.items()}
+    return said, _class_names(config.get("id2label")), {name: values for name, values in told.items() if values}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31
+
+
+def _numbers(values: Any, kind: type) -> list:
+    """Return a list of numbers; [] for anything else."""
+    kinds = (int,) if kind is int else (int, float)
+    good = isinstance(values, list) and all(isinstance(value, kinds) for value in values)
+    return list(values) if good else []
+
+
+def _class_names(names: Any) -> list[str] | None:
+    """Return the names of the classes in the order of their numbers; None if the file does not say them."""
+    if not isinstance(names, dict) or not names or not all(key.isdecimal() for key in names):
+        return None
+    return [str(names[key]) for key in sorted(names, key=int)]
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
+        content = parse_json(file.read_text()) if file.is_file() else {}
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -131,6 +197,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _kind_of(file: Path) -> str:
     """safetensors, zip (torch) or pickle (torch before 1.6), by the first bytes."""
+    check_file(file, WANTED.removeprefix("expected "))
     size = file.stat().st_size
     with file.open("rb") as stream:
         head = stream.read(512)
@@ -144,14 +211,28 @@ def _kind_of(file: Path) -> str:
             f"init.weights: {file} is a web page, not weights: the download was answered with a page; fetch it again"
         )
     if head.startswith(b"PK"):
-        if not zipfile.is_zipfile(file):
-            raise UserError(f"init.weights: {file} ends too early ({size} bytes): fetch or copy it again")
+        _check_zip(file, size)
         return "zip"
     if head.startswith(b"\x80"):
         return "pickle"
     if head[8:9] == b"{":
         return "safetensors"
     raise UserError(f"init.weights: {file} is no file of weights; {WANTED}")
+
+
+def _check_zip(file: Path, size: int) -> None:
+    """Raise UserError for a zip that is cut off, or would be larger unpacked: torch stores tensors as they are."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+    except Exception as error:  # of zipfile: each kind of damage has its own type
+        raise UserError(
+            f"init.weights: {file} ends too early ({size} bytes) or is damaged ({one_line(error)}): fetch or copy it again"
+        ) from error
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(e.file_size for e in entries) > size:
+        raise UserError(
+            f"init.weights: {file} is a packed zip, not a file that torch.save wrote; unpack it, or fetch it again"
+        )
 
 
 def _read_pickle(file: Path, trust_pickle: bool, mapped: bool) -> Any:
@@ -184,15 +265,16 @@ def _hint(file: Path) -> str:
 
 
 def _unwrap(content: Any) -> dict[str, Tensor]:
-    while True:
+    for _ in range(MOST_WRAPPERS):
         if isinstance(content, nn.Module):
             content = content.state_dict()
         if not isinstance(content, Mapping):
             return {}
         inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping | nn.Module)), None)
         if inner is None:
-            return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+            return {name: v for name, v in content.items() if isinstance(v, Tensor) and isinstance(name, str)}
         content = inner
+    return {}
 
 
 def _strip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

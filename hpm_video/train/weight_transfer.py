@@ -11,6 +11,7 @@ from hpm_video.models.encoder import Encoder
 from hpm_video.models.interpolate import interpolate_table, resize_kernel
 from hpm_video.models.student import Student
 from hpm_video.models.tokens import Grid, fixed_table
+from hpm_video.train.weight_files import whole
 from hpm_video.train.weights import TARGET_KINDS, Weights
 from hpm_video.types import UserError
 
@@ -26,12 +27,18 @@ PARTS = {
 def fill_encoder(model: Classifier, weights: Weights, classes: list[str] | None = None) -> str:
     """Copies the weights into the encoder of `model`, moved to its grid, and into its head where that is for the same
     classes. Returns what was loaded, changed, new and dropped, some lines. Raises UserError where they do not fit."""
+    with whole(weights.source):
+        return _fill_encoder(model, weights, classes)
+
+
+def _fill_encoder(model: Classifier, weights: Weights, classes: list[str] | None) -> str:
     own = dict(model.encoder.named_parameters())
     moved, changes = _move(model.encoder, weights)
     _check(own, moved, weights)
     for name, parameter in own.items():
         parameter.copy_(moved[name])
     head, about_head = _head_for(model, weights, classes)
+    _check_finite(head, weights)
     for name, parameter in model.named_parameters():
         if name in head:
             parameter.copy_(head[name])
@@ -51,6 +58,11 @@ def fill_student(model: Student, weights: Weights, target: str) -> str:
     """Copies the weights into a student, or a teacher (which has no pixel decoder): the encoder moved to its grid, and each
     of PARTS that fits. `target`: objective.target, as a head that predicts other things is of no use. Returns what was
     loaded, changed, new and dropped, some lines. Raises UserError where the encoder does not fit."""
+    with whole(weights.source):
+        return _fill_student(model, weights, target)
+
+
+def _fill_student(model: Student, weights: Weights, target: str) -> str:
     own = dict(model.named_parameters())
     moved, changes = _move(model.encoder, weights)
     tensors = {f"encoder.{n}": t for n, t in moved.items()} | dict(weights.rest)
@@ -162,8 +174,15 @@ def _check(own: Mapping[str, Tensor], moved: Mapping[str, Tensor], weights: Weig
         if parameter.shape != moved[name].shape:
             shapes = f"{list(moved[name].shape)}, this model has {list(parameter.shape)}"
             raise UserError(f"{where}: {name} is {shapes}; expected a plain ViT (its mlp 4 times as wide)")
-        if not bool(torch.isfinite(moved[name]).all()):
-            raise UserError(f"{where}: {name} has values that are not finite; expected weights of a run that went well")
+    _check_finite({name: moved[name] for name in own}, weights)
+
+
+def _check_finite(tensors: Mapping[str, Tensor], weights: Weights) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(
+                f"init.weights: {weights.source}: {name} has values that are not finite; expected weights of a run that went well"
+            )
 
 
 def _head_for(model: Classifier, weights: Weights, classes: list[str] | None) -> tuple[dict[str, Tensor], str]:

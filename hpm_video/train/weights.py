@@ -4,7 +4,6 @@ Sources: a run of this program (folder, checkpoint, exported file), or another p
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from hpm_video.config import EncoderConfig, InitConfig, ModelConfig
-from hpm_video.models.convert import Said, convert
+from hpm_video.models.convert import Said, check_numbers, convert
 from hpm_video.models.tokens import Grid
+from hpm_video.reading import read_json
 from hpm_video.train.checkpoint import list_checkpoints, load_classes, read_config, read_tensors
-from hpm_video.train.weight_files import WANTED, find_shards, read_file, read_said
+from hpm_video.train.weight_files import WANTED, find_shards, read_file, read_said, whole
 from hpm_video.types import UserError
 
 DECODER_KEYS = {f.name for f in dataclasses.fields(ModelConfig)} - {f.name for f in dataclasses.fields(EncoderConfig)}
@@ -66,9 +66,13 @@ def weight_settings(init: InitConfig, pretraining: bool = False) -> dict[str, An
 def read_weights(path: Path, trust_pickle: bool = False) -> Weights:
     """Of a run folder (its latest checkpoint, else what it exported), a checkpoint, a file of weights of this program or
     another, a folder of transformers, or a checkpoint folder of DeepSpeed. Raises UserError."""
-    if not path.exists():
-        raise UserError(f"init.weights: {path} does not exist; {WANTED}")
-    file = find_file(path)
+    with whole(path):
+        if not path.exists():
+            raise UserError(f"init.weights: {path} does not exist; {WANTED}")
+        return _read(find_file(path), trust_pickle)
+
+
+def _read(file: Path, trust_pickle: bool) -> Weights:
     tensors, averaged = read_file(file, trust_pickle)
     if "embed.linear.weight" in tensors or "encoder.embed.linear.weight" in tensors:
         return _own(file, tensors)
@@ -108,7 +112,7 @@ def _converted(
 
 def find_file(path: Path) -> Path:
     """The file of weights of a folder, or the folder of DeepSpeed's shards; a file is itself."""
-    if path.is_file():
+    if not path.is_dir():
         return path
     found = [path] if (path / "state.json").is_file() else list_checkpoints(path)
     files: list[Path] = []
@@ -129,13 +133,15 @@ def find_file(path: Path) -> Path:
 
 def _own(file: Path, tensors: Mapping[str, Tensor]) -> Weights:
     """Of this program: what made them is in encoder.json beside an exported encoder, else in the run's config.yaml."""
+    _check_own(file, tensors)
     header, run, classes = file.with_name("encoder.json"), file.parent, None
     if "embed.linear.weight" in tensors:
         if not header.is_file():
             raise UserError(
                 f"init.weights: {header} does not exist; expected it beside the weights, as a run writes it"
             )
-        config, kind = json.loads(header.read_text())["config"], "encoder of a pretraining run"
+        header_of = read_json(header, dict, "the configuration of the weights beside it, as a run writes it")
+        config, kind = header_of["config"], "encoder of a pretraining run"
         tensors = {f"encoder.{name}": tensor for name, tensor in tensors.items()}
     else:
         run = file.parent if (file.parent / "config.yaml").is_file() else file.parents[2]
@@ -177,6 +183,13 @@ def _own(file: Path, tensors: Mapping[str, Tensor]) -> Weights:
     return dataclasses.replace(
         weights, teacher=dataclasses.replace(weights, tensors=encoder, rest=rest, source=teacher)
     )
+
+
+def _check_own(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    try:
+        check_numbers(tensors)
+    except UserError as error:
+        raise UserError(f"init.weights: {file}: {error}") from error
 
 
 def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
