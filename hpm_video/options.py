@@ -177,24 +177,34 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 def _add_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", help="what data.root may be: a folder of videos, of SSv2's layout, or of a manifest")
     parser.add_argument("out", help="a folder, or a URL that fsspec can write to")
-    parser.add_argument("--samples-per-shard", type=int, default=1000, help="1000 if not given")
-    parser.add_argument("--seed", type=int, default=0, help="of the order in which training samples are packed")
-    parser.add_argument("--workers", type=int, default=4, help="shards written at the same time (4)")
+    parser.add_argument("--samples-per-shard", type=_positive(int), default=1000, help="1000 if not given")
+    parser.add_argument("--seed", type=_seed, default=0, help="of the order in which training samples are packed")
+    parser.add_argument("--workers", type=_workers, default=4, help="shards written at the same time (4)")
 
 
 def _add_jobs(parser: argparse.ArgumentParser, time_limit_s: int) -> None:
-    parser.add_argument("--workers", type=_positive(int), help="processes (one for each core)")
+    parser.add_argument("--workers", type=_workers, help="processes (one for each core)")
     text = f"seconds after which a file is given up ({time_limit_s})"
     parser.add_argument("--time-limit", type=_positive(float), default=time_limit_s, help=text)
 
 
-def _positive(kind: type) -> Callable[[str], Any]:
+def _positive(kind: type, most: int = 1_000_000) -> Callable[[str], Any]:
     def read(text: str) -> Any:
-        if not 0 < (number := kind(text)) < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text}; expected a number above 0")
+        if not 0 < (number := kind(text)) <= most:
+            raise argparse.ArgumentTypeError(f"{text[:50]}; expected a number above 0, at most {most:,}")
         return number
 
+    read.__name__ = kind.__name__  # argparse names it where a text is not a number
     return read
+
+
+_workers = _positive(int, most=1024)
+
+
+def _seed(text: str) -> int:
+    if not 0 <= (number := int(text)) < 2**63:
+        raise argparse.ArgumentTypeError(f"{text[:50]}; expected a number from 0 to {2**63 - 1:,}")
+    return number
 
 
 _ADDERS: dict[str, Callable[[argparse.ArgumentParser], None]] = {

@@ -11,9 +11,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-
 from hpm_video.errors import UserError
 
 MOST_BYTES, MOST_VALUES, MOST_DEPTH, MOST_DIGITS = 128 << 10, 10_000, 20, 4000  # of YAML
@@ -75,6 +72,8 @@ def read_json(file: Path, kind: type, expected: str) -> Any:
 
 def read_yaml(file: Path) -> Any:
     """Return the value of a YAML file. Raises UserError if it is not a file, not UTF-8, too long or not plain YAML."""
+    from omegaconf import OmegaConf
+
     check_file(file, "a configuration file: YAML, sections of KEY: VALUE")
     try:
         with file.open("rb") as stream:
@@ -99,6 +98,8 @@ def read_yaml(file: Path) -> Any:
 
 def read_value(text: str) -> Any:
     """Return the value of a piece of YAML, as it stands behind a `KEY=`. Raises UserError."""
+    from omegaconf import OmegaConf
+
     try:
         if len(text) > MOST_BYTES:
             raise ValueError(f"it is longer than {MOST_BYTES >> 10} KiB")
@@ -133,6 +134,8 @@ def check_yaml(text: str) -> str | None:
     Raises UserError for tags, references that call something, anchors that lead into themselves or multiply, and YAML that
     is nested too deep or too long.
     """
+    import yaml  # not above: `--help` shall cost no time
+
     kind: str | None = None
     open_ones, sizes = [_Open("", None, False)], dict[str, int]()  # the document; values of each anchor
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -170,7 +173,7 @@ def _add(above: _Open, num_values: int, anchor: str | None, sizes: dict[str, int
         )
 
 
-def _check_event(event: yaml.NodeEvent, name: str, value: str) -> None:
+def _check_event(event: Any, name: str, value: str) -> None:
     tag = getattr(event, "tag", None)
     if tag not in PLAIN_TAGS:
         raise UserError(f"{name}: the tag {tag}; expected a plain value: text, a number, true, false, null or a list")

@@ -74,8 +74,8 @@ def read_values(
         name = getattr(error, "full_key", None) or "${...}"
         reason = one_line(Exception(getattr(error, "msg", None) or "a circle of references"))
         raise UserError(f"{name}: {reason}; expected ${{section.key}} of a key that exists and fits") from error
-    _expand_paths(config)
     check_values(config)
+    _expand_paths(config)
     return config
 
 

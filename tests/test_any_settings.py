@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from hpm_video.cli import main
 from hpm_video.config import (
     FinetuneConfig,
     PretrainConfig,
@@ -182,6 +183,65 @@ def test_many_files(tmp_path_factory, content: bytes) -> None:
 @pytest.mark.parametrize("content", HARD, ids=lambda content: content[:24])
 def test_hard_file(tmp_path, content: bytes) -> None:
     read_both(tmp_path, content)
+
+
+# references: to keys, and to nothing else
+
+SECRET = "not-for-the-output-of-a-command"
+CALLS = [
+    "${oc.env:A_SECRET}",
+    "x${oc.env:A_SECRET}y",
+    "${oc.decode:'1'}",
+    "${oc.create:{a: 1}}",
+    "${oc.env:A_SECRET,${model.depth}}",
+]
+CALLS += [
+    "${oc.select:data.root}",
+    "${model.${oc.env:A_SECRET}}",
+    "\\${oc.env:A_SECRET}",
+    "${.root}",
+    "${model}",
+    "${model.depth",
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("where", ["command line", "file", "list", "weights", "run"])
+def test_only_keys_are_looked_up(tmp_path, monkeypatch, capsys, call: str, where: str) -> None:
+    monkeypatch.setenv("A_SECRET", SECRET)
+    name = "data.mean" if where == "list" else "train.output"
+    value = [call, 1, 1] if where == "list" else call
+    tree = {"data": {"root": "x"}, "train": {"output": "y"}} | {name.split(".")[0]: {name.split(".")[1]: value}}
+    (tmp_path / "config.yaml").write_text(json.dumps(tree))
+    if where == "run":
+        assert main(["show", str(tmp_path)]) == 1 and main(["knn", str(tmp_path)]) == 1
+        said = capsys.readouterr().err
+    else:
+        with pytest.raises(UserError) as caught:
+            if where == "weights":
+                load_config(overrides=REQUIRED, base={"data": {"mean": [call, 1, 1]}})
+            elif where == "command line":
+                load_config(overrides=[*REQUIRED, f"{name}={call}"])
+            else:
+                load_config(tmp_path / "config.yaml", ["data.root=x"])
+        said = str(caught.value)
+    assert SECRET not in said and ("data.mean" in said or "train.output" in said)
+
+
+def test_references_to_keys_work() -> None:
+    config = load_config(
+        overrides=["data.root=x", "train.output=runs/${data.root}_${train.seed}", "train.steps=${optim.batch_size}"]
+    )
+    assert (config.train.output, config.train.steps) == ("runs/x_0", config.optim.batch_size)
+    assert load_config(overrides=[*REQUIRED, "preset=hpm_paper"]).model.predictor_depth == 4
+
+
+@pytest.mark.parametrize(
+    "keys", [["model.depth=${model.width}", "model.width=${model.depth}"], ["data.mean=${data.root}"]]
+)
+def test_references_in_a_circle(keys: list[str]) -> None:
+    with pytest.raises(UserError, match="expected"):
+        load_config(overrides=[*REQUIRED, *keys])
 
 
 # values that each key takes: what they make together works, or is refused
