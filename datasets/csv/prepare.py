@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from hpm_video.data.annotations import Found, read_lines
-from hpm_video.data.lists import COLUMNS, Track, read_lists
+from hpm_video.data.columns import COLUMNS
+from hpm_video.data.lists import Track, read_lists
 from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
 
 RECIPE = Recipe(name="csv", command="hpm-video pretrain train.output=runs/csv", part_is_fine=False)

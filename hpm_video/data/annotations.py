@@ -1,7 +1,6 @@
 """Rows, the trees they are found in, and Something-Something V2's own files. Who calls: `manifest.py` and the recipes in
 datasets/. Other sets' annotation files: `known_sets.py`; lists of paths: `lists.py`."""
 
-import json
 import os
 import re
 from collections import Counter
@@ -11,6 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hpm_video.data.texts import is_utf8, keep_utf8, printable
+from hpm_video.data.texts import read_json as read_json
+from hpm_video.data.texts import read_lines as read_lines
 from hpm_video.types import UserError
 
 SUFFIXES = tuple(".webm .mp4 .mkv .avi .mov .m4v .mpg .mpeg .ogv .gif .flv .3gp .wmv .asf .ts".split())
@@ -22,7 +24,13 @@ SSV2_FILES = {
     "test": ("test.json", "something-something-v2-test.json"),
 }
 SSV2_VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", ".")
-SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "validation", "valid"), "test": ("test",)}
+SPLIT_FOLDERS = {  # in any case
+    "train": ("train", "training"),
+    "validation": ("val", "validation", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+ARCHIVES = tuple(".tar .tgz .zip .rar .7z .gz .bz2 .xz .zst".split())
+TABLES = tuple(".parquet .arrow .feather".split())
 
 
 class Row(NamedTuple):
@@ -44,6 +52,7 @@ class Found(NamedTuple):
     splits: dict[str, list[Row]]  # rows that have a file
     classes: list[str]
     missing: dict[str, list[str]]  # of each split the rows without a file, named
+    notes: tuple[str, ...] = ()  # what the user should know of how it was read
 
 
 def list_folder(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
@@ -52,6 +61,7 @@ def list_folder(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
     Links are followed, and a folder is read once: a link to a folder above it would not end.
     """
     found: list[str] = []
+    others: Counter[str] = Counter()  # of the files with other endings
     seen: set[str] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         if os.path.realpath(folder) in seen:
@@ -60,13 +70,40 @@ def list_folder(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
         seen.add(os.path.realpath(folder))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         inside = Path(folder).relative_to(root)
-        found += [
-            (inside / name).as_posix() for name in files if name.lower().endswith(suffixes) and not name.startswith(".")
-        ]
+        for name in files:
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(suffixes):
+                found.append((inside / name).as_posix())
+            else:
+                others[os.path.splitext(name)[1].lower()] += 1
     if not found:
-        kind = "image" if suffixes == IMAGE_SUFFIXES else "video"
-        raise UserError(f"data.root: {root} holds no {kind}; looked for {' '.join(suffixes)} in it and its subfolders")
+        kind = "image" if suffixes == IMAGE_SUFFIXES else "video" if suffixes == SUFFIXES else "video and no image"
+        raise UserError(
+            f"data.root: {root} holds no {kind}; looked for {' '.join(suffixes)} in it and its subfolders. "
+            f"{_tell_others(others)}"
+        )
     return sorted(found)
+
+
+def _tell_others(others: Counter[str]) -> str:
+    """What a folder holds instead, and what to do with it."""
+    if not others:
+        return "It holds no file that is not hidden"
+    some = ", ".join(f"{count:,} {printable(end)[:20] or 'without an ending'}" for end, count in others.most_common(3))
+    held = set(others)
+    if held & set(SUFFIXES):
+        return f"It holds videos ({some}): expected images there, or leave out --images"
+    if held & set(IMAGE_SUFFIXES):
+        return (
+            f"It holds images ({some}). For samples of one image set data.num_frames=1 model.tubelet=1 "
+            "(configs/pretrain/in1k_vitb.yaml); for folders of frames write a list and run datasets/csv/prepare.py"
+        )
+    if held & set(ARCHIVES):
+        return f"It holds archives ({some}): unpack them into a folder (tar xf FILE -C FOLDER), and give that folder"
+    if held & set(TABLES):
+        return f"It holds tables ({some}), not files of samples: write the videos of their rows as files first"
+    return f"It holds {some}"
 
 
 def list_frames(folder: Path) -> list[str]:
@@ -78,12 +115,20 @@ def list_frames(folder: Path) -> list[str]:
 class FileIndex:
     """Where the files of a tree are, from one listing (not one look-up for each of 240,000 rows), without their endings."""
 
-    def __init__(self, root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:
+    def __init__(self, root: Path, suffixes: tuple[str, ...] = SUFFIXES, may_be_empty: bool = False) -> None:
         self.paths: dict[str, str] = {}
-        for path in list_folder(root, suffixes):
+        self.shared: set[str] = set()  # names that several files have
+        try:
+            paths = list_folder(root, suffixes)
+        except UserError:
+            if not may_be_empty:
+                raise
+            paths = []
+        for path in keep_utf8(paths, root):
             stem = os.path.splitext(path)[0]
-            for name in (stem, "/".join(stem.split("/")[-2:]), stem.split("/")[-1]):
-                self.paths.setdefault(name, path)
+            for name in {stem, "/".join(stem.split("/")[-2:]), stem.split("/")[-1]}:
+                if self.paths.setdefault(name, path) != path:
+                    self.shared.add(name)
 
     def find(self, *names: str) -> str | None:
         """Path relative to the root of the first of these names (`stem` or `folder/stem`) that is there."""
@@ -91,9 +136,17 @@ class FileIndex:
 
 
 def split_folders(root: Path) -> dict[str, str]:
-    """Split -> its folder train/, val/ or test/ of `root`; empty where there is no train/."""
-    names = {split: next((n for n in names if (root / n).is_dir()), None) for split, names in SPLIT_FOLDERS.items()}
-    return {split: name for split, name in names.items() if name} if names["train"] else {}
+    """Split -> its folder train/, val/ or test/ of `root`; empty if there is no train/. UserError if a split has two."""
+    there: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(root)) if root.is_dir() else []:
+        split = next((split for split, names in SPLIT_FOLDERS.items() if name.casefold() in names), None)
+        if split and (root / name).is_dir():
+            there.setdefault(split, []).append(name)
+    if "train" not in there:
+        return {}
+    if two := next((names for names in there.values() if len(names) > 1), None):
+        raise UserError(f"{root} holds both {two[0]}/ and {two[1]}/; expected one folder for that split")
+    return {split: there[split][0] for split in SPLIT_FOLDERS if split in there}
 
 
 def read_class_folders(
@@ -109,7 +162,7 @@ def read_class_folders(
     """
     named: dict[str, list[tuple[str, str]]] = {}  # split -> (path relative to root, class or "")
     for split, folder in (split_folders(root) or {"train": "."}).items():
-        paths = list_folder(root / folder, suffixes)
+        paths = keep_utf8(list_folder(root / folder, suffixes), root / folder)
         beside = [] if unlabelled else [path for path in paths if "/" not in path]
         if 0 < len(beside) < len(paths):
             raise UserError(
@@ -118,13 +171,18 @@ def read_class_folders(
             )
         has_labels = not unlabelled and not beside
         named[split] = [
-            (os.path.normpath(f"{folder}/{p}"), clean(p.split("/")[0]) if has_labels else "") for p in paths
+            (os.path.normpath(f"{folder}/{p}"), clean(_one_line(p.split("/")[0])) if has_labels else "") for p in paths
         ]
     classes = sorted({name for rows in named.values() for _, name in rows} - {""})
     numbers = {name: number for number, name in enumerate(classes)}
     frames = 1 if suffixes == IMAGE_SUFFIXES else None
     splits = {split: [Row(p, numbers.get(n, -1), frames) for p, n in rows] for split, rows in named.items()}
     return Found(splits, classes, {})
+
+
+def _one_line(name: str) -> str:
+    """Class names are written one in a line."""
+    return re.sub(r"[\r\n]+", " ", name)
 
 
 def hold_out_share(found: Found, share: float, seed: int, pattern: str = "") -> Found:
@@ -158,32 +216,6 @@ def hold_out_share(found: Found, share: float, seed: int, pattern: str = "") -> 
     train = [row for number, row in enumerate(rows) if number not in drawn]
     validation = [rows[number] for number in sorted(drawn)]
     return found._replace(splits={**found.splits, "train": train, "validation": validation})
-
-
-def read_lines(file: Path, expected: str) -> list[tuple[int, str]]:
-    """(line number from 1, text) of each line that is not blank. UserError where the file is none, or not UTF-8."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}; expected {expected}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 (byte {error.start}); expected {expected}") from error
-    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def read_json(file: Path, shape: type, expected: str) -> Any:
-    """UserError with file and line where it is not JSON of this shape."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}; expected {expected}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 (byte {error.start}); expected {expected}") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}, line {error.lineno}: no valid JSON ({error.msg}); expected {expected}") from error
-    if not isinstance(content, shape):
-        raise UserError(f"{file}: holds a {type(content).__name__}; expected {expected}")
-    return content
 
 
 def find_ssv2(root: Path, given: Path | None) -> Path | None:
@@ -229,7 +261,7 @@ def _read_classes(file: Path) -> dict[str, int]:
     labels = read_json(file, dict, 'an object {"Moving something up": "0", ...}')
     try:
         numbers = {str(name): int(number) for name, number in labels.items()}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{file}: {error}; expected class numbers, as in {{'Moving something up': '0'}}") from error
     if sorted(numbers.values()) != list(range(len(numbers))):
         raise UserError(f"{file}: the class numbers are not 0 to {len(numbers) - 1}, each once")
@@ -254,7 +286,8 @@ def _index_videos(root: Path) -> dict[str, str]:
     videos: dict[str, str] = {}
     for folder in SSV2_VIDEO_FOLDERS:
         if (root / folder).is_dir():
-            for name in sorted(os.listdir(root / folder), key=lambda name: (not name.endswith(".webm"), name)):
+            names = [name for name in os.listdir(root / folder) if is_utf8(name)]  # as ids are
+            for name in sorted(names, key=lambda name: (not name.endswith(".webm"), name)):
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() in SUFFIXES:  # of several files of an id SSv2's own .webm, on every machine
                     videos.setdefault(stem, os.path.normpath(os.path.join(folder, name)))

@@ -92,6 +92,7 @@ def _finish(recipe: Recipe, found: Found, root: Path, out: Path) -> list[str]:
     num_classes = len(found.classes)
     strict = not recipe.part_is_fine and not found.missing
     told = check_rows(splits, num_classes, recipe.num_rows, gaps_are_errors=strict) + told
+    told += found.notes
     told.append(f"{num_classes} classes" if num_classes else "no labels")
     if recipe.num_classes:
         told[-1] += f"; expected {recipe.num_classes}"

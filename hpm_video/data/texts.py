@@ -1,0 +1,92 @@
+"""Text that a user gives: lines, JSON and file names, read so that each fault is named. Names are printable in messages."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpm_video.types import UserError
+
+log = logging.getLogger("hpm_video")
+
+
+def printable(name: str) -> str:
+    """Return a name as one line that a terminal can show: bytes that are not UTF-8 as \\xe9, control characters escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1].replace("\\udc", "\\x") for c in name)
+
+
+def is_utf8(name: str) -> bool:
+    """Return whether a name can be written as UTF-8; the system gives other bytes as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def keep_utf8(names: Sequence[str], where: Path | str) -> list[str]:
+    """Return the names that are UTF-8, and warn of the others: tables hold UTF-8 only. Raises UserError if none is left."""
+    kept = [name for name in names if is_utf8(name)]
+    odd = [printable(name) for name in names if not is_utf8(name)]
+    if not odd:
+        return kept
+    some = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
+    text = f"{where}: {len(odd)} of {len(names)} files have a name that is not UTF-8 ({some})"
+    if not kept:
+        raise UserError(
+            f"{text}; expected UTF-8 names. Rename them, as with convmv -f latin1 -t utf8 --notest -r FOLDER"
+        )
+    log.warning("%s; they are left out. Rename them to use them", text)
+    return kept
+
+
+def check_text(text: str, where: str, expected: str) -> None:
+    """Raise UserError if a text holds zero bytes or lone surrogates."""
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise UserError(f"{where}, line {line}: holds a zero byte; expected {expected}")
+    if not is_utf8(text):
+        raise UserError(f"{where}: holds text that is not UTF-8; expected {expected}")
+
+
+def read_lines(file: Path, expected: str) -> list[tuple[int, str]]:
+    """(line number from 1, text) of each line that is not blank. UserError if the file does not exist or is not UTF-8."""
+    text = _read_text(file, "utf-8-sig", expected)
+    check_text(text, str(file), expected)
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def _read_text(file: Path, encoding: str, expected: str) -> str:
+    try:
+        return file.read_text(encoding=encoding)
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}; expected {expected}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 (byte {error.start}); expected {expected}. Save it as UTF-8") from error
+
+
+def read_json(file: Path, shape: type, expected: str) -> Any:
+    """Return the content of a JSON file. UserError with file and line if it is not JSON of this shape."""
+    content = parse_json(_read_text(file, "utf-8-sig", expected), str(file), expected)
+    if not isinstance(content, shape):
+        raise UserError(f"{file}: holds a {type(content).__name__}; expected {expected}")
+    return content
+
+
+def parse_json(text: str, where: str, expected: str) -> Any:
+    """Return the content of a JSON text; every fault is a UserError that names the line."""
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        line = "" if ", line " in where else f", line {error.lineno}"
+        raise UserError(f"{where}{line}: no valid JSON ({error.msg}); expected {expected}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: no valid JSON ({str(error)[:100]}); expected {expected}") from error
+    if "\\u" in text:
+        check_text(json.dumps(content, ensure_ascii=False).replace("\\u0000", "\0"), where, expected)
+    return content
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number of JSON")
