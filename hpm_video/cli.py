@@ -150,7 +150,8 @@ def _pretrain(given: argparse.Namespace) -> int:
         health = make_knn_health(config, config.train.knn_clips)
         if health is None:
             raise UserError(
-                "train.knn_clips: the data has no labels, no validation split or a single class; expected 0"
+                "train.knn_clips: the data has no labels, no validation split or a single class; expected 0, or a manifest with "
+                "both (datasets/folder/prepare.py, datasets/csv/prepare.py)"
             )
     if not pretrain(config, health):
         return 143

@@ -16,7 +16,9 @@ from hpm_video.schema import describe_fields, key, read_values
 
 @dataclass(kw_only=True)
 class DataConfig:
-    root: str = key(MISSING, "folder of a manifest, of shards (or their URL), of SSv2's layout, or of any videos")
+    root: str = key(
+        MISSING, "folder of a manifest, of shards (or their URL), of SSv2's layout, or of any videos", path=True
+    )
     format: str = key(
         "auto",
         "auto looks for shards.json, manifest.json, SSv2's labels.json + train.json, then takes every video (and picture, "
@@ -24,7 +26,9 @@ class DataConfig:
         ["auto", "manifest", "shards", "ssv2", "folder"],
     )
     annotations: str | None = key(
-        None, "folder of the manifest or of SSv2's json files, where it is not data.root (or data.root/labels)"
+        None,
+        "folder of the manifest or of SSv2's json files, where it is not data.root (or data.root/labels)",
+        path=True,
     )
     num_frames: int = key(16, "frames of a clip", least=1)
     frame_size_px: list[int] = key([224, 224], "height and width of a clip, pixels")
@@ -105,13 +109,14 @@ class ImagesConfig:
     root: str | None = key(
         None,
         "images to train on besides the videos: folder of a manifest, of shards (or their URL), or of any; null = none",
+        path=True,
     )
     format: str = key(
         "auto",
         "auto looks for shards.json, manifest.json, then takes every picture",
         ["auto", "manifest", "shards", "folder"],
     )
-    annotations: str | None = key(None, "folder of the manifest, where it is not images.root")
+    annotations: str | None = key(None, "folder of the manifest, where it is not images.root", path=True)
     share: float = key(
         0.5, "share of the optimizer steps whose whole batch is images; epochs count the videos alone", least=0, most=1
     )
@@ -245,7 +250,7 @@ class ObjectiveConfig:
         "teacher, or of DINO's or CLIP's ViT-B/16",
         ["raw", "norm_token", "norm_channel", "teacher_features", "dino", "clip"],
     )
-    target_weights: str | None = key(None, "file of the weights of dino or clip; nothing is downloaded")
+    target_weights: str | None = key(None, "file of the weights of dino or clip; nothing is downloaded", path=True)
     ranking: str = key(
         "relative", "relative (all pairs of masked units) or absolute (z-scored loss)", ["relative", "absolute"]
     )
@@ -289,7 +294,7 @@ class FinetuneOptimConfig(OptimConfig):
 
 @dataclass(kw_only=True)
 class TrainConfig:
-    output: str = key(MISSING, "folder of the run; rerunning with the same folder resumes")
+    output: str = key(MISSING, "folder of the run; rerunning with the same folder resumes", path=True)
     epochs: float = key(
         800.0, "passes over the data, counted in clips: with data.repeats r each decodes 1 / r of them", least=0
     )
@@ -332,6 +337,7 @@ class InitConfig:
         None,
         "what the model starts from (pretraining: decoder, predictor and teacher too, where they fit): a run folder, a file "
         "of weights, or a checkpoint folder of DeepSpeed; null = from nothing",
+        path=True,
     )
     trust_pickle: bool = key(
         False, "load files that hold pickled Python objects too: they can run any code, so only from sources you trust"
@@ -371,7 +377,9 @@ class EngineConfig:
     precision: str = key(
         "auto", "auto: bf16 on a GPU, else fp32; bf16 = autocast, weights stay fp32", ["auto", "fp32", "bf16"]
     )
-    deepspeed_json: str | None = key(None, "file of further DeepSpeed settings; a key that is set here too is an error")
+    deepspeed_json: str | None = key(
+        None, "file of further DeepSpeed settings; a key that is set here too is an error", path=True
+    )
     compile: bool = key(False, "torch.compile the student")
     num_threads: int | None = key(None, "CPU threads of each rank; null = cores / ranks of the machine", least=1)
 

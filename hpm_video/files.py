@@ -115,6 +115,11 @@ def to_json(content: Any) -> Any:
     return content
 
 
+def expand_home(path: str) -> str:
+    """Return a path with a leading ~ or ~NAME as the home folder; URLs, and names of no user, stay as they are."""
+    return path if "://" in path else os.path.expanduser(path)
+
+
 def sync(path: Path) -> None:
     """Wait until a file or folder is on the disk; some file systems cannot sync folders."""
     with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from hpm_video.errors import UserError
+from hpm_video.files import expand_home
 
 
 def key(  # noqa: PLR0913
@@ -26,12 +27,15 @@ def key(  # noqa: PLR0913
     least: float | None = None,
     most: float | None = None,
     any_length: bool = False,
+    path: bool = False,
 ) -> Any:
     """A field of the schema: default, one line of help with the unit, and what values it may take.
 
-    A list has as many values as its default, but for `any_length`, where it has at least one.
+    A list has as many values as its default, but for `any_length`, where it has at least one. In a `path` a leading ~ is
+    the home folder.
     """
     metadata = {"help": help, "choices": tuple(choices), "least": least, "most": most, "any_length": any_length}
+    metadata["path"] = path
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -57,6 +61,7 @@ def read_values(
         raise UserError(f"{name} is not set: expected {wanted} (give {name}=...)") from error
     except OmegaConfBaseException as error:  # ${...} that leads nowhere
         raise UserError(f"{error.full_key}: {error.msg}; expected ${{section.key}} of a key that exists") from error
+    _expand_paths(config)
     check_values(config)
     return config
 
@@ -95,6 +100,13 @@ def _merge(schema: type, base: Any, update: Any, source: str) -> Any:
             wanted = f"{type_name(known[name])}: {known[name].metadata['help']}"
             raise UserError(f"{name}: {value!r} (from {source}); expected {wanted}") from error
     return base
+
+
+def _expand_paths(config: Any) -> None:
+    for name, f in all_fields(type(config)):
+        section, leaf = (getattr(config, name.split(".")[0]), name.split(".")[1])
+        if f.metadata["path"] and getattr(section, leaf):
+            setattr(section, leaf, expand_home(getattr(section, leaf)))
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:

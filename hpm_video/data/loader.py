@@ -96,7 +96,8 @@ class FailureLog:
         if tried >= MIN_SEEN and num_bad > self.max_share * tried:
             named = "; ".join(self.names[:3]) or "named by other ranks"
             raise UserError(
-                f"{num_bad} of {tried} samples could not be read, more than data.max_bad_share {self.max_share} ({named})"
+                f"{num_bad} of {tried} samples could not be read, more than data.max_bad_share {self.max_share} ({named}). "
+                "hpm-video scan FOLDER finds all such files, and writes a manifest of the good ones"
             )
 
 
@@ -128,6 +129,7 @@ def load_held_out(source: Source, config: DataConfig, num: int) -> HeldOut:
             reasons.append(str(error))
     if not clips:
         raise UserError(
-            f"none of the first {len(reasons)} videos of {source.source} could be read: {'; '.join(reasons[:3])}"
+            f"none of the first {len(reasons)} samples of {source.source} could be read: {'; '.join(reasons[:3])}. "
+            "hpm-video scan FOLDER names all such files"
         )
     return HeldOut(torch.stack(clips), names, torch.tensor(labels))

@@ -17,7 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from hpm_video.config import DataConfig
-from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES, Row, find_ssv2, list_folder, read_json, read_ssv2
+from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES, Row, find_ssv2, read_json, read_ssv2
+from hpm_video.data.roots import check_annotations, check_root, find_files, kind_of_names
+from hpm_video.data.texts import is_utf8 as is_utf8
 from hpm_video.files import disk_faults, replacing, write_csv, write_json
 from hpm_video.types import Item, UserError
 
@@ -25,6 +27,10 @@ log = logging.getLogger("hpm_video")
 HEADER = "manifest.json"
 FORMAT = "hpm-video manifest 1"
 SPLITS = ("train", "validation", "test")
+LABELS_HINT = (
+    "Make a manifest with labels: python datasets/folder/prepare.py FOLDER --validation-share 0.1 for a folder for each "
+    "class, python datasets/csv/prepare.py FOLDER --train LIST for a list (or give SSv2's format)"
+)
 SCHEMA = pa.schema(
     [
         ("path", pa.large_string()),
@@ -143,20 +149,19 @@ def table_of(rows: Sequence[Row]) -> pa.Table:
 
 def open_manifest(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Source | None:
     """The samples of train, validation or test as `data.root` and `data.format` name them; None where there is no such
-    split (a plain folder has only training samples). `suffixes`: of the files that a plain folder is looked through for;
+    split (a folder without train/ and val/ or test/ has only training samples). `suffixes`: of the files that a plain folder is looked through for;
     if none are given those of videos, and of pictures where clips have one frame. Raises UserError."""
     if "://" in config.root or config.format == "shards" or (Path(config.root) / "shards.json").is_file():
         from hpm_video.data.shards import open_shards
 
         return open_shards(config.root, split, config.store_timeout_s)
     root = Path(config.root)
-    if not root.exists():
-        raise UserError(f"data.root: {root} does not exist; expected a folder of videos")
-    if not root.is_dir():
-        raise UserError(f"data.root: {root} is a file; expected the folder that holds the videos")
+    check_root(root)
     if (root / "pack.json").is_file():
         raise UserError(f"data.root: {root} was not packed to the end; expected the same hpm-video pack again")
     given = Path(config.annotations) if config.annotations else None
+    if given:
+        check_annotations(given, root)
     if config.format == "manifest" or (config.format == "auto" and ((given or root) / HEADER).is_file()):
         return read_manifest(given or root, split, root if given else None)
     annotations = None if config.format == "folder" else find_ssv2(root, given)
@@ -168,23 +173,14 @@ def open_manifest(config: DataConfig, split: str, suffixes: Sequence[str] = ()) 
             return None
         check_missing(missing, len(rows) + len(missing), config.max_bad_share, f"{annotations} ({split}), {root}")
         return Manifest.of(root, rows, classes, f"SSv2 {annotations} ({split})", set_name="ssv2", left_right=True)
-    if split != "train":
-        return None
     wanted = tuple(suffixes) or (SUFFIXES + IMAGE_SUFFIXES if config.num_frames == 1 else SUFFIXES)
-    return Manifest.of(
-        root, [Row(path) for path in _drop_odd_names(list_folder(root, wanted), root)], [], f"folder {root}"
-    )
+    paths = find_files(root, split, wanted, use_splits=config.format == "auto")
+    return None if paths is None else Manifest.of(root, [Row(path) for path in paths], [], f"folder {root}")
 
 
-def _drop_odd_names(names: list[str], root: Path) -> list[str]:
-    """The names that can be written down; the others are logged. UserError if there are no others."""
-    good, odd = [name for name in names if is_utf8(name)], [name for name in names if not is_utf8(name)]
-    text = f"{root}: {len(odd)} of {len(names)} files have names that are not UTF-8: {_some([ascii(name) for name in odd])}"
-    if not good:
-        raise UserError(f"{text}; expected at least one other. Try: rename them")
-    if odd:
-        log.warning("%s; left out", text)
-    return good
+def kind_of_samples(source: Source) -> str:
+    """Return what the samples are: videos, images, or samples if they are mixed, folders of frames or in shards."""
+    return kind_of_names(source.paths) if isinstance(source, Manifest) else "samples"
 
 
 def check_missing(missing: Sequence[str], num_rows: int, most: float, where: str) -> None:
@@ -203,7 +199,7 @@ def hold_out(source: Source, num: int, seed: int) -> tuple[Source, Source]:
     most a quarter, and a single one is in both."""
     count = len(source)
     if count == 1:
-        log.warning("one video only: the held-out clip is of the video that is trained on")
+        log.warning("one sample only: the held-out clip is of the sample that is trained on")
         return source, source
     num = min(num, max(1, count // 4))
     if isinstance(source, Manifest):
@@ -353,15 +349,6 @@ def check_paths(source: Manifest) -> None:
                 f"{source.source}, row {row}: {path} lies outside of the set's root {source.root}; expected a path below it, "
                 "without .."
             )
-
-
-def is_utf8(name: str) -> bool:
-    """Return whether a file name can be written down; names of other encodings come from Python with surrogates."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def table_name(split: str, parquet: bool = False) -> str:

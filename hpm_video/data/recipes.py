@@ -11,7 +11,7 @@ from pathlib import Path
 from hpm_video.data.annotations import Found, Row
 from hpm_video.data.lists import Track
 from hpm_video.data.manifest import SPLITS, check_rows, is_utf8, manifest_names, read_header, write_manifest
-from hpm_video.files import all_names, own_folder, write_text
+from hpm_video.files import all_names, expand_home, own_folder, write_text
 from hpm_video.terminal import printable
 from hpm_video.types import UserError
 
@@ -36,6 +36,7 @@ class Recipe:
 
 def recipe_parser(doc: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.register("type", Path, lambda text: Path(expand_home(text)))
     parser.add_argument("root", type=Path, help="folder of the files")
     parser.add_argument(
         "--out",

@@ -109,7 +109,8 @@ class BadCount:
         if self.num_seen >= MIN_SEEN and num_bad > self.max_share * self.num_seen:
             named = "; ".join(f"{f.path}: {f.reason}" for f in self.failures[:3])
             raise UserError(
-                f"{num_bad} of {self.num_seen} videos could not be read, more than data.max_bad_share {self.max_share} ({named})"
+                f"{num_bad} of {self.num_seen} samples could not be read, more than data.max_bad_share {self.max_share} "
+                f"({named}). hpm-video scan FOLDER finds all such files, and writes a manifest of the good ones"
             )
 
 
@@ -136,7 +137,9 @@ def load_clips(source: Source, config: DataConfig, rows: Sequence[int] | None = 
             kept += batch.rows.tolist()
             labels.append(batch.label)
     if not kept:
-        raise UserError(f"none of the {len(rows)} videos of {source.source} could be read")
+        raise UserError(
+            f"none of the {len(rows)} samples of {source.source} could be read; hpm-video scan FOLDER says why"
+        )
     return Clips(
         clip=torch.cat(clips),
         labels=np.concatenate(labels),

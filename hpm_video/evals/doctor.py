@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from hpm_video.config import PretrainConfig, load_config
-from hpm_video.data.manifest import SPLITS, open_manifest
+from hpm_video.data.manifest import SPLITS, kind_of_samples, open_manifest
 from hpm_video.evals.environment import describe_machine, installed_version, look
 from hpm_video.evals.findings import GIB, Findings, tell_count, tell_memory
 from hpm_video.evals.forecast import settle_passes, tell_memory_of, tell_model, tell_time_of
@@ -93,7 +93,13 @@ def look_at_data(found: Findings, config: PretrainConfig) -> int | None:
         found.line("data.root is not given: neither videos nor their reading can be looked at")
         return None
     sources = {split: open_manifest(config.data, split) for split in SPLITS}
-    found.table([[s, f"{len(source):,} videos", source.source] for s, source in sources.items() if source is not None])
+    found.table(
+        [
+            [s, f"{len(source):,} {kind_of_samples(source)}", source.source]
+            for s, source in sources.items()
+            if source is not None
+        ]
+    )
     if not sources["train"]:
         raise UserError(f"data.root: {config.data.root} has no training videos; expected some")
     train, held_out = open_train_sets(config)

@@ -10,7 +10,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from hpm_video.config import DataConfig, PretrainConfig, token_grid
-from hpm_video.data.manifest import Source, open_manifest
+from hpm_video.data.manifest import LABELS_HINT, Source, open_manifest
 from hpm_video.data.transforms import Normalise
 from hpm_video.evals.clips import CLIPS_PER_BATCH, Clips, load_clips
 from hpm_video.models.encoder import Encoder
@@ -113,7 +113,7 @@ def open_labelled(config: PretrainConfig) -> tuple[Source, Source]:
     parts = [open_manifest(config.data, split) for split in ("train", "validation")]
     if parts[0] is None or parts[1] is None or not parts[0].classes:
         raise UserError(
-            f"data.root: {config.data.root} has no labels and validation split; scores need a manifest with both, or the SSv2 format"
+            f"data.root: {config.data.root} has no labels and validation split; scores need both. {LABELS_HINT}"
         )
     return parts[0], parts[1]
 

@@ -15,7 +15,7 @@ from hpm_video.config import FinetuneConfig, load_finetune_config
 from hpm_video.data.augment import erase, make_finetune_transform, mix
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut
-from hpm_video.data.manifest import Manifest, Source, hold_out, open_manifest
+from hpm_video.data.manifest import LABELS_HINT, Manifest, Source, hold_out, open_manifest
 from hpm_video.models.classifier import Classifier
 from hpm_video.train.checkpoint import load_classes, save_classes, write_classifier
 from hpm_video.train.duration import announce_duration
@@ -112,8 +112,7 @@ def check_classes(source: Source, part: str) -> None:
         raise UserError(f"the {part} split of {source.source} is empty")
     if len(source.classes) < 2:
         raise UserError(
-            f"{source.source} has {len(source.classes)} classes; fine-tuning needs at least 2: SSv2's format, or a manifest "
-            "with labels (datasets/*/prepare.py)"
+            f"{source.source} has {len(source.classes)} classes; fine-tuning needs at least 2. {LABELS_HINT}"
         )
     if not isinstance(source, Manifest):
         return  # the labels of shards are in their tars

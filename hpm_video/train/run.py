@@ -14,7 +14,7 @@ from torch import nn
 from hpm_video.config import PretrainConfig, RunConfig, has_images, to_yaml
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut, load_held_out, make_loader
-from hpm_video.data.manifest import Source
+from hpm_video.data.manifest import Source, kind_of_samples
 from hpm_video.errors import UserError
 from hpm_video.files import disk_faults, write_json, write_text
 from hpm_video.train.checkpoint import (
@@ -125,7 +125,9 @@ class Training:
         count = sum(getattr(p, "ds_numel", p.numel()) for p in engine.names) / 1e6
         ranks, micro, rounds = engine.world_size, split.micro, split.rounds
         precision = "bf16 autocast, fp32 weights" if engine.bf16 else "fp32"
-        log.info("%d videos (%s); %.1f M parameters; %s", len(source), source.source, count, self.about)
+        log.info(
+            "%d %s (%s); %.1f M parameters; %s", len(source), kind_of_samples(source), source.source, count, self.about
+        )
         log.info("batch %d = %d ranks x %d clips x %d rounds", split.batch_size, ranks, micro, rounds)
         peak = peak_lr(optim)
         log.info("lr %.3g = base_lr %.3g x batch %d / 256; %d steps", peak, optim.base_lr, split.batch_size, steps)

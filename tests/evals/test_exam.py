@@ -136,7 +136,7 @@ def test_too_many_unreadable_files_stop_it(trained) -> None:
         examine_run(one.run)
     for number in range(22):
         one.file(number).write_bytes(b"")
-    with pytest.raises(UserError, match="none of the 22 videos|22 of 22|of 20 samples could not be read"):
+    with pytest.raises(UserError, match="none of the 22 samples|22 of 22|of 20 samples could not be read"):
         examine_run(one.run)
 
 
