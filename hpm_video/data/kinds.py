@@ -59,7 +59,7 @@ ENDINGS = {  # a more exact word, or one for a file without first bytes of its o
     ".xml": "an XML file",
 }
 LIST_ENDINGS = (".csv", ".tsv", ".txt", ".lst", ".list", ".json", ".jsonl", ".ndjson")
-LIST_HINT = "save it as csv with a header (path,label,split), UTF-8"
+LIST_HINT = "Save it as csv with a header (path,label,split), UTF-8"
 
 
 def kind_of_file(file: Path) -> str:
@@ -82,30 +82,26 @@ def kind_of_content(name: str, start: bytes) -> str:
         return "a tar archive"
     if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
         return "a web page or XML"
-    text = _is_text(start)
-    if suffix in SUFFIXES and not text:
+    if suffix in SUFFIXES:
         return "a video"
-    if suffix in IMAGE_SUFFIXES and not text:
+    if suffix in IMAGE_SUFFIXES:
         return "an image"
+    text = bool(start) and b"\0" not in start
     if suffix in (".yaml", ".yml") or not text:
         return ENDINGS.get(suffix, "" if text else "a binary file")
     return ""
 
 
-def _is_text(start: bytes) -> bool:
-    return bool(start) and b"\0" not in start
-
-
 def hint_for_list(kind: str) -> str:
     """Return how a list of that kind becomes one that can be read."""
     if kind == "a git-lfs pointer":
-        return "fetch the file itself: git lfs pull"
+        return "Fetch the file itself: git lfs pull"
     if kind == "UTF-16 text":
-        return "save it as UTF-8"
+        return "Save it as UTF-8"
     if "archive" in kind:
-        return f"unpack it, or {LIST_HINT}"
+        return f"Unpack it, or {LIST_HINT[0].lower()}{LIST_HINT[1:]}"
     if kind in ("a video", "an image"):
-        return "give a list of such files"
+        return "Give a list of such files"
     if "web page" in kind:
-        return "download the file itself"
+        return "Download the file itself"
     return LIST_HINT

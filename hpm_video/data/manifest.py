@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
 from hpm_video.config import DataConfig
 from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES, Row, find_ssv2, read_json, read_ssv2
@@ -223,7 +224,10 @@ def read_manifest(folder: Path, split: str, root: Path | None = None) -> Manifes
         raise UserError(f"{file}: {table.num_rows} rows; expected {expected}, as {HEADER} says: written to the end?")
     base = root or Path(os.path.normpath(folder.resolve() / header["root"]))
     if not base.is_dir():
-        raise UserError(f"{folder / HEADER}: root {base} is no folder; expected where the files are (or set data.root)")
+        raise UserError(
+            f"{folder / HEADER}: root {base} is not a folder; expected where the files are. Give it as data.root=FOLDER "
+            f"data.annotations={folder}"
+        )
     source = f"{header['name']} {file}"
     return Manifest(
         root=base,
@@ -245,12 +249,34 @@ def read_header(folder: Path) -> dict[str, Any]:
     lacking = [name for name in ("name", "root", "classes", "splits") if name not in header]
     if lacking:
         raise UserError(f"{file}: without {', '.join(lacking)}; expected the header of a manifest")
+    _check_header(header, file)
     return header
+
+
+def _check_header(header: dict[str, Any], file: Path) -> None:
+    """Raise UserError for a value of another shape than a manifest's header has."""
+    classes, splits = header["classes"], header["splits"]
+    shapes = {
+        "name, a text": isinstance(header["name"], str),
+        "root, a path": isinstance(header["root"], str) and "\0" not in header["root"],
+        "classes, a list of texts": isinstance(classes, list) and all(isinstance(name, str) for name in classes),
+        "left_right, true or false": isinstance(header.get("left_right", False), bool),
+        'splits, as {"train": {"file": "train.csv", "rows": 9}}': isinstance(splits, dict)
+        and all(
+            isinstance(entry, dict) and isinstance(entry.get("file"), str) and type(entry.get("rows")) is int
+            for entry in splits.values()
+        ),
+    }
+    wrong = [name for name, right in shapes.items() if not right]
+    if wrong:
+        raise UserError(
+            f"{file}: damaged; expected {wrong[0]}. Run the recipe of the set again (datasets/*/prepare.py)"
+        )
 
 
 def read_table(file: Path, num_classes: int) -> pa.Table:
     """The rows of a split. Raises UserError that names the file, the line and what was expected there."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise UserError(f"{file} does not exist; expected the table that {HEADER} names")
     if file.suffix == ".csv":
         table = _read_csv(file)
@@ -259,8 +285,9 @@ def read_table(file: Path, num_classes: int) -> pa.Table:
 
         try:
             table = pyarrow.parquet.read_table(file).select(SCHEMA.names).cast(SCHEMA)
-        except (pa.ArrowException, KeyError, OSError) as error:
+        except (pa.ArrowException, KeyError, ValueError, OSError) as error:
             raise UserError(f"{file}: no manifest table ({error}); expected parquet with {SCHEMA.names}") from error
+    _check_values(table, file)
     labels = table["label"].to_numpy()
     outside = np.flatnonzero((labels < -1) | (labels >= max(num_classes, 0))) if num_classes else labels[:0]
     if len(outside):
@@ -269,13 +296,32 @@ def read_table(file: Path, num_classes: int) -> pa.Table:
     return table.combine_chunks()
 
 
+def _check_values(table: pa.Table, file: Path) -> None:
+    """Raise UserError for the first row without a path, or with a number that cannot be."""
+    compute = pyarrow.compute
+    wrong = {
+        "no path": compute.or_kleene(compute.is_null(table["path"]), compute.match_substring(table["path"], "\0")),
+        "no label (-1 means none)": compute.is_null(table["label"]),
+        "no first_frame": compute.is_null(table["first_frame"]),
+        "fps that is not a rate": compute.or_(
+            compute.invert(compute.is_finite(table["fps"])), compute.less(table["fps"], 0)
+        ),
+    }
+    for name in ("frames", "width", "height", "first_frame"):
+        wrong[f"a negative {name}"] = compute.less(table[name], 0)
+    for text, found in wrong.items():
+        row = compute.index(compute.fill_null(found, False), True).as_py()
+        if row >= 0:
+            raise UserError(f"{file}, line {row + 2}: {text}; expected the table of a manifest")
+
+
 def _read_csv(file: Path) -> pa.Table:
     readers = {"path": str, "group": str, "label": int, "first_frame": int}
     try:
-        with file.open(encoding="utf-8", newline="") as stream:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
             lines = csv.reader(stream)
             names = next(lines, [])
-            if "path" not in names or set(names) - set(Row._fields):
+            if "path" not in names or set(names) - set(Row._fields) or len(set(names)) < len(names):
                 raise UserError(f"{file}, line 1: {','.join(names)}; expected columns of {','.join(Row._fields)}")
             convert = [readers.get(name, float if name == "fps" else int) for name in names]
             rows = []
@@ -284,9 +330,9 @@ def _read_csv(file: Path) -> pa.Table:
                 if len(cells) != len(names):
                     raise UserError(f"{where}: {len(cells)} cells; expected {len(names)} ({','.join(names)})")
                 rows.append(_row_of(names, convert, cells, where))
-    except (UnicodeDecodeError, csv.Error) as error:
+        return table_of(rows)
+    except (UnicodeDecodeError, csv.Error, pa.ArrowException, OverflowError) as error:
         raise UserError(f"{file}: no UTF-8 csv ({error}); expected a table of {','.join(Row._fields)}") from error
-    return table_of(rows)
 
 
 def _row_of(names: list[str], convert: list[Any], cells: list[str], where: str) -> Row:

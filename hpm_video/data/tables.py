@@ -16,6 +16,9 @@ EXPECTED = "lines 'path label'"
 OBJECTS = 'a list of objects [{"path": "a.mp4", "label": "jump"}, ...] or of paths'
 
 
+NUM_JOINED = 5  # lines that the first cell may go over
+
+
 class Table(NamedTuple):
     """The cells of a list; those of JSON may be any value."""
 
@@ -34,7 +37,7 @@ def read_table(file: Path, num_columns: int = 0) -> Table:
     if content.startswith(b"\0" * 8):
         raise UserError(f"{file}: begins with zero bytes, as a file of a broken copy does; expected {EXPECTED}")
     if kind := kind_of_content(file.name, content[:NUM_BYTES]) if content else "":
-        raise UserError(f"{file} is {kind}, not a list; expected {EXPECTED}. {hint_for_list(kind).capitalize()}")
+        raise UserError(f"{file} is {kind}, not a list; expected {EXPECTED}. {hint_for_list(kind)}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -101,15 +104,27 @@ def _to_text(value: Any) -> Any:
 
 def _read_text(file: Path, text: str, num_columns: int) -> Table:
     check_text(text, str(file), EXPECTED)
+    text = text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    delimiter = find_delimiter(lines[0][1])
+    delimiter = find_delimiter(_first_row([line for _, line in lines[:NUM_JOINED]]))
     if delimiter == " ":
         rows = _split_at_blanks(file, [(n, line.strip()) for n, line in lines], num_columns)
     else:
         rows = [(f"{file}, line {number}", cells) for number, cells in _split_quoted(file, text, delimiter)]
+    if not rows:
+        raise UserError(f"{file}: no cell holds anything; expected {EXPECTED}")
     where, first = rows[0]
     names = tuple(cell.strip() for cell in first) if looks_like_header(first) else ()
     return Table(names, where, _check_widths(rows[1:] if names else rows, len(names or first)), delimiter == " ")
+
+
+def _first_row(lines: list[str]) -> str:
+    """The first line, with those that a quoted cell at its beginning goes on in."""
+    if lines[0].startswith('"'):
+        for stop in range(1, len(lines) + 1):
+            if (row := "\n".join(lines[:stop])).count('"') % 2 == 0:
+                return row.replace("\n", " ")
+    return lines[0]
 
 
 def find_delimiter(line: str) -> str:
@@ -121,13 +136,13 @@ def find_delimiter(line: str) -> str:
     for delimiter in ",;|":
         is_path = line.rpartition(delimiter)[2].strip() != last_word and is_number(last_word)
         if delimiter in line and not is_path:
-            counts[delimiter] = len(next(csv.reader([line.strip("\r\n")], delimiter=delimiter)))
+            counts[delimiter] = len(next(csv.reader([line.replace("\r", " ")], delimiter=delimiter)))
     return max(counts, key=counts.__getitem__) if counts and max(counts.values()) > 1 else " "
 
 
 def _split_quoted(file: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells) of each row that is not blank; a quoted cell may go over several lines."""
-    lines = (line + "\n" for line in text.replace("\r\n", "\n").split("\n"))
+    lines = (line + "\n" for line in text.split("\n"))
     reader, start = csv.reader(lines, delimiter=delimiter, skipinitialspace=True), 1
     try:
         for cells in reader:
