@@ -58,17 +58,6 @@ def _describe_fault(error: Exception, command: str) -> str | None:
     return f"{where}{error.strerror or error}"
 
 
-def expand_paths(given: argparse.Namespace) -> None:
-    """Make a leading ~ of every path argument the home folder: a shell does so only at the beginning of a word."""
-    from hpm_video.files import expand_home
-
-    for name, value in vars(given).items():
-        if isinstance(value, Path) or (given.command == "pack" and name in ("root", "out")):
-            setattr(given, name, type(value)(expand_home(str(value))))
-        elif isinstance(value, list):
-            setattr(given, name, [Path(expand_home(str(v))) if isinstance(v, Path) else v for v in value])
-
-
 def _guard(run: Callable[[], int]) -> int:
     """Turn faults, Ctrl-C and closed pipes into a line and an exit status."""
     try:
@@ -108,7 +97,6 @@ def _run(given: argparse.Namespace) -> int:
     from hpm_video.train.metrics import start_logging
 
     start_logging(int(os.environ.get("RANK", "0")))
-    expand_paths(given)
     commands = {"pretrain": _pretrain, "finetune": _finetune, "score": _score, "show": _show, "export": _export}
     commands |= {"report": _report, "scan": _scan, "prepare": _prepare, "pack": _pack}
     commands |= {"knn": _knn, "probe": _probe, "features": _features}

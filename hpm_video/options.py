@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpm_video.files import expand_home
+
 TOLD = {  # command -> what --help says of it
     "pretrain": "train an encoder on videos without labels",
     "finetune": "train a pretrained encoder on labels, then test it",
@@ -43,6 +45,7 @@ def parse_command(command: str, words: Sequence[str] | None, prog: str | None = 
         description=TOLD[command],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.register("type", Path, lambda text: Path(expand_home(text)))
     _ADDERS[command](parser)
     given = parser.parse_intermixed_args(words)
     given.command = command
@@ -175,8 +178,9 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_pack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("root", help="what data.root may be: a folder of videos, of SSv2's layout, or of a manifest")
-    parser.add_argument("out", help="a folder, or a URL that fsspec can write to")
+    text = "what data.root may be: a folder of videos, of SSv2's layout, or of a manifest"
+    parser.add_argument("root", type=expand_home, help=text)
+    parser.add_argument("out", type=expand_home, help="a folder, or a URL that fsspec can write to")
     parser.add_argument("--samples-per-shard", type=_positive(int), default=1000, help="1000 if not given")
     parser.add_argument("--seed", type=_seed, default=0, help="of the order in which training samples are packed")
     parser.add_argument("--workers", type=_workers, default=4, help="shards written at the same time (4)")

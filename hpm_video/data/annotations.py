@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hpm_video.data.texts import is_utf8, keep_utf8, printable
+from hpm_video.data.texts import is_utf8, keep_utf8, one_line
 from hpm_video.data.texts import read_json as read_json
 from hpm_video.data.texts import read_lines as read_lines
 from hpm_video.types import UserError
@@ -90,7 +90,7 @@ def _tell_others(others: Counter[str]) -> str:
     """What a folder holds instead, and what to do with it."""
     if not others:
         return "It holds no file that is not hidden"
-    some = ", ".join(f"{count:,} {printable(end)[:20] or 'without an ending'}" for end, count in others.most_common(3))
+    some = ", ".join(f"{count:,} {one_line(end)[:20] or 'without an ending'}" for end, count in others.most_common(3))
     held = set(others)
     if held & set(SUFFIXES):
         return f"It holds videos ({some}): expected images there, or leave out --images"

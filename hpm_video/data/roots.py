@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES, list_folder, split_folders
 from hpm_video.data.kinds import LIST_ENDINGS, kind_of_file
-from hpm_video.data.texts import is_utf8, keep_utf8, printable
+from hpm_video.data.texts import is_utf8, keep_utf8, one_line
 from hpm_video.types import UserError
 
 log = logging.getLogger("hpm_video")
@@ -26,7 +26,7 @@ def check_root(root: Path) -> None:
     if not os.path.exists(root):
         near = _find_near(root)
         hint = f"; did you mean {near}?" if near else ""
-        raise UserError(f"data.root: {printable(str(root))} does not exist{hint}; expected a folder of videos")
+        raise UserError(f"data.root: {one_line(str(root))} does not exist{hint}; expected a folder of videos")
     raise UserError(f"data.root: {root} is a file{_tell_file(root)}")
 
 
@@ -129,7 +129,7 @@ def _tell_splits(root: Path, folders: dict[str, str]) -> None:
         return
     parts = ", ".join(f"{name}/ is the {split} split" for split, name in folders.items())
     others = [entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
-    beside = sorted(printable(name) for name in set(others) - set(folders.values()))[:3]
+    beside = sorted(one_line(name) for name in set(others) - set(folders.values()))[:3]
     left = f"; {', '.join(beside)} beside them is not used" if beside else ""
     log.info("data.root: %s: %s%s (data.format=folder trains on all of it)", root, parts, left)
 
@@ -151,7 +151,7 @@ def _tell_lists(root: Path, folders: list[Path]) -> None:
     parts = {split: parts[split] for split in ("train", "validation", "test") if split in parts}
     if "train" not in parts:
         return
-    some = ", ".join(printable(str(file.relative_to(root))) for file in lists[:4]) + (", ..." if len(lists) > 4 else "")
+    some = ", ".join(one_line(str(file.relative_to(root))) for file in lists[:4]) + (", ..." if len(lists) > 4 else "")
     held = ", those of the validation and test lists too" if len(parts) > 1 and len(folders) == 1 else ""
     log.warning(
         "data.root: %s holds lists that are not used (%s): every file is a training sample without label%s. To use them: "

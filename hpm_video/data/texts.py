@@ -1,4 +1,4 @@
-"""Text that a user gives: lines, JSON and file names, read so that each fault is named. Names are printable in messages."""
+"""Text that a user gives: lines, JSON and file names, read so that each fault is named."""
 
 import json
 import logging
@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hpm_video.terminal import printable
 from hpm_video.types import UserError
 
 log = logging.getLogger("hpm_video")
 
 
-def printable(name: str) -> str:
-    """Return a name as one line that a terminal can show: bytes that are not UTF-8 as \\xe9, control characters escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1].replace("\\udc", "\\x") for c in name)
+def one_line(name: str) -> str:
+    """Return a name for a message: on one line, control characters and bytes that are not UTF-8 as escapes."""
+    return printable(name).replace("\n", "\\n")
 
 
 def is_utf8(name: str) -> bool:
@@ -28,7 +29,7 @@ def is_utf8(name: str) -> bool:
 def keep_utf8(names: Sequence[str], where: Path | str) -> list[str]:
     """Return the names that are UTF-8, and warn of the others: tables hold UTF-8 only. Raises UserError if none is left."""
     kept = [name for name in names if is_utf8(name)]
-    odd = [printable(name) for name in names if not is_utf8(name)]
+    odd = [one_line(name) for name in names if not is_utf8(name)]
     if not odd:
         return kept
     some = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
