@@ -12,7 +12,7 @@ from hpm_video.train.metrics import tell_span
 SHORT_RUN_FLOPS = 1e12  # seconds on any machine: nothing is told
 STEP_SHARE = 0.45  # of the rate of a matrix product that a training step reaches, on CPUs and GPUs alike
 LONG_ON_CPU_S = 2 * 86400
-SIZE_S = 0.07  # seconds for each size of the product
+SIZE_S = 0.15  # seconds for each size of the product
 WIDTH = 512
 log = logging.getLogger("hpm_video")
 
@@ -37,7 +37,7 @@ def announce_duration(engine: PlainEngine, flops: float) -> None:
 
 
 def measure_product(device: torch.device, bf16: bool) -> float:
-    """Return multiply-adds a second of one process, at best. Takes about 0.2 s and draws no random numbers."""
+    """Return multiply-adds a second of one process, at best. Takes at most 0.5 s and draws no random numbers."""
     kind = {"dtype": torch.bfloat16 if bf16 else torch.float32, "device": device}
     weight = torch.full((WIDTH, 4 * WIDTH), 0.5, **kind)  # type: ignore[call-overload]
     best = 0.0
