@@ -22,6 +22,7 @@ from hpm_video.data.pixels import Frames as Frames
 from hpm_video.data.pixels import Size, Source, pixel_aspect, say_change
 from hpm_video.types import UnreadableVideo
 
+PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp", "webm_dash_manifest"}  # they name other files
 TOO_LARGE = "Picture size"  # how FFmpeg begins to tell that a frame is beyond max_pixels
 
 
@@ -55,7 +56,7 @@ def read(media: str | bytes, choose: Choose, fps: float | None = None, limits: L
     """uint8 [T, H, W, 3]; see `hpm_video.data.decode.read_frames`. Raises UnreadableVideo."""
     name = "(bytes)" if isinstance(media, bytes) else media
     with _faults(media, name, limits), _open(media, name, limits) as file:
-        stream = _stream(file, name, limits)
+        stream = _stream(file, media, name, limits)
         source = Source(media, name, limits, load().video.reformatter.VideoReformatter, pixel_aspect(stream))
         packets = Packets.of(file, stream, limits, name)
         if packets.can_seek:
@@ -76,6 +77,7 @@ def _faults(media: str | bytes, name: str, limits: Limits, what: str = "no frame
     try:
         yield
     except faults as error:
+        _check_header(media, name, limits)
         if TOO_LARGE in str(error):
             limits.refuse_pixels(name, "frames of " + str(error).split(TOO_LARGE, 1)[1].split()[0] + " px")
         raise UnreadableVideo(name, name_content(media) or f"{what}: {_tell(error)}") from error
@@ -93,7 +95,7 @@ def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
     """Raises UnreadableVideo."""
     name = str(path)
     with _faults(name, name, limits, "cannot be opened"), _open(name, name, limits) as file:
-        stream = _stream(file, name, limits)
+        stream = _stream(file, name, name, limits)
         packets = Packets.of(file, stream, limits, name)
         rate = float(stream.average_rate or stream.guessed_rate or 25)
         times = packets.times_s(rate)
@@ -132,7 +134,7 @@ def count_decoded(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> int:
 def decode_frames(path: str, limits: Limits = DEFAULT_LIMITS) -> tuple[float, Iterator[Any]]:
     """Return the aspect of a pixel, and PyAV's own frames in order. A file that breaks off ends there."""
     with _faults(path, path, limits), _open(path, path, limits) as file:
-        aspect = pixel_aspect(_stream(file, path, limits))
+        aspect = pixel_aspect(_stream(file, path, path, limits))
     return aspect, _decode(path, path, limits)
 
 
@@ -151,7 +153,7 @@ def read_timeline(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> Timeli
     """Raises UnreadableVideo."""
     name = "(bytes)" if isinstance(media, bytes) else media
     with _faults(media, name, limits, "cannot be opened"), _open(media, name, limits) as file:
-        stream = _stream(file, name, limits)
+        stream = _stream(file, media, name, limits)
         packets = Packets.of(file, stream, limits, name)
         first = stream.index == file.streams.video[0].index
         times = packets.times_s(float(stream.average_rate or 25))
@@ -164,7 +166,7 @@ def find_oddity(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> str:
     """Return why other readers would give other frames than PyAV, "" if they give the same. Raises UnreadableVideo."""
     name = "(bytes)" if isinstance(media, bytes) else media
     with _faults(media, name, limits, "cannot be opened"), _open(media, name, limits) as file:
-        stream = _stream(file, name, limits)
+        stream = _stream(file, media, name, limits)
         aspect = pixel_aspect(stream)
         stream.codec_context.skip_frame = "NONKEY"
         sizes: set[Size] = set()
@@ -180,16 +182,36 @@ def find_oddity(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> str:
 
 
 def _open(media: str | bytes, name: str, limits: Limits) -> Any:
-    """Only regular files are opened, and nothing that a playlist names elsewhere."""
+    """Open a regular file, and nothing that a playlist names elsewhere. Raises UnreadableVideo, or the library's faults."""
+    options = {"max_pixels": str(limits.max_pixels), "protocol_whitelist": "file"}
+    file = _open_with(media, options)
+    if file.format.name in PLAYLISTS:
+        file.close()
+        raise UnreadableVideo(name, "is a playlist, not a video", hopeless=True)
+    return file
+
+
+def _open_with(media: str | bytes, options: dict[str, str]) -> Any:
     if isinstance(media, str):
         check_file(media)
         media = os.path.abspath(media)  # else a colon in a name makes a protocol of it
-    source = io.BytesIO(media) if isinstance(media, bytes) else media
-    options = {"max_pixels": str(limits.max_pixels), "protocol_whitelist": "file"}
-    return load().open(source, metadata_errors="ignore", options=options)
+    return load().open(
+        io.BytesIO(media) if isinstance(media, bytes) else media, metadata_errors="ignore", options=options
+    )
 
 
-def _stream(file: Any, name: str, limits: Limits) -> Any:
+def _check_header(media: str | bytes, name: str, limits: Limits) -> None:
+    """Raise UnreadableVideo if the header tells of frames beyond the limit: with the limit set, FFmpeg only says 0 x 0 px."""
+    try:
+        with _open_with(media, {"protocol_whitelist": "file"}) as file:
+            stream = file.streams.best("video")
+            size = (0, 0) if stream is None else (stream.codec_context.width, stream.codec_context.height)
+    except (load().FFmpegError, ValueError, OSError, UnreadableVideo):
+        return
+    limits.check_size(name, *size)
+
+
+def _stream(file: Any, media: str | bytes, name: str, limits: Limits) -> Any:
     """The main video stream, not a cover picture. Raises UnreadableVideo."""
     stream = file.streams.best("video")
     if stream is None:
@@ -197,6 +219,8 @@ def _stream(file: Any, name: str, limits: Limits) -> Any:
         raise UnreadableVideo(name, f"no video stream{audio}", hopeless=True)
     stream.thread_type = "NONE"  # loader workers are the parallelism
     context = stream.codec_context
+    if not context.width:
+        _check_header(media, name, limits)
     limits.check_size(name, context.width, context.height)
     context.options = {"max_pixels": str(limits.max_pixels)}  # holds for every frame, before it takes memory
     return stream
@@ -267,7 +291,7 @@ def _decode(media: str | bytes, name: str, limits: Limits) -> Iterator[Any]:
     given = 0
     try:
         with _faults(media, name, limits), _open(media, name, limits) as file:
-            for frame in file.decode(_stream(file, name, limits)):
+            for frame in file.decode(_stream(file, media, name, limits)):
                 given += 1
                 yield frame
     except UnreadableVideo as error:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hpm_video.data.decode import first_line
 from hpm_video.data.decode_av import decode_frames, load
-from hpm_video.data.pixels import shown_size
+from hpm_video.data.pixels import say_change, shown_size
 from hpm_video.types import UnreadableVideo
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the target: nothing is wrong with the source
@@ -86,6 +86,8 @@ def transcode(  # noqa: PLR0913
                     stream.width, stream.height, stream.pix_fmt, stream.thread_count = *size, "yuv420p", 1
                     stream.codec_context.time_base = frame.time_base
                 if (frame.width, frame.height, frame.format.name) != kind:
+                    if kind and kind[:2] != (frame.width, frame.height):
+                        say_change(str(source), kind[:2], (frame.width, frame.height))
                     kind = (frame.width, frame.height, frame.format.name)
                     graph = _graph(av, frame, size)
                 graph.push(frame)

@@ -37,6 +37,7 @@ from hpm_video.data.manifest import (
     read_manifest,
     write_manifest,
 )
+from hpm_video.data.pixels import changes_size
 from hpm_video.data.sampling import sample_dense
 from hpm_video.data.scan import check_folders, look_at
 from hpm_video.data.texts import is_utf8
@@ -172,6 +173,8 @@ def copy_file(name: str, copying: Copying, timed: bool) -> Record:
         made = check_copy(half, source, (count, height, width), copying)
         spent_s = time.perf_counter() - begin
     made |= {"bytes_after": file_size(target), "spent_s": round(spent_s, 3)}
+    if changes_size(str(source)):
+        made["changes_size"] = True
     if timed:
         made["decode_ms"] = [round(_time_decoding(file), 2) for file in (source, target)]
     return made
@@ -263,6 +266,11 @@ def _summarise(out: Path, records: list[Record]) -> str:
     good = [record for record in records if "reason" not in record]
     before, after = (sum(record[key] for record in good) for key in ("size", "bytes_after"))
     lines = [f"{len(good):,} of {len(records):,} files copied, {tell_size(before)} -> {tell_size(after)}"]
+    changing = [record["path"] for record in good if record.get("changes_size")]
+    if changing:
+        lines.append(
+            f"  change their size midway; copied at the size of their first frame: {len(changing):,} ({changing[0]})"
+        )
     lines += [f"  left out: {number:,}: {reason}" for reason, number in count_reasons(records)]
     if len(good) < len(records):
         lines.append(f"  each with its reason: {out / 'bad.csv'}")
