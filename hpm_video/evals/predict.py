@@ -5,6 +5,7 @@ and a longer video has several. Segments: the whole video is one window. A lengt
 the time stamps of the frames, whatever the rule and the frame rate.
 """
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence

@@ -147,7 +147,7 @@ def fault_of(folder: Path) -> str | None:
     try:
         state = parse_json((folder / STATE).read_text(encoding="utf-8"))
         step, files = state["step"], state.get("files")
-        RunState(**state["run"])
+        RunState(**state.get("run", {}))
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         return f"{STATE}: {type(error).__name__} {error}".strip()
     if NAME.fullmatch(folder.name) and step != int(folder.name[5:]):

@@ -108,7 +108,7 @@ class Training:
         load_weights(self.model, checkpoint.student, folder)
         if self.step.beside is not None:
             load_weights(self.step.beside, checkpoint.teacher or {}, folder)
-        return RunState(**checkpoint.state["run"]), checkpoint.optimizer
+        return RunState(**checkpoint.state.get("run", {"step": checkpoint.state["step"]})), checkpoint.optimizer
 
     def _write_settings(self, held_out: HeldOut) -> None:
         """Write RUN/config.yaml and RUN/held_out.json, if they are not there as they would be written."""

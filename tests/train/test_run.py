@@ -320,7 +320,7 @@ def test_deepspeed_settings_come_from_ours_and_conflicts_are_errors(videos, tmp_
         ('{"optimizer": {}}', "sets optimizer; it comes from optim"),
         ('{"zero_optimization": {"stage": 3}}', "zero_optimization.stage; it comes from engine.zero_stage"),
         ('{"train_batch_size": 4}', "it comes from optim.batch_size"),
-        ("{", "could not be read"),
+        ("{", "is damaged"),
         ("[]", "no JSON object"),
     ):
         file.write_text(content)
