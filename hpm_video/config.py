@@ -22,8 +22,8 @@ class DataConfig:
     )
     format: str = key(
         "auto",
-        "auto looks for shards.json, manifest.json, SSv2's labels.json + train.json, then takes every video (and picture, "
-        "where num_frames is 1)",
+        "auto looks for shards.json, manifest.json, SSv2's labels.json + train.json, train/ and val/, then takes every "
+        "video (and picture, if num_frames is 1); folder: every one, without splits",
         ["auto", "manifest", "shards", "ssv2", "folder"],
     )
     annotations: str | None = key(

@@ -95,9 +95,12 @@ def write_text(file: Path, text: str) -> None:
 def write_csv(file: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Write a whole table, or leave the one that is there; what is not UTF-8 is written with backslashes."""
     with replacing(file) as draft, draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-        lines = csv.writer(stream, lineterminator="\n")
-        lines.writerow(columns)
-        lines.writerows(rows)
+        plain = csv.writer(stream, lineterminator="\n")
+        quoted = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        plain.writerow(columns)
+        for row in rows:
+            cells = list(row)  # Python 3.11 leaves a carriage return without quotes, and cannot read it then
+            (quoted if any(isinstance(cell, str) and "\r" in cell for cell in cells) else plain).writerow(cells)
 
 
 def write_json(file: Path, content: Any) -> None:

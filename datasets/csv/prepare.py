@@ -2,7 +2,8 @@
 
     python datasets/csv/prepare.py ROOT --train train.csv --validation val.csv
 
-Delimiter (space, comma, tab), header and columns are found out; paths are relative to ROOT or absolute.
+Delimiter, header and columns are found out; a column `split` distributes the rows; JSON lists are read too. Paths are
+relative to ROOT, to the list, or absolute.
 """
 
 import sys
@@ -18,14 +19,18 @@ RECIPE = Recipe(name="csv", command="hpm-video pretrain train.output=runs/csv", 
 
 def main() -> int:
     parser = recipe_parser(__doc__)
-    parser.add_argument("--train", type=Path, help="list of the training samples (ROOT/train.csv)")
+    parser.add_argument(
+        "--train", type=Path, help="list of the training samples, or of all with a column split (ROOT/train.csv)"
+    )
     parser.add_argument(
         "--validation", type=Path, help="list of the validation samples (ROOT/val.csv, without --train)"
     )
     parser.add_argument("--test", type=Path, help="list of the test samples")
     parser.add_argument("--classes", type=Path, help="file with the name of a class in each line, by number")
     parser.add_argument(
-        "--columns", default="", help=f"what the columns are, where that is not found out: some of {','.join(COLUMNS)}"
+        "--columns",
+        default="",
+        help=f"what the columns are, if that is not found out: some of {','.join(COLUMNS)}, - for one that is not used",
     )
     given = parser.parse_args()
     if not given.train and (given.root / "val.csv").is_file():

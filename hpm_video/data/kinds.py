@@ -1,5 +1,6 @@
 """Names what a file is, from its first bytes and its ending, and what to do with it; for messages only."""
 
+import contextlib
 from pathlib import Path
 
 from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES
@@ -64,11 +65,11 @@ LIST_HINT = "Save it as csv with a header (path,label,split), UTF-8"
 
 def kind_of_file(file: Path) -> str:
     """Return what a file is ('a Parquet table', 'a video', ...), or '' if it may be text."""
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(NUM_BYTES)
-    except OSError:
-        start = b""
+    start = b""
+    with contextlib.suppress(OSError):
+        if file.is_file():  # a FIFO would never end
+            with file.open("rb") as stream:
+                start = stream.read(NUM_BYTES)
     return kind_of_content(file.name, start)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from hpm_video.config import DataConfig
 from hpm_video.data.manifest import kind_of_samples, open_manifest
-from hpm_video.data.texts import printable
+from hpm_video.data.texts import one_line
 from hpm_video.types import UserError
 
 
@@ -145,9 +145,9 @@ def latin1(folder: Path, name: bytes = b"caf\xe9.mp4") -> None:
 def test_names_that_are_not_utf8_are_left_out_and_named(tmp_path, caplog) -> None:
     latin1(touch(tmp_path / "v", "a.mp4"))
     assert paths(tmp_path / "v") == ["a.mp4"]
-    assert r"1 of 2 files have a name that is not UTF-8 (caf\xe9.mp4)" in caplog.text
+    assert r"1 of 2 files have a name that is not UTF-8 (caf\udce9.mp4)" in caplog.text
     latin1(tmp_path / "w")
-    with pytest.raises(UserError, match=r"1 of 1 files have a name that is not UTF-8 \(caf\\xe9.mp4\); .*convmv"):
+    with pytest.raises(UserError, match=r"1 of 1 files have a name that is not UTF-8 \(caf\\udce9.mp4\); .*convmv"):
         paths(tmp_path / "w")
 
 
@@ -158,5 +158,5 @@ def test_names_that_are_not_utf8_in_ssv2s_layout(tmp_path) -> None:
     assert paths(tmp_path) == ["videos/1.webm"]
 
 
-def test_printable() -> None:
-    assert printable("a\nb\x1b[31m\udce9é打") == r"a\nb\x1b[31m\xe9é打"
+def test_names_in_messages_are_one_line() -> None:
+    assert one_line("a\nb\x1b[31m\udce9é打") == r"a\nb\x1b[31m\udce9é打"

@@ -65,7 +65,7 @@ def test_many_unreadable_files_stop_and_none_readable_too(labelled_set, tiny_con
         UserError, match="3 of 24 samples could not be read, more than data.max_bad_share 0.05 .*hpm-video scan"
     ):
         load_clips(source, config.data)
-    with pytest.raises(UserError, match="none of the 2 videos"):
+    with pytest.raises(UserError, match="none of the 2 samples"):
         load_clips(source, config.data, [0, 2])
 
 
