@@ -124,7 +124,8 @@ def tell_time_of(  # noqa: PLR0913
         num_clips = max(1, min(num_clips, 64, int(TRIAL_STEP_S * MACS_A_SECOND / run.macs)))
     with temporary_folder() as folder:
         file = folder / "config.yaml"
-        write_text(file, to_yaml(config))
+        named = replace(config, data=replace(config.data, root=config.data.root or "none"))  # a step needs no data
+        write_text(file, to_yaml(named))
         argument = {"config": str(file), "num_clips": num_clips, "limit_s": STEP_LIMIT_S}
         steps = _try(time_steps, argument)
         loader = _try(time_loader, argument | {"limit_s": LOADER_LIMIT_S}) if num_videos else Answer({})

@@ -25,7 +25,7 @@ HELP = {  # what is given -> what the sentence says
     "videos": "is not a run folder: it has no config.yaml; expected the folder of a",
     "above": "has no config.yaml; expected the folder of a",
     "inside": "lies in a run folder; expected the folder of a",
-    "damaged": "config.yaml: cannot be read",
+    "damaged": "config.yaml is not valid YAML",
     "list": "config.yaml: holds no keys",
 }
 WAYS_OUT = (

@@ -321,7 +321,7 @@ def test_deepspeed_settings_come_from_ours_and_conflicts_are_errors(videos, tmp_
         ('{"zero_optimization": {"stage": 3}}', "zero_optimization.stage; it comes from engine.zero_stage"),
         ('{"train_batch_size": 4}', "it comes from optim.batch_size"),
         ("{", "is damaged"),
-        ("[]", "no JSON object"),
+        ("[]", "it holds \\[\\]; expected settings of DeepSpeed"),
     ):
         file.write_text(content)
         with pytest.raises(UserError, match=words):
