@@ -330,7 +330,7 @@ def test_nothing_readable_is_one_clear_error(tmp_path) -> None:
         (tmp_path / f"{number}.mp4").write_bytes(b"")
     with pytest.raises(UserError, match="no readable video"):
         dataset_of(tmp_path)[(0, 0)]
-    with pytest.raises(UserError, match="none of the first 3 videos"):
+    with pytest.raises(UserError, match="none of the first 3 samples"):
         load_held_out(open_manifest(config_of(tmp_path), "train"), config_of(tmp_path), 2)
 
 
