@@ -5,6 +5,7 @@ and a longer video has several. Segments: the whole video is one window. A lengt
 the time stamps of the frames, whatever the rule and the frame rate.
 """
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -267,10 +268,10 @@ def find_older_predictions(folder: Path) -> list[str] | None:
 
 def _is_prediction(file: Path) -> bool:
     try:
-        content = read_json(file, dict, "a prediction")
-    except UserError:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return False
-    return set(content) == {"video", "classes", "windows"}
+    return isinstance(content, dict) and set(content) == {"video", "classes", "windows"}
 
 
 def _predict_videos(
