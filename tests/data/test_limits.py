@@ -86,9 +86,8 @@ def test_each_limit_names_its_key(tmp_path, reader, suffix) -> None:
             "20 frames of 64 x 48 px take .* GiB; expected at most .* .data.max_sample_gib",
         ),
     ):
-        with pytest.raises(UnreadableVideo, match=words) as caught:
+        with pytest.raises(UnreadableVideo, match=words):
             read(**given)
-        assert caught.value.hopeless or reader == "auto" or caught.value.reason
     assert len(read_frames(file, lambda n: np.zeros(3, dtype=int), reader, None, Limits(max_sample_gib=whole / 4))) == 3
 
 
