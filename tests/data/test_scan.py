@@ -59,14 +59,14 @@ def test_scan(videos, tmp_path) -> None:
     bad = read_csv(out / "bad.csv")
     assert bad[0] == ["path", "reason"] and bad[1:3] == [
         ["empty.mp4", "file is empty (0 bytes)"],
-        ["nowhere.avi", "no such file"],
+        ["nowhere.avi", "is a link to a file that does not exist"],
     ]
     assert bad[3][0] == "text, quoted.mp4" and bad[3][1].startswith("no frame") and len(bad) == 4
     assert read_csv(out / "duplicates.csv")[1:] == [["again.mp4", "a b.mp4"], ["link.mp4", "folder/far.mp4"]]
     for words in (
         "9 files",
         "**6 good, 3 bad**. Decoded: every frame",
-        "| 1         | no such file",
+        "| 1         | is a link to a file that does not exist",
         "(duplicates.csv): 2",
     ):
         assert words in summary
