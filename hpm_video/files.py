@@ -170,13 +170,15 @@ def remove_drafts(folder: Path) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Return whether a process of this host runs."""
+    """Return whether a process of this host runs; one that has ended and was not reaped (a zombie) does not."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
         return True
+    with contextlib.suppress(OSError, IndexError):  # no /proc: taken as running
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpm_video.errors import UserError
-from hpm_video.files import HOLDER, MARK, OwnFolder, hold, replacing, write_json, write_text
+from hpm_video.files import HOLDER, MARK, OwnFolder, hold, is_alive, replacing, write_json, write_text
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path) -> None:
@@ -52,6 +52,19 @@ def test_drafts_of_killed_processes_are_removed_and_no_others(tmp_path) -> None:
     assert len(os.listdir(tmp_path)) == 2
     write_text(tmp_path / "a.txt", "whole")
     assert sorted(os.listdir(tmp_path)) == [".a.draft.txt", "a.txt"]
+
+
+def test_a_process_that_ended_is_not_alive_before_it_is_reaped() -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("no /proc")
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    assert is_alive(process.pid)
+    process.kill()
+    until = time.monotonic() + 60
+    while is_alive(process.pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not is_alive(process.pid)  # nobody has waited for it: a zombie
+    process.wait()
 
 
 @pytest.mark.parametrize("name", ["file/below.txt", "folder"])

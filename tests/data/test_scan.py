@@ -150,7 +150,7 @@ def test_ctrl_c_and_the_same_again(tmp_path, monkeypatch, caplog) -> None:
     begin = time.monotonic()
     told = process.communicate(timeout=20)[1]
     assert process.returncode == 130 and time.monotonic() - begin < 60
-    assert told == "stopped; what is done is kept, and the same command goes on from here\n"
+    assert told == "stopped; what was saved is kept, and the same command resumes from it\n"
     first = results.read_text().splitlines()
     assert 3 <= len(first) < 200 and not (out / "manifest.json").exists()
     monkeypatch.chdir(tmp_path)
