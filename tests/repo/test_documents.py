@@ -2,7 +2,7 @@
 
 Run in this process: what README.md, the README of each data set, the recipes' YAML files and the scripts show; commands that
 differ only in a path once (all of them by a slow test). Only parsed (options, keys, paths): `make`, the benchmarks and the
-demo (minutes to hours), doctor (tests/evals/test_doctor.py), lines with `...`, and bare names of commands. deepspeed's own part
+other scripts (minutes to hours), doctor (tests/evals/test_doctor.py), lines with `...`, and bare names of commands. deepspeed's own part
 of a line is run by a slow test; without it a script is one process.
 """
 
@@ -90,22 +90,17 @@ def signature(command: Command) -> str:
 
 
 COMMANDS = list_commands()
-ONLY_PARSED = re.compile(
-    r"make |torchrun |python benchmarks/|python scripts/demo|python -m|hpm-video doctor|.*\.\.\.|.*COMMAND"
+RUNNABLE = re.compile(
+    r"hpm-video (?!doctor|.*COMMAND)|.*\b(scripts/(pretrain|finetune)\w*\.(py|sh)|datasets/\w+/prepare\.py)"
 )
-
-
-SLOW = re.compile(
-    r".*--to hf|.* features "
-)  # tests/train/test_export.py, tests/evals/test_feature_file.py run them too
+# Run by tests/train/test_export.py and tests/evals/test_feature_file.py, or with another set by a command beside it
+SLOW = re.compile(r".*--to hf|.* features |.*finetune_(hmdb51|ucf101)|.*finetune.*vitl")
 
 
 def is_run(command: Command) -> bool:
-    return (
-        not ONLY_PARSED.match(command.text)
-        and not re.search(r"\{|--help", command.text)
-        and len(command.text.split()) > 2
-    )
+    """Return whether a line is whole, and of a command that takes seconds on small data; a new script is only parsed."""
+    whole = not re.search(r"\{|--help|\.\.\.|torchrun", command.text) and len(command.text.split()) > 2
+    return whole and RUNNABLE.match(command.text) is not None
 
 
 RUN = list({signature(command): command for command in reversed(COMMANDS) if is_run(command)}.values())[::-1]
@@ -285,7 +280,7 @@ def test_a_command_that_is_not_run_can_be_parsed(command) -> None:
         assert (ROOT / script).is_file()
         if script == "benchmarks/report.py" and "--recipes" not in words:
             check_ours(["report", *words[2:]])
-        elif script.startswith("benchmarks/") or script == "scripts/demo.py":
+        elif not RUNNABLE.match(command.text):
             check_options(words, ROOT / script)
         check_keys(words, load_finetune_config if "finetune" in script else load_config)
 
