@@ -93,10 +93,11 @@ class Things:
                 (root / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + values.tobytes()))
 
     def make_csv(self, root: Path) -> None:
-        """The lists lie where the command is typed, as in the README."""
+        """The lists lie in ROOT, and where the command that names them is typed."""
         self.put_videos(root, *(f"{number}.mp4" for number in range(6)))
-        (self.folder / "train.csv").write_text("".join(f"{n}.mp4 {n % 2}\n" for n in range(4)))
-        (self.folder / "val.csv").write_text("4.mp4 0\n5.mp4 1\n")
+        for folder in (root, self.folder):
+            (folder / "train.csv").write_text("".join(f"{n}.mp4 {n % 2}\n" for n in range(4)))
+            (folder / "val.csv").write_text("4.mp4 0\n5.mp4 1\n")
 
     def make_synthetic(self, root: Path) -> None:
         """Made by its recipe."""
