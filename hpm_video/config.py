@@ -442,6 +442,7 @@ class FinetuneConfig:
 
 RunConfig = PretrainConfig | FinetuneConfig
 MOST_TOKENS = 1 << 20  # of a clip; 16 frames of 224 x 224 pixels have 1568
+LEAST_ALPHA = 1e-3  # of mixup and cutmix
 
 # Sets of keys. hpm to videomae settle the method and what it costs (the defaults are those of hpm); small and tiny settle the
 # size of a run. The two kinds share no key, so one of each can stand on one command line.
@@ -652,6 +653,9 @@ def _check_shares(config: RunConfig) -> None:
     areas = {"data.crop_area": config.data.crop_area}
     if isinstance(config, FinetuneConfig):
         areas["augment.crop_area"] = config.augment.crop_area
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if 0 < (alpha := getattr(config.augment, name)) < LEAST_ALPHA:  # Beta(alpha, alpha) is not a number then
+                raise UserError(f"augment.{name}: {alpha}; expected 0, or at least {LEAST_ALPHA}")
     for name, (least, most) in areas.items():
         if not 0 < least <= most <= 1:
             raise UserError(f"{name}: {[least, most]}; expected the least share, then the most: above 0 and at most 1")

@@ -387,6 +387,7 @@ cases = kinds.flatmap(lambda kind: st.tuples(st.just(kind), settings_of(kind)))
 @given(case=cases)
 @example(case=("finetune", {"optim.betas": [1.0, 0.9]}))
 @example(case=("finetune", {"augment.crop_area": [1.0, 0.1]}))
+@example(case=("finetune", {"augment.mixup_alpha": 1e-300, "augment.cutmix_alpha": 0.0}))
 @example(case=("pretrain", {"data.crop": "random_resized", "data.crop_area": [-0.1, 0.3]}))
 def test_values_within_bounds_work_together(case: tuple[str, dict[str, Any]]) -> None:
     CHECKS[case[0]](case[1])

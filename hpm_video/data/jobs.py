@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from hpm_video.files import disk_faults, write_csv, write_json, write_text
+from hpm_video.reading import parse_json
 from hpm_video.terminal import printable
 from hpm_video.types import UnreadableVideo, UserError
 
@@ -108,7 +109,7 @@ def keep_settings(file: Path, settings: Record) -> None:
 def read_settings(file: Path) -> Record | None:
     """Return the settings that `keep_settings` wrote; None if there is no such file, or it is anything else."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
@@ -171,7 +172,7 @@ def _read_records(stream: TextIO) -> list[Record]:
 def _read_record(line: str) -> Record | None:
     """The record of a whole line."""
     with contextlib.suppress(ValueError):
-        record = json.loads(line)
+        record = parse_json(line)
         if line.endswith("\n") and isinstance(record, dict) and isinstance(record.get("path"), str):
             return record
     return None

@@ -22,6 +22,7 @@ from hpm_video.data.manifest import SPLITS, Item, Manifest, check_missing, check
 from hpm_video.data.shard_target import BAD, SETTINGS, Target, open_target
 from hpm_video.data.shards import FORMAT, HEADER, Member, index_of
 from hpm_video.data.texts import is_utf8
+from hpm_video.reading import parse_json
 from hpm_video.types import UserError
 
 
@@ -160,7 +161,7 @@ def _check_settings(target: Target, settings: dict[str, Any]) -> None:
         return
     path = f"{target.name}/{SETTINGS}"
     try:
-        before = json.loads(content)
+        before = parse_json(content)
         other = [f"{name} was {before[name]}, is {value}" for name, value in settings.items() if before[name] != value]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: {error!r}; expected what hpm-video pack wrote there; use an empty folder") from error

@@ -17,6 +17,7 @@ from hpm_video.data.jobs import read_settings
 from hpm_video.data.manifest import SPLITS
 from hpm_video.data.shards import HEADER
 from hpm_video.files import MARK, OwnFolder, describe_mark, disk_faults, own_folder, replacing
+from hpm_video.reading import parse_json
 from hpm_video.types import UserError
 
 MADE_BY = "hpm-video pack"
@@ -99,7 +100,7 @@ class UrlTarget(_Writing):
         content = self.read(MARK)
         if content is not None:
             try:
-                found = json.loads(content)
+                found = parse_json(content)
                 if found["made_by"] == MADE_BY:
                     return set(found["names"])
             except (ValueError, KeyError, TypeError):
@@ -161,7 +162,7 @@ def find_older_shards(folder: Path) -> list[str] | None:
 
 def is_settings(content: bytes) -> bool:
     try:
-        return set(json.loads(content)) == {"samples_per_shard", "seed", "samples"}
+        return set(parse_json(content)) == {"samples_per_shard", "seed", "samples"}
     except (ValueError, TypeError):
         return False
 

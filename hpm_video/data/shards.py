@@ -6,7 +6,6 @@ number of samples and samples of a tar), the tars in webdataset's convention, an
 gives its tar by division, and nothing that is held grows with the set.
 """
 
-import json
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 
 from hpm_video.data import store
 from hpm_video.data.store import HEADER, describe
+from hpm_video.reading import parse_json
 from hpm_video.types import Item, UnreadableVideo, UserError
 
 FORMAT = "hpm-video shards 1"
@@ -194,7 +194,7 @@ def read_header(root: str, timeout_s: float) -> dict[str, Any]:
             f"data.root: {where}: {describe(error)}; expected a set of tar shards that can be read"
         ) from error
     try:
-        header = json.loads(content)
+        header = parse_json(content)
     except ValueError as error:
         raise UserError(f"{where}: no valid JSON ({error}); expected the header of a shard set") from error
     given = header.get("format") if isinstance(header, dict) else None
@@ -220,7 +220,7 @@ def _check_split(entry: Any, split: str, where: str) -> tuple[int, int, str]:
 
 @lru_cache(maxsize=WINDOW_SHARDS)
 def _read_index(root: str, file: str, timeout_s: float) -> list[Member]:
-    index = json.loads(_read(root, file, timeout_s))
+    index = parse_json(_read(root, file, timeout_s))
     return [Member(**dict(zip(index["columns"], sample, strict=True))) for sample in index["samples"]]
 
 

@@ -5,7 +5,6 @@ and a longer video has several. Segments: the whole video is one window. A lengt
 the time stamps of the frames, whatever the rule and the frame rate.
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,7 @@ from hpm_video.evals.exam_charts import draw_timeline
 from hpm_video.evals.summary import tell_probabilities
 from hpm_video.evals.views import ViewClassifier, choose_frames, cut_views, to_probabilities
 from hpm_video.files import OwnFolder, own_folder, write_bytes, write_json
-from hpm_video.reading import read_json
+from hpm_video.reading import parse_json, read_json
 from hpm_video.train.checkpoint import load_classifier
 from hpm_video.train.engine import prepare_process
 from hpm_video.types import Item, UnreadableVideo, UserError
@@ -268,7 +267,7 @@ def find_older_predictions(folder: Path) -> list[str] | None:
 
 def _is_prediction(file: Path) -> bool:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and set(content) == {"video", "classes", "windows"}

@@ -147,9 +147,11 @@ def fault_of(folder: Path) -> str | None:
     try:
         state = parse_json((folder / STATE).read_text(encoding="utf-8"))
         step, files = state["step"], state.get("files")
-        RunState(**state.get("run", {}))
+        counts = dataclasses.asdict(RunState(**state.get("run", {})))
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         return f"{STATE}: {type(error).__name__} {error}".strip()
+    if wrong := [f"{name} {brief(value, 60)}" for name, value in counts.items() if not _is_count(name, value)]:
+        return f"{STATE}: {wrong[0]} is no count"
     if NAME.fullmatch(folder.name) and step != int(folder.name[5:]):
         return f"{STATE} is of step {step}"
     if files is None:  # of before the sizes were kept
@@ -163,8 +165,15 @@ def fault_of(folder: Path) -> str | None:
     return next((fault for name, size in files.items() if (fault := _fault_of_tensors(folder / name, size))), None)
 
 
-def _fault_of_tensors(file: Path, size: int | None) -> str | None:
+def _is_count(name: str, value: Any) -> bool:
+    kinds = (int, float) if name == "seconds" else (int,)
+    return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+def _fault_of_tensors(file: Path, size: Any) -> str | None:
     """Return what is wrong with the size of a safetensors file: as it was written, or as its own header tells."""
+    if size is not None and not _is_count("size", size):
+        return f"{STATE}: {brief(size, 60)} is not the size of {file.name}"
     try:
         found = file.stat().st_size
         if not file.is_file():

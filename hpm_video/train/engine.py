@@ -130,9 +130,22 @@ class PlainEngine:
         return state
 
     def load_optimizer_state(self, state: Mapping[str, Tensor], num_updates: int) -> None:
-        """What `optimizer_state` gave; weights are loaded into the student before the engine is made."""
+        """What `optimizer_state` gave; weights are loaded into the student before the engine is made.
+
+        Raises UserError where a moment is absent or of another size.
+        """
         if not state:
             return
+        for parameter, name in self.names.items():
+            expected = getattr(parameter, "ds_numel", parameter.numel())  # under ZeRO-3 each rank has a part of it
+            for moment in MOMENTS:
+                found = state.get(f"{name}/{moment}")
+                if found is None or found.numel() != expected:
+                    what = "is absent" if found is None else f"has {found.numel():,} of {expected:,} numbers"
+                    raise UserError(
+                        f"optimizer.safetensors of the checkpoint does not fit: {name}/{moment} {what}; expected the "
+                        "optimizer's state of this model (init.weights=RUN starts a new run from the weights alone)"
+                    )
         self._make_moments(num_updates)
         for parameter, name in self.names.items():
             for moment in MOMENTS:

@@ -45,8 +45,11 @@ def dataset(root: str, **keys) -> Files:
     return Files(open_manifest(config, "train"), config, 0, training=True)
 
 
-def stream(data: Files, workers: int = 2):
-    return make_loader(data, 2, 2, 0, 1, 0, workers, STEPS)
+def stream(data: Files, num_workers: int = 2):
+    given = make_loader(data, 2, 2, 0, 1, 0, num_workers, STEPS)
+    if num_workers:  # on a busy machine the supervisor would not see them all while they live
+        os.write(STARTED, "".join(f"{child.pid} " for child in workers()).encode())
+    return given
 
 
 def say(text: str) -> None:
@@ -159,8 +162,8 @@ SCENARIOS |= {f"end: {how}": end_with(how) for how in ENDS}
 SCENARIOS |= {f"random {seed}": random_moment(seed) for seed in range(40)}
 
 
-def supervise(process: int, output: int) -> dict:
-    """Wait for a scenario, whose workers are its children."""
+def supervise(process: int, output: int, started: int) -> dict:
+    """Wait for a scenario, whose workers are its children. It writes their numbers to `started`."""
     seen: set[int] = set()
     until, code = time.monotonic() + LIMIT_S, None
     while code is None and time.monotonic() < until:
@@ -172,6 +175,8 @@ def supervise(process: int, output: int) -> dict:
     if code is None:
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
+    os.set_blocking(started, False)
+    seen |= {int(word) for word in os.read(started, 1000).split()}
     until = time.monotonic() + 120
     while (left := [pid for pid in seen if is_running(pid)]) and time.monotonic() < until:
         time.sleep(0.05)
@@ -193,17 +198,21 @@ gc.freeze()  # or each end of a process copies all of its memory
 for name in sys.argv[2:]:
     began = time.monotonic()
     out, into = os.pipe()
+    started, STARTED = os.pipe()
     process = os.fork()
     if not process:
         os.dup2(into, 1)
         os.dup2(into, 2)
         os.close(into)
         os.close(out)
+        os.close(started)
         SCENARIOS[name](sys.argv[1])
         break  # to the end of the program, as any program ends
     os.close(into)
     try:
-        result = supervise(process, out)
+        result = supervise(process, out, started)
     except Exception:
         result = {"code": traceback.format_exc()}
+    os.close(started)
+    os.close(STARTED)
     say(json.dumps({"name": name, "seconds": time.monotonic() - began, **result}))

@@ -46,15 +46,15 @@ def test_a_few_broken_files_change_nothing_but_their_own_samples(tiny_config, vi
             data__root=str(root),
             data__num_workers=workers,
             data__max_bad_share=0.2,
-            train__output=str(tmp_path / name),
+            train__output=str(tmp_path / "runs" / name),
             **SMALL,
         )
         assert pretrain(config)
-        losses[name] = losses_of(tmp_path / name)
+        losses[name] = losses_of(tmp_path / "runs" / name)
     assert losses["broken"] == losses["workers"] and len(losses["broken"]) == 12
-    summary = json.loads((tmp_path / "workers" / "results.json").read_text())["figures"]
+    summary = json.loads((tmp_path / "runs" / "workers" / "results.json").read_text())["figures"]
     assert summary["num_bad"] >= 2 and {text.split(":")[0] for text in summary["bad_files"]} == {"07.mp4", "12.mp4"}
-    rows = [json.loads(line) for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "runs" / "broken" / "metrics.jsonl").read_text().splitlines()]
     before = next(number for number, row in enumerate(rows) if row.get("bad_samples"))
     assert before >= 1 and losses["broken"][:before] == losses["whole"][:before] and losses["broken"] != losses["whole"]
     assert np.abs(np.array(losses["broken"]) - losses["whole"]).max() < 0.1 * losses["whole"][-1]

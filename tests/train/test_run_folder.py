@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from hpm_video.cli import main
 from hpm_video.data.annotations import Row
@@ -258,6 +258,40 @@ def test_a_checkpoint_is_whole_or_is_none(finished, tmp_path, file, damage) -> N
     assert file in str(fault_of(folder))
     with pytest.raises(UserError, match="not a whole checkpoint"):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run": {"step": "x"}},
+        {"run": {"step": 6, "seconds": None}},
+        {"run": {"step": -6}},
+        {"files": {"student.safetensors": "many"}},
+        {"files": {"student.safetensors": 1.5}},
+    ],
+)
+def test_a_state_with_values_that_are_no_counts_is_damaged(finished, tmp_path, change) -> None:
+    folder = Path(shutil.copytree(finished / "checkpoints" / "step-00000006", tmp_path / "step-00000006"))
+    state = folder / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | change))
+    with pytest.raises(UserError, match="not a whole checkpoint .state.json: "):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("damage", ["absent", "of another size"])
+def test_an_optimizer_state_that_does_not_fit_is_one_sentence(videos, copied, damage, capsys) -> None:
+    file = copied / "checkpoints" / "step-00000006" / "optimizer.safetensors"
+    tensors = load_file(file)
+    name = sorted(tensors)[0]
+    del tensors[name]
+    save_file(tensors | ({} if damage == "absent" else {name: torch.zeros(3)}), file)
+    state = file.with_name("state.json")
+    found = json.loads(state.read_text())
+    found["files"][file.name] = file.stat().st_size
+    state.write_text(json.dumps(found))
+    assert run(videos, copied, "train.steps=8", "train.accept=steps") == 1
+    said = capsys.readouterr().err
+    assert f"{name} is absent" in said if damage == "absent" else f"{name} has 3 of " in said
 
 
 def test_a_half_copied_checkpoint_never_starts_fine_tuning_from_random_weights(
