@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm.models.vision_transformer  # noqa: F401  (within hpm_video the hook of jaxtyping keeps Python from its .pyc files)
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,6 +42,15 @@ TINY = {
     "engine.precision": "fp32",
 }
 IMAGE = {"data.num_frames": 1, "model.tubelet": 1}
+
+
+LONGEST = "scripts/test_main_job", "distributed/", "repo/test_layout", "scripts/", "test_targets", "train/", "evals/"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of long tests first, so that no process is left with one at the end."""
+    places = [f"tests/{name}" for name in LONGEST]
+    items.sort(key=lambda item: next((n for n, part in enumerate(places) if part in str(item.path)), len(places)))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -76,7 +76,23 @@ def test_synthetic_set_is_ssv2s_format_and_repeatable(tmp_path, run_here) -> Non
         assert frames[0].shape == (16, 32, 32, 3) and (frames[0] == frames[1]).all()
 
 
-def test_demo_from_end_to_end(tmp_path, run_here) -> None:
+@pytest.fixture()
+def demo(monkeypatch):
+    """scripts/demo.py in this process; the step's cost is measured at two places instead of eight."""
+    given = importlib.util.spec_from_file_location("demo", Path(__file__).parents[2] / "scripts" / "demo.py")
+    module = importlib.util.module_from_spec(given)
+    given.loader.exec_module(module)
+    monkeypatch.setattr(module, "CALIBRATION", (2, 1))
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+
+    def run(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, words)])
+        return module.main()
+
+    return run
+
+
+def test_demo_from_end_to_end(tmp_path, demo, capsys) -> None:
     keys = [
         "train.steps=6",
         "train.measure_every_steps=3",
@@ -84,10 +100,7 @@ def test_demo_from_end_to_end(tmp_path, run_here) -> None:
         "mask.hard_share_start=0.3",
         "engine.num_threads=1",
     ]
-    done = run_here(
-        sys.executable, "scripts/demo.py", "--out", str(tmp_path / "demo"), "--train", "64", "--validation", "30", *keys
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert demo("--out", tmp_path / "demo", "--train", 64, "--validation", 30, *keys) == 0, capsys.readouterr()
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
     for name in ("untrained", "random", "hpm"):
         assert 0 <= results[name]["knn"] <= 1 and 0 <= results[name]["linear"] <= 1
@@ -100,17 +113,8 @@ def test_demo_from_end_to_end(tmp_path, run_here) -> None:
     assert main(["score", str(tmp_path / "demo" / "hpm")]) == 0
 
 
-def test_demo_names_the_part_that_fails(tmp_path, run_here) -> None:
-    done = run_here(
-        sys.executable,
-        "scripts/demo.py",
-        "--out",
-        str(tmp_path),
-        "--train",
-        "8",
-        "--validation",
-        "8",
-        "optim.batchsize=3",
-    )
-    assert done.returncode == 1 and "the part 'hpm' failed" in done.stderr and "Traceback" not in done.stderr
+def test_demo_names_the_part_that_fails(tmp_path, demo, capsys) -> None:
+    assert demo("--out", tmp_path, "--train", 8, "--validation", 8, "optim.batchsize=3") == 1
+    said = capsys.readouterr().err
+    assert "the part 'hpm' failed" in said and "Traceback" not in said
     assert "unknown key 'optim.batchsize'" in (tmp_path / "hpm.log").read_text()
