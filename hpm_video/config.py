@@ -409,6 +409,12 @@ class EngineConfig:
         None, "file of further DeepSpeed settings; a key that is set here too is an error", path=True
     )
     compile: bool = key(False, "torch.compile the student")
+    graphs: str = key(
+        "auto",
+        "CUDA graphs: auto = the plain engine on a GPU records the micro step once and replays it, if a trial gives the loss "
+        "of one without; never",
+        ["auto", "never"],
+    )
     num_threads: int | None = key(
         None, "CPU threads of each rank; null = cores / ranks of the machine", least=1, most=1024
     )
