@@ -9,12 +9,29 @@ from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig, decoded_part, has_images, image_config, mask_counts, token_grid, unit_block
 from hpm_video.data.mixture import ImageSteps
-from hpm_video.method.masking import Part, Plan, draw_keys, make_units, mask_hard, mask_inverted, mask_random, to_tokens
+from hpm_video.method.masking import Part, draw_keys, make_units, mask_hard, mask_inverted, mask_random, to_tokens
+from hpm_video.method.masking import Plan as MaskPlan
 from hpm_video.method.objectives import hpm_losses, rank_correlation
 from hpm_video.method.targets import IMAGE_MODELS, ImageFeatures, Target, feature_target, make_target
 from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at
 from hpm_video.models.student import Student
 from hpm_video.types import Engine, Losses, Mask, Place, StepResult, StudentOutput, UserError, seeded
+
+
+class Draws(NamedTuple):
+    """What is drawn for the clips of a batch. It depends on (seed, step, place) alone: no rank has randomness of its own."""
+
+    keys: Float[Tensor, "B U"]  # which units are masked at random
+    views: Float[Tensor, "K b U"] | None  # which of them the teacher sees, in K views; None if it is not asked
+    phases: Float[Tensor, "B U"] | None  # which tokens of a masked unit are decoded; None = all
+
+
+class Plan(NamedTuple):
+    """What a step depends on beside clips, draws and weights."""
+
+    num_hard: int
+    kind: str = ""  # in the names of what is logged
+    decode_all: bool = False
 
 
 class Journey(NamedTuple):
@@ -27,6 +44,7 @@ class Journey(NamedTuple):
     losses: Losses
     units: Int[Tensor, "U K"]  # of the clip's grid
     part: Part  # what was decoded of the masked ones
+    plan: Plan
 
 
 class Layout(NamedTuple):
@@ -75,30 +93,42 @@ class PretrainStep:
         num_hard: int,
         decode_all: bool = False,
     ) -> Journey:
-        """A batch through the method; with mask.masks_per_clip r each clip counts r times in what comes out. Everything drawn
-        belongs to (seed, step, place): no rank has randomness of its own."""
+        """A batch through the method; with mask.masks_per_clip r each clip counts r times in what comes out."""
+        plan = Plan(num_hard, decode_all=decode_all)
+        return self.travel_with(engine, clip, self._draw(clip, place, step, plan), plan)
+
+    def _draw(self, clip: Tensor, place: Place, step: int, plan: Plan) -> Draws:
         generator = seeded(clip.device, self.config.train.seed, step)
-        units, num_masked, part = self._layout_of(clip)  # [U, K]
+        units, num_masked, part = self._layout_of(clip)
         num_units, num_masks = units.shape[0], self.config.mask.masks_per_clip
-        whole = Part(num_masked, units.shape[1])
-        part = whole if decode_all else part
         rows = Place(*(num_masks * number for number in place))
-        keys = draw_keys(rows, num_units, generator)  # [B, U]
-        difficulty = None
-        if num_hard and self.teacher is not None:  # not run while every mask is random
+        keys, views, phases = draw_keys(rows, num_units, generator), None, None
+        if plan.num_hard and self.teacher is not None:  # not asked while every mask is random
             views = torch.stack([draw_keys(place, num_units, generator) for _ in range(self.config.teacher.num_views)])
+        if not plan.decode_all and part != Part(num_masked, units.shape[1]):
+            phases = draw_keys(rows, num_units, generator)
+        return Draws(keys, views, phases)
+
+    def travel_with(self, engine: Engine, clip: Float[Tensor, "B C T H W"], draws: Draws, plan: Plan) -> Journey:
+        """`travel` with these draws: nothing is drawn here, and nothing is read back from the device."""
+        units, num_masked, part = self._layout_of(clip)  # [U, K]
+        num_masks = self.config.mask.masks_per_clip
+        part = Part(num_masked, units.shape[1]) if plan.decode_all else part
+        difficulty = None
+        if draws.views is not None and self.teacher is not None:
             with engine.autocast():
-                difficulty = self.teacher.predict_difficulty(clip, views, units, part.num_tokens)
+                difficulty = self.teacher.predict_difficulty(clip, draws.views, units, part.num_tokens)
         if num_masks > 1:
             clip = clip.repeat_interleave(num_masks, dim=0)
             difficulty = None if difficulty is None else difficulty.repeat_interleave(num_masks, dim=0)
-        masked_units = self._choose(difficulty, keys, Plan(num_masked, num_hard))  # [B, U], True = hidden
-        phases = None if part == whole else draw_keys(rows, num_units, generator)
-        mask = to_tokens(masked_units, units, num_masked, part, phases)
+        masked_units = self._choose(
+            difficulty, draws.keys, MaskPlan(num_masked, plan.num_hard)
+        )  # [B, U], True = hidden
+        mask = to_tokens(masked_units, units, num_masked, part, draws.phases)
         output = engine(clip, mask.visible, mask.decoded)  # pixels [B, Q, P], predicted_loss [B, Q]
         target = self._make_target(engine, clip, mask)
         losses = hpm_losses(output, target, self.config.objective, part.num_tokens)
-        return Journey(difficulty, mask, output, target, losses, units, part)
+        return Journey(difficulty, mask, output, target, losses, units, part, plan)
 
     def _layout_of(self, clip: Tensor) -> Layout:
         layout = self.layouts.get(clip.shape[2]) if clip.ndim == 5 else None
@@ -107,7 +137,7 @@ class PretrainStep:
             raise UserError(f"clip: {list(clip.shape)}; expected [B, 3, T, H, W] with T = {frames} frames")
         return layout
 
-    def _choose(self, difficulty: Tensor | None, keys: Tensor, plan: Plan) -> Tensor:
+    def _choose(self, difficulty: Tensor | None, keys: Tensor, plan: MaskPlan) -> Tensor:
         if difficulty is None:
             return mask_random(keys, plan.num_masked)
         return (mask_inverted if self.config.mask.mode == "inverted" else mask_hard)(difficulty, keys, plan)
@@ -128,9 +158,20 @@ class PretrainStep:
         self, engine: Engine, clip: Tensor, place: Place, step: int, steps: int, label: Tensor | None = None
     ) -> tuple[StepResult, Journey]:
         """Labels are not looked at. What is logged of a step on images is named so."""
-        num_masked = self._layout_of(clip).num_masked
-        journey = self.travel(engine, clip, place, step, self.num_hard(step / steps, num_masked))
-        losses, kind = journey.losses, "_image" if step in self.image_steps else ""
+        return self.run(engine, clip, *self.draw(clip, place, step, steps))
+
+    def draw(self, clip: Float[Tensor, "B C T H W"], place: Place, step: int, steps: int) -> tuple[Draws, Plan]:
+        """Return all that a step depends on beside its clips and the weights."""
+        num_hard = self.num_hard(step / steps, self._layout_of(clip).num_masked)
+        plan = Plan(num_hard, "_image" if step in self.image_steps else "")
+        return self._draw(clip, place, step, plan), plan
+
+    def run(
+        self, engine: Engine, clip: Float[Tensor, "B C T H W"], draws: Draws, plan: Plan
+    ) -> tuple[StepResult, Journey]:
+        """Return the losses of a step that was drawn. Shapes depend on the plan and the clips' shape alone."""
+        journey = self.travel_with(engine, clip, draws, plan)
+        losses, kind = journey.losses, plan.kind
         metrics = {
             f"loss{kind}": losses.total.detach(),
             f"pixel_loss{kind}": losses.pixel.detach(),
@@ -145,8 +186,7 @@ class PretrainStep:
     def inspect(self, journey: Journey) -> dict[str, Tensor]:
         """Sampled: rank correlation of predicted and true loss over the masked units of the training batch."""
         correlation = unit_correlation(journey)
-        kind = "_image" if journey.units is not self.units else ""
-        return {} if correlation is None else {f"rank_correlation{kind}": correlation}
+        return {} if correlation is None else {f"rank_correlation{journey.plan.kind}": correlation}
 
     def difficulty_of(self, engine: Engine, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B U"]:
         """What the teacher finds hard in these clips, with the same views at each call."""

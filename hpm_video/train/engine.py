@@ -66,6 +66,8 @@ class PlainEngine:
         self.names = {parameter: name for name, parameter in student.named_parameters()}
         self.clip_norm = config.optim.clip_norm
         self.norm = 0.0  # of the last gradient
+        self.with_gradient: list[nn.Parameter] = []  # at the last update
+        self.held: dict[nn.Parameter, Tensor] = {}  # gradients that stay in place
         if config.engine.compile:
             student.compile()
         self.optimizer: Any = make_optimizer(student, config.optim, device)
@@ -82,7 +84,7 @@ class PlainEngine:
 
     def _guard(self) -> None:
         """Before the optimizer: norm and clipping; a gradient that is not finite is taken away, so no weight moves."""
-        parameters = [p for p in self.names if p.grad is not None]
+        self.with_gradient = parameters = [p for p in self.names if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
@@ -106,7 +108,18 @@ class PlainEngine:
         self._set_lr(lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.held:
+            torch._foreach_zero_(list(self.held.values()))
+            for parameter, gradient in self.held.items():
+                parameter.grad = gradient
         return self.norm
+
+    def hold_gradients(self) -> None:
+        """Keep the gradients in the same tensors from now on: recorded kernels write there. After the first update."""
+        if not self.held:
+            self.held = {p: torch.zeros_like(p) if p.grad is None else p.grad for p in self.with_gradient}
+            for parameter, gradient in self.held.items():
+                parameter.grad = gradient
 
     def _set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:

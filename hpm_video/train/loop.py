@@ -17,6 +17,7 @@ from hpm_video.config import RunConfig
 from hpm_video.data.loader import FailureLog
 from hpm_video.data.transforms import Normalise
 from hpm_video.train.engine import PlainEngine
+from hpm_video.train.graphs import make_micro_steps
 from hpm_video.train.metrics import Clock, MetricLog, format_line
 from hpm_video.train.optim import lr_at
 from hpm_video.train.state import RunState
@@ -109,6 +110,7 @@ class Loop:
         """`name_of`: what messages call the sample of a row."""
         self.config, self.engine, self.step = config, engine, step
         self.state, self.steps, self.name_of = state, steps, name_of
+        self.micro_steps = make_micro_steps(config, engine, step)
         self.failures = FailureLog(config.data.max_bad_share)
         self.normalise = Normalise(config.data, engine.device)
         self.clock = Clock()
@@ -159,7 +161,7 @@ class Loop:
             place = split.place(round, engine.rank, engine.world_size)
             torch.manual_seed(hash((self.config.train.seed, now, place.start)) & 0x7FFFFFFF)  # drop path
             clip, label = self.normalise(batch.clip), batch.label.to(engine.device, non_blocking=True)
-            result, journey = self.step(engine, clip, place, now, self.steps, label)
+            result, journey = self.micro_steps.forward(clip, place, now, self.steps, label)
             if self.engine.sum_over_ranks(not bool(torch.isfinite(result.loss)))[0] > 0:
                 clips = ", ".join(self.name_of(row) for row in batch.sample.tolist())
                 self._skipped(f"loss {float(result.loss.detach())} on rank {engine.rank}, clips {clips}")
@@ -167,7 +169,7 @@ class Loop:
             metrics = dict(result.metrics)
             if measuring:
                 metrics |= self.step.inspect(journey)
-            engine.backward(result.loss)
+            self.micro_steps.backward(result.loss)
             num_kept += 1
             for name, value in metrics.items():
                 values[name] = values.get(name, 0.0) + value.detach()
