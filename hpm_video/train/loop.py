@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +17,7 @@ from hpm_video.config import RunConfig
 from hpm_video.data.loader import FailureLog
 from hpm_video.data.transforms import Normalise
 from hpm_video.train.engine import PlainEngine
+from hpm_video.train.feed import Feed
 from hpm_video.train.graphs import make_micro_steps
 from hpm_video.train.metrics import Clock, MetricLog, format_line
 from hpm_video.train.optim import lr_at
@@ -124,14 +125,15 @@ class Loop:
     ) -> bool:
         """True when all steps are done, False when a signal asked to stop (the state is saved first)."""
         train, began = self.config.train, time.perf_counter()
-        seconds_before, first_step, stream = self.state.seconds, self.state.step, iter(batches)
+        seconds_before, first_step = self.state.seconds, self.state.step
+        feed = Feed(batches, self.engine.device)
         sums: dict[str, tuple[Tensor, int]] = {}
         with StopRequest() as stop:
             while self.state.step < self.steps:
                 now = self.state.step
                 measuring = now % train.measure_every_steps == 0 or now == self.steps - 1
                 extra = measure(now) if measuring else {}
-                values, norm = self._one_step(stream, measuring)
+                values, norm = self._one_step(feed, measuring)
                 self.state.step += 1
                 self.state.seconds = seconds_before + time.perf_counter() - began
                 for name, value in values.items():
@@ -151,13 +153,13 @@ class Loop:
                     return False
         return True
 
-    def _one_step(self, stream: Iterator[Batch], measuring: bool) -> tuple[dict[str, Tensor], float]:
+    def _one_step(self, feed: Feed, measuring: bool) -> tuple[dict[str, Tensor], float]:
         """All rounds of one global batch and the update. A micro batch whose loss is not finite is left out on all ranks."""
         now, split, engine = self.state.step, self.engine.split, self.engine
         values: dict[str, Tensor] = {}
         num_kept = 0
         for round in range(split.rounds):
-            batch = self._next(stream)
+            batch = self._next(feed)
             place = split.place(round, engine.rank, engine.world_size)
             torch.manual_seed(hash((self.config.train.seed, now, place.start)) & 0x7FFFFFFF)  # drop path
             clip, label = self.normalise(batch.clip), batch.label.to(engine.device, non_blocking=True)
@@ -170,6 +172,7 @@ class Loop:
             if measuring:
                 metrics |= self.step.inspect(journey)
             self.micro_steps.backward(result.loss)
+            feed.read_ahead()
             num_kept += 1
             for name, value in metrics.items():
                 values[name] = values.get(name, 0.0) + value.detach()
@@ -185,17 +188,17 @@ class Loop:
             self._skipped(f"gradient norm {norm}")
         return values, norm
 
-    def _next(self, stream: Iterator[Batch]) -> Batch:
+    def _next(self, feed: Feed) -> Batch:
         """The next micro batch; when one rank cannot go on, all stop together and none hangs."""
-        began = time.perf_counter()
         fault: Exception | None = None
         batch: Batch | None = None
         try:
-            batch = next(stream)
+            batch = feed.next()
             self.failures.add(batch)
         except Exception as error:  # shown after the other ranks know
             fault = error
-        self.clock.waited += time.perf_counter() - began
+        self.clock.waited += feed.waited_s
+        feed.waited_s = 0.0
         bad, seen = (len(batch.failures), len(batch.sample)) if batch else (0, 0)
         faults, bad_all, seen_all = self.engine.sum_over_ranks(fault is not None, bad, seen)
         if fault is not None:

@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hpm_video.method.step import PretrainStep
 from hpm_video.train.engine import PlainEngine
+from hpm_video.train.feed import Feed
 from hpm_video.train.graphs import MicroSteps, RecordedSteps, _detach, make_micro_steps
 from hpm_video.train.loop import Loop
 from hpm_video.train.state import RunState, build_student
@@ -73,9 +74,9 @@ def losses_of(config, graphs: PlayedGraphs | None = None, spoil: int | None = No
     real = loop.normalise
     count = iter(range(10**6))
     loop.normalise = lambda clip: real(clip) * (float("nan") if next(count) == spoil else 1.0)
-    stream = iter(batches)
+    feed = Feed(batches, CPU)
     for _ in range(STEPS):
-        values, norm = loop._one_step(stream, measuring=loop.state.step % 3 == 0)
+        values, norm = loop._one_step(feed, measuring=loop.state.step % 3 == 0)
         rows.append({name: float(value) for name, value in values.items()} | {"norm": norm})
         loop.state.step += 1
     return rows, {name: p.detach().clone() for name, p in student.named_parameters()}, loop

@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpm_video.method.step import PretrainStep
 from hpm_video.train.engine import PlainEngine
+from hpm_video.train.feed import Feed
 from hpm_video.train.loop import Loop
 from hpm_video.train.state import RunState, build_student
 from hpm_video.types import Batch
@@ -38,7 +39,7 @@ def test_a_step_reads_its_loss_and_its_norm(tiny_config, mode, view) -> None:
         group.update(fused=True, foreach=False)
     loop = Loop(config, engine, step, RunState(), 10, str)
     clip = torch.randint(0, 256, (8, 3, 4, 16, 16), dtype=torch.uint8)
-    batches = iter([Batch(clip, torch.full((8,), -1), torch.arange(8))] * 2)
+    batches = Feed([Batch(clip, torch.full((8,), -1), torch.arange(8))] * 2, CPU)
     loop._one_step(batches, measuring=False)
     loop.state.step += 1
     with Reads() as reads:
