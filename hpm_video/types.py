@@ -19,7 +19,6 @@ reconstructed. `masked` is bool and True means hidden from the encoder, everywhe
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -28,17 +27,7 @@ from torch import Tensor, nn
 
 from hpm_video.errors import UnreadableVideo as UnreadableVideo
 from hpm_video.errors import UserError as UserError
-
-
-class Item(NamedTuple):
-    """One sample of a data set, ready to be read."""
-
-    name: str  # what messages call it
-    media: Path | bytes  # a file, a folder of frames, or what a file holds
-    label: int  # -1 where there is none
-    first_frame: int = 0  # of a folder of frames: the first one that belongs to the sample
-    num_frames: int | None = None  # of a folder of frames: how many belong to it; None = all
-    fps: float | None = None  # as the manifest says
+from hpm_video.item import Item as Item
 
 
 class Place(NamedTuple):

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hpm_video.errors import UserError
 from hpm_video.files import own_folder, replacing, top_names, write_json
-from hpm_video.types import UserError
 
 HOME = Path(__file__).resolve().parent.parent
 WRITTEN = ("data.log", "hpm.log", "random.log", "report.html", "results.json")

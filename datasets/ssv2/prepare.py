@@ -8,7 +8,7 @@ import sys
 from hpm_video.data.annotations import Found, find_ssv2, read_ssv2
 from hpm_video.data.lists import Track
 from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 RECIPE = Recipe(
     name="ssv2",

@@ -13,7 +13,7 @@ import numpy as np
 from hpm_video.data.texts import is_utf8, keep_utf8, one_line
 from hpm_video.data.texts import read_json as read_json
 from hpm_video.data.texts import read_lines as read_lines
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 SUFFIXES = tuple(".webm .mp4 .mkv .avi .mov .m4v .mpg .mpeg .ogv .gif .flv .3gp .wmv .asf .ts".split())
 IMAGE_SUFFIXES = tuple(".jpg .jpeg .png .webp .bmp .tif .tiff".split())

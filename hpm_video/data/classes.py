@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from hpm_video.data.columns import is_number, plain
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 NONE = ("", "-1")  # no label
 PLURAL = ("labels", "classes", "targets", "categories", "actions", "activities")  # may hold several in a cell

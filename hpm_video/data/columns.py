@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 COLUMNS = {  # what a header may call them, without case, blanks, - and _
     "path": (

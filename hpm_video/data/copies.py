@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from hpm_video.data.annotations import SSV2_FILES
 from hpm_video.data.jobs import read_records, read_settings
 from hpm_video.data.manifest import HEADER, read_header
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 SETTINGS, RECORDS, BAD = "prepare.json", "results.jsonl", "bad.csv"
 

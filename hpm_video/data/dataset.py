@@ -18,7 +18,9 @@ from hpm_video.data.manifest import Source
 from hpm_video.data.sampling import View, protocol_of, sample_frames
 from hpm_video.data.transforms import Transform, make_transform
 from hpm_video.data.watch import DECODING, Watch
-from hpm_video.types import Batch, Failure, Item, UnreadableVideo, UserError
+from hpm_video.errors import UnreadableVideo, UserError
+from hpm_video.item import Item
+from hpm_video.types import Batch, Failure
 
 MAX_TRIES = 20
 Key = tuple[int, int]  # row of the source, position in the run

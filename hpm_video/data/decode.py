@@ -20,7 +20,8 @@ import numpy as np
 
 from hpm_video.data.annotations import IMAGE_SUFFIXES, list_frames
 from hpm_video.data.limits import DEFAULT_LIMITS, Limits
-from hpm_video.types import Item, UnreadableVideo, UserError
+from hpm_video.errors import UnreadableVideo, UserError
+from hpm_video.item import Item
 
 log = logging.getLogger("hpm_video")
 Choose = Callable[[int], np.ndarray]  # number of frames -> indices [T]

@@ -20,7 +20,7 @@ from hpm_video.data.limits import DEFAULT_LIMITS, Limits
 from hpm_video.data.packets import Packets as Packets
 from hpm_video.data.pixels import Frames as Frames
 from hpm_video.data.pixels import Size, Source, pixel_aspect, say_change
-from hpm_video.types import UnreadableVideo
+from hpm_video.errors import UnreadableVideo
 
 PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp", "webm_dash_manifest"}  # they name other files
 TOO_LARGE = "Picture size"  # how FFmpeg begins to tell that a frame is beyond max_pixels

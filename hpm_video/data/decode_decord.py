@@ -9,7 +9,7 @@ from hpm_video.data.decode import Choose, choose_at, first_line, stack
 from hpm_video.data.decode_av import find_oddity, read_timeline
 from hpm_video.data.decode_av import load as load_av
 from hpm_video.data.limits import DEFAULT_LIMITS, Limits
-from hpm_video.types import UnreadableVideo
+from hpm_video.errors import UnreadableVideo
 
 LEAST_WIDTH_PX = 32  # of narrower pictures decord 0.6 gives some with another width
 

@@ -11,7 +11,7 @@ import numpy as np
 from hpm_video.data.decode import Choose, choose_at, first_line
 from hpm_video.data.decode_av import find_oddity, read_timeline
 from hpm_video.data.limits import DEFAULT_LIMITS, Limits
-from hpm_video.types import UnreadableVideo
+from hpm_video.errors import UnreadableVideo
 
 
 def load() -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from hpm_video.data.decode import first_line
 from hpm_video.data.decode_av import decode_frames, load
 from hpm_video.data.pixels import say_change, shown_size
-from hpm_video.types import UnreadableVideo
+from hpm_video.errors import UnreadableVideo
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the target: nothing is wrong with the source
 # Every GOP stands alone, and of its frames only every sixteenth is needed by others: a reader that wants a few frames

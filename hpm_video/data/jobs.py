@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.files import disk_faults, write_csv, write_json, write_text
 from hpm_video.reading import parse_json
 from hpm_video.terminal import printable
-from hpm_video.types import UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
 Record = dict[str, Any]

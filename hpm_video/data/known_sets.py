@@ -19,7 +19,7 @@ from hpm_video.data.annotations import (
     read_lines,
     split_folders,
 )
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 KINETICS_FILES = {
     "train": ("train.csv",),

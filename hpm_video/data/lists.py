@@ -35,7 +35,7 @@ from hpm_video.data.columns import (
 )
 from hpm_video.data.places import FrameFolders, Places, find_frames
 from hpm_video.data.tables import EXPECTED, Table, read_table
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 NUMBERS = ("start", "end", "total", "offset")
 BY_COUNT = {1: ("path",), 2: ("path", "label"), 3: ("path", "total", "label"), 4: ("path", "start", "end", "label")}

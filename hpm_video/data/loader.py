@@ -13,7 +13,8 @@ from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset, Key
 from hpm_video.data.manifest import Order, Source
 from hpm_video.data.stream import ClipStream
-from hpm_video.types import Batch, UnreadableVideo, UserError
+from hpm_video.errors import UnreadableVideo, UserError
+from hpm_video.types import Batch
 
 log = logging.getLogger("hpm_video")
 MIN_SEEN = 20  # samples before the share of bad ones can stop a run

@@ -22,8 +22,8 @@ from hpm_video.data.manifest import SPLITS, Item, Manifest, check_missing, check
 from hpm_video.data.shard_target import BAD, SETTINGS, Target, open_target
 from hpm_video.data.shards import FORMAT, HEADER, Member, index_of
 from hpm_video.data.texts import is_utf8
+from hpm_video.errors import UserError
 from hpm_video.reading import parse_json
-from hpm_video.types import UserError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hpm_video.data.limits import Limits
-from hpm_video.types import UnreadableVideo
+from hpm_video.errors import UnreadableVideo
 
 log = logging.getLogger("hpm_video")
 Size = tuple[int, int]  # width and height, as stored

@@ -25,7 +25,8 @@ import torch
 from hpm_video.data import store
 from hpm_video.data.dataset import ClipDataset, Key, Sample
 from hpm_video.data.watch import BETWEEN, Watch, shared_array
-from hpm_video.types import Batch, Failure, UserError
+from hpm_video.errors import UserError
+from hpm_video.types import Batch, Failure
 
 END_WAIT_S = 2.0  # for killed processes: those in an uninterruptible system call are left behind
 ORPHAN_CHECK_S = 1.0

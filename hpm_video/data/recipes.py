@@ -11,9 +11,9 @@ from pathlib import Path
 from hpm_video.data.annotations import Found, Row
 from hpm_video.data.lists import Track
 from hpm_video.data.manifest import SPLITS, check_rows, is_utf8, manifest_names, read_header, write_manifest
+from hpm_video.errors import UserError
 from hpm_video.files import all_names, expand_home, own_folder, write_text
 from hpm_video.terminal import printable
-from hpm_video.types import UserError
 
 MADE_BY = "a recipe of datasets/"
 OF_A_MANIFEST = {"classes.txt", *(f"missing_{split}.txt" for split in SPLITS)}

@@ -12,7 +12,7 @@ from pathlib import Path
 from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES, list_folder, split_folders
 from hpm_video.data.kinds import LIST_ENDINGS, kind_of_file
 from hpm_video.data.texts import is_utf8, keep_utf8, one_line
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 log = logging.getLogger("hpm_video")
 LIST_WORDS = {"validation": r"(?<![a-z])(val|valid|validation|dev)(?![a-z])", "test": r"(?<![a-z])test(ing)?(?![a-z])"}

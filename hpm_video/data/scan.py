@@ -25,8 +25,8 @@ from hpm_video.data.jobs import (
 )
 from hpm_video.data.manifest import manifest_names, write_manifest
 from hpm_video.data.pixels import changes_size
+from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.files import OwnFolder, own_folder, write_csv, write_text
-from hpm_video.types import UnreadableVideo, UserError
 
 NUM_QUICK = 6  # frames that are decoded without --full: the first, the last, and some between
 WRITTEN = ("scan.json", "results.jsonl", "good.txt", "bad.csv", "duplicates.csv", "summary.md")

@@ -16,9 +16,9 @@ from fsspec.implementations.local import LocalFileSystem
 from hpm_video.data.jobs import read_settings
 from hpm_video.data.manifest import SPLITS
 from hpm_video.data.shards import HEADER
+from hpm_video.errors import UserError
 from hpm_video.files import MARK, OwnFolder, describe_mark, disk_faults, own_folder, replacing
 from hpm_video.reading import parse_json
-from hpm_video.types import UserError
 
 MADE_BY = "hpm-video pack"
 SETTINGS, BAD = "pack.json", "bad.csv"

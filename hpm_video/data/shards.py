@@ -14,8 +14,9 @@ import numpy as np
 
 from hpm_video.data import store
 from hpm_video.data.store import HEADER, describe
+from hpm_video.errors import UnreadableVideo, UserError
+from hpm_video.item import Item
 from hpm_video.reading import parse_json
-from hpm_video.types import Item, UnreadableVideo, UserError
 
 FORMAT = "hpm-video shards 1"
 WINDOW_SHARDS = 64

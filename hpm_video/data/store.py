@@ -20,7 +20,7 @@ from fsspec.core import url_to_fs
 from fsspec.exceptions import FSTimeoutError
 
 from hpm_video.data.watch import FETCHING, Watch
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 log = logging.getLogger("hpm_video")
 T = TypeVar("T")

@@ -17,7 +17,8 @@ from hpm_video.data.dataset import ClipDataset, Key, collate
 from hpm_video.data.readers import Readers
 from hpm_video.data.store import log_store
 from hpm_video.data.watch import DECODING, FETCHING
-from hpm_video.types import Batch, UserError
+from hpm_video.errors import UserError
+from hpm_video.types import Batch
 
 log = logging.getLogger("hpm_video")
 MAX_PREFETCH = 4  # batches that each worker reads ahead

@@ -10,7 +10,7 @@ from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES
 from hpm_video.data.columns import is_number, looks_like_header
 from hpm_video.data.kinds import NUM_BYTES, hint_for_list, kind_of_content
 from hpm_video.data.texts import check_text, parse_json
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 EXPECTED = "lines 'path label'"
 OBJECTS = 'a list of objects [{"path": "a.mp4", "label": "jump"}, ...] or of paths'

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hpm_video.errors import UserError
 from hpm_video.terminal import printable
-from hpm_video.types import UserError
 
 log = logging.getLogger("hpm_video")
 

@@ -41,8 +41,8 @@ from hpm_video.data.pixels import changes_size
 from hpm_video.data.sampling import sample_dense
 from hpm_video.data.scan import check_folders, look_at
 from hpm_video.data.texts import is_utf8
+from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.files import OwnFolder, disk_faults, own_folder, read_mark, remove_drafts, replacing
-from hpm_video.types import UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
 NUM_SAMPLED = 8  # files that are done first, to say what the whole set will take

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from hpm_video.config import DataConfig
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 Transform = Callable[[np.ndarray, Generator], Tensor]
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from hpm_video.data.decode import first_line
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 Argument = Mapping[str, Any]
 

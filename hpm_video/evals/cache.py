@@ -28,12 +28,13 @@ from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.jobs import SAID_EVERY_S, tell_time
 from hpm_video.data.manifest import Manifest, Source
 from hpm_video.data.shards import Shards
+from hpm_video.errors import UserError
 from hpm_video.evals.clips import CLIPS_PER_BATCH, BadCount, ClipBatch, ListedClips, groups_of, read_clips
 from hpm_video.evals.features import FROM_SPACE, Features, encode, from_space, pool, precision_of
 from hpm_video.files import all_names, own_folder, replacing, write_json
 from hpm_video.models.encoder import Encoder, resolve_size
 from hpm_video.reading import parse_json
-from hpm_video.types import Failure, UserError
+from hpm_video.types import Failure
 
 log = logging.getLogger("hpm_video")
 FORMAT = 1  # a change of what is stored, or of how clips are cut, makes another KEY

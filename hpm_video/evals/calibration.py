@@ -11,13 +11,14 @@ import torch
 from hpm_video.config import PretrainConfig, load_config
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import make_loader
+from hpm_video.errors import UserError
 from hpm_video.evals.apart import Argument
 from hpm_video.method.step import PretrainStep
 from hpm_video.train.engine import PlainEngine, prepare_process
 from hpm_video.train.pretrain import open_train_sets
 from hpm_video.train.record import peak_memory_gib
 from hpm_video.train.state import build_student
-from hpm_video.types import Place, UserError
+from hpm_video.types import Place
 
 MOST_STEPS, CLIPS_A_BATCH = 20, 4  # of a trial
 

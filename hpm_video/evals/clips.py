@@ -15,7 +15,8 @@ from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset, Key, Sample
 from hpm_video.data.loader import MIN_SEEN, ClipStream, StepSampler
 from hpm_video.data.manifest import Manifest, Source
-from hpm_video.types import Failure, UnreadableVideo, UserError
+from hpm_video.errors import UnreadableVideo, UserError
+from hpm_video.types import Failure
 
 log = logging.getLogger("hpm_video")
 CLIPS_PER_BATCH = 16

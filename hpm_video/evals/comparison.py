@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hpm_video.errors import UserError
 from hpm_video.evals.runs import Run, Score
 from hpm_video.train.run_folder import FREE
-from hpm_video.types import UserError
 
 ABSENT = "(absent)"
 TOLERANCE = 0.05  # of FLOPs that count as equal compute

@@ -9,13 +9,13 @@ import torch
 
 from hpm_video.config import PretrainConfig, load_config
 from hpm_video.data.manifest import SPLITS, kind_of_samples, open_manifest
+from hpm_video.errors import UserError
 from hpm_video.evals.environment import describe_machine, installed_version, look
 from hpm_video.evals.findings import GIB, Findings, tell_count, tell_memory
 from hpm_video.evals.forecast import settle_passes, tell_memory_of, tell_model, tell_time_of
 from hpm_video.train.dry_run import DryRun
 from hpm_video.train.memory import checkpoint_bytes
 from hpm_video.train.pretrain import open_train_sets
-from hpm_video.types import UserError
 
 
 def examine(

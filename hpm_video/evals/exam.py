@@ -27,6 +27,7 @@ from hpm_video.config import FinetuneConfig
 from hpm_video.data.jobs import SAID_EVERY_S, tell_time
 from hpm_video.data.loader import ClipStream, FailureLog, StepSampler
 from hpm_video.data.manifest import Manifest, Source, open_manifest
+from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.evals.exam_charts import draw_confusion
 from hpm_video.evals.metrics import Answers, class_rows, score_answers
 from hpm_video.evals.summary import tell_doubt, tell_share
@@ -37,7 +38,6 @@ from hpm_video.train.checkpoint import load_classes, load_classifier, read_confi
 from hpm_video.train.engine import prepare_process
 from hpm_video.train.finetune import check_classes, open_labelled_sets
 from hpm_video.train.state import describe_machine
-from hpm_video.types import UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
 WRITTEN = ("results.json", "per_class.csv", "confusion.png")

@@ -26,6 +26,7 @@ from hpm_video.data.jobs import Record, num_free_cores, run_jobs
 from hpm_video.data.limits import DEFAULT_LIMITS, Limits
 from hpm_video.data.manifest import Manifest
 from hpm_video.data.sampling import sample_dense, sample_frames
+from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.evals.cache import CLIP_KEYS, Parts, check_pooling, encode_clips, hash_weights, key_of, rows_that_fit
 from hpm_video.evals.clips import CLIPS_PER_BATCH, ListedClips, read_clips
 from hpm_video.evals.features import POOLINGS, find_device
@@ -34,7 +35,7 @@ from hpm_video.files import OwnFolder, all_names, own_folder, replacing
 from hpm_video.models.encoder import Encoder
 from hpm_video.reading import parse_json
 from hpm_video.train.checkpoint import load_encoder
-from hpm_video.types import Failure, UnreadableVideo, UserError
+from hpm_video.types import Failure
 
 log = logging.getLogger("hpm_video")
 FORMAT, TIMES = "hpm-video features 1", "times.jsonl"

@@ -12,11 +12,12 @@ from torch import Tensor
 from hpm_video.config import DataConfig, PretrainConfig, token_grid
 from hpm_video.data.manifest import LABELS_HINT, Source, open_manifest
 from hpm_video.data.transforms import Normalise
+from hpm_video.errors import UserError
 from hpm_video.evals.clips import CLIPS_PER_BATCH, Clips, load_clips
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.tokens import Grid
 from hpm_video.train.state import build_student
-from hpm_video.types import Failure, UserError
+from hpm_video.types import Failure
 
 POOLINGS = {  # shape of the features of a clip, and what they are
     "mean": "[D] mean over all tokens",

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from hpm_video.data.decode import first_line
 from hpm_video.data.jobs import tell_time
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 GIB = 2**30
 Told = TypeVar("Told")

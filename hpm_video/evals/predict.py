@@ -24,15 +24,16 @@ from hpm_video.data.jobs import SPECIAL, is_special
 from hpm_video.data.limits import Limits
 from hpm_video.data.manifest import open_manifest
 from hpm_video.data.sampling import Protocol, protocol_of
+from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.evals.exam import Pace
 from hpm_video.evals.exam_charts import draw_timeline
 from hpm_video.evals.summary import tell_probabilities
 from hpm_video.evals.views import ViewClassifier, choose_frames, cut_views, to_probabilities
 from hpm_video.files import OwnFolder, own_folder, write_bytes, write_json
+from hpm_video.item import Item
 from hpm_video.reading import parse_json, read_json
 from hpm_video.train.checkpoint import load_classifier
 from hpm_video.train.engine import prepare_process
-from hpm_video.types import Item, UnreadableVideo, UserError
 
 log = logging.getLogger("hpm_video")
 PIECE_BYTES = 128 << 20  # of decoded frames held at one time (one window is always held whole)

@@ -19,6 +19,7 @@ from numpy import ndarray
 from hpm_video.config import PretrainConfig, token_grid
 from hpm_video.data.jobs import read_settings
 from hpm_video.data.manifest import Source
+from hpm_video.errors import UserError
 from hpm_video.evals import attentive
 from hpm_video.evals.cache import cached_features, hash_weights
 from hpm_video.evals.clips import groups_of
@@ -30,7 +31,6 @@ from hpm_video.files import disk_faults, write_json
 from hpm_video.models.encoder import Encoder, resolve_size
 from hpm_video.train.checkpoint import load_encoder, load_run_config
 from hpm_video.train.state import describe_machine
-from hpm_video.types import UserError
 
 log = logging.getLogger("hpm_video")
 MAX_CACHE_GIB = 50.0  # of tokens on disk

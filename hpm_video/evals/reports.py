@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpm_video.errors import UserError
 from hpm_video.evals.charts import choose_colours, draw_scores
 from hpm_video.evals.comparison import (
     TOLERANCE,
@@ -20,7 +21,6 @@ from hpm_video.evals.pictures import CURVES, draw_curves, read_metrics
 from hpm_video.evals.published import published_table
 from hpm_video.evals.runs import Run, open_runs
 from hpm_video.files import all_names, own_folder
-from hpm_video.types import UserError
 
 TUNING_CURVES = {"loss": "training loss", "held_out/top1": "top-1 of held-out clips, one view", "lr": "learning rate"}
 SHARED_SHOWN = {

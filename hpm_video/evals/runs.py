@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hpm_video.errors import UserError
 from hpm_video.reading import one_line
 from hpm_video.train.record import FILE, read_results
-from hpm_video.types import UserError
 
 SCORES_OF_FIGURES = ("top1", "top5", "accuracy", "knn", "linear", "attentive")
 NO_SCORES = ("chance",)  # floats of a score's entry that are none; so are those that end in:

@@ -18,8 +18,9 @@ from hpm_video.data.decode import read_item
 from hpm_video.data.manifest import Source
 from hpm_video.data.sampling import View, protocol_of, sample_frames
 from hpm_video.data.transforms import Normalise, cut
+from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.train.engine import use_bf16
-from hpm_video.types import Failure, UnreadableVideo, UserError
+from hpm_video.types import Failure
 
 log = logging.getLogger("hpm_video")
 

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig, decoded_part, has_images, image_config, mask_counts, token_grid, unit_block
 from hpm_video.data.mixture import ImageSteps
+from hpm_video.errors import UserError
 from hpm_video.method.masking import Part, draw_keys, make_units, mask_hard, mask_inverted, mask_random, to_tokens
 from hpm_video.method.masking import Plan as MaskPlan
 from hpm_video.method.objectives import hpm_losses, rank_correlation
 from hpm_video.method.targets import IMAGE_MODELS, ImageFeatures, Target, feature_target, make_target
 from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at
 from hpm_video.models.student import Student
-from hpm_video.types import Engine, Losses, Mask, Place, StepResult, StudentOutput, UserError, seeded
+from hpm_video.types import Engine, Losses, Mask, Place, StepResult, StudentOutput, seeded
 
 
 class Draws(NamedTuple):

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from hpm_video.config import PretrainConfig, token_grid
 from hpm_video.data.transforms import Normalise
+from hpm_video.errors import UserError
 from hpm_video.models.tokens import take, take_patches
-from hpm_video.types import UserError
 
 IMAGE_MODELS = {"dino": "vit_base_patch16_224.dino", "clip": "vit_base_patch16_clip_224.openai"}  # timm's names
 PATCH_PX = 16  # of both

@@ -18,9 +18,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from hpm_video.errors import UserError
 from hpm_video.models.encoder import SIZES
 from hpm_video.models.tokens import Grid, fixed_table
-from hpm_video.types import UserError
 
 # applied in this order, each once
 RENAMED = (

@@ -7,9 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hpm_video.config import EncoderConfig, RunConfig, position_grid, token_grid
+from hpm_video.errors import UserError
 from hpm_video.models.layers import BlockStack
 from hpm_video.models.tokens import Grid, Positions, SpaceTimePatchEmbed
-from hpm_video.types import UserError
 
 
 class Size(NamedTuple):

@@ -5,10 +5,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig, position_grid
+from hpm_video.errors import UserError
 from hpm_video.models.encoder import Encoder, resolve_size
 from hpm_video.models.layers import NORM_EPS, BlockStack, reset_weights
 from hpm_video.models.tokens import Positions
-from hpm_video.types import StudentOutput, UserError
+from hpm_video.types import StudentOutput
 
 FEATURE_WIDTH = {"dino": 768, "clip": 768}  # of ViT-B/16
 

@@ -20,10 +20,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hpm_video.config import RunConfig
+from hpm_video.errors import UserError
 from hpm_video.reading import read_json
 from hpm_video.train.optim import make_optimizer
 from hpm_video.train.ranks import refuse_foreign_launchers, started_by_launcher
-from hpm_video.types import Place, UserError
+from hpm_video.types import Place
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MOST_REDUCED = 100_000_000  # numbers, 0.37 GiB

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 
 from hpm_video.config import FinetuneConfig, RunConfig
+from hpm_video.errors import UserError
 from hpm_video.files import all_names, own_folder
 from hpm_video.train.checkpoint import export_run, load_classifier, load_student, read_config, write_classifier
 from hpm_video.train.export_targets import Model, write_onnx, write_timm, write_transformers, write_videomae
 from hpm_video.train.model_card import SIGNATURE, write_card
-from hpm_video.types import UserError
 
 MAX_DIFFERENCE = 1e-4  # of outputs, on random clips
 WRITERS = {"hf": write_transformers, "timm": write_timm, "videomae": write_videomae, "onnx": write_onnx}

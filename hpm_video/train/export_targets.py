@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig, RunConfig
+from hpm_video.errors import UserError
 from hpm_video.files import replacing, write_json
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.convert_out import to_timm, to_transformers, to_videomae
@@ -20,7 +21,6 @@ from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import Student
 from hpm_video.train.weight_transfer import fill_encoder, fill_student
 from hpm_video.train.weights import TARGET_KINDS, read_weights
-from hpm_video.types import UserError
 
 Model = Student | Classifier
 Check = Callable[[Path], tuple[Tensor, Tensor]]  # folder -> (outputs of the other library, ours)

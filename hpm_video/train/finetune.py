@@ -16,6 +16,7 @@ from hpm_video.data.augment import erase, make_finetune_transform, mix
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut
 from hpm_video.data.manifest import LABELS_HINT, Manifest, Source, hold_out, open_manifest
+from hpm_video.errors import UserError
 from hpm_video.models.classifier import Classifier
 from hpm_video.train.checkpoint import load_classes, save_classes, write_classifier
 from hpm_video.train.duration import announce_duration
@@ -28,7 +29,7 @@ from hpm_video.train.run import Measure, Training
 from hpm_video.train.run_folder import RunFolder, open_run
 from hpm_video.train.weight_transfer import fill_encoder
 from hpm_video.train.weights import read_weights, weight_settings
-from hpm_video.types import Engine, Place, StepResult, UserError
+from hpm_video.types import Engine, Place, StepResult
 
 log = logging.getLogger("hpm_video")
 

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
+from hpm_video.errors import UserError
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
 from hpm_video.train.checkpoint import read_config
@@ -34,7 +35,6 @@ from hpm_video.train.memory import (
     free_device_memory,
 )
 from hpm_video.train.ranks import gather
-from hpm_video.types import UserError
 
 log = logging.getLogger("hpm_video")
 AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)

@@ -7,11 +7,11 @@ from typing import Any
 
 from hpm_video import __version__
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
+from hpm_video.errors import UserError
 from hpm_video.files import write_text
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
 from hpm_video.train.record import read_results
-from hpm_video.types import UserError
 
 LIBRARIES = {"hf": "transformers", "timm": "timm", "onnx": "onnx", "videomae": "videomae"}
 SIGNATURE = "Written by hpm-video"

@@ -15,6 +15,7 @@ from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut
 from hpm_video.data.manifest import Source, hold_out, open_manifest
 from hpm_video.data.mixture import make_mixed_loader, name_row
+from hpm_video.errors import UserError
 from hpm_video.method.step import PretrainStep, measure
 from hpm_video.method.teacher import warn_slow_teacher
 from hpm_video.train.checkpoint import export_run
@@ -29,7 +30,6 @@ from hpm_video.train.run_folder import RunFolder, open_run
 from hpm_video.train.state import build_student
 from hpm_video.train.weight_transfer import fill_student
 from hpm_video.train.weights import read_weights, weight_settings
-from hpm_video.types import UserError
 
 log = logging.getLogger("hpm_video")
 Health = Callable[[nn.Module, int], dict[str, float]]  # (student, step) -> metrics

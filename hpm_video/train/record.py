@@ -36,9 +36,9 @@ import torch
 
 import hpm_video
 from hpm_video.data.manifest import Manifest, Source
+from hpm_video.errors import UserError
 from hpm_video.files import write_json
 from hpm_video.reading import brief, parse_json
-from hpm_video.types import UserError
 
 FILE, FORMAT, VERSION = "results.json", "hpm-video results", 1
 KINDS = ("pretrain", "finetune", "test", "probe")

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hpm_video.errors import UserError
 from hpm_video.models.convert import Said
 from hpm_video.reading import check_file, one_line, parse_json
 from hpm_video.train.engine import merge_shards
-from hpm_video.types import UserError
 
 WRAPPERS = ("model", "module", "state_dict", "model_state_dict", "model_state", "model_ema", "ema_state_dict")
 TEACHERS = ("ema_state_dict", "model_ema")  # beside one of the others: HPM's teacher, an average of the weights

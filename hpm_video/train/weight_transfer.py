@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from hpm_video.errors import UserError
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.convert import count_blocks, fold_projection
 from hpm_video.models.encoder import Encoder
@@ -13,7 +14,6 @@ from hpm_video.models.student import Student
 from hpm_video.models.tokens import Grid, fixed_table
 from hpm_video.train.weight_files import whole
 from hpm_video.train.weights import TARGET_KINDS, Weights
-from hpm_video.types import UserError
 
 # what is loaded whole or not at all, in this order: the others stand on the first one's projection and mask token
 PARTS = {

@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from hpm_video.config import EncoderConfig, InitConfig, ModelConfig
+from hpm_video.errors import UserError
 from hpm_video.models.convert import Said, check_numbers, convert
 from hpm_video.models.tokens import Grid
 from hpm_video.reading import read_json
 from hpm_video.train.checkpoint import list_checkpoints, load_classes, read_config, read_tensors
 from hpm_video.train.weight_files import WANTED, find_shards, read_file, read_said, whole
-from hpm_video.types import UserError
 
 DECODER_KEYS = {f.name for f in dataclasses.fields(ModelConfig)} - {f.name for f in dataclasses.fields(EncoderConfig)}
 TARGET_KINDS = {name: name for name in ("teacher_features", "dino", "clip")}

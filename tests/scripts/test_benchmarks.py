@@ -145,6 +145,7 @@ def test_zero_on_two_processes(bench) -> None:
     assert found["computed_mib"]["l, ZeRO-3"]["64"] < found["computed_mib"]["l, ZeRO-3"]["2"]
 
 
+@pytest.mark.slow
 def test_exponents_of_power_laws_and_the_picture(tmp_path, monkeypatch) -> None:
     script = runpy.run_path(str(HOME / "bench_step.py"))
     assert script["fit_exponent"]([1.0, 2.0, 4.0], [3.0, 12.0, 48.0]) == pytest.approx(2.0)

@@ -75,6 +75,7 @@ def test_small_runs_from_the_data_to_the_tables(images, tmp_path) -> None:
 KINDS = {("untrained", "both"), ("random", "steps"), ("hpm", "both")}
 
 
+@pytest.mark.slow
 def test_plans_of_the_videos_studies(monkeypatch, tmp_path) -> None:
     """Where compute is equal the multiply-adds are, to half a step; what a variant overrides is what its config then says."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))

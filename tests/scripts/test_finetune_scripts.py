@@ -97,7 +97,8 @@ def test_k400_by_deepspeed(kinetics, pretrained, tmp_path) -> None:
     assert config.optim.base_lr == 5e-4
 
 
-@pytest.mark.parametrize("name", ["ucf101", pytest.param("hmdb51", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ucf101", "hmdb51"])
 def test_the_others_take_any_manifest(name, kinetics, pretrained, tmp_path) -> None:
     words = [f"data.root={kinetics}", f"init.weights={pretrained}", f"train.output={tmp_path / 'tuned'}", *SMALL]
     check(run_script(f"finetune_{name}.sh", *words), tmp_path / "tuned", 1)
