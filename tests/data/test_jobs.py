@@ -16,7 +16,7 @@ from hpm_video.types import UserError
 # Worker processes import what they run: a module that they can find.
 WORK = """
 import os, signal, time
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 def work(name, log):
     with open(log, "a") as stream:

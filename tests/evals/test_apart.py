@@ -11,7 +11,7 @@ from hpm_video.evals.apart import Apart
 
 ODD = """
 import os, signal, subprocess, sys, time
-from hpm_video.types import UserError
+from hpm_video.errors import UserError
 
 def add(argument):
     print("noise"); os.system("echo more noise")
