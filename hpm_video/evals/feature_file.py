@@ -21,11 +21,11 @@ from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.annotations import Row, list_folder
 from hpm_video.data.dataset import Sample
 from hpm_video.data.decode import count_at, read_item
-from hpm_video.data.decode_av import read_timeline
 from hpm_video.data.jobs import Record, num_free_cores, run_jobs
-from hpm_video.data.limits import DEFAULT_LIMITS, Limits
+from hpm_video.data.limits import Limits
 from hpm_video.data.manifest import Manifest
 from hpm_video.data.sampling import sample_dense, sample_frames
+from hpm_video.data.times import read_times
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.evals.cache import CLIP_KEYS, Parts, check_pooling, encode_clips, hash_weights, key_of, rows_that_fit
 from hpm_video.evals.clips import CLIPS_PER_BATCH, ListedClips, read_clips
@@ -166,17 +166,6 @@ def list_videos(given: Sequence[Path]) -> list[str]:
     for path in given:
         found += [str(path / name) for name in list_folder(path)] if path.is_dir() else [str(path)]
     return list(dict.fromkeys(found))
-
-
-def read_times(path: str, limits: Limits = DEFAULT_LIMITS) -> Record:
-    """num_frames and step_s, or times_s where frames are not at equal distances. Raises UnreadableVideo."""
-    times = read_timeline(path, limits).times_s
-    if not len(times):
-        raise UnreadableVideo(path, "no frame could be decoded")
-    step = float(times[-1] / (len(times) - 1)) if len(times) > 1 else 0.0
-    if np.abs(times - np.arange(len(times)) * step).max() < 2e-3:  # what containers round to
-        return {"num_frames": len(times), "step_s": step}
-    return {"num_frames": len(times), "times_s": times.round(4).tolist()}
 
 
 def plan_clips(
