@@ -69,7 +69,7 @@ class HuggingFaceStep:
             num_hidden_layers=size.depth,
             num_attention_heads=size.num_heads,
             intermediate_size=4 * size.width,
-            decoder_num_hidden_layers=model.decoder_depth,
+            decoder_num_hidden_layers=size.decoder_depth,
             decoder_hidden_size=size.decoder_width,
             decoder_num_attention_heads=size.decoder_heads,
             decoder_intermediate_size=4 * size.decoder_width,

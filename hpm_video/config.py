@@ -184,13 +184,23 @@ class ModelConfig(EncoderConfig):
     """The encoder, and what pretraining puts behind it."""
 
     decoder_width: int | None = key(None, "pixel decoder and predictor width; null = of the size", least=1, most=65_536)
-    decoder_depth: int = key(4, "pixel decoder blocks", least=0, most=1024)
+    decoder_depth: int | None = key(
+        None, "pixel decoder blocks; null = of the size: 4 for ti, s, b, 12 for l, h (VideoMAE)", least=0, most=1024
+    )
     decoder_heads: int | None = key(None, "pixel decoder and predictor heads; null = of the size", least=1, most=65_536)
-    predictor_depth: int = key(1, "loss predictor blocks (paper: as the pixel decoder)", least=0, most=1024)
+    predictor_depth: int | None = key(
+        1, "loss predictor blocks; null = as many as the pixel decoder has (paper)", least=0, most=1024
+    )
     predictor_encoder_depth: int | None = key(
         None, "encoder blocks whose tokens the predictor sees, through a norm and a map of its own; null = all", least=1
     )
     predictor_shared_depth: int = key(0, "first blocks of the pixel decoder that the predictor stands on", least=0)
+    first_weights: str = key(
+        "mae",
+        "before training: mae (Xavier maps, normal tokens); hpm (that, and a loss head as the mean of as many rows as a token has "
+        "values); videomae (torch's own for the embedding and the map to the decoder, tokens cut at one standard deviation)",
+        ["mae", "hpm", "videomae"],
+    )
 
 
 @dataclass(kw_only=True)
@@ -221,6 +231,11 @@ class MaskConfig:
         "share of each masked unit's tokens (of the masked units, where a unit is one token) that is decoded and ranked",
         least=0,
         most=1,
+    )
+    round_down: str = key(
+        "masked",
+        "if ratio x units is no whole number, what is rounded down: the masked units (VideoMAE) or the visible ones (MAE, HPM)",
+        ["masked", "visible"],
     )
     masks_per_clip: int = key(
         1,
@@ -284,6 +299,7 @@ class OptimConfig:
     betas: list[float] = key([0.9, 0.95], "AdamW")
     eps: float = key(1e-8, "AdamW", least=0)
     weight_decay: float = key(0.05, "AdamW; none for biases, norms, positions and single tokens", least=0)
+    decay_tokens: bool = key(False, "weight decay for the class and mask token too (MAE, HPM)")
     warmup_share: float = key(
         0.05, "share of the run with rising learning rate (VideoMAE: 40 of 800 epochs)", least=0, most=1
     )
@@ -464,11 +480,14 @@ PRESETS: dict[str, dict[str, str]] = {
         "mask.mode": "hpm",
         "mask.decoded_share": "1.0",
         "teacher.view": "all",
-        "model.predictor_depth": "${model.decoder_depth}",
+        "model.predictor_depth": "null",
         "objective.ranking_reaches_encoder": "true",
+        "mask.round_down": "visible",
+        "model.first_weights": "hpm",
+        "optim.decay_tokens": "true",
     },
     "random": {"mask.mode": "random", "mask.decoded_share": "0.5"},
-    "videomae": {"mask.mode": "random", "mask.decoded_share": "1.0"},
+    "videomae": {"mask.mode": "random", "mask.decoded_share": "1.0", "model.first_weights": "videomae"},
     "small": {
         "model.size": "s",
         "data.num_workers": "4",
@@ -609,10 +628,6 @@ def _check_savings(config: PretrainConfig, num_steps: int) -> None:
         raise UserError(f"teacher.num_steps: {looked_at}, but mask.unit is {config.mask.unit}; expected tube, or null")
     if looked_at is not None and looked_at > num_steps:
         raise UserError(f"teacher.num_steps: {looked_at}; expected at most {num_steps}, the clip's steps in time")
-    if model.predictor_shared_depth > model.decoder_depth:
-        raise UserError(
-            f"model.predictor_shared_depth: {model.predictor_shared_depth}; expected at most model.decoder_depth {model.decoder_depth}"
-        )
     if model.predictor_shared_depth and model.predictor_encoder_depth is not None:
         raise UserError(
             "model.predictor_encoder_depth, model.predictor_shared_depth: both are set; expected one, as the decoder's first "
@@ -719,8 +734,10 @@ def unit_block(config: PretrainConfig) -> tuple[int, int, int]:
 def mask_counts(config: PretrainConfig) -> tuple[int, int]:
     """(units of a clip, masked units of a clip). 196 tubes at 0.9 give 176, as VideoMAE."""
     (t, h, w), (dt, dh, dw) = token_grid(config), unit_block(config)
-    num_units = (t // dt) * (h // dh) * (w // dw)
-    return num_units, int(round(config.mask.ratio * num_units, 6))
+    num_units, ratio = (t // dt) * (h // dh) * (w // dw), config.mask.ratio
+    if config.mask.round_down == "visible":
+        return num_units, num_units - int(round((1 - ratio) * num_units, 6))
+    return num_units, int(round(ratio * num_units, 6))
 
 
 def decoded_part(config: PretrainConfig) -> tuple[int, int]:

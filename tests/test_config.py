@@ -191,7 +191,7 @@ def test_every_shipped_configuration_loads() -> None:
 def test_the_defaults_are_the_preset_hpm() -> None:
     required = ["data.root=x", "train.output=y"]
     assert load_config(None, required) == load_config(None, [*required, "preset=hpm"])
-    assert load_config(None, [*required, "preset=hpm_paper"]).model.predictor_depth == 4
+    assert load_config(None, [*required, "preset=hpm_paper"]).model.predictor_depth is None  # as the pixel decoder
 
 
 @pytest.mark.parametrize(("given", "value"), [("auto", "auto"), ("null", None), ("4", 4)])

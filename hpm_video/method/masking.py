@@ -4,13 +4,16 @@ All choices are made on the device, for all clips at once, from keys: uniform nu
 the global batch, so that they do not depend on how the batch is split over ranks and accumulation rounds.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hpm_video.types import Mask, Place
+from hpm_video.types import Mask, Place, seeded
+
+DROP_PATH = 0x64726F70  # the stream of stochastic depth
 
 
 class Part(NamedTuple):
@@ -43,6 +46,13 @@ def draw_keys(place: Place, num_units: int, generator: torch.Generator) -> Float
     return keys[place.start : place.stop]
 
 
+def draw_drops(
+    places: Sequence[object], rows: Place, seed: int, step: int, device: torch.device
+) -> Float[Tensor, "B n"] | None:
+    """Keys of the branches that stochastic depth leaves out, a column for each place; None if there is none."""
+    return draw_keys(rows, len(places), seeded(device, seed, step, DROP_PATH)) if places else None
+
+
 def top(values: Float[Tensor, "B U"], count: int) -> Int[Tensor, "B n"]:
     """Columns of the largest values, in no order: sorting them takes most of the time of a mask of single tokens."""
     return values.topk(count, dim=1, sorted=False).indices
@@ -54,19 +64,26 @@ def mask_random(keys: Float[Tensor, "B U"], num_masked: int) -> Bool[Tensor, "B 
     return masked.scatter_(1, top(keys, num_masked), True)
 
 
+def hardest_units(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], count: int) -> Int[Tensor, "B n"]:
+    """The `count` most difficult units of each clip; ties fall to the larger key, not to the same places each time."""
+    order = keys.argsort(dim=1, descending=True)
+    ranked = difficulty.gather(1, order).argsort(dim=1, descending=True, stable=True)
+    return order.gather(1, ranked[:, :count])
+
+
 def mask_hard(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], plan: Plan) -> Bool[Tensor, "B U"]:
     """The `num_hard` most difficult units, the rest uniformly from the others (HPM, arXiv 2304.05919).
 
-    With num_hard = 0 exactly `mask_random` of the same keys.
+    With num_hard = 0 exactly `mask_random` of the same keys. Of equally difficult units those of the largest keys.
     """
-    hardest = top(difficulty, plan.num_hard)
+    hardest = hardest_units(difficulty, keys, plan.num_hard)
     return mask_random(keys.scatter(1, hardest, 2.0), plan.num_masked)  # keys are below 1
 
 
 def mask_inverted(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], plan: Plan) -> Bool[Tensor, "B U"]:
     """The control: the same share num_hard / num_masked of the *visible* units is the most difficult ones."""
     num_kept = (keys.shape[1] - plan.num_masked) * plan.num_hard // plan.num_masked
-    hardest = top(difficulty, num_kept)
+    hardest = hardest_units(difficulty, keys, num_kept)
     return mask_random(keys.scatter(1, hardest, -1.0), plan.num_masked)
 
 

@@ -59,9 +59,12 @@ def relative_loss(predicted: Float[Tensor, "B K"], true: Float[Tensor, "B K"]) -
 
 
 def absolute_loss(predicted: Float[Tensor, "B K"], true: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
-    """Squared error to the true losses, standardised within each clip (HPM, arXiv 2304.05919)."""
+    """Squared error to the true losses, standardised within each clip by their unbiased variance (HPM, arXiv 2304.05919, and
+    its code). A single loss counts as its mean."""
     true = true.detach().float()
-    mean, var = true.mean(1, keepdim=True), true.var(1, keepdim=True, unbiased=False)
+    count = max(2, true.shape[1])
+    mean = true.mean(1, keepdim=True)
+    var = (true - mean).square().sum(1, keepdim=True) / (count - 1)
     return F.mse_loss(predicted.float(), (true - mean) / (var + 1e-6).sqrt())
 
 

@@ -10,11 +10,21 @@ from torch import Tensor, nn
 from hpm_video.config import PretrainConfig, decoded_part, has_images, image_config, mask_counts, token_grid, unit_block
 from hpm_video.data.mixture import ImageSteps
 from hpm_video.errors import UserError
-from hpm_video.method.masking import Part, draw_keys, make_units, mask_hard, mask_inverted, mask_random, to_tokens
+from hpm_video.method.masking import (
+    Part,
+    draw_drops,
+    draw_keys,
+    make_units,
+    mask_hard,
+    mask_inverted,
+    mask_random,
+    to_tokens,
+)
 from hpm_video.method.masking import Plan as MaskPlan
 from hpm_video.method.objectives import hpm_losses, rank_correlation
 from hpm_video.method.targets import IMAGE_MODELS, ImageFeatures, Target, feature_target, make_target
 from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at
+from hpm_video.models.layers import find_drop_paths, set_drop_path
 from hpm_video.models.student import Student
 from hpm_video.types import Engine, Losses, Mask, Place, StepResult, StudentOutput, seeded
 
@@ -25,6 +35,7 @@ class Draws(NamedTuple):
     keys: Float[Tensor, "B U"]  # which units are masked at random
     views: Float[Tensor, "K b U"] | None  # which of them the teacher sees, in K views; None if it is not asked
     phases: Float[Tensor, "B U"] | None  # which tokens of a masked unit are decoded; None = all
+    drops: Float[Tensor, "B n"] | None  # which branches are left out (model.drop_path); None = none
 
 
 class Plan(NamedTuple):
@@ -69,6 +80,7 @@ class PretrainStep:
         self.num_units, self.num_masked = mask_counts(config)
         self.layouts = {config.data.num_frames: make_layout(config, device)}  # by the frames of a clip
         self.units = self.layouts[config.data.num_frames].units  # [U, K]
+        self.drop_paths = find_drop_paths(student)
         self.image_steps = ImageSteps(config.images.share if has_images(config) else 0.0, config.train.seed)
         if has_images(config):
             self.layouts.setdefault(config.model.tubelet, make_layout(image_config(config), device))
@@ -108,7 +120,7 @@ class PretrainStep:
             views = torch.stack([draw_keys(place, num_units, generator) for _ in range(self.config.teacher.num_views)])
         if not plan.decode_all and part != Part(num_masked, units.shape[1]):
             phases = draw_keys(rows, num_units, generator)
-        return Draws(keys, views, phases)
+        return Draws(keys, views, phases, draw_drops(self.drop_paths, rows, self.config.train.seed, step, clip.device))
 
     def travel_with(self, engine: Engine, clip: Float[Tensor, "B C T H W"], draws: Draws, plan: Plan) -> Journey:
         """`travel` with these draws: nothing is drawn here, and nothing is read back from the device."""
@@ -126,6 +138,7 @@ class PretrainStep:
             difficulty, draws.keys, MaskPlan(num_masked, plan.num_hard)
         )  # [B, U], True = hidden
         mask = to_tokens(masked_units, units, num_masked, part, draws.phases)
+        set_drop_path(self.drop_paths, draws.drops)
         output = engine(clip, mask.visible, mask.decoded)  # pixels [B, Q, P], predicted_loss [B, Q]
         target = self._make_target(engine, clip, mask)
         losses = hpm_losses(output, target, self.config.objective, part.num_tokens)

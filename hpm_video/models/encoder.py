@@ -18,15 +18,16 @@ class Size(NamedTuple):
     num_heads: int
     decoder_width: int
     decoder_heads: int
+    decoder_depth: int
 
 
 # VideoMAE's; ti has timm's ViT-Tiny encoder
 SIZES = {
-    "ti": Size(192, 12, 3, 192, 3),
-    "s": Size(384, 12, 6, 192, 3),
-    "b": Size(768, 12, 12, 384, 6),
-    "l": Size(1024, 24, 16, 512, 8),
-    "h": Size(1280, 32, 16, 640, 8),
+    "ti": Size(192, 12, 3, 192, 3, 4),
+    "s": Size(384, 12, 6, 192, 3, 4),
+    "b": Size(768, 12, 12, 384, 6, 4),
+    "l": Size(1024, 24, 16, 512, 8, 12),
+    "h": Size(1280, 32, 16, 640, 8, 12),
 }
 
 

@@ -37,24 +37,41 @@ class Student(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
         grid, made_for = self.encoder.grid, position_grid(config)
         self.positions = Positions(model.positions, grid, size.decoder_width, made_for)
-        self.decoder = BlockStack(size.decoder_width, model.decoder_depth, size.decoder_heads, 0.0, model.checkpointing)
+        self.decoder = BlockStack(size.decoder_width, size.decoder_depth, size.decoder_heads, 0.0, model.checkpointing)
         self.pixel_head = nn.Linear(size.decoder_width, target_width(config))
         self.ranking_reaches_encoder = config.objective.ranking_reaches_encoder
         self.shared_depth, self.early_depth = model.predictor_shared_depth, model.predictor_encoder_depth
+        if self.shared_depth > size.decoder_depth:
+            raise UserError(
+                f"model.predictor_shared_depth: {self.shared_depth}; expected at most model.decoder_depth {size.decoder_depth}"
+            )
         if self.early_depth is not None and self.early_depth > size.depth:
             raise UserError(
                 f"model.predictor_encoder_depth: {self.early_depth}; expected at most model.depth {size.depth}"
             )
         self.predictor: BlockStack | None = None
         if config.mask.mode != "random":
-            self.predictor = BlockStack(
-                size.decoder_width, model.predictor_depth, size.decoder_heads, 0.0, model.checkpointing
-            )
+            depth = size.decoder_depth if model.predictor_depth is None else model.predictor_depth
+            self.predictor = BlockStack(size.decoder_width, depth, size.decoder_heads, 0.0, model.checkpointing)
             self.loss_head = nn.Linear(size.decoder_width, 1)
             if self.early_depth is not None:
                 self.early_norm = nn.LayerNorm(size.width, eps=NORM_EPS)
                 self.early_project = nn.Linear(size.width, size.decoder_width, bias=False)
         reset_weights(self)
+        if model.first_weights == "videomae":
+            self._reset_as_videomae()
+        elif model.first_weights == "hpm" and self.predictor is not None:
+            rows = torch.empty(model.tubelet * model.patch_px**2 * 3, size.decoder_width)
+            with torch.no_grad():
+                self.loss_head.weight.copy_(nn.init.xavier_uniform_(rows).mean(0, keepdim=True))
+
+    def _reset_as_videomae(self) -> None:
+        """What VideoMAE's code leaves as torch makes it, and its mask token: N(0, 0.02) cut at one standard deviation."""
+        self.encoder.embed.linear.reset_parameters()
+        self.project.reset_parameters()
+        for token in (self.mask_token, self.encoder.cls_token):
+            if token is not None:
+                nn.init.trunc_normal_(token, std=0.02, a=-0.02, b=0.02)
 
     def forward(
         self, clip: Float[Tensor, "B C T H W"], visible: Int[Tensor, "B V"], decoded: Int[Tensor, "B Q"]

@@ -67,7 +67,7 @@ def count_step(config: PretrainConfig) -> StepCost:
         teacher = seen * pixels * size.width + shared + _count_encoder(config, seen, model.predictor_encoder_depth)
         teacher = views * (teacher + _count_predictor(config, seen + asked + extra, seen + asked + extra))
     own_map = 0 if model.predictor_encoder_depth is None else (visible + extra) * size.width * narrow
-    decoder_blocks = model.decoder_depth * block_macs(visible + decoded + extra, narrow)
+    decoder_blocks = size.decoder_depth * block_macs(visible + decoded + extra, narrow)
     predictor = (
         0 if config.mask.mode == "random" else own_map + _count_predictor(config, visible + decoded + extra, decoded)
     )
@@ -99,8 +99,9 @@ def _count_encoder(config: PretrainConfig, seen: int, depth: int | None) -> int:
 
 def _count_predictor(config: PretrainConfig, length: int, scored: int) -> int:
     """Its blocks on `length` tokens, its head on `scored` of them."""
-    width = resolve_size(config.model).decoder_width
-    return config.model.predictor_depth * block_macs(length, width) + scored * width
+    size, depth = resolve_size(config.model), config.model.predictor_depth
+    width = size.decoder_width
+    return (size.decoder_depth if depth is None else depth) * block_macs(length, width) + scored * width
 
 
 def count_target(config: PretrainConfig) -> int:

@@ -162,7 +162,7 @@ class Loop:
         for round in range(split.rounds):
             batch = self._next(feed)
             place = split.place(round, engine.rank, engine.world_size)
-            torch.manual_seed(hash((self.config.train.seed, now, place.start)) & 0x7FFFFFFF)  # drop path
+            torch.manual_seed(hash((self.config.train.seed, now, place.start)) & 0x7FFFFFFF)  # dropout
             clip, label = self.normalise(batch.clip), batch.label.to(engine.device, non_blocking=True)
             result, journey = self.micro_steps.forward(clip, place, now, self.steps, label)
             if self.engine.sum_over_ranks(not bool(torch.isfinite(result.loss)))[0] > 0:

@@ -8,13 +8,16 @@ from torch import nn
 from hpm_video.config import OptimConfig
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
-    """With weight decay, and without (biases, norms, positions, mask and class tokens); `lr_scale`, by which the learning
-    rate of the step is multiplied, of each layer (`lr_scales`)."""
+def parameter_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float = 1.0, decay_tokens: bool = False
+) -> list[dict]:
+    """With weight decay, and without (biases, norms, positions, and unless `decay_tokens` mask and class tokens); `lr_scale`,
+    by which the learning rate of the step is multiplied, of each layer (`lr_scales`)."""
+    single = ("positions.table",) if decay_tokens else ("mask_token", "cls_token", "positions.table")
     scales = lr_scales(model, layer_decay)
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in model.named_parameters():
-        bare = parameter.ndim <= 1 or name.endswith(("mask_token", "cls_token", "positions.table"))
+        bare = parameter.ndim <= 1 or name.endswith(single)
         decay = 0.0 if bare else weight_decay
         group = groups.setdefault(
             (-decay, scales[name]), {"weight_decay": decay, "lr_scale": scales[name], "params": []}
@@ -37,7 +40,7 @@ BLOCKS = "encoder.stack.blocks."
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.AdamW:
-    groups = parameter_groups(model, config.weight_decay, getattr(config, "layer_decay", 1.0))
+    groups = parameter_groups(model, config.weight_decay, getattr(config, "layer_decay", 1.0), config.decay_tokens)
     betas = (config.betas[0], config.betas[1])
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.eps, fused=device.type in ("cpu", "cuda"))
 

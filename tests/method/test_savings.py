@@ -272,10 +272,10 @@ def test_presets_are_values_that_later_keys_change() -> None:
     paper = load_config(None, [*needed, "preset=hpm_paper"])
     assert (paper.teacher.view, paper.model.predictor_depth, paper.objective.ranking_reaches_encoder) == (
         "all",
-        4,
+        None,
         True,
     )
-    changed = load_config(None, [*needed, "preset=hpm_paper", "teacher.view=partial", "model.decoder_depth=8"])
+    changed = load_config(None, [*needed, "preset=hpm_paper", "teacher.view=partial", "model.predictor_depth=8"])
     assert (changed.teacher.view, changed.model.predictor_depth) == ("partial", 8)
     with pytest.raises(UserError, match="preset: 'fast'; expected one of hpm, hpm_paper, random, videomae"):
         load_config(None, [*needed, "preset=fast"])

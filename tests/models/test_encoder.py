@@ -70,7 +70,7 @@ def test_predicted_loss_of_a_clip_that_is_wholly_visible(tiny_config, smooth_cli
 
 def test_stochastic_depth_rises_linearly(tiny_config) -> None:
     stack = Encoder(tiny_config(model__depth=5, model__drop_path=0.2)).stack
-    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in stack.blocks]
+    rates = [getattr(block.drop_path1, "rate", 0.0) for block in stack.blocks]
     assert rates == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2])
 
 

@@ -121,12 +121,12 @@ def test_size_has_its_number_of_parameters(size, width, depth, heads) -> None:
 
 
 def test_sizes_are_videomaes() -> None:
-    """Encoder width, depth, heads; decoder width, heads (VideoMAE, arXiv 2203.12602, and its code)."""
+    """Encoder width, depth, heads; decoder width, heads, depth (VideoMAE, arXiv 2203.12602, and its code)."""
     assert [tuple(SIZES[s]) for s in ("s", "b", "l", "h")] == [
-        (384, 12, 6, 192, 3),
-        (768, 12, 12, 384, 6),
-        (1024, 24, 16, 512, 8),
-        (1280, 32, 16, 640, 8),
+        (384, 12, 6, 192, 3, 4),
+        (768, 12, 12, 384, 6, 4),
+        (1024, 24, 16, 512, 8, 12),
+        (1280, 32, 16, 640, 8, 12),
     ]
 
 
