@@ -4,7 +4,7 @@ All choices are made on the device, for all clips at once, from keys: uniform nu
 the global batch, so that they do not depend on how the batch is split over ranks and accumulation rounds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sized
 from typing import NamedTuple
 
 import torch
@@ -46,11 +46,9 @@ def draw_keys(place: Place, num_units: int, generator: torch.Generator) -> Float
     return keys[place.start : place.stop]
 
 
-def draw_drops(
-    places: Sequence[object], rows: Place, seed: int, step: int, device: torch.device
-) -> Float[Tensor, "B n"] | None:
+def draw_drops(places: Sized, rows: Place, seed: int, step: int, device: torch.device) -> Float[Tensor, "B n"] | None:
     """Keys of the branches that stochastic depth leaves out, a column for each place; None if there is none."""
-    return draw_keys(rows, len(places), seeded(device, seed, step, DROP_PATH)) if places else None
+    return draw_keys(rows, len(places), seeded(device, seed, step, DROP_PATH)) if len(places) else None
 
 
 def top(values: Float[Tensor, "B U"], count: int) -> Int[Tensor, "B n"]:

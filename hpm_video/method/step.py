@@ -24,7 +24,7 @@ from hpm_video.method.masking import Plan as MaskPlan
 from hpm_video.method.objectives import hpm_losses, rank_correlation
 from hpm_video.method.targets import IMAGE_MODELS, ImageFeatures, Target, feature_target, make_target
 from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at
-from hpm_video.models.layers import find_drop_paths, set_drop_path
+from hpm_video.models.layers import DropPaths, compile_blocks
 from hpm_video.models.student import Student
 from hpm_video.types import Engine, Losses, Mask, Place, StepResult, StudentOutput, seeded
 
@@ -80,7 +80,7 @@ class PretrainStep:
         self.num_units, self.num_masked = mask_counts(config)
         self.layouts = {config.data.num_frames: make_layout(config, device)}  # by the frames of a clip
         self.units = self.layouts[config.data.num_frames].units  # [U, K]
-        self.drop_paths = find_drop_paths(student)
+        self.drop_paths = DropPaths(student)
         self.image_steps = ImageSteps(config.images.share if has_images(config) else 0.0, config.train.seed)
         if has_images(config):
             self.layouts.setdefault(config.model.tubelet, make_layout(image_config(config), device))
@@ -91,6 +91,8 @@ class PretrainStep:
             share = config.teacher.visible_share
             share = 1 - self.num_masked / self.num_units if share is None else share
             self.teacher = Teacher(student, config.teacher, share, self.units).to(device)
+            if config.engine.compile:
+                compile_blocks(self.teacher.network)
         self.features: Callable[[Tensor], Tensor] | None = None  # what gives the target where it is not pixels
         if target == "teacher_features" and self.teacher is not None:
             self.features = self.teacher.encode
@@ -138,7 +140,7 @@ class PretrainStep:
             difficulty, draws.keys, MaskPlan(num_masked, plan.num_hard)
         )  # [B, U], True = hidden
         mask = to_tokens(masked_units, units, num_masked, part, draws.phases)
-        set_drop_path(self.drop_paths, draws.drops)
+        self.drop_paths.set(draws.drops)
         output = engine(clip, mask.visible, mask.decoded)  # pixels [B, Q, P], predicted_loss [B, Q]
         target = self._make_target(engine, clip, mask)
         losses = hpm_losses(output, target, self.config.objective, part.num_tokens)

@@ -13,33 +13,52 @@ NORM_EPS = 1e-6  # VideoMAE, MAE
 
 
 class DropPath(nn.Module):
-    """Leave out a residual branch for some samples and scale it for the others (stochastic depth, arXiv 1603.09382).
-
-    `keys` [B], uniform in 0..1, say for which: those below the rate. They belong to the samples' places in the global batch
-    (`set_drop_path`), so that what is left out does not depend on how the batch is split. Without keys they are drawn.
-    """
+    """Leave out a residual branch for some samples and scale it for the others (stochastic depth, arXiv 1603.09382), as
+    `DropPaths` says; without it, as it draws itself."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        self.keys: Tensor | None = None
+        self.factors: Tensor | None = None  # [B]: 0, or 1 / (1 - rate)
 
     def forward(self, x: Float[Tensor, "B *rest"]) -> Float[Tensor, "B *rest"]:
-        if not self.training or self.rate == 0:
+        if not self.training:
             return x
-        keys = torch.rand(x.shape[0], device=x.device) if self.keys is None else self.keys
-        kept = (keys >= self.rate).to(x.dtype) / (1 - self.rate)
-        return x * kept.view(-1, *[1] * (x.ndim - 1))
+        factors = self.factors
+        if factors is None:
+            factors = (torch.rand(x.shape[0], device=x.device) >= self.rate) / (1 - self.rate)
+        return x * factors.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
-def find_drop_paths(model: nn.Module) -> list[DropPath]:
-    return [module for module in model.modules() if isinstance(module, DropPath)]
+class DropPaths:
+    """All places of a model where stochastic depth leaves out branches."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.places = [module for module in model.modules() if isinstance(module, DropPath)]
+        self.rates = torch.tensor([place.rate for place in self.places], device="cpu")
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def set(self, keys: Float[Tensor, "B n"] | None) -> None:
+        """Decide by keys, uniform in 0..1, a column for each place: below its rate the branch is left out. They belong to the
+        samples' places in the global batch, so that this does not depend on how the batch is split."""
+        if keys is None:
+            return
+        if self.rates.device != keys.device:
+            self.rates = self.rates.to(keys.device)
+        factors = (keys >= self.rates) / (1 - self.rates)
+        for number, place in enumerate(self.places):
+            place.factors = factors[:, number]
 
 
-def set_drop_path(places: list[DropPath], keys: Float[Tensor, "B n"] | None) -> None:
-    """Give each place its column."""
-    for number, place in enumerate(places):
-        place.keys = None if keys is None else keys[:, number]
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the transformer blocks in place, which fuses what stands between their matrix products. Blocks of one width
+    share what is compiled: seconds, where a whole model takes minutes."""
+    for module in model.modules():
+        if isinstance(module, BlockStack):
+            for block in module.blocks:
+                block.compile(dynamic=False)
 
 
 class BlockStack(nn.Module):

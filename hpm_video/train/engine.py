@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hpm_video.config import RunConfig
 from hpm_video.errors import UserError
+from hpm_video.models.layers import compile_blocks
 from hpm_video.reading import read_json
 from hpm_video.train.optim import make_optimizer
 from hpm_video.train.ranks import refuse_foreign_launchers, started_by_launcher
@@ -70,7 +71,7 @@ class PlainEngine:
         self.with_gradient: list[nn.Parameter] = []  # at the last update
         self.held: dict[nn.Parameter, Tensor] = {}  # gradients that stay in place
         if config.engine.compile:
-            student.compile()
+            compile_blocks(student)
         self.optimizer: Any = make_optimizer(student, config.optim, device)
         self._guarding = self.optimizer.register_step_pre_hook(lambda *_: self._guard())
 

@@ -19,7 +19,7 @@ from hpm_video.data.manifest import LABELS_HINT, Manifest, Source, hold_out, ope
 from hpm_video.errors import UserError
 from hpm_video.method.masking import draw_drops
 from hpm_video.models.classifier import Classifier
-from hpm_video.models.layers import find_drop_paths, set_drop_path
+from hpm_video.models.layers import DropPaths
 from hpm_video.train.checkpoint import load_classes, save_classes, write_classifier
 from hpm_video.train.duration import announce_duration
 from hpm_video.train.engine import prepare_process
@@ -134,7 +134,7 @@ class FinetuneStep:
 
     def __init__(self, config: FinetuneConfig, model: Classifier) -> None:
         self.config, self.num_classes = config, model.num_classes
-        self.drop_paths = find_drop_paths(model)
+        self.drop_paths = DropPaths(model)
         self.beside: nn.Module | None = None
         if config.optim.average_decay is not None:
             self.beside = copy.deepcopy(model).float().eval().requires_grad_(False)
@@ -149,7 +149,7 @@ class FinetuneStep:
         augment, seed = self.config.augment, self.config.train.seed
         clip = erase(clip, augment, seed, step, place)
         clip, target = mix(clip, label, self.num_classes, augment, seed, step, place)
-        set_drop_path(self.drop_paths, draw_drops(self.drop_paths, place, seed, step, clip.device))
+        self.drop_paths.set(draw_drops(self.drop_paths, place, seed, step, clip.device))
         logits = engine(clip)
         loss = soft_cross_entropy(logits, target)
         return StepResult(loss, {"loss": loss.detach()}), None

@@ -18,7 +18,7 @@ from hpm_video.method.masking import mask_hard, mask_inverted
 from hpm_video.method.objectives import absolute_loss
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.encoder import resolve_size
-from hpm_video.models.layers import DropPath
+from hpm_video.models.layers import DropPath, DropPaths
 from hpm_video.models.student import Student
 from hpm_video.train.engine import PlainEngine
 from hpm_video.train.optim import parameter_groups
@@ -171,8 +171,9 @@ def test_what_stochastic_depth_leaves_out_does_not_depend_on_the_split(tiny_conf
 def test_stochastic_depth_by_hand() -> None:
     place = DropPath(0.25).train()
     x = torch.randn(4000, 3)
-    place.keys = torch.rand(4000, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(place(x), x * (place.keys >= 0.25)[:, None] / 0.75)
-    place.keys = None
+    keys = torch.rand(4000, 1, generator=torch.Generator().manual_seed(0))
+    DropPaths(place).set(keys)
+    torch.testing.assert_close(place(x), x * (keys >= 0.25) / 0.75)
+    place.factors = None
     assert float((place(x) == 0).all(1).float().mean()) == pytest.approx(0.25, abs=0.03)
     assert place.eval()(x) is x
