@@ -29,7 +29,7 @@ from hpm_video.train.metrics import MetricLog, last_measurements, start_logging
 from hpm_video.train.optim import peak_lr
 from hpm_video.train.ranks import is_lost_peer
 from hpm_video.train.record import write_results
-from hpm_video.train.run_folder import RunFolder, kind_of
+from hpm_video.train.run_folder import HELD_OUT_FILE, RunFolder, kind_of
 from hpm_video.train.state import RunState, describe_machine
 from hpm_video.types import Batch
 
@@ -67,6 +67,7 @@ class Training:
         steps = num_steps(config, len(self.dataset))
         self._announce(engine, steps)
         held_out = load_held_out(self.held_out, config.data, config.data.num_held_out)
+        self.folder.check_held_out(held_out.names)
         log_to = None
         if engine.rank == 0 and state.step < steps:
             log_to = MetricLog(self.folder.path, state.step)
@@ -117,7 +118,7 @@ class Training:
             same = file.is_file() and file.read_text(encoding="utf-8", errors="replace") == text
         if not same:
             write_text(file, text)
-        write_json(self.folder.path / "held_out.json", held_out.names)
+        write_json(self.folder.path / HELD_OUT_FILE, held_out.names)
 
     def _announce(self, engine: PlainEngine, steps: int) -> None:
         optim, split, source = self.config.optim, engine.split, self.dataset.source

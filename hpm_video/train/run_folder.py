@@ -15,13 +15,15 @@ from hpm_video.config import FinetuneConfig, RunConfig
 from hpm_video.data.manifest import Source
 from hpm_video.errors import UserError
 from hpm_video.files import OwnFolder, hold, read_mark, write_json
-from hpm_video.reading import parse_json, read_yaml
+from hpm_video.models.encoder import resolve_size
+from hpm_video.reading import parse_json, read_json, read_yaml
 from hpm_video.train.checkpoint import read_config, resume_point
 from hpm_video.train.ranks import check_equal, rank, stop_together
 from hpm_video.train.record import FILE, describe_data, read_results
+from hpm_video.train.run_kind import CONFIG
 
 log = logging.getLogger("hpm_video")
-DATA_FILE = "data.json"
+DATA_FILE, HELD_OUT_FILE = "data.json", "held_out.json"
 
 # What may differ when a run resumes: how it is executed, not what it computes.
 FREE = (
@@ -37,6 +39,7 @@ FREE = (
     "data.max_bad_share",
     "init.weights",
     "init.trust_pickle",
+    "model.first_weights",
     "objective.target_weights",
     "train.output",
     "train.log_every_steps",
@@ -75,6 +78,20 @@ class RunFolder:
                 fault = str(error)
         stop_together(fault)
         return found
+
+    def check_held_out(self, names: list[str]) -> None:
+        """Raise UserError on every rank if a run of before there was data.json would hold out other clips than it did: it would
+        train on some of them, unless train.accept says that this is meant. Every rank calls it."""
+        fault, file = None, self.path / HELD_OUT_FILE
+        if rank() == 0 and self.resumes is not None and not (self.path / DATA_FILE).is_file() and file.is_file():
+            before = read_json(file, list, "the names of the clips that the run holds out")
+            if before != names and self.config.train.accept not in ("data", "all"):
+                fault = (
+                    f"{self.path} holds out {len(before)} clips ({', '.join(map(str, before[:3]))}), and now it would be "
+                    f"{', '.join(names[:3])}; expected the same data to resume. If its folder has train/ and val/, an earlier "
+                    "version trained on both: data.format=folder does so still. If the change is meant, train.accept=data"
+                )
+        stop_together(fault)
 
     def keep_data(self, found: dict[str, Any]) -> None:
         """Write RUN/data.json, as the run is trained on these data from here on."""
@@ -118,6 +135,7 @@ def open_run(config: RunConfig) -> Iterator[RunFolder]:
         stop_together(fault)
         resumes = resume_point(run)
         if resumes is not None:
+            keep_older_behaviour(run, config)
             check_same_run(run, config, _step_of(resumes))
         yield RunFolder(path=run, config=config, resumes=resumes)
 
@@ -162,6 +180,33 @@ def _comparable(config: RunConfig) -> dict[str, Any]:
     return {name: value for name, value in flat.items() if name not in FREE and name != "engine.num_threads"}
 
 
+def keep_older_behaviour(run: Path, config: RunConfig) -> None:
+    """Set the keys that an earlier version did not have to their defaults, which are what it did: a preset or recipe of today
+    may say something else, and a run resumes as it was started. Logs what it sets. Raises UserError."""
+    tree = read_yaml(run / CONFIG)
+    for section in dataclasses.fields(config):
+        keys = getattr(config, section.name)
+        known = tree.get(section.name) if isinstance(tree, dict) else None
+        if not isinstance(known, dict) or section.name in ("engine", "test"):
+            continue
+        for field in dataclasses.fields(keys):
+            dotted, value = f"{section.name}.{field.name}", getattr(keys, field.name)
+            default = field.default if field.default is not dataclasses.MISSING else value
+            if field.name not in known and dotted not in FREE and value != default:
+                log.info("%s=%s: the run was started before there was this key", dotted, default)
+                setattr(keys, field.name, default)
+
+
+def _resolved(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Return the sections with the sizes that null stands for, which may be others in another version."""
+    sections, size = dataclasses.asdict(config), resolve_size(config.model)
+    model = sections["model"]
+    model |= {name: value for name, value in size._asdict().items() if name in model}
+    if model.get("predictor_depth", 0) is None:
+        model["predictor_depth"] = size.decoder_depth
+    return sections
+
+
 def check_same_run(run: Path, config: RunConfig, step: int) -> None:
     """Raise UserError if a setting that changes what is computed differs from that of the run, which is at `step`.
 
@@ -170,7 +215,7 @@ def check_same_run(run: Path, config: RunConfig, step: int) -> None:
     found = read_config(run)
     if type(found) is not type(config):
         raise UserError(f"{run} is a {kind_of(found)} run; expected another train.output to {kind_of(config)}")
-    before, now = dataclasses.asdict(found), dataclasses.asdict(config)
+    before, now = _resolved(found), _resolved(config)
     for section, keys in now.items():
         for name, value in keys.items():
             dotted = f"{section}.{name}"
@@ -179,6 +224,9 @@ def check_same_run(run: Path, config: RunConfig, step: int) -> None:
             if dotted in LENGTH:
                 _check_length(run, config, step, f"{dotted}: {value}", before[section][name])
                 continue
+            if (dotted, value, before[section][name]) == ("data.format", "folder", "auto"):
+                if not (run / DATA_FILE).is_file():
+                    continue  # what auto meant for a folder with train/ and val/
             raise UserError(
                 f"{dotted}: {value}, but the run in {run} was started with {before[section][name]}; expected the same "
                 f"to resume, or another train.output for a new run"

@@ -88,6 +88,47 @@ def half_way(out: Path) -> Path:
     return out
 
 
+def test_a_run_of_before_on_train_and_val_keeps_its_clips(videos, tmp_path, capsys) -> None:
+    """An earlier version trained on both folders; now they are splits, and it would hold out other clips."""
+    root = tmp_path / "data"
+    for number in range(8):
+        folder = root / ("val" if number > 4 else "train")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(videos / f"{number}.mkv", folder)
+    out = tmp_path / "run"
+    assert run(root, out, "data.format=folder") == 0
+    half_way(out)
+    (out / "data.json").unlink()
+    config = out / "config.yaml"
+    config.write_text(config.read_text().replace("format: folder", "format: auto"))
+    before = everything(out)
+    capsys.readouterr()
+    assert run(root, out) == 1 and everything(out) == before
+    said = capsys.readouterr().err
+    assert "holds out 2 clips" in said and "data.format=folder does so still" in said and said.count("\n") == 1
+    assert run(root, out, "data.format=folder") == 0
+    assert run(root, tmp_path / "reference", "data.format=folder") == 0
+    for name in ("student", "teacher", "optimizer"):
+        file = f"checkpoints/step-00000006/{name}.safetensors"
+        assert (out / file).read_bytes() == (tmp_path / "reference" / file).read_bytes()
+
+
+def test_a_run_of_before_resumes_as_it_was_started_though_presets_say_more(videos, tmp_path, capsys) -> None:
+    """Keys that it does not know keep their defaults; null stands for the same sizes."""
+    out, words = tmp_path / "run", ("preset=hpm_paper", "model.decoder_depth=null", "train.save_every_steps=6")
+    older = ("mask.round_down=masked", "model.first_weights=mae", "optim.decay_tokens=false", "model.predictor_depth=4")
+    assert run(videos, out, *words, *older, "mask.ratio=0.7") == 0  # of 16 tubes 11 are masked; now it would be 12
+    config = out / "config.yaml"
+    names = ("round_down", "first_weights", "decay_tokens")
+    lines = [line for line in config.read_text().splitlines() if not line.strip().startswith(names)]
+    config.write_text("\n".join(lines).replace("decoder_depth: null", "decoder_depth: 4") + "\n")
+    capsys.readouterr()
+    assert run(videos, out, *words, "mask.ratio=0.7", "train.steps=8", "train.accept=steps") == 0
+    said = capsys.readouterr().out
+    assert "mask.round_down=masked: the run was started before there was this key" in said
+    assert "round_down: masked" in config.read_text() and "resuming from" in said
+
+
 @pytest.mark.parametrize(
     "what", ["foreign", "file", "below a file", "nowhere", "of another kind", "config.yaml of another program"]
 )
