@@ -151,11 +151,12 @@ def run_stage(
     return supervise(words, file, folder / LOG, limit_s, environment)
 
 
-def make_environment(device: str) -> dict[str, str]:
-    """Return what the processes get: the project on their path, and no GPU if the CPU is to be used."""
+def make_environment(device: str, tiny: bool) -> dict[str, str]:
+    """Return what the processes get: the project on their path; no GPU if the CPU is to be used, for little work one core."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-    return environment | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
+    environment |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    return environment | ({"OMP_NUM_THREADS": "1"} if tiny else {})
 
 
 def make_teller(log: Path) -> Any:
@@ -179,7 +180,7 @@ def run_all(given: argparse.Namespace) -> int:
     for name in names:
         own.remove(name)  # of an earlier run
     write_text(folder / LOG, "")
-    tell, environment = make_teller(folder / LOG), make_environment(given.device)
+    tell, environment = make_teller(folder / LOG), make_environment(given.device, given.tiny)
     stages = [stage for stage in LIMITS_S if stage in given.stages]  # in order of value
     missing, machine = find_missing(stages, environment)
     for name, about in missing.items():
