@@ -19,7 +19,20 @@ import matplotlib
 import numpy as np
 import torch
 from peers import PRESETS, OurStep, make_config, make_steps
-from timing import describe, make_parser, peak_rate, prepare, product_rate, ratios, show, spread, start, tell, time_all, time_once
+from timing import (
+    describe,
+    make_parser,
+    peak_rate,
+    prepare,
+    product_rate,
+    ratios,
+    show,
+    spread,
+    start,
+    tell,
+    time_all,
+    time_once,
+)
 
 from hpm_video.evals.costs import RECIPES
 from hpm_video.evals.document import Block, Heading, Paragraph, Table

@@ -18,7 +18,12 @@ from hpm_video.train.engine import use_bf16
 from hpm_video.train.record import describe_hardware, list_versions
 from hpm_video.types import UserError
 
-PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": A100_FLOPS}  # bf16, dense, a second: makers' figures
+PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": A100_FLOPS,
+}  # bf16, dense, a second: makers' figures
 Seconds = dict[str, list[float]]  # by variant, one of each round
 
 

@@ -41,12 +41,17 @@ class Ceilings(NamedTuple):
         return self.flops / self.bytes
 
 
-def count(size: str, preset: str, clips: int = CLIPS, frames: int = 16, side: int = 224, keys: Sequence[str] = ()) -> DryRun:
+PUBLISHED = Ceilings()
+
+
+def count(
+    size: str, preset: str, clips: int = CLIPS, frames: int = 16, side: int = 224, keys: Sequence[str] = ()
+) -> DryRun:
     """Return the dry run of a step in bf16. Takes some seconds."""
     return dry_run(make_config(size, frames, side, clips, [f"preset={preset}", *keys]), clips, bf16=True)
 
 
-def stage_rows(run: DryRun, ceilings: Ceilings = Ceilings()) -> list[dict[str, Any]]:
+def stage_rows(run: DryRun, ceilings: Ceilings = PUBLISHED) -> list[dict[str, Any]]:
     """Return what each stage and the update compute, move, and take at least, the longest first."""
     rows = []
     for part, costs in (("forward", run.forward), ("backward", run.backward)):
@@ -64,7 +69,7 @@ def _row(stage: str, cost: Cost, ceilings: Ceilings) -> dict[str, Any]:
     return told | {"limit": limit, "seconds": ceilings.seconds(cost)}
 
 
-def predict(run: DryRun, ceilings: Ceilings = Ceilings()) -> dict[str, Any]:
+def predict(run: DryRun, ceilings: Ceilings = PUBLISHED) -> dict[str, Any]:
     """Return clips a second, the share of its time in which a step is limited by bytes, and its MFU at that rate."""
     rows = stage_rows(run, ceilings)
     seconds = sum(row["seconds"] for row in rows)

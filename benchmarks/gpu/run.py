@@ -31,7 +31,13 @@ from hpm_video.files import OwnFolder, write_json, write_text  # noqa: E402
 
 COMMAND, LOG, FORMAT = "benchmarks/gpu/run.py", "run.log", "hpm-video gpu stage 1"
 MINUTES = 8.0
-LIMITS_S = {"truth": 90.0, "speed": 150.0, "profile": 60.0, "feed": 60.0, "arena": float("inf")}  # of MINUTES; inf: the rest
+LIMITS_S = {
+    "truth": 90.0,
+    "speed": 150.0,
+    "profile": 60.0,
+    "feed": 60.0,
+    "arena": float("inf"),
+}  # of MINUTES; inf: the rest
 EXAMINE_S, LEAST_S = 90.0, 5.0
 BASE = ("numpy", "yaml", "omegaconf", "filelock", "fsspec", "pyarrow", "safetensors", "jaxtyping", "einops")
 BASE += ("torch", "torchvision", "timm")
@@ -131,7 +137,12 @@ def _close(file: Path, status: str, reason: str, began: float) -> dict[str, Any]
 
 
 def run_stage(
-    name: str, folder: Path, limit_s: float, given: argparse.Namespace, known: dict[str, Any], environment: dict[str, str]
+    name: str,
+    folder: Path,
+    limit_s: float,
+    given: argparse.Namespace,
+    known: dict[str, Any],
+    environment: dict[str, str],
 ) -> dict[str, Any]:
     """Run one stage to its end or limit; its file is there before it starts. `known`: machine and missing packages."""
     file = folder / f"{name}.json"

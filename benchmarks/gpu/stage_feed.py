@@ -57,7 +57,11 @@ def main(context: Context) -> str | None:
         raw.mkdir()
         with ThreadPoolExecutor(cores) as pool:
             list(pool.map(lambda number: make_video(raw / f"{number}.mp4", number, sizes.shape), range(sizes.videos)))
-        material: dict[str, Any] = {"videos": sizes.videos, "shape": list(sizes.shape), "seconds": time.perf_counter() - began}
+        material: dict[str, Any] = {
+            "videos": sizes.videos,
+            "shape": list(sizes.shape),
+            "seconds": time.perf_counter() - began,
+        }
         context.put(cores=cores, clips=[sizes.frames, sizes.side], material=material)
         root, source = prepare(raw, folder / "prepared", material)
         context.put(material=material, source=source)
@@ -129,10 +133,25 @@ def deliver(root: Path, workers: int, repeats: int, sizes: Sizes) -> float:
 def train(context: Context, root: Path, folder: Path, cores: int, sizes: Sizes) -> str | None:
     """Put clips a second and the share of waiting of whole runs; return a sentence if none of them ended well."""
     workers = 1 if context.tiny else cores
-    keys = ["preset=hpm", "engine.kind=plain", f"data.root={root}", f"data.num_frames={sizes.frames}", "data.sampling=dense"]
+    keys = [
+        "preset=hpm",
+        "engine.kind=plain",
+        f"data.root={root}",
+        f"data.num_frames={sizes.frames}",
+        "data.sampling=dense",
+    ]
     keys += [f"data.frame_size_px=[{sizes.side},{sizes.side}]", f"data.num_workers={workers}", "data.stride=2"]
-    keys += [f"optim.batch_size={sizes.batch}", f"train.steps={sizes.steps}", f"train.log_every_steps={sizes.log_every}"]
-    keys += ["data.num_held_out=2", "train.num_pictures=1", "train.measure_every_steps=1000", "train.save_every_steps=1000"]
+    keys += [
+        f"optim.batch_size={sizes.batch}",
+        f"train.steps={sizes.steps}",
+        f"train.log_every_steps={sizes.log_every}",
+    ]
+    keys += [
+        "data.num_held_out=2",
+        "train.num_pictures=1",
+        "train.measure_every_steps=1000",
+        "train.save_every_steps=1000",
+    ]
     keys += [*SMALL, "engine.num_threads=1"] if context.tiny else ["model.size=b"]
     runs: dict[str, Any] = {}
     for repeats in (1,) if context.tiny else (4, 1):

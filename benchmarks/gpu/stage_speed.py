@@ -21,7 +21,13 @@ from hpm_video.train.flops import count_step
 from hpm_video.train.memory import describe_shortage
 
 log = logging.getLogger("hpm_video")
-PRESETS = {"hf_videomae": "videomae", "videomae": "videomae", "random_half": "random", "hpm": "hpm", "hpm_paper": "hpm_paper"}
+PRESETS = {
+    "hf_videomae": "videomae",
+    "videomae": "videomae",
+    "random_half": "random",
+    "hpm": "hpm",
+    "hpm_paper": "hpm_paper",
+}
 MODES = {  # keys of a mode, and the share of the GPU's memory that its group may fill
     "eager": ([], 0.85),
     "graphs": (["engine.graphs=auto"], 0.2),  # recorded steps keep their memory: hpm_video/train/graphs.py
@@ -71,7 +77,10 @@ def main(context: Context) -> str | None:
     device = prepare(1 if context.tiny else 0)
     assert device.type == context.device.type
     bf16 = use_bf16(make_settings("b", Case("hpm"), 1, context.tiny), device)
-    peaks = {"product_flops": product_rate(device, bf16, 512 if context.tiny else 0), "peak_flops": peak_rate(device, bf16)}
+    peaks = {
+        "product_flops": product_rate(device, bf16, 512 if context.tiny else 0),
+        "peak_flops": peak_rate(device, bf16),
+    }
     groups, measured, left_out = TINY_GROUPS if context.tiny else GROUPS, [], []
     context.put(precision="bf16" if bf16 else "fp32", measured=measured, left_out=left_out, **peaks)
     for number, group in enumerate(groups):
@@ -85,7 +94,9 @@ def main(context: Context) -> str | None:
         gc.collect()
         torch.cuda.empty_cache()
         context.put(measured=measured, left_out=left_out)
-    failed = [f"{row['name']} {row['mode']} ViT-{row['size'].upper()}: {row['fault']}" for row in measured if row["fault"]]
+    failed = [
+        f"{row['name']} {row['mode']} ViT-{row['size'].upper()}: {row['fault']}" for row in measured if row["fault"]
+    ]
     return None if any(row["clips_per_s"] for row in measured) else f"nothing could be measured: {'; '.join(failed)}"
 
 
