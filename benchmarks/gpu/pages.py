@@ -71,9 +71,11 @@ def time_ratio(speed: dict[str, Any], size: str, row: dict[str, Any] | None = No
 
 
 def idle_share(profile: dict[str, Any]) -> float | None:
-    """Return the share in which the GPU waits for the host, as training runs: with graphs if they were recorded."""
+    """Return the share in which the GPU waits for the host, as training runs: with graphs if they were recorded, and
+    without a profiler, which slows the host."""
     graphs = profile.get("step_with_graphs") or {}
-    return graphs.get("idle_share") if graphs.get("recorded") else (profile.get("step") or {}).get("idle_share")
+    step = graphs if graphs.get("recorded") else profile.get("step") or {}
+    return step.get("idle_share_without_profiler")
 
 
 def hours(rate: float, num_clips: int, epochs: int) -> float:
@@ -186,17 +188,11 @@ def profile_blocks(profile: dict[str, Any]) -> list[Block]:
         found = profile.get(name)
         if found and found["idle_share"] is not None:
             label = "without graphs" if name == "step" else "graphs" if found["recorded"] else "graphs (not recorded)"
-            rows.append(
-                [
-                    label,
-                    str(found["clips"]),
-                    f"{found['idle_share']:.1%}",
-                    f"{found['num_kernels'] / found['steps']:,.0f}",
-                ]
-            )
+            shares = [f"{found[key]:.1%}" for key in ("idle_share", "idle_share_without_profiler")]
+            rows.append([label, str(found["clips"]), *shares, f"{found['num_kernels'] / found['steps']:,.0f}"])
     blocks: list[Block] = [
         Heading(f"Profile of a step of hpm, ViT-{step['size'].upper()}"),
-        Table(["steps", "clips", "time without a kernel", "kernels of a step"], rows),
+        Table(["steps", "clips", "time without a kernel, profiled", "not profiled", "kernels of a step"], rows),
         Table(["kernel", "count", "ms", "share"], [_kernel_row(k) for k in step["kernels"][:TOP_KERNELS]]),
     ]
     if profile.get("copies"):

@@ -27,21 +27,22 @@ from hpm_video.files import temporary_folder
 
 log = logging.getLogger("hpm_video")
 FPS = 30
-RESERVE_S = 8.0  # before the stage is killed
+RESERVE_S = 4.0  # before the stage is killed
+TRAINING_S = 20.0  # that the loader leaves for training
 
 
 class Sizes(NamedTuple):
     """Of the stage: what is made, and what is read from it."""
 
-    videos: int = 32
+    videos: int = 24
     shape: tuple[int, int, int] = (300, 256, 340)  # frames, height, width
     frames: int = 16
     side: int = 224
     micro: int = 16  # clips of a batch of the loader
-    seconds: float = 3.0  # for each number of processes
+    seconds: float = 1.5  # for each number of processes
     batch: int = 128  # of the training
-    steps: int = 40
-    log_every: int = 5
+    steps: int = 25
+    log_every: int = 3
 
 
 TINY = Sizes(videos=4, shape=(24, 48, 64), frames=4, side=32, micro=2, seconds=0.2, batch=2, steps=3, log_every=1)
@@ -65,13 +66,19 @@ def main(context: Context) -> str | None:
         context.put(cores=cores, clips=[sizes.frames, sizes.side], material=material)
         root, source = prepare(raw, folder / "prepared", material)
         context.put(material=material, source=source)
-        for repeats in (1, 4):
-            rates: dict[str, float] = {}
-            for workers in counts(1 if context.tiny else cores):
-                if context.left() > RESERVE_S + sizes.seconds + 3:
-                    rates[str(workers)] = deliver(root, workers, repeats, sizes)
-                    context.put(**{f"loader_repeats_{repeats}": rates})
-        return train(context, root, folder, cores, sizes)
+        measure_loader(context, root, 1, 1 if context.tiny else cores, sizes, TRAINING_S)
+        problem = train(context, root, folder, cores, sizes)
+        measure_loader(context, root, 4, 1 if context.tiny else cores, sizes, 0)
+    return problem
+
+
+def measure_loader(context: Context, root: Path, repeats: int, cores: int, sizes: Sizes, kept_s: float) -> None:
+    """Put the rates by number of processes, as long as more than `kept_s` seconds are left for others."""
+    rates: dict[str, float] = {}
+    for workers in counts(cores):
+        if context.left() > RESERVE_S + 2 * sizes.seconds + 2 + kept_s:
+            rates[str(workers)] = deliver(root, workers, repeats, sizes)
+            context.put(**{f"loader_repeats_{repeats}": rates})
 
 
 def counts(cores: int) -> list[int]:
@@ -155,7 +162,7 @@ def train(context: Context, root: Path, folder: Path, cores: int, sizes: Sizes) 
     keys += [*SMALL, "engine.num_threads=1"] if context.tiny else ["model.size=b"]
     runs: dict[str, Any] = {}
     for repeats in (1,) if context.tiny else (4, 1):
-        if context.left() < RESERVE_S + 12:
+        if context.left() < RESERVE_S + 10:
             runs[f"repeats {repeats}"] = {"fault": f"left out: {context.left():.0f} s were left"}
             continue
         out, printed = folder / f"run{repeats}", io.StringIO()

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -57,7 +58,10 @@ def profile(step: Callable[[], Any], device: torch.device) -> dict[str, Any]:
     with temporary_folder() as folder:
         found.export_chrome_trace(str(folder / "trace.json"))
         events = read_trace(folder / "trace.json", KERNELS if device.type == "cuda" else ON_CPU)
-    return {"steps": STEPS, "seconds": seconds, "seconds_without_profiler": plain, **summarise(events)}
+    told = {"steps": STEPS, "seconds": seconds, "seconds_without_profiler": plain, **summarise(events)}
+    if events:  # the profiler slows the host: with it the GPU waits longer than in training
+        told["idle_share_without_profiler"] = max(0.0, 1 - told["busy_s"] / STEPS / statistics.median(plain))
+    return told
 
 
 def read_trace(file: Path, kinds: Iterable[str]) -> list[tuple[str, float, float]]:

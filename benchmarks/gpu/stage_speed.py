@@ -34,6 +34,7 @@ MODES = {  # keys of a mode, and the share of the GPU's memory that its group ma
     "compiled": (["engine.compile=true"], 0.85),
 }
 PROBES, MOST_CLIPS, MOST_ROUNDS = (4, 8), 256, 9
+UNKNOWN_CLIPS = 32
 RESIDENT_BYTES = 16  # of each parameter: weights, two moments, teacher
 
 
@@ -170,11 +171,7 @@ def build(
         step.clip = as_read(step, clips)
         step()
         return step
-    others = len(group.cases) - len(steps) - 1
-    reserved = others * RESIDENT_BYTES * sum(p.numel() for p in step.engine.module.parameters())
-    same = steps.get(Case(case.name))  # recorded steps are compared with this one
-    sizes = [len(same.clip)] if case.mode == "graphs" and same else find_sizes(step, clips, group.share, reserved)
-    for count in sizes:
+    for count in choose_sizes(group, case, clips, context, steps, step):
         step.clip = as_read(step, clips[:count])
         torch.cuda.empty_cache()
         row["resident_gib"] = torch.cuda.memory_allocated() / 2**30  # of all steps of the group, and their clips
@@ -187,6 +184,26 @@ def build(
         row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         return step
     raise RuntimeError("not even one clip fits")
+
+
+def choose_sizes(
+    group: Group, case: Case, clips: torch.Tensor, context: Context, steps: dict[Case, Any], step: Any
+) -> Iterator[int]:
+    """Yield numbers of clips to try. Recorded and compiled steps take those of the eager one: each other number would cost
+    them a recording, or kernels for any number."""
+    if case.mode == "eager":
+        others = len(group.cases) - len(steps) - 1
+        reserved = others * RESIDENT_BYTES * sum(p.numel() for p in step.engine.module.parameters())
+        yield from find_sizes(step, clips, group.share, reserved)
+        return
+    same = steps.get(Case(case.name))
+    like = (group.size, case.name, "eager")
+    rows = [row for row in context.results["measured"] if (row["size"], row["name"], row["mode"]) == like]
+    known = [row["clips"] for row in rows if row["clips_per_s"]]
+    count = len(same.clip) if same else max(known, default=UNKNOWN_CLIPS)
+    while count:
+        yield count
+        count //= 2
 
 
 def find_sizes(step: Any, clips: torch.Tensor, share: float, reserved: float) -> Iterator[int]:

@@ -27,7 +27,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 class Faults:
     def find_spec(self, name, path=None, target=None):
-        if name == "av":
+        if name in ("av", "transformers", "deepspeed"):
             raise ImportError("no wheel for this Python")
         if name == "pebble":
             os._exit(3)
@@ -108,7 +108,8 @@ def test_no_page_of_a_gpu_comes_from_a_cpu(small, tmp_path, capsys) -> None:
     main = script("report")["main"]
     before = sorted(file.name for file in (ROOT / "benchmarks" / "results").iterdir())
     assert main([str(small[1])]) == 1 and "not of a GPU" in capsys.readouterr().err
-    assert main([str(small[1]), f"--out={tmp_path / 'page.md'}"]) == 0
+    for _ in range(2):  # its own page is replaced
+        assert main([str(small[1]), f"--out={tmp_path / 'page.md'}"]) == 0
     assert sorted(file.name for file in (ROOT / "benchmarks" / "results").iterdir()) == before
     page = (tmp_path / "page.md").read_text()
     assert "**The small form: its figures mean nothing.**" in page and "| ViT-TI | hpm | eager |" in page
@@ -138,7 +139,7 @@ def wait_for(true: Any) -> None:
 def test_a_stage_survives_what_happens_to_the_others(faulty, tmp_path, monkeypatch, capsys) -> None:
     """truth crashes, speed hangs, profile raises, feed lacks a package; a helpful package ends the process at its import."""
     run = script("run")
-    limits = {stage: 20.0 if stage == "speed" else 300.0 for stage in STAGES}
+    limits = {stage: 10.0 if stage == "speed" else 300.0 for stage in STAGES}
     monkeypatch.setitem(run["run_all"].__globals__, "LIMITS_S", limits)
     monkeypatch.setitem(run["run_all"].__globals__, "EXAMINE_S", 300.0)
     out = tmp_path / "out"
@@ -147,7 +148,7 @@ def test_a_stage_survives_what_happens_to_the_others(faulty, tmp_path, monkeypat
     found, said = read(out), capsys.readouterr().out
     how = {stage: (found[stage]["status"], found[stage]["reason"]) for stage in STAGES}
     assert how["truth"] == ("failed", "its process ended with signal SIGSEGV before it was done (see run.log)")
-    assert how["speed"] == ("killed", "its limit of 20 s was over; the results are those of before")
+    assert how["speed"] == ("killed", "its limit of 10 s was over; the results are those of before")
     assert how["profile"] == ("failed", "ValueError: it is broken")
     assert how["feed"][0] == "skipped" and "av (ImportError: no wheel for this Python)" in how["feed"][1]
     assert how["arena"][0] in ("skipped", "done")
@@ -199,10 +200,10 @@ def test_a_kill_leaves_what_was_measured(how, tmp_path) -> None:
     file.write_text(json.dumps({"status": "running", "reason": "", "results": {}}))
     words = [sys.executable, "-c", STAGE.format(home=str(HOME), root=str(ROOT), file=str(file))]
     if how == "limit":
-        ended = run["supervise"](words, file, log, 10.0, dict(os.environ))
+        ended = run["supervise"](words, file, log, 6.0, dict(os.environ))
     else:
         before = signal.signal(signal.SIGALRM, run["stop"])
-        signal.setitimer(signal.ITIMER_REAL, 10.0)
+        signal.setitimer(signal.ITIMER_REAL, 6.0)
         with pytest.raises(SystemExit):
             run["supervise"](words, file, log, 1000.0, dict(os.environ))
         signal.signal(signal.SIGALRM, before)
@@ -309,7 +310,6 @@ def test_the_page_has_the_names_and_the_arithmetic_of_its_figures(page) -> None:
     ] in rows
     assert "Left out: ViT-L: hpm eager (2 s were left)." in text and "## Feed\n\nnot measured." in text
     assert ["deepspeed", "ImportError: x", "y"] in rows
-    assert page(made_up())[0] == 0  # its own page is replaced
 
 
 def test_a_page_is_of_one_card(page, capsys) -> None:
@@ -319,11 +319,10 @@ def test_a_page_is_of_one_card(page, capsys) -> None:
     assert page(made_up(device="cpu")) == (1, {}) and "not of a GPU" in capsys.readouterr().err
 
 
-def test_the_cost_tables_take_the_measured_rate(page, tmp_path) -> None:
+def test_the_cost_tables_take_the_measured_rate(tmp_path) -> None:
     recipe, configs = RECIPES[0], ROOT / "configs"
-    assert "What a GPU of ours does was not measured at this size." in describe_recipe(recipe, configs, tmp_path)
-    page(made_up())
-    text = describe_recipe(recipe, configs, tmp_path / "results")
+    (tmp_path / "gpu_h100_203102.json").write_text(json.dumps({"stages": made_up()}))
+    text = describe_recipe(recipe, configs, tmp_path)
     hours = 65_982 * 2048 / 2500 / 3600
     assert f"| hpm (the recipe) | {hours:,.0f} (2,500 clips/s) |" in text and "| hpm_paper | not measured |" in text
     assert "[gpu_h100_203102](../results/gpu_h100_203102.md)" in text and "was not measured at this size" not in text
