@@ -16,6 +16,7 @@ from torch import Tensor
 from hpm_video.config import PretrainConfig, load_config
 from hpm_video.method.step import PretrainStep
 from hpm_video.train.engine import PlainEngine
+from hpm_video.train.feed import Feed
 from hpm_video.train.loop import Loop
 from hpm_video.train.state import RunState, build_student
 from hpm_video.types import Batch, Place
@@ -133,14 +134,14 @@ def trainer() -> type[Trainer]:
 
 
 @pytest.fixture(scope="session")
-def make_loop() -> Callable[..., tuple[Loop, Iterator[Batch]]]:
+def make_loop() -> Callable[..., tuple[Loop, Feed]]:
     """make_loop(config, device, steps, first): the loop of a run, from a step on, and its batches without files."""
 
-    def make(config: PretrainConfig, device: torch.device, steps: int, first: int = 0) -> tuple[Loop, Iterator[Batch]]:
+    def make(config: PretrainConfig, device: torch.device, steps: int, first: int = 0) -> tuple[Loop, Feed]:
         student = build_student(config)
         step, engine = PretrainStep(config, student, device), PlainEngine(student, config, device)
         loop = Loop(config, engine, step, RunState(step=first, num_updates=first), steps, str)
-        return loop, make_batches(config, device, first)
+        return loop, Feed(make_batches(config, device, first), device)
 
     return make
 

@@ -11,10 +11,11 @@ from hpm_video.config import DataConfig, load_config
 from hpm_video.method.step import PretrainStep
 from hpm_video.train.dry_run import dry_run
 from hpm_video.train.engine import PlainEngine
+from hpm_video.train.feed import Feed
 from hpm_video.train.memory import estimate_memory
 from hpm_video.train.micro_batch import explained_shortage
 from hpm_video.train.state import build_student
-from hpm_video.types import Place, UserError
+from hpm_video.types import Batch, Place, UserError
 
 pytestmark = pytest.mark.gpu
 SYNCS = 2  # of a step: is the loss a number, and the norm of the gradient
@@ -27,15 +28,15 @@ def test_the_host_waits_for_the_device_only_where_it_is_named(gpu, settings, mak
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         config = settings("hpm", engine__precision="bf16", engine__graphs=graphs, mask__hard_share_start=0.5)
-        loop, batches = make_loop(config, gpu, 1000, 500)
-        held = [next(batches) for _ in range(6)]
-        for batch in held[:4]:
-            loop._one_step(iter([batch]), False)
+        loop, feed = make_loop(config, gpu, 1000, 500)
+        feed.batches = iter([next(feed.batches) for _ in range(6)])
+        for _ in range(4):
+            loop._one_step(feed, False)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
             try:
-                loop._one_step(iter([held[4]]), False)
+                loop._one_step(feed, False)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         syncs = [f"{w.filename}:{w.lineno}" for w in caught if "synchronizing" in str(w.message)]
@@ -83,25 +84,27 @@ def test_a_shortage_of_memory_is_a_sentence(device, settings) -> None:
 
 
 def test_transfers_from_pinned_memory_are_overlapped(gpu, record_property) -> None:
-    """A copy on a side stream takes no time of its own beside products on the main one."""
-    host, there = torch.zeros(2**28, dtype=torch.uint8).pin_memory(), torch.empty(2**28, dtype=torch.uint8, device=gpu)
-    a, side = torch.randn(4096, 4096, device=gpu, dtype=torch.bfloat16), torch.cuda.Stream()
+    """The copy of the next micro batch takes no time of its own beside the products of this one."""
+    shape = (16, 16, 512, 512, 3)  # 192 MiB
+    clip = torch.zeros(shape, dtype=torch.uint8).pin_memory().permute(0, 4, 1, 2, 3)
+    batch = Batch(clip, torch.zeros(16, dtype=torch.long), torch.arange(16))
+    a, feed = torch.randn(4096, 4096, device=gpu, dtype=torch.bfloat16), Feed(iter([batch] * 100), gpu)
 
     def copy() -> None:
-        with torch.cuda.stream(side):
-            there.copy_(host, non_blocking=True)
+        feed.read_ahead()
+        feed.next()
 
     def multiply() -> None:
         for _ in range(40):
             torch.mm(a, a)
 
     def both() -> None:
-        copy()
         multiply()
+        copy()
 
     def seconds(run) -> float:
         times = []
-        for _ in range(5):
+        for _ in range(6):
             torch.cuda.synchronize()
             began = time.perf_counter()
             run()

@@ -73,14 +73,14 @@ def test_a_resume_is_bitwise(device, settings, trainer, waves, tmp_path, record_
 def train_loop(
     make_loop, config, device, first: int, last: int, kept=None, steps: int = 12
 ) -> tuple[list[float], list, object]:
-    loop, batches = make_loop(config, device, steps, first)
+    loop, feed = make_loop(config, device, steps, first)
     if kept is not None:
         loop.engine.module.load_state_dict(kept[0])
         loop.step.teacher.network.load_state_dict(kept[1])
         loop.engine.load_optimizer_state(kept[2], first)
     losses = []
     for _ in range(first, last):
-        losses.append(float(loop._one_step(batches, False)[0]["loss"]))
+        losses.append(float(loop._one_step(feed, False)[0]["loss"]))
         loop.state.step += 1
     state = [loop.engine.module.state_dict(), loop.step.teacher.network.state_dict(), loop.engine.optimizer_state()]
     return losses, [{name: value.clone() for name, value in part.items()} for part in state], loop

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hpm_video.evals.costs import RECIPES, describe_recipe
 from hpm_video.files import is_alive
@@ -342,6 +343,23 @@ def test_the_prediction_by_hand() -> None:
     seconds = 1 + 3 + 2 + (28 + 12) / 10  # encoder, head, encoder again, the update
     assert told["clips_per_s"] == pytest.approx(10 / seconds) and told["bytes_share"] == pytest.approx(7 / seconds)
     assert told["of_product"] == pytest.approx(302 / seconds / 100)
+
+
+@pytest.mark.parametrize(
+    ("total", "expected"), [(1000, [32, 16, 8, 4, 2, 1]), (1e6, [64, 32, 16, 8, 4, 2, 1]), (1, [4, 2, 1])]
+)
+def test_the_micro_batches_that_are_tried(total, expected, monkeypatch) -> None:
+    """On a device that holds 100 bytes and 10 for each clip; .85 of it may be filled, and 200 bytes are for others."""
+
+    class Step:
+        clip = torch.zeros(0)
+
+        def __call__(self) -> None:
+            monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 100 + 10 * len(self.clip))
+
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: argparse.Namespace(total_memory=total))
+    assert list(script("stage_speed")["find_sizes"](Step(), torch.zeros(100), 0.85, 200)) == expected
 
 
 def test_idle_time_by_hand() -> None:
