@@ -8,7 +8,7 @@ and `hpm_paper` are the presets, `naive_port` the published procedure as it stan
 transformers with the same sizes, masks and optimizer. `--scaling`: what a step costs as batch, frames, sides and models grow,
 counted for ViT-B at real sizes and timed at small ones; a picture of each and the fitted exponents. `--profile`: where the
 time of a step of `hpm` goes, by operation. MFU: FLOPs that the step needs (counted, recomputing left out; of `naive_port` those
-of hpm_paper) in units of what one large matrix product reaches in this run; on GPUs of `PEAKS` also of the maker's figure.
+of hpm_paper) in units of what one large matrix product reaches in this run; on GPUs of `timing.PEAKS` also of the maker's figure.
 On a GPU also the hours that the recipes would take at the rate of this run.
 """
 
@@ -19,9 +19,22 @@ import matplotlib
 import numpy as np
 import torch
 from peers import PRESETS, OurStep, make_config, make_steps
-from timing import describe, make_parser, prepare, product_rate, ratios, show, spread, start, tell, time_all, time_once
+from timing import (
+    describe,
+    make_parser,
+    peak_rate,
+    prepare,
+    product_rate,
+    ratios,
+    show,
+    spread,
+    start,
+    tell,
+    time_all,
+    time_once,
+)
 
-from hpm_video.evals.costs import A100_FLOPS, RECIPES
+from hpm_video.evals.costs import RECIPES
 from hpm_video.evals.document import Block, Heading, Paragraph, Table
 from hpm_video.evals.published import COSTS
 from hpm_video.files import replacing
@@ -43,12 +56,6 @@ LARGE = {"size": "b", "frames": 16, "side": 224, "batch": 8}
 SMALL = {"size": "ti", "frames": 8, "side": 112, "batch": 2}
 CURVES = ("videomae", "hpm", "hpm_paper")  # presets
 EPOCH_CLIPS = {name: recipe.num_train for name, recipe in zip(("SSv2", "K400"), RECIPES, strict=True)}
-PEAKS = {
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "A100": A100_FLOPS,
-}  # bf16, dense, a second: makers' figures
 NEEDED = {"hf_videomae": "videomae", **PRESETS, "naive_port": "hpm_paper"}  # the preset whose FLOPs a step needs
 EPOCHS = {"SSv2": (800, 2400), "K400": (800, 1600)}
 
@@ -116,8 +123,7 @@ def gpu_hours(clips_per_s: float) -> dict[str, float]:
 def utilisation(flops: dict[str, float], rates: dict[str, Any], device: torch.device, bf16: bool) -> dict[str, Any]:
     """MFU of each step by its name; flops: of one clip."""
     reached = product_rate(device, bf16)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    peak = next((rate for part, rate in PEAKS.items() if bf16 and part in name), None)
+    peak = peak_rate(device, bf16)
     told: dict[str, Any] = {"product_flops": reached, "peak_flops": peak, "of_product": {}, "of_peak": {}}
     for step, need in flops.items():
         told["of_product"][step] = need * rates[step]["median"] / reached

@@ -17,6 +17,7 @@ from hpm_video.method.targets import make_target
 from hpm_video.models.encoder import resolve_size
 from hpm_video.models.student import Student
 from hpm_video.train.engine import PlainEngine
+from hpm_video.train.graphs import make_micro_steps
 from hpm_video.train.state import build_student
 from hpm_video.types import Place, seeded
 
@@ -25,7 +26,7 @@ LR, MOMENTUM = 1e-5, 0.999
 
 
 def make_config(size: str, frames: int, side: int, batch: int, keys: Sequence[str] = ()) -> PretrainConfig:
-    given = ["data.root=none", "train.output=none", "engine.kind=plain", f"model.size={size}"]
+    given = ["data.root=none", "train.output=none", "engine.kind=plain", "engine.graphs=never", f"model.size={size}"]
     given += [f"data.num_frames={frames}", f"data.frame_size_px=[{side},{side}]", f"optim.batch_size={batch}"]
     return load_config(None, [*given, *keys])
 
@@ -37,17 +38,19 @@ def make_clip(config: PretrainConfig, device: torch.device) -> Tensor:
 
 
 class OurStep:
-    """What the loop does in a step, without data and logs."""
+    """What the loop does in a step, without data and logs; with engine.graphs=auto recorded, if that is possible."""
 
-    def __init__(self, config: PretrainConfig, device: torch.device) -> None:
+    def __init__(self, config: PretrainConfig, device: torch.device, clip: Tensor | None = None) -> None:
         student = build_student(config)
         self.step = PretrainStep(config, student, device)
-        self.engine, self.clip = PlainEngine(student, config, device), make_clip(config, device)
+        self.engine = PlainEngine(student, config, device)
+        self.clip = make_clip(config, device) if clip is None else clip
+        self.micro_steps = make_micro_steps(config, self.engine, self.step)
 
     def __call__(self) -> Tensor:
         count = self.clip.shape[0]
-        result, _ = self.step(self.engine, self.clip, Place(0, count, count), NOW, STEPS)
-        self.engine.backward(result.loss)
+        result, _ = self.micro_steps.forward(self.clip, Place(0, count, count), NOW, STEPS)
+        self.micro_steps.backward(result.loss)
         self.engine.step(LR)
         self.step.after_update(self.engine, NOW, STEPS)
         return result.loss.detach()
@@ -56,7 +59,7 @@ class OurStep:
 class HuggingFaceStep:
     """VideoMAEForPreTraining of transformers, of the same sizes, with the same tube masks and the same optimizer."""
 
-    def __init__(self, config: PretrainConfig, device: torch.device) -> None:
+    def __init__(self, config: PretrainConfig, device: torch.device, clip: Tensor | None = None) -> None:
         from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
         model, size = config.model, resolve_size(config.model)
@@ -78,7 +81,8 @@ class HuggingFaceStep:
             norm_pix_loss=True,
         )
         self.layout, self.device, self.seed = make_layout(config, device), device, config.train.seed
-        self.clip = make_clip(config, device).contiguous()  # what its convolution reads quickest
+        clip = make_clip(config, device) if clip is None else clip
+        self.clip = clip.contiguous()  # what its convolution reads quickest
         self.engine = PlainEngine(VideoMAEForPreTraining(settings), config, device)
 
     def draw_mask(self) -> Tensor:

@@ -11,12 +11,19 @@ from typing import Any
 import torch
 
 from hpm_video.config import load_config
+from hpm_video.evals.costs import A100_FLOPS
 from hpm_video.evals.document import Block, Paragraph, to_markdown
 from hpm_video.evals.features import find_device
 from hpm_video.train.engine import use_bf16
 from hpm_video.train.record import describe_hardware, list_versions
 from hpm_video.types import UserError
 
+PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": A100_FLOPS,
+}  # bf16, dense, a second: makers' figures
 Seconds = dict[str, list[float]]  # by variant, one of each round
 
 
@@ -87,6 +94,12 @@ def product_rate(device: torch.device, bf16: bool, side: int = 0) -> float:
     a = torch.randn(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
     seconds = time_all({"product": lambda: a @ a}, 10, device)["product"]
     return 2 * side**3 / min(seconds)
+
+
+def peak_rate(device: torch.device, bf16: bool) -> float | None:
+    """Return the maker's figure for FLOPs a second; None if it is not known, as of fp32."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((rate for part, rate in PEAKS.items() if bf16 and part in name), None)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from hpm_video.evals.published import BEST_CLIPS_PER_S, BEST_MFU, COSTS, publish
 from hpm_video.files import write_text
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
+from hpm_video.reading import read_json
 from hpm_video.train.engine import MOST_REDUCED, bucket_size
 from hpm_video.train.flops import (
     count_classifier,
@@ -55,6 +56,13 @@ RECIPES = (
     Recipe("ssv2", "Something-Something V2", "ssv2", "DIR", 174, 168_913, 24_777, "as published"),
     Recipe("k400", "Kinetics-400", "kinetics400", "DIR", 400, 240_258, 19_881, "of CVDF's copy"),
 )
+GPU_FORMAT = "hpm-video gpu page 1"  # of benchmarks/results/gpu_*.json, which benchmarks/gpu/report.py writes
+MEASURED = {
+    "hpm (the recipe)": "hpm",
+    "hpm_paper": "hpm_paper",
+    "random, half decoded": "random_half",
+    "videomae": "videomae",
+}
 VARIANTS = {
     "hpm (the recipe)": [],
     "hpm_paper": ["preset=hpm_paper"],
@@ -68,12 +76,41 @@ def write_recipes(home: Path, out: Path) -> list[Path]:
     files = []
     for recipe in RECIPES:
         files.append(out / f"{recipe.key}.md")
-        write_text(files[-1], describe_recipe(recipe, home / "configs"))
+        write_text(files[-1], describe_recipe(recipe, home / "configs", home / "benchmarks" / "results"))
     return files
 
 
-def describe_recipe(recipe: Recipe, configs: Path) -> str:
-    """Markdown. Raises UserError where a configuration cannot be read."""
+def measured_rates(results: Path) -> dict[str, dict[str, float]]:
+    """Return the clips a second of ViT-B by page and step, the best mode of each, from the pages of GPUs. Raises UserError."""
+    found: dict[str, dict[str, float]] = {}
+    for file in sorted(results.glob("gpu_*.json")):
+        content = read_json(file, dict, "the figures of a page of benchmarks/gpu/report.py")
+        rows = content.get("stages", {}).get("speed", {}).get("results", {}).get("measured", [])
+        rates = found.setdefault(file.stem, {})
+        for row in rows:
+            if row["size"] == "b" and row["clips_per_s"]:
+                rates[row["name"]] = max(rates.get(row["name"], 0.0), row["clips_per_s"]["median"])
+    return {page: rates for page, rates in found.items() if rates}
+
+
+def _measured_blocks(recipe: Recipe, configs: dict[str, PretrainConfig], results: Path) -> list[Block]:
+    """The hours of one GPU at the rates that were measured on it; a sentence if there are none."""
+    pages = measured_rates(results)
+    if not pages:
+        return [Paragraph("What a GPU of ours does was not measured at this size.")]
+    rows = []
+    for label, config in configs.items():
+        rates = [rates.get(MEASURED[label]) for rates in pages.values()]
+        clips = num_steps(config, recipe.num_train) * config.optim.batch_size
+        rows.append(
+            [label, *("not measured" if not r else f"{clips / r / 3600:,.0f} ({r:,.0f} clips/s)" for r in rates)]
+        )
+    head = ["GPU-hours at the measured rate, no data", *(f"[{page}](../results/{page}.md)" for page in pages)]
+    return [Heading("Pretraining, at the rate of one GPU"), Table(head, rows)]
+
+
+def describe_recipe(recipe: Recipe, configs: Path, results: Path) -> str:
+    """Markdown. `results`: where the pages of GPUs are. Raises UserError if a file cannot be read."""
     name, given = f"{recipe.key}_vitb.yaml", [f"data.root={recipe.root}", "train.output=RUN"]
     pretraining = {label: load_config(configs / "pretrain" / name, [*given, *more]) for label, more in VARIANTS.items()}
     tuning = load_finetune_config(configs / "finetune" / name, given)
@@ -92,6 +129,7 @@ def describe_recipe(recipe: Recipe, configs: Path) -> str:
         Heading("Pretraining, computed"),
         _pretraining_table(recipe, pretraining),
         Paragraph(HOW_COUNTED),
+        *_measured_blocks(recipe, pretraining, results),
         Heading("Fine-tuning and test, computed"),
         _tuning_table(recipe, tuning),
         Heading(f"Parameters, and memory of each of {NUM_RANKS} ranks under ZeRO-1, computed"),
@@ -109,7 +147,7 @@ HOW_COUNTED = (
     "A multiply-add is 2 FLOPs; a training step is three times the student's forward pass, and the teacher's forward pass "
     "in the steps in which it is asked. Linear maps and the two products of attention are counted, nothing else. "
     f"A100-hours = FLOPs / ({BEST_MFU:.1%} of {A100_FLOPS / 1e12:.0f} TFLOP/s in bf16): an assumed rate, the best public one "
-    "for this kind of training (V-SWIFT's). What a GPU of ours does was not measured at this size."
+    "for this kind of training (V-SWIFT's)."
 )
 HOW_STORED = (
     f"Bytes per parameter: in one process {PLAIN:g} (fp32 weights 4, gradients 4, AdamW's moments 8); on each of {NUM_RANKS} ranks "

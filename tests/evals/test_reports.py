@@ -277,7 +277,7 @@ def test_markdown_table_keeps_its_columns() -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.key)
 def test_recipe_reports_are_those_of_the_configurations(recipe) -> None:
-    written = describe_recipe(recipe, HOME / "configs")
+    written = describe_recipe(recipe, HOME / "configs", HOME / "benchmarks" / "results")
     kept = HOME / "benchmarks" / "reports" / f"{recipe.key}.md"
     assert kept.read_text() == written, "python benchmarks/report.py --recipes"
     for file in re.findall(r"(?:scripts|configs|benchmarks|hpm_video)/[\w/.]*\w", written):

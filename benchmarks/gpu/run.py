@@ -1,0 +1,233 @@
+"""Everything that needs a GPU, in one command of some minutes: checks, speed, profile, feed, and the study of masks.
+
+    python benchmarks/gpu/run.py --out DIR [--minutes 8] [--stages truth speed profile feed arena] [--device cpu --tiny]
+
+The stages run in order of value, each in a process group of its own, which is killed at the stage's limit. DIR gets
+STAGE.json of each stage, whole at any time, and run.log with all that they print. `python benchmarks/gpu/report.py DIR` makes
+the page. It works from a plain checkout: what is not installed is named at the start, with what cannot be done without it.
+`--device cpu --tiny` runs everything in a small form, whose figures mean nothing. Exit code 0: every stage is done, or
+skipped for a stated reason.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+HOME = Path(__file__).resolve().parent
+ROOT = HOME.parents[1]
+sys.path[:0] = [str(HOME), str(ROOT)]
+
+from worker import SIGN  # noqa: E402
+
+from hpm_video.errors import UserError  # noqa: E402
+from hpm_video.files import OwnFolder, write_json, write_text  # noqa: E402
+
+COMMAND, LOG, FORMAT = "benchmarks/gpu/run.py", "run.log", "hpm-video gpu stage 1"
+MINUTES = 8.0
+LIMITS_S = {
+    "truth": 90.0,
+    "speed": 150.0,
+    "profile": 60.0,
+    "feed": 60.0,
+    "arena": float("inf"),
+}  # of MINUTES; inf: the rest
+EXAMINE_S, LEAST_S = 90.0, 5.0
+BASE = ("numpy", "yaml", "omegaconf", "filelock", "fsspec", "pyarrow", "safetensors", "jaxtyping", "einops")
+BASE += ("torch", "torchvision", "timm")
+NEEDS = {"truth": (*BASE, "pytest"), "speed": BASE, "profile": BASE, "feed": (*BASE, "av"), "arena": BASE}
+HELPFUL = {  # what else is used: stage, and what is left out without it
+    "rich": ("feed", "videos are not prepared, training reads the raw files"),
+    "pebble": ("feed", "videos are not prepared, training reads the raw files"),
+    "tensorboard": ("feed", "no training from files is measured"),
+    "transformers": ("speed", "hf_videomae is not measured"),
+    "deepspeed": ("truth", "the ZeRO stages are not compared"),
+    "decord": ("feed", "nothing: PyAV reads the videos"),
+}
+
+
+def find_missing(stages: list[str], environment: dict[str, str]) -> tuple[dict[str, dict[str, str]], dict[str, Any]]:
+    """Return {name: error, consequence} of what cannot be imported, and the machine. An import that ends the process counts
+    as one that fails; after EXAMINE_S the rest is taken for present."""
+    wanted = list(dict.fromkeys(name for stage in stages for name in NEEDS[stage]))
+    wanted += [name for name, (stage, _) in HELPFUL.items() if stage in stages]
+    missing: dict[str, dict[str, str]] = {}
+    machine: dict[str, Any] = {}
+    until = time.time() + EXAMINE_S
+    while not machine and time.time() < until:
+        words, rest = [sys.executable, str(HOME / "worker.py"), "--examine", *wanted], until - time.time()
+        output, status = _read_output(words, environment, rest)
+        for line in output.splitlines():
+            if not line.startswith(SIGN):
+                continue
+            told = json.loads(line.removeprefix(SIGN))
+            machine = told.get("machine", machine)
+            if "name" in told:
+                wanted.remove(told["name"])
+                if told["error"]:
+                    missing[told["name"]] = _miss(told["name"], told["error"], stages)
+        if not machine and status is not None and wanted:
+            missing[wanted[0]] = _miss(wanted[0], f"its import ends the process (status {status})", stages)
+            wanted.pop(0)
+        elif not machine:
+            break
+    return missing, machine
+
+
+def _read_output(words: list[str], environment: dict[str, str], most_s: float) -> tuple[str, int | None]:
+    """Return what a process printed and its status; None if it took longer than most_s, or could not be started."""
+    options: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "errors": "replace"}
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, start_new_session=True, **options)
+    try:
+        return process.communicate(timeout=most_s)[0], process.returncode
+    except subprocess.TimeoutExpired:
+        kill_group(process)
+        return process.communicate()[0] or "", None
+
+
+def _miss(name: str, error: str, stages: list[str]) -> dict[str, str]:
+    needing = [stage for stage in stages if name in NEEDS[stage]]
+    consequence = f"skipped: {', '.join(needing)}" if needing else HELPFUL[name][1]
+    return {"error": error, "consequence": consequence}
+
+
+def kill_group(process: subprocess.Popen) -> None:
+    """Kill a process and all that it started in its group, and wait for it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def supervise(words: list[str], file: Path, log: Path, limit_s: float, environment: dict[str, str]) -> dict[str, Any]:
+    """Run a stage that keeps its results in `file`; return its content, with how it ended."""
+    began, killed = time.monotonic(), ""
+    with log.open("ab") as stream:
+        options: Any = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(words, cwd=ROOT, env=environment, start_new_session=True, **options)
+        try:
+            process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            killed = f"its limit of {limit_s:.0f} s was over; the results are those of before"
+        except BaseException:
+            _close(file, "killed", f"{COMMAND} was stopped", began)
+            raise
+        finally:
+            kill_group(process)
+    if killed:
+        return _close(file, "killed", killed, began)
+    code = process.returncode
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return _close(file, "failed", f"its process ended with {how} before it was done (see {LOG})", began)
+
+
+def _close(file: Path, status: str, reason: str, began: float) -> dict[str, Any]:
+    """Write how a stage ended, if it has not done so itself."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if content["status"] == "running":
+        content |= {"status": status, "reason": reason}
+    content["seconds"] = round(time.monotonic() - began, 2)
+    write_json(file, content)
+    return content
+
+
+def run_stage(
+    name: str,
+    folder: Path,
+    limit_s: float,
+    given: argparse.Namespace,
+    known: dict[str, Any],
+    environment: dict[str, str],
+) -> dict[str, Any]:
+    """Run one stage to its end or limit; its file is there before it starts. `known`: machine and missing packages."""
+    file = folder / f"{name}.json"
+    about = {"format": FORMAT, "stage": name, "status": "running", "reason": "", "seconds": 0.0, "limit_s": limit_s}
+    about |= {"date": time.strftime("%F"), "device": given.device, "tiny": given.tiny, **known, "results": {}}
+    lacking = [package for package in NEEDS[name] if package in known["missing"]]
+    if lacking:
+        told = "; ".join(f"{package} ({known['missing'][package]['error']})" for package in lacking)
+        about |= {"status": "skipped", "reason": f"it needs what cannot be imported: {told}"}
+    elif limit_s < LEAST_S:
+        about |= {"status": "skipped", "reason": "no time was left for it"}
+    write_json(file, about)
+    if about["status"] == "skipped":
+        return about
+    words = [sys.executable, str(HOME / "worker.py"), f"--stage={name}", f"--file={file}", f"--device={given.device}"]
+    words += [f"--until={time.time() + limit_s}", *(["--tiny"] if given.tiny else [])]
+    return supervise(words, file, folder / LOG, limit_s, environment)
+
+
+def make_environment(device: str, tiny: bool) -> dict[str, str]:
+    """Return what the processes get: the project on their path; no GPU if the CPU is to be used, for little work one core."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    environment |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    return environment | ({"OMP_NUM_THREADS": "1"} if tiny else {})
+
+
+def make_teller(log: Path) -> Any:
+    """Return what writes a line both to the terminal and to the log."""
+
+    def tell(line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+
+    return tell
+
+
+def run_all(given: argparse.Namespace) -> int:
+    """Return the exit code. Raises UserError: a folder that is not its own, no GPU."""
+    began, folder = time.monotonic(), given.out.resolve()
+    names = [f"{stage}.json" for stage in LIMITS_S]
+    own = OwnFolder.claim(folder, COMMAND)
+    own.reserve([*names, LOG])
+    for name in names:
+        own.remove(name)  # of an earlier run
+    write_text(folder / LOG, "")
+    tell, environment = make_teller(folder / LOG), make_environment(given.device, given.tiny)
+    stages = [stage for stage in LIMITS_S if stage in given.stages]  # in order of value
+    missing, machine = find_missing(stages, environment)
+    for name, about in missing.items():
+        tell(f"cannot import {name}: {about['error']}; {about['consequence']}")
+    tell(f"machine: {machine.get('card') or 'no GPU'}, torch {machine.get('torch')}, {machine.get('cores')} cores")
+    if given.device == "cuda" and machine and "torch" not in missing and machine.get("card") is None:
+        raise UserError("no CUDA device was found; expected one. --device cpu --tiny runs the small form without")
+    good = True
+    for stage in stages:
+        rest = 60 * given.minutes - (time.monotonic() - began)
+        limit = min(LIMITS_S[stage] * given.minutes / MINUTES, rest)
+        tell(f"{stage}: at most {max(0.0, limit):.0f} s")
+        ended = run_stage(stage, folder, limit, given, {"machine": machine, "missing": missing}, environment)
+        tell(f"{stage}: {ended['status']} after {ended['seconds']:.0f} s {ended['reason']}".rstrip())
+        good = good and ended["status"] in ("done", "skipped")
+    return 0 if good else 1
+
+
+def stop(number: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results: new, empty or its own")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"in all; the limits grow with it ({MINUTES:g})")
+    parser.add_argument("--stages", nargs="+", choices=list(LIMITS_S), default=list(LIMITS_S), metavar="STAGE")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="small models and few steps: a trial of the script itself")
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        return run_all(parser.parse_args(arguments))
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

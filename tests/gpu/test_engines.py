@@ -1,0 +1,94 @@
+"""Other engines and compilers on one device: the losses of the plain engine."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.gpu
+STAGES = (0, 1, 2, 3)
+ONE_PROCESS = """
+import json, os, sys
+from dataclasses import replace
+import torch
+from hpm_video.config import load_config
+from hpm_video.method.step import PretrainStep
+from hpm_video.train.engine import DeepSpeedEngine, PlainEngine, prepare_process
+from hpm_video.train.state import build_student
+from hpm_video.types import Place
+keys, steps = json.loads(sys.argv[1]), int(sys.argv[2])
+found = {}
+for stage in (None, 0, 1, 2, 3):
+    config = load_config(None, [*keys, "engine.kind=deepspeed", f"engine.zero_stage={stage or 0}"])
+    device = prepare_process(config)
+    torch.set_float32_matmul_precision("highest")
+    student = build_student(config)
+    step = PretrainStep(config, student, device)
+    engine = (PlainEngine if stage is None else DeepSpeedEngine)(student, config, device)
+    count = config.optim.batch_size
+    shape = (count, config.data.num_frames, *config.data.frame_size_px, 3)
+    clip = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device).permute(0, 4, 1, 2, 3)
+    losses = []
+    for now in range(steps, 2 * steps):
+        result, _ = step(engine, clip, Place(0, count, count), now, 2 * steps)
+        engine.backward(result.loss)
+        engine.step(1e-3)
+        step.after_update(engine, now, 2 * steps)
+        losses.append(float(result.loss.detach()))
+    found[str(stage)] = losses
+    engine.close()
+    print("@losses " + json.dumps(found), flush=True)
+os._exit(0)
+"""
+
+
+def difference(one: list[float], other: list[float]) -> float:
+    return max(abs(a - b) / abs(b) for a, b in zip(one, other, strict=True))
+
+
+def test_every_zero_stage_has_the_losses_of_the_plain_engine(device, sizes, record_property) -> None:
+    """In one process of its own, which is rank 0 of 1."""
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed", exc_type=Exception)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    env = os.environ | {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    root = str(Path(__file__).parents[2])
+    env["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    env |= {"DS_ACCELERATOR": "cpu"} if device.type == "cpu" else {}
+    keys = [f"{name}={value}" for name, value in sizes.items()]
+    keys += ["preset=hpm", "data.root=x", "train.output=y", "engine.precision=fp32", "engine.num_threads=1"]
+    words = [sys.executable, "-c", ONE_PROCESS, json.dumps(keys), "6"]
+    done = subprocess.run(words, env=env, cwd=root, capture_output=True, text=True, timeout=100)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("@losses ")]
+    found = json.loads(lines[-1].removeprefix("@losses ")) if lines else {}
+    for stage in STAGES:
+        if str(stage) in found:
+            record_property(f"stage_{stage}", difference(found[str(stage)], found["None"]))
+    assert done.returncode == 0 and len(found) == 5, done.stderr[-600:]
+    assert all(difference(found[str(stage)], found["None"]) < 1e-3 for stage in STAGES)
+
+
+def test_a_compiled_student_has_the_same_losses(device, settings, trainer, waves, record_property) -> None:
+    if shutil.which("g++") is None and device.type == "cpu":
+        pytest.skip("torch.compile needs a C++ compiler")
+    clips = waves(settings("hpm"), settings("hpm").optim.batch_size)
+    plain, compiled = (
+        [trained.run(clips, now) for now in range(15, 20)]
+        for trained in (trainer(settings("hpm", engine__compile=on), device, 40) for on in (False, True))
+    )
+    torch.compiler.reset()
+    record_property("difference", difference(compiled, plain))
+    assert difference(compiled, plain) < 1e-3
