@@ -40,6 +40,11 @@ class DataConfig:
         ["auto", "segments", "dense"],
     )
     stride: int = key(4, "dense sampling: frames from one to the next", least=1, most=1_000_000)
+    rule: str = key(
+        "even",
+        "even: clips and test views cover the whole video; videomae: VideoMAE's own frames, to the frame (docs/departures.md)",
+        ["even", "videomae"],
+    )
     fps: float | None = key(
         None,
         "sample by time, as if each video had this many frames a second; null = by its own frames",
@@ -48,7 +53,8 @@ class DataConfig:
     )
     repeats: int = key(
         1,
-        "clips taken of a video each time it is decoded (repeated sampling): same frames, each its own crop and flip",
+        "clips taken of a video each time it is decoded (repeated sampling): same frames, each its own crop and flip. "
+        "Fine-tuning with mixup or cutmix decodes each clip alone if a micro batch holds less than two videos",
         least=1,
         most=1000,
     )
@@ -212,6 +218,7 @@ class ClassifierConfig(EncoderConfig):
     )
     drop_path: float = key(0.1, "largest rate of stochastic depth, rising linearly with the block", least=0, most=0.99)
     head_init: float = key(1e-3, "factor on the first weights of the head (VideoMAE)", least=0)
+    head_dropout: float = key(0.0, "dropout before the head (VideoMAE: 0.5 for UCF101 and for ViT-H)", least=0, most=0.99)
 
 
 @dataclass(kw_only=True)

@@ -114,20 +114,37 @@ def mix(
     step: int,
     place: Place,
 ) -> tuple[Float[Tensor, "B C T H W"], Float[Tensor, "B K"]]:
-    """mixup or cutmix of each clip of a micro batch with the one before it, and the soft targets, which sum to 1.
+    """Return a micro batch after mixup or cutmix of each clip with the one at the mirrored place (of B clips, i with
+    B - 1 - i), and the soft targets, which sum to 1.
 
     One choice, share and box for the micro batch, given by the seed, the step and where it starts: other micro batch
-    sizes mix other clips. A cutmix box spans all frames, and targets are mixed by the area that was really kept.
-    Departures from VideoMAE: its partner is the clip at the mirrored place of an even micro batch; its cutmix of a micro
-    batch cuts along time and height, while its targets are mixed as if by height and width.
+    sizes mix other clips. A cutmix box cuts height and width, over all frames, and targets are mixed by the area that was
+    really kept: all as VideoMAE does it. VideoMAE refuses odd micro batches; here the clip in the middle takes the last
+    one. A clip that is alone stays as it is.
     """
     target = smooth(label, num_classes, config.label_smoothing)
     with torch_seeded(seed, step, place.start, MIX):
         mixer = draw_mixer(config)
         if mixer is None:
             return clip, target
-        mixed, target = mixer(clip.flatten(1, 2), target)  # torchvision's pictures: [B, C * T, H, W]
-    return mixed.reshape(clip.shape), target
+        drawn = mixer.make_params([clip.flatten(1, 2)])  # torchvision's pictures: [B, C * T, H, W]
+    partner = clip[partners := mirrored_places(len(clip))]
+    if "lam" in drawn:
+        share, mixed = drawn["lam"], clip * drawn["lam"] + partner * (1 - drawn["lam"])
+    else:
+        (left, top, right, bottom), share = drawn["box"], drawn["lam_adjusted"]
+        mixed = clip.clone()
+        mixed[..., top:bottom, left:right] = partner[..., top:bottom, left:right]
+    return mixed, target * share + target[partners] * (1 - share)
+
+
+def mirrored_places(num_clips: int) -> list[int]:
+    """The partner of each clip of a micro batch. Clips of one video stand beside each other (data.repeats), so that
+    neighbours would often be of one class, and their targets stay unmixed."""
+    places = list(reversed(range(num_clips)))
+    if num_clips % 2:
+        places[num_clips // 2] = num_clips - 1
+    return places
 
 
 def draw_mixer(config: AugmentConfig) -> v2.MixUp | v2.CutMix | None:

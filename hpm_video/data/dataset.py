@@ -44,10 +44,11 @@ class ClipDataset(Dataset):
     def __init__(
         self, source: Source, config: DataConfig, seed: int, training: bool, transform: Transform | None = None
     ) -> None:
-        """`transform`: what makes a clip of the frames; None = that of pretraining, or of testing with one view."""
+        """`transform`: what makes a clip of the frames in fine-tuning; None = pretraining, or testing with one view."""
         self.source, self.config, self.seed, self.training = source, config, seed, training
         self.limits = Limits.of(config)
-        self.rule = protocol_of(source.set_name).sampling if config.sampling == "auto" else config.sampling
+        self.sampling = protocol_of(source.set_name).sampling if config.sampling == "auto" else config.sampling
+        self.finetuning = transform is not None
         self.transform = transform or make_transform(config, training)
         self.cache: dict[str, np.ndarray] = {}
         self.cache_left = int(config.cache_gib * 2**30)
@@ -95,7 +96,7 @@ class ClipDataset(Dataset):
             nonlocal num_available
             num_available = count
             rng.bit_generator.state = before  # asked again when a second reader has to be tried
-            return sample_frames(self.rule, count, config.num_frames, config.stride, drawn, view)
+            return sample_frames(self.sampling, count, config, drawn, view, self.finetuning)
 
         try:
             item = self.source.item(row)

@@ -1,7 +1,7 @@
 """In which order: one endless stream of samples given by the seed, cut into global batches, rounds and ranks."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,9 @@ class StepSampler:
     Step s holds positions s * batch_size and on; round r of rank k takes `micro` of them from (r * world_size + k) * micro.
     So every number of ranks, rounds and workers sees the same global batches, and a resumed run goes on at the exact next
     sample.
+
+    `spread`: if a micro batch holds less than two videos, deal out the positions of a step so that the clips of a video go
+    to different micro batches (the first clip of each video, then the second, ...), as mixup needs other videos to mix with.
     """
 
     def __init__(  # noqa: PLR0913
@@ -39,20 +42,29 @@ class StepSampler:
         world_size: int,
         steps: range,
         repeats: int = 1,
+        spread: bool = False,
     ) -> None:
         self.order, self.seed, self.batch_size, self.micro = order, seed, batch_size, micro
         self.rank, self.world_size, self.steps, self.repeats = rank, world_size, steps, repeats
         self.rounds = batch_size // (micro * world_size)
+        self.spread = spread and 1 < repeats and micro < 2 * repeats
         self.num_given = 0  # lists that are not to be given again: a new iterator goes on behind them
 
     def __len__(self) -> int:
         return len(self.steps) * self.rounds - self.num_given
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for number in range(self.num_given, len(self.steps) * self.rounds):
-            step, round = divmod(number, self.rounds)
-            first = self.steps[step] * self.batch_size + (round * self.world_size + self.rank) * self.micro
-            yield [(self._row(p), p) for p in range(first, first + self.micro)]
+        start = self.num_given
+        for step in range(start // self.rounds, len(self.steps)):
+            positions = self._positions(self.steps[step])
+            for round in range(start - step * self.rounds if step == start // self.rounds else 0, self.rounds):
+                first = (round * self.world_size + self.rank) * self.micro
+                yield [(self._row(p), p) for p in positions[first : first + self.micro]]
+
+    def _positions(self, step: int) -> Sequence[int]:
+        """The positions of a step, in the order in which micro batches take them."""
+        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return sorted(positions, key=lambda position: position % self.repeats) if self.spread else positions
 
     def _row(self, position: int) -> int:
         epoch, place = divmod(position // self.repeats, self.order.num_samples)
@@ -69,10 +81,12 @@ def make_loader(  # noqa: PLR0913
     num_workers: int,
     steps: int,
     num_streams: int = 1,
+    spread: bool = False,
 ) -> ClipStream:
-    """Batches of this rank, from start_step to steps. A worker that fails or dies raises UserError in the reader."""
+    """Batches of this rank, from start_step to steps. A worker that fails or dies raises UserError in the reader.
+    `spread`: see StepSampler."""
     run, repeats = range(start_step, steps), dataset.config.repeats
-    sampler = StepSampler(dataset.source.order, dataset.seed, batch_size, micro, rank, world_size, run, repeats)
+    sampler = StepSampler(dataset.source.order, dataset.seed, batch_size, micro, rank, world_size, run, repeats, spread)
     return ClipStream(dataset, sampler, num_workers, num_streams)
 
 

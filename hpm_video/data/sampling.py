@@ -2,12 +2,17 @@
 
 A video that is too short: segments repeat frames (part k holds frame floor(k * available / parts)); dense sampling keeps
 its stride, starts at frame 0 and repeats the last frame.
+
+The rules here cover the whole video, and are a departure from VideoMAE's (docs/departures.md), which data.rule=videomae gives.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
+
+from hpm_video.config import DataConfig
+from hpm_video.data import videomae_sampling
 
 
 class View(NamedTuple):
@@ -68,14 +73,23 @@ def sample_dense(
 
 
 def sample_frames(  # noqa: PLR0913
-    rule: str,
+    sampling: str,
     num_available: int,
-    num_frames: int,
-    stride: int,
+    config: DataConfig,
     rng: Generator | None,
     view: View = View(),  # noqa: B008
+    finetuning: bool = False,
 ) -> np.ndarray:
-    """The rule of the configuration: segments or dense."""
-    if rule == "segments":
+    """[data.num_frames], by data.rule. `sampling`: segments or dense. `finetuning`: VideoMAE has a dense rule of its own
+    to train on labels."""
+    num_frames, stride = config.num_frames, config.stride
+    if config.rule == "videomae":
+        if sampling == "segments":
+            return videomae_sampling.sample_segments(num_available, num_frames, rng, view)
+        if rng is None:
+            return videomae_sampling.sample_to_test(num_available, num_frames, stride, view)
+        sample = videomae_sampling.sample_to_finetune if finetuning else videomae_sampling.sample_to_pretrain
+        return sample(num_available, num_frames, stride, rng)
+    if sampling == "segments":
         return sample_segments(num_available, num_frames, rng, view)
     return sample_dense(num_available, num_frames, stride, rng, view)

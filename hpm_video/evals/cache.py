@@ -241,12 +241,13 @@ def rows_that_fit(encoder: Encoder, pooling: str) -> int:
 def describe(encoder: Encoder, source: Source, config: PretrainConfig, pooling: str) -> dict[str, Any]:
     """All that the features of a source depend on."""
     device = next(encoder.parameters()).device
+    rule = {} if config.data.rule == "even" else {"rule": config.data.rule}
     return {
         "format": FORMAT,
         "weights": hash_weights(encoder, config),
         "samples": hash_samples(source),
         "num_samples": len(source),
-        "clip": {name: getattr(config.data, name) for name in CLIP_KEYS},
+        "clip": {name: getattr(config.data, name) for name in CLIP_KEYS} | rule,
         "pooling": pooling,
         "precision": precision_of(device),
     }

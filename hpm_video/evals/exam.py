@@ -83,7 +83,7 @@ def examine_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ranks.wait()
         answer_share(folder, dataset, classifier, config.data.max_bad_share, ranks)
         ranks.wait()
-        about: dict[str, Any] = {"split": split, "source": source.source, "sampling": dataset.rule, "key": key}
+        about: dict[str, Any] = {"split": split, "source": source.source, "sampling": dataset.sampling, "key": key}
         about |= {"root": config.data.root, "set_name": source.set_name}
         about |= {"num_clips": dataset.num_clips, "num_crops": dataset.num_crops, "average": config.test.average}
         results = write_results(folder, source, config, about)
@@ -158,7 +158,9 @@ def digest_test(config: FinetuneConfig, dataset: ViewDataset, bf16: bool, weight
     """What the answers depend on, but for where files lie and how many views a pass takes."""
     source, data = dataset.source, dataclasses.asdict(config.data)
     settings = {n: data[n] for n in ("num_frames", "frame_size_px", "stride", "fps", "mean", "std")}
-    settings |= {"sampling": dataset.rule, "model": dataclasses.asdict(config.model), "average": config.test.average}
+    model = {n: value for n, value in dataclasses.asdict(config.model).items() if n != "head_dropout"}  # of training
+    settings |= {"sampling": dataset.sampling, "model": model, "average": config.test.average}
+    settings |= {} if config.data.rule == "even" else {"rule": config.data.rule}
     settings |= {"clips": dataset.num_clips, "crops": dataset.num_crops, "bf16": bf16}
     settings |= {"set": source.set_name, "names": [source.name(row) for row in range(len(source))]}
     if isinstance(source, Manifest):

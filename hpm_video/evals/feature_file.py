@@ -179,7 +179,7 @@ def plan_clips(
         count = min(count_at(times, config.fps), config.max_frames)  # of a longer one the reader says so
         times = np.arange(int(count)) / config.fps
     if not windows:
-        chosen = [sample_frames(config.sampling, len(times), config.num_frames, config.stride, None)]
+        chosen = [sample_frames(config.sampling, len(times), config, None)]
     else:
         chosen = choose_windows(times, config.num_frames, config.stride, stride_s)
     return [Planned(video, frames, times[frames]) for frames in chosen]

@@ -111,7 +111,7 @@ class Predictor:
         """window_s: length of a window, every_s: from the start of one to the next, in seconds; see `windows`."""
         self.config, model, self.classes = load_classifier(run, ["engine.kind=auto"])
         self.classifier = ViewClassifier(model, self.config, prepare_process(self.config))
-        self.rule, self.num_clips, self.num_crops = find_protocol(run, self.config)
+        self.sampling, self.num_clips, self.num_crops = find_protocol(run, self.config)
         self.window_s, self.every_s = window_s, every_s
 
     def predict(self, path: Path) -> Prediction:
@@ -130,8 +130,8 @@ class Predictor:
 
     def windows(self, film: Film) -> list[Window]:
         data, times, num_frames = self.config.data, film.times_s, film.num_frames
-        length = (data.num_frames - 1) * data.stride + 1 if self.rule == "dense" else num_frames
-        if self.window_s is None and (self.every_s is None or self.rule == "dense"):
+        length = (data.num_frames - 1) * data.stride + 1 if self.sampling == "dense" else num_frames
+        if self.window_s is None and (self.every_s is None or self.sampling == "dense"):
             return slide(times, length, self.every_s)
         seconds = self.window_s or self.every_s
         assert seconds is not None
@@ -142,13 +142,13 @@ class Predictor:
         data, average = self.config.data, self.config.test.average
         span = (data.num_frames - 1) * data.stride + 1
         longest = max(w.stop - w.start for w in windows)
-        num_clips = 1 if self.rule == "dense" and longest <= span else self.num_clips
+        num_clips = 1 if self.sampling == "dense" and longest <= span else self.num_clips
         wanted = num_clips * data.num_frames
         at_once = max(1, PIECE_BYTES // (wanted * film.frame_bytes))
         pace = Pace(film.item.name, "windows", len(windows))
         for first in range(0, len(windows), at_once):
             piece = windows[first : first + at_once]
-            chosen = [w.start + choose_frames(self.rule, w.stop - w.start, num_clips, data) for w in piece]
+            chosen = [w.start + choose_frames(self.sampling, w.stop - w.start, num_clips, data) for w in piece]
             frames = film.read(np.concatenate(chosen))
             for number, part in enumerate(np.split(frames, len(piece)), first):
                 if number and windows[number].start >= film.num_frames:

@@ -4,6 +4,14 @@ nothing that takes time."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+POOLINGS = {  # which probe a score is of
+    "mean": "mean over all tokens, as published probes of frozen features take it",
+    "space": "mean over the places of each time step",
+    "motion": "mean over the places of each time step, less its mean over time: what changes within the clip. Published "
+    "probes pool by mean (--pool mean); do not compare this score with theirs",
+    "cls": "the class token",
+    "tokens": "every token, pooled by the attention of the probe",
+}
 HEADS = {"knn": "kNN", "linear": "linear probe", "attentive": "attentive probe"}
 
 
@@ -21,7 +29,7 @@ def tell_doubt(scores: Mapping[str, Any]) -> str:
 
 def tell_score(scores: Mapping[str, Any]) -> str:
     """One classifier on frozen features, a line each: 'NAME: VALUE'."""
-    lines = [_title(scores), f"top1: {tell_share(scores['top1'], scores['top1_interval'])}"]
+    lines = [_title(scores), _probe(scores), f"top1: {tell_share(scores['top1'], scores['top1_interval'])}"]
     lines += [f"{name}: {tell_share(scores[name])}" for name in ("top5", "mean_class_accuracy") if name in scores]
     lines += _surroundings(scores, [scores])
     chosen = [name for name in ("C", "lr", "epochs") if name in scores["chosen"]]
@@ -31,7 +39,7 @@ def tell_score(scores: Mapping[str, Any]) -> str:
 
 def tell_both(knn: Mapping[str, Any], linear: Mapping[str, Any]) -> str:
     """kNN and linear probe on the same features."""
-    lines = [f"kNN and linear probe, {_features(knn)}"]
+    lines = [f"kNN and linear probe, {_features(knn)}", _probe(knn)]
     lines += [f"{s['head']}: {tell_share(s['top1'], s['top1_interval'])}" for s in (knn, linear)]
     lines.append(f"linear_C: {linear['chosen']['C']:g}")
     return "\n".join([*lines, *_surroundings(knn, [knn, linear])]) + "\n"
@@ -48,6 +56,10 @@ def _title(scores: Mapping[str, Any]) -> str:
 
 def _features(scores: Mapping[str, Any]) -> str:
     return "every token" if scores["pooling"] == "tokens" else f"features pooled by '{scores['pooling']}'"
+
+
+def _probe(scores: Mapping[str, Any]) -> str:
+    return f"pooling: {POOLINGS[scores['pooling']]}"
 
 
 def _surroundings(scores: Mapping[str, Any], heads: Sequence[Mapping[str, Any]]) -> list[str]:

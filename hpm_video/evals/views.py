@@ -70,13 +70,13 @@ class ViewDataset(ClipDataset):
 
     def choose(self, num_available: int) -> Int[np.ndarray, " n"]:
         """The frames of all clips, one clip after the other: what the reader is asked for."""
-        return choose_frames(self.rule, num_available, self.num_clips, self.config)
+        return choose_frames(self.sampling, num_available, self.num_clips, self.config)
 
 
-def choose_frames(rule: str, num_available: int, num_clips: int, config: DataConfig) -> Int[np.ndarray, " n"]:
+def choose_frames(sampling: str, num_available: int, num_clips: int, config: DataConfig) -> Int[np.ndarray, " n"]:
     """[num_clips * T]: numbers of frames, clip after clip."""
     clips = [
-        sample_frames(rule, num_available, config.num_frames, config.stride, None, View(number, num_clips))
+        sample_frames(sampling, num_available, config, None, View(number, num_clips))
         for number in range(num_clips)
     ]
     return np.concatenate(clips)

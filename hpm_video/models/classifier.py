@@ -12,7 +12,7 @@ from hpm_video.models.layers import NORM_EPS, reset_weights
 class Classifier(nn.Module):
     """[B, C, T, H, W] -> logits [B, num_classes] in fp32; every token is seen.
 
-    pooling mean: blocks -> mean over the tokens -> norm -> linear, the encoder's own last norm left out (VideoMAE).
+    pooling mean: blocks -> mean over the tokens -> norm -> dropout -> linear, the encoder's own last norm left out (VideoMAE).
     pooling cls: blocks -> the encoder's norm -> class token -> linear (ViT's; MAE too fine-tunes with the mean).
     """
 
@@ -24,6 +24,7 @@ class Classifier(nn.Module):
         if self.pooling == "mean":
             self.encoder.stack.norm = nn.Identity()
             self.norm = nn.LayerNorm(self.encoder.width, eps=NORM_EPS)
+        self.dropout = nn.Dropout(config.model.head_dropout)  # draws nothing at 0
         self.head = nn.Linear(self.encoder.width, num_classes)
         reset_weights(self)
         with torch.no_grad():
@@ -33,4 +34,4 @@ class Classifier(nn.Module):
     def forward(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B K"]:
         tokens = self.encoder(clip)  # [B, N, D], a class token first where there is one
         pooled = tokens[:, 0] if self.pooling == "cls" else tokens[:, -self.encoder.num_tokens :].mean(1)
-        return self.head(self.norm(pooled)).float()
+        return self.head(self.dropout(self.norm(pooled))).float()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hpm_video.config import FinetuneConfig, load_finetune_config
 from hpm_video.data.augment import erase, make_finetune_transform, mix
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.loader import HeldOut
+from hpm_video.data.loader import HeldOut, make_loader
 from hpm_video.data.manifest import LABELS_HINT, Manifest, Source, hold_out, open_manifest
 from hpm_video.errors import UserError
 from hpm_video.method.masking import draw_drops
@@ -76,6 +76,7 @@ def _train(config: FinetuneConfig, folder: RunFolder, device: torch.device) -> b
         export=write_classifier,
         count_flops=count_flops,
         about=f"{len(train_set.classes)} classes" + (", never mirrored" if train_set.left_right else ""),
+        make_loader=partial(make_loader, spread=max(config.augment.mixup_alpha, config.augment.cutmix_alpha) > 0),
     )
     with explained_shortage(config):
         return training.run()

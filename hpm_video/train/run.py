@@ -66,6 +66,7 @@ class Training:
         engine.load_optimizer_state(optimizer, state.num_updates)
         steps = num_steps(config, len(self.dataset))
         self._announce(engine, steps)
+        self._announce_new_length(steps)
         held_out = load_held_out(self.held_out, config.data, config.data.num_held_out)
         self.folder.check_held_out(held_out.names)
         log_to = None
@@ -135,6 +136,21 @@ class Training:
         log.info("%s, %s, on %s", type(engine).__name__, precision, engine.device)
         if self.folder.resumes is not None:
             log.info("resuming from %s", self.folder.resumes)
+
+    def _announce_new_length(self, steps: int) -> None:
+        """Log it if data of another size, accepted just now, make this run longer or shorter."""
+        change = self.folder.accepted
+        if change is None or change["what"] != "data":
+            return
+        before, after = (change[when]["train"]["num_rows"] for when in ("before", "after"))
+        old = num_steps(self.config, before)
+        if old != steps:
+            log.warning(
+                "train.epochs: %g epochs of the %d samples now are %d steps; of the %d samples before they were %d. Learning "
+                "rate and masks follow the new length from step %d on. To keep the old length: train.steps=%d "
+                "train.accept=all",
+                *(self.config.train.epochs, after, steps, before, old, change["step"], old),
+            )
 
     def _save(self, engine: PlainEngine, state: RunState) -> None:
         """All ranks gather, rank 0 writes."""

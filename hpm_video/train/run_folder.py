@@ -59,6 +59,7 @@ class RunFolder:
     config: RunConfig
     resumes: Path | None  # the checkpoint to start from
     changes: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # accepted on the way, oldest first
+    accepted: dict[str, Any] | None = None  # the last of them if it is accepted by this process (rank 0)
 
     def check_data(self, sources: Mapping[str, Source]) -> dict[str, Any]:
         """Return what describes the data (by its part: train, validation, images), the same on every rank.
@@ -112,7 +113,8 @@ class RunFolder:
                 "train.accept=data"
             )
         log.warning("train.accept: from step %d on the data are others (%s)", step, difference)
-        self.changes.append({"step": step, "what": "data", "before": before, "after": found})
+        self.accepted = {"step": step, "what": "data", "before": before, "after": found}
+        self.changes.append(self.accepted)
 
 
 @contextlib.contextmanager
