@@ -183,7 +183,7 @@ def _examine(run: Path, overrides: Sequence[str]) -> int:
 
     results = examine_run(run, overrides)
     if results:  # of rank 0
-        views = {name: results["test"][name] for name in ("split", "num_clips", "num_crops", "average")}
+        views = {name: results["test"][name] for name in ("split", "num_clips", "num_crops", "average", "rule")}
         kept = _keep(run, {"test": results["scores"] | views})
         name = shlex.quote(str(run))
         _say(tell_results(results) + kept + f"Next: hpm-video predict {name} VIDEO, or hpm-video report {name}")

@@ -53,8 +53,7 @@ class DataConfig:
     )
     repeats: int = key(
         1,
-        "clips taken of a video each time it is decoded (repeated sampling): same frames, each its own crop and flip. "
-        "Fine-tuning with mixup or cutmix decodes each clip alone if a micro batch holds less than two videos",
+        "clips taken of a video each time it is decoded (repeated sampling): same frames, each its own crop and flip",
         least=1,
         most=1000,
     )
@@ -150,7 +149,11 @@ class AugmentConfig:
     flip: bool = key(True, "mirror half of the clips left-right; never where the labels tell left from right (SSv2)")
     erase_probability: float = key(0.25, "random erasing: share of the clips with a box of noise", least=0, most=1)
     mixup_alpha: float = key(
-        0.8, "mixup: Beta(alpha, alpha) gives the shares of the two clips; 0 = no mixup", least=0, most=1000
+        0.8,
+        "mixup: Beta(alpha, alpha) gives the shares of the two clips, which stand at mirrored places of a micro batch; 0 = no "
+        "mixup. If a micro batch holds less than two videos (data.repeats), each clip is decoded alone, to have others to mix",
+        least=0,
+        most=1000,
     )
     cutmix_alpha: float = key(1.0, "cutmix: the same; 0 = no cutmix", least=0, most=1000)
     cutmix_probability: float = key(

@@ -84,6 +84,7 @@ def examine_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         answer_share(folder, dataset, classifier, config.data.max_bad_share, ranks)
         ranks.wait()
         about: dict[str, Any] = {"split": split, "source": source.source, "sampling": dataset.sampling, "key": key}
+        about["rule"] = config.data.rule
         about |= {"root": config.data.root, "set_name": source.set_name}
         about |= {"num_clips": dataset.num_clips, "num_crops": dataset.num_crops, "average": config.test.average}
         results = write_results(folder, source, config, about)

@@ -201,12 +201,12 @@ def test_mixup_by_hand() -> None:
     shares = []
     for step in range(40):
         mixed, target = mix(clip, label, 3, MIXUP, 0, step, Place(0, 4, 4))
-        share = float(mixed[1, 0, 0, 0, 0])  # clip 1 is share * 1 + (1 - share) * clip 0, which is 0
+        share = 1 - float(mixed[0, 0, 0, 0, 0]) / 3  # clip 0 is share * 0 + (1 - share) * clip 3, which is 3
         shares.append(share)
         for i in range(4):
-            assert torch.allclose(mixed[i], share * clip[i] + (1 - share) * clip[i - 1])
+            assert torch.allclose(mixed[i], share * clip[i] + (1 - share) * clip[3 - i], atol=1e-6)
         one_of = smooth(label, 3, 0.1)
-        assert torch.allclose(target, share * one_of + (1 - share) * one_of[[3, 0, 1, 2]], atol=1e-6)
+        assert torch.allclose(target, share * one_of + (1 - share) * one_of[[3, 2, 1, 0]], atol=1e-6)
         assert target.dtype == torch.float32 and torch.allclose(target.sum(1), torch.ones(4))
     assert abs(np.mean(shares) - 0.5) < 0.2 and np.std(shares) > 0.2 and len(set(shares)) == 40
     assert torch.equal(clip, constant_clips(4))
@@ -222,10 +222,10 @@ def test_cutmix_by_hand() -> None:
         rows, columns = foreign[0].any(1).sum(), foreign[0].any(0).sum()
         assert rows * columns == foreign[0].sum()
         for i in range(4):
-            assert torch.equal(mixed[i][:, :, foreign[i]], clip[i - 1][:, :, foreign[i]])
+            assert torch.equal(mixed[i][:, :, foreign[i]], clip[3 - i][:, :, foreign[i]])
         kept.append(1 - float(foreign[0].float().mean()))
         one_of = smooth(label, 4, 0.1)
-        assert torch.allclose(target, kept[-1] * one_of + (1 - kept[-1]) * one_of[[3, 0, 1, 2]], atol=1e-6)
+        assert torch.allclose(target, kept[-1] * one_of + (1 - kept[-1]) * one_of[[3, 2, 1, 0]], atol=1e-6)
         assert target.dtype == torch.float32 and torch.allclose(target.sum(1), torch.ones(4))
     assert np.std(kept) > 0.15 and len(set(kept)) > 15
 

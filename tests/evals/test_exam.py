@@ -107,6 +107,8 @@ def test_other_weights_labels_and_names_are_another_test(trained) -> None:
     weights.write_bytes(content)
     folders.add(examine_run(one.run)["folder"])
     assert len(folders) == 3
+    published = examine_run(one.run, ["data.rule=videomae"])
+    assert published["folder"] not in folders and published["test"]["rule"] == "videomae"
     assert examine_run(one.run, ["test.batch_size=16", "data.num_workers=1"])["folder"] in folders
 
 

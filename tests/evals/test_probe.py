@@ -59,13 +59,15 @@ def test_choice_at_the_edge_is_said(caplog) -> None:
 def test_commands_print_and_write_what_they_find(labelled_set, make_run, capsys) -> None:
     run, _ = make_run(data__root=str(labelled_set))
     assert main(["knn", str(run), "--pool", "mean"]) == 0
-    assert "top1: 1.000 (95 %: 1.000 to 1.000)\n" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "top1: 1.000 (95 %: 1.000 to 1.000)\n" in told and "pooling: mean over all tokens, as published" in told
     assert main(["probe", str(run), "--pool", "mean", "--epochs", "8"]) == 0
     told = capsys.readouterr().out
     assert "C: " in told and "lr: " in told
     assert main(["score", str(run), "data.num_workers=1"]) == 0
     told = capsys.readouterr().out
     assert all(f"{name}: " in told for name in ("knn", "linear", "linear_C", "chance", "num_train"))
+    assert "less its mean over time" in told and "do not compare this score with theirs" in told and "--pool mean" in told
     found = {f.name.rpartition("-")[0]: json.loads(f.read_text()) for f in (run / "scores").iterdir()}
     assert set(found) == {"knn-mean", "knn-motion", "linear-mean", "linear-motion", "attentive-tokens"}
     for name in ("knn-mean", "linear-mean", "attentive-tokens"):

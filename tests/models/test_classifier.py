@@ -50,3 +50,22 @@ def test_first_logits_are_small_and_head_init_scales_them() -> None:
     small, large = make(), make("model.head_init=1")
     assert small(clip).abs().max() < 0.01 < large(clip).abs().max()
     torch.testing.assert_close(small.head.weight * 1000, large.head.weight)
+
+
+def test_dropout_stands_before_the_head_and_draws_nothing_at_0() -> None:
+    """--fc_drop_rate 0.5 of VideoMAE's scripts for UCF101 and ViT-H."""
+    clip, sure = torch.randn(3, 3, 4, 16, 16), "model.head_init=1"
+    plain, half = make(sure), make(sure, "model.head_dropout=0.5")
+    assert plain.state_dict().keys() == half.state_dict().keys()
+    torch.testing.assert_close(plain(clip), half(clip))  # in use
+    before = torch.get_rng_state()
+    expected = plain.train()(clip)
+    assert torch.equal(torch.get_rng_state(), before)
+    seen: list[torch.Tensor] = []
+    half.train().head.register_forward_pre_hook(lambda head, given: seen.append(given[0]))
+    half(clip)
+    pooled = plain.norm(plain.encoder(clip).mean(1))
+    kept = seen[0] != 0
+    assert 20 < int(kept.sum()) < 76  # of 96, a half
+    torch.testing.assert_close(seen[0][kept], 2 * pooled[kept])
+    torch.testing.assert_close(expected, plain.head(pooled))

@@ -209,6 +209,34 @@ def test_a_change_of_the_data_that_is_meant_is_recorded(videos, copied, tmp_path
     assert run(videos, copied) == 1
 
 
+def test_data_of_another_size_say_that_they_change_the_length(videos, tmp_path, capsys) -> None:
+    """An epoch is longer then; nobody expects a run of a fixed number of epochs to get another number of steps."""
+    out, root = tmp_path / "run", Path(shutil.copytree(videos, tmp_path / "videos"))
+
+    def train(*keys: str) -> int:
+        return main(["pretrain", *TINY, f"data.root={root}", f"train.output={out}", "train.epochs=4", *keys])
+
+    assert train() == 0  # 4 epochs of 6 clips, 2 held out: 6 steps
+    half_way(out)
+    for number in range(4):
+        shutil.copy(root / "0.mkv", root / f"new{number}.mkv")
+    capsys.readouterr()
+    assert train("train.accept=data") == 0
+    said = capsys.readouterr().out
+    for word in ("4 epochs of the 10 samples", "10 steps", "of the 6 samples before they were 6", "from step 3 on"):
+        assert word in said
+    assert "train.steps=6 train.accept=all" in said
+    assert read_results(out)["figures"]["steps"] == 10
+
+
+def test_the_old_length_can_be_kept(videos, copied, tmp_path, capsys) -> None:
+    """The way out that the message names; a number of steps is no matter of the data."""
+    root = Path(shutil.copytree(videos, tmp_path / "videos"))
+    shutil.copy(root / "0.mkv", root / "new.mkv")
+    assert run(root, half_way(copied), "train.accept=all") == 0
+    assert "train.epochs:" not in capsys.readouterr().out and read_results(copied)["figures"]["steps"] == 6
+
+
 def test_data_in_shards_are_told_apart_too(videos, tmp_path, capsys) -> None:
     from hpm_video.config import DataConfig
 
