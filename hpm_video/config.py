@@ -221,7 +221,9 @@ class ClassifierConfig(EncoderConfig):
     )
     drop_path: float = key(0.1, "largest rate of stochastic depth, rising linearly with the block", least=0, most=0.99)
     head_init: float = key(1e-3, "factor on the first weights of the head (VideoMAE)", least=0)
-    head_dropout: float = key(0.0, "dropout before the head (VideoMAE: 0.5 for UCF101 and for ViT-H)", least=0, most=0.99)
+    head_dropout: float = key(
+        0.0, "dropout before the head (VideoMAE: 0.5 for UCF101 and for ViT-H)", least=0, most=0.99
+    )
 
 
 @dataclass(kw_only=True)

@@ -78,7 +78,9 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     parser.description = f"{parser.description}; also written to RUN/scores and RUN/results.json"
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a pretraining run")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="data.* keys, as in pretrain")
-    pooling = "features of kNN and linear probe (motion; of a model with one time step mean); published probes pool by mean"
+    pooling = (
+        "features of kNN and linear probe (motion; of a model with one time step mean); published probes pool by mean"
+    )
     parser.add_argument("--pool", choices=["mean", "space", "motion", "cls"], help=pooling)
 
 

@@ -76,8 +76,7 @@ class ViewDataset(ClipDataset):
 def choose_frames(sampling: str, num_available: int, num_clips: int, config: DataConfig) -> Int[np.ndarray, " n"]:
     """[num_clips * T]: numbers of frames, clip after clip."""
     clips = [
-        sample_frames(sampling, num_available, config, None, View(number, num_clips))
-        for number in range(num_clips)
+        sample_frames(sampling, num_available, config, None, View(number, num_clips)) for number in range(num_clips)
     ]
     return np.concatenate(clips)
 

@@ -140,10 +140,10 @@ class Training:
     def _announce_new_length(self, steps: int) -> None:
         """Log it if data of another size, accepted just now, make this run longer or shorter."""
         change = self.folder.accepted
-        if change is None or change["what"] != "data":
+        if change is None:
             return
-        before, after = (change[when]["train"]["num_rows"] for when in ("before", "after"))
-        old = num_steps(self.config, before)
+        before, after = (change[when].get("train", {}).get("num_rows") for when in ("before", "after"))
+        old = steps if before is None else num_steps(self.config, before)
         if old != steps:
             log.warning(
                 "train.epochs: %g epochs of the %d samples now are %d steps; of the %d samples before they were %d. Learning "

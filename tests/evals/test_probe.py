@@ -67,7 +67,9 @@ def test_commands_print_and_write_what_they_find(labelled_set, make_run, capsys)
     assert main(["score", str(run), "data.num_workers=1"]) == 0
     told = capsys.readouterr().out
     assert all(f"{name}: " in told for name in ("knn", "linear", "linear_C", "chance", "num_train"))
-    assert "less its mean over time" in told and "do not compare this score with theirs" in told and "--pool mean" in told
+    assert (
+        "less its mean over time" in told and "do not compare this score with theirs" in told and "--pool mean" in told
+    )
     found = {f.name.rpartition("-")[0]: json.loads(f.read_text()) for f in (run / "scores").iterdir()}
     assert set(found) == {"knn-mean", "knn-motion", "linear-mean", "linear-motion", "attentive-tokens"}
     for name in ("knn-mean", "linear-mean", "attentive-tokens"):

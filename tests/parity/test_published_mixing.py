@@ -57,12 +57,27 @@ def same_video(micro: int, repeats: int, batch_size: int, num_videos: int) -> fl
     """The share of clips whose partner is cut from the same video."""
     sampler = StepSampler(ShuffledOrder(num_videos), 0, batch_size, micro, 0, 1, range(3), repeats, spread=True)
     rows = [[row for row, _ in keys] for keys in sampler]
-    return float(np.mean([[row == micro_rows[p] for row, p in zip(micro_rows, mirrored_places(micro), strict=True)] for micro_rows in rows]))
+    return float(
+        np.mean(
+            [
+                [row == micro_rows[p] for row, p in zip(micro_rows, mirrored_places(micro), strict=True)]
+                for micro_rows in rows
+            ]
+        )
+    )
 
 
 @pytest.mark.parametrize(
     ("micro", "repeats", "batch_size", "expected"),
-    [(2, 2, 64, 0.0), (16, 2, 64, 0.0), (4, 4, 64, 0.0), (2, 4, 64, 0.0), (3, 2, 96, 0.0), (2, 2, 66, 0.0), (12, 3, 72, 0.0)],
+    [
+        (2, 2, 64, 0.0),
+        (16, 2, 64, 0.0),
+        (4, 4, 64, 0.0),
+        (2, 4, 64, 0.0),
+        (3, 2, 96, 0.0),
+        (2, 2, 66, 0.0),
+        (12, 3, 72, 0.0),
+    ],
 )
 def test_a_micro_batch_of_less_than_two_videos_mixes_too(micro, repeats, batch_size, expected) -> None:
     assert same_video(micro, repeats, batch_size, 1000) == expected

@@ -14,6 +14,7 @@ from hpm_video.config import FinetuneConfig, load_config, load_finetune_config
 from hpm_video.data.sampling import PROTOCOLS
 from hpm_video.method.teacher import momentum_at
 from hpm_video.models.classifier import Classifier
+from hpm_video.models.encoder import resolve_size
 from hpm_video.train.optim import lr_at, lr_scales, parameter_groups, peak_lr
 from hpm_video.train.run import num_steps
 
@@ -46,6 +47,7 @@ LONGER = {  # for the weights of more epochs: what the comments of the recipes g
     "ssv2": Script(6 * 64, 2, 5e-4, 1e-6, 30, stride=None),  # ..._epoch_2400
     "k400": Script(6 * 64, 2, 5e-4, 1e-6, 75),  # ..._epoch_1600
 }
+LARGE = Script(2 * 64, 2, 2e-3, 1e-6, 35)  # scripts/kinetics/videomae_vit_large_*_epoch_1600/finetune.sh
 # ..._epoch_800/pretrain.sh: --batch_size 32 x 64 GPUs, --epochs 801 (its README: the last is there to get around a fault)
 PRETRAIN = {"lr": 1.5e-4, "min_lr": 1e-5, "clips": 2048, "epochs": 800, "warmup_epochs": 40, "mask_ratio": 0.9}
 
@@ -89,6 +91,46 @@ def test_finetuning_of_longer_pretraining(key) -> None:
     check(longer(key), LONGER[key], key)
 
 
+def documented(script: str, run: str) -> list[str]:
+    """The keys of a command of docs/reproduce.md, by what it writes."""
+    text = (CONFIGS.parent / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    found = re.search(rf"^(?:deepspeed )?scripts/{script} (.*train\.output=runs/{run}\b.*)$", text, re.MULTILINE)
+    assert found, (script, run)
+    return [
+        word for word in found[1].split("  #")[0].split() if not word.startswith(("data.root", "train.output", "init."))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "run", "script"),
+    [
+        ("ssv2", "ssv2_b_tuned", FINETUNE["ssv2"]),
+        ("ssv2", "ssv2_b_long_tuned", LONGER["ssv2"]),
+        ("k400", "k400_b_tuned", FINETUNE["k400"]),
+        ("k400", "k400_l_tuned", LARGE),
+    ],
+)
+def test_documented_fine_tuning(key, run, script) -> None:
+    check(recipe(key, *documented(f"finetune_{key}.sh", run)), script, key)
+
+
+@pytest.mark.parametrize(
+    ("key", "run", "clips", "epochs"),
+    [
+        ("ssv2", "ssv2_b", 32 * 64, 800),
+        ("ssv2", "ssv2_b_long", 32 * 64, 2400),
+        ("k400", "k400_b", 32 * 64, 800),
+        ("k400", "k400_l", 8 * 64, 1600),  # --batch_size 8 --decoder_depth 12
+    ],
+)
+def test_documented_pretraining(key, run, clips, epochs) -> None:
+    config = load_config(CONFIGS / "pretrain" / f"{key}_vitb.yaml", [*GIVEN, *documented(f"pretrain_{key}.py", run)])
+    assert (config.optim.batch_size, config.train.epochs, config.optim.base_lr) == (clips, epochs, PRETRAIN["lr"])
+    assert config.optim.warmup_share * epochs == pytest.approx(PRETRAIN["warmup_epochs"], rel=1e-4)
+    assert (config.mask.mode, config.mask.decoded_share, config.data.rule) == ("random", 1.0, "videomae")
+    assert resolve_size(config.model).decoder_depth == (12 if run.endswith("_l") else 4)
+
+
 @pytest.mark.parametrize("key", ["ssv2", "k400"])
 def test_pretraining_recipe(key) -> None:
     config, known = load_config(CONFIGS / "pretrain" / f"{key}_vitb.yaml", GIVEN), PRETRAIN
@@ -123,7 +165,9 @@ def test_rate_of_each_step_of_pretraining() -> None:
     config = load_config(CONFIGS / "pretrain" / "ssv2_vitb.yaml", GIVEN)
     steps, warmup, scale = num_steps(config, 3 * 2048), 40 * 3, 2048 / 256
     assert steps == 800 * 3
-    check_rates(config.optim, published_rates(PRETRAIN["lr"] * scale, PRETRAIN["min_lr"] * scale, steps, warmup), warmup)
+    check_rates(
+        config.optim, published_rates(PRETRAIN["lr"] * scale, PRETRAIN["min_lr"] * scale, steps, warmup), warmup
+    )
 
 
 def check_rates(optim, published: np.ndarray, warmup: int) -> None:
@@ -153,7 +197,9 @@ def test_rate_and_decay_of_each_layer() -> None:
     groups = parameter_groups(model, 0.05, 0.75)
     assert len(groups) == 2 * 14 and {group["weight_decay"] for group in groups} == {0.0, 0.05}
     for decay, expected in ((0.05, DECAYED), (0.0, NOT_DECAYED)):
-        of_layer = {f"{g['lr_scale']:.6g}": sum(p.numel() for p in g["params"]) for g in groups if g["weight_decay"] == decay}
+        of_layer = {
+            f"{g['lr_scale']:.6g}": sum(p.numel() for p in g["params"]) for g in groups if g["weight_decay"] == decay
+        }
         assert of_layer == dict(zip(SCALES_B, expected, strict=True))
     assert min(lr_scales(model, 0.75).values()) == pytest.approx(0.75**13)
 

@@ -53,7 +53,7 @@ class Command(NamedTuple):
 
 
 def list_documents() -> Iterator[Path]:
-    for pattern in ("*.md", "datasets/*/README.md", "benchmarks/**/*.md"):
+    for pattern in ("*.md", "docs/**/*.md", "datasets/*/README.md", "benchmarks/**/*.md"):
         yield from sorted(ROOT.glob(pattern))
     for folder in ("scripts", "datasets", "configs", "benchmarks", "hpm_video"):
         for suffix in ("py", "sh", "yaml"):
@@ -93,8 +93,8 @@ COMMANDS = list_commands()
 RUNNABLE = re.compile(
     r"hpm-video (?!doctor|.*COMMAND)|.*\b(scripts/(pretrain|finetune)\w*\.(py|sh)|datasets/\w+/prepare\.py)"
 )
-# Run by tests/train/test_export.py and tests/evals/test_feature_file.py, or with another set by a command beside it
-SLOW = re.compile(r".*--to hf|.* features |.*finetune_(hmdb51|ucf101)|.*finetune.*vitl")
+# Published rows (docs/reproduce.md); run by tests/train/test_export.py and tests/evals/test_feature_file.py, or with another set by a command beside it
+SLOW = re.compile(r".*(SSV2|K400|IN1K)\b|.*--to hf|.* features |.*finetune_(hmdb51|ucf101)|.*finetune.*vitl")
 
 
 def is_run(command: Command) -> bool:
@@ -156,6 +156,9 @@ class Workspace:
         made: dict[str, Callable[[], Path]] = {
             "ROOT": lambda: self.things.root_of(name) if recipe else self.prepare(name),
             "DIR": lambda: self.prepare("ssv2"),
+            "SSV2": lambda: self.prepare("ssv2"),
+            "K400": lambda: self.prepare("kinetics400"),
+            "IN1K": lambda: self.things.root_of(name) if recipe else self.prepare("imagenet1k"),
             "FOLDER": lambda: (
                 self.prepare("folder") if "manifest" in command.text or recipe else self.folder / "videos"
             ),
@@ -170,6 +173,7 @@ class Workspace:
             made["ROOT"] = made["FOLDER"]
         if name == "imagenet1k" or "images.root" in command.text:
             made["ROOT"] = lambda: self.things.root_of(name) if recipe else self.prepare("imagenet1k")
+        words = [re.sub(r"init\.weights=runs/(ssv2|k400|in1k)_\w+", "init.weights=RUN", word) for word in words]
         pattern = re.compile(rf"\b({'|'.join(made)})\b")
         return [pattern.sub(lambda found: str(made[found[1]]()), word) for word in words]
 
@@ -289,7 +293,7 @@ def test_no_command_is_overlooked() -> None:
     """The lists above see what a reader sees: each fenced line that names a program of ours is in one of them."""
     texts = {command.text for command in COMMANDS}
     assert len(texts) > 60 and len(QUICK) > 25
-    for file in (ROOT / "README.md", *sorted(ROOT.glob("datasets/*/README.md"))):
+    for file in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("datasets/*/README.md"))):
         for block in FENCED.findall(file.read_text(encoding="utf-8")):
             for line in block.splitlines():
                 ours = re.search(r"hpm-video|deepspeed|python |\.sh|\.py|^make", line)
