@@ -93,9 +93,11 @@ def _read_dcp(folder: Path, trust_pickle: bool) -> dict[str, Tensor]:
         names = _names_of_weights(kinds)
         state = {name: torch.empty(kinds[name].size, dtype=kinds[name].properties.dtype) for name in names}
         dcp.load(state, storage_reader=reader, no_dist=True)
-    except Exception as error:  # of torch and pickle: a file that is missing or cut off, another version's format
+    except (Exception, dcp.CheckpointException) as error:  # a file that is missing or cut off, another version's format
+        causes = [cause for cause, _ in getattr(error, "failures", {}).values()]  # by rank
         raise UserError(
-            f"init.weights: {folder}: torch could not read the checkpoint: {one_line(error)}; expected all files of it"
+            f"init.weights: {folder}: torch could not read the checkpoint: {one_line(causes[0] if causes else error)}; "
+            "expected all files of it"
         ) from error
     return {names[name]: tensor for name, tensor in state.items()}
 
