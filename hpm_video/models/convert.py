@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from hpm_video.errors import UserError
-from hpm_video.models.convert_names import KNOWN, UNUSED, Said, refuse_others, rename
+from hpm_video.models.convert_names import KNOWN, ROTARY, UNUSED, Said, refuse_others, rename
 from hpm_video.models.encoder import SIZES
 from hpm_video.models.tokens import Grid, fixed_table
 
@@ -109,6 +109,8 @@ def _check_names(theirs: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> N
     """That this is a ViT, and that no part of it would be lost."""
     shown = ", ".join(list(theirs)[:3])
     if "encoder.embed.linear.weight" not in named or not count_blocks(named):
+        if any(n.startswith("encoder.embeddings.patch_embeddings.") for n in theirs):
+            raise UserError(f"it is transformers' V-JEPA 2, {ROTARY}. Expected transformers' VideoMAE, ViT or ViTMAE")
         if any(n.startswith(("decoder.", "predictor.")) for n in named):
             raise UserError(f"it holds a decoder only ({shown}); expected an encoder: patch_embed.* and blocks.*")
         raise UserError(

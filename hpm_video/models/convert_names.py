@@ -48,6 +48,7 @@ KNOWN = re.compile(
     r"|(encoder\.embed\.linear|project|pixel_head|loss_head|norm|head)\.(weight|bias)|(decoder_)?pos_embed(_\w+)?"
 )
 UNUSED = re.compile(r"pooler\.dense\..*|decoder_cls_token|vis_mask_token")  # of no use to an encoder, left out
+ROTARY = "whose positions are rotations inside the attention (RoPE); this encoder adds a table to the tokens"
 EXACT_GELU = ("gelu", "gelu_python")  # of transformers and timm: x * Phi(x), the only activation of our blocks
 
 
@@ -85,8 +86,8 @@ def refuse_others(theirs: Iterable[str], named: Mapping[str, Tensor], said: Said
     if not has_positions and not is_transformers and (not is_video or any(n.endswith("attn.qkv.bias") for n in named)):
         about = "as V-JEPA 2's encoder" if is_video else "as a ViT with rotary or relative positions"
         raise UserError(
-            f"it has no table of positions (pos_embed), {about}, whose positions are rotations inside the attention (RoPE); "
-            "this encoder adds a table to the tokens. Expected VideoMAE (attn.q_bias), V-JEPA 1, MAE, MAE-ST, HPM or timm's ViT"
+            f"it has no table of positions (pos_embed), {about}, {ROTARY}. Expected VideoMAE (attn.q_bias), V-JEPA 1, MAE, "
+            "MAE-ST, HPM or timm's ViT"
         )
     _refuse_post_norm(names, named, said)
 

@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,9 +95,9 @@ def _read_dcp(folder: Path, trust_pickle: bool) -> dict[str, Tensor]:
         state = {name: torch.empty(kinds[name].size, dtype=kinds[name].properties.dtype) for name in names}
         dcp.load(state, storage_reader=reader, no_dist=True)
     except (Exception, dcp.CheckpointException) as error:  # a file that is missing or cut off, another version's format
-        causes = [cause for cause, _ in getattr(error, "failures", {}).values()]  # by rank
+        causes: list[Any] = [cause for cause, _ in getattr(error, "failures", {}).values()]  # by rank
         raise UserError(
-            f"init.weights: {folder}: torch could not read the checkpoint: {one_line(causes[0] if causes else error)}; "
+            f"init.weights: {folder}: torch could not read the checkpoint: {one_line([*causes, error][0])}; "
             "expected all files of it"
         ) from error
     return {names[name]: tensor for name, tensor in state.items()}

@@ -36,7 +36,7 @@ def transformers() -> Any:
 
 def shaken(model: Any, kind: torch.dtype = torch.float32) -> Any:
     """Every parameter away from its first value, and a number that the file's type has."""
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.1 * torch.randn_like(parameter)
         parameter.data = parameter.data.to(kind).float()
@@ -249,6 +249,13 @@ def test_vjepa2_is_refused_with_the_reason(tmp_path, prefix) -> None:
         read_weights(tmp_path / "vjepa2.pth")
     torch.save(vjepa(positions=True), tmp_path / "vjepa1.pth")
     assert read_weights(tmp_path / "vjepa1.pth").model["positions"] == "learned"
+
+
+def test_vjepa2_of_transformers_is_refused_with_the_reason(tmp_path) -> None:
+    names = [f"encoder.{n}" for n in ("embeddings.patch_embeddings.proj.weight", "layer.0.norm1.weight")]
+    torch.save({name: torch.zeros(2) for name in [*names, "predictor.layer.0.norm1.weight"]}, tmp_path / "vjepa2.bin")
+    with pytest.raises(UserError, match=r"transformers' V-JEPA 2, .*\(RoPE\)"):
+        read_weights(tmp_path / "vjepa2.bin")
 
 
 # files and folders
