@@ -165,7 +165,9 @@ class AugmentConfig:
 @dataclass(kw_only=True)
 class EncoderConfig:
     size: str = key(
-        "b", "encoder: ti 192x12, s 384x12, b 768x12, l 1024x24, h 1280x32 (width x blocks)", ["ti", "s", "b", "l", "h"]
+        "b",
+        "encoder: ti 192x12, s 384x12, b 768x12, l 1024x24, h 1280x32, g 1408x40 (width x blocks; g: with patch_px=14)",
+        ["ti", "s", "b", "l", "h", "g"],
     )
     patch_px: int = key(16, "side of a patch, pixels", least=1, most=1024)
     tubelet: int = key(2, "frames of a token (1 for images)", least=1, most=1024)
@@ -293,6 +295,12 @@ class ObjectiveConfig:
         ["raw", "norm_token", "norm_channel", "teacher_features", "dino", "clip"],
     )
     target_weights: str | None = key(None, "file of the weights of dino or clip; nothing is downloaded", path=True)
+    clip_features: str = key(
+        "projected",
+        "target clip: projected (HPM: QuickGELU, after CLIP's projection, 512 wide, pixels with ImageNet's mean and std) or last "
+        "(runs before this key: plain GELU, before the projection, 768 wide, CLIP's mean and std)",
+        ["projected", "last"],
+    )
     ranking: str = key(
         "relative", "relative (all pairs of masked units) or absolute (z-scored loss)", ["relative", "absolute"]
     )

@@ -2,9 +2,9 @@
 
 | project | told by | what is done |
 |---|---|---|
-| VideoMAE, V2 | `encoder.patch_embed` or `q_bias` | 3-d kernels to linear maps, key biases of 0, one sine table over all tokens |
+| VideoMAE, V2, mmaction2 | 3-d `patch_embed`, `q_bias` | 3-d kernels to linear maps, key biases of 0, one sine table over all tokens |
 | MAE, HPM, timm ViT | `patch_embed.proj` in 2-d, `pos_embed` | the class token takes the vector of its position |
-| MAE-ST | `pos_embed_spatial`, `_temporal` | their sum is one learned table; queries, keys and values are joined |
+| MAE-ST | 3-d, `attn.q`, `pos_embed*` | the sum of its tables, or its joint one, is learned; queries, keys and values are joined |
 | transformers VideoMAE, ViT, ViTMAE | `patch_embeddings` | the same as the above, by its names (those of 4.x and 5.x) |
 | HPM's loss predictor | `decoder_blocks_losspred` | its head's outputs are averaged by HPM: their mean is one output |
 """
@@ -19,57 +19,12 @@ from einops import rearrange
 from torch import Tensor
 
 from hpm_video.errors import UserError
+from hpm_video.models.convert_names import KNOWN, ROTARY, UNUSED, Said, refuse_others, rename
 from hpm_video.models.encoder import SIZES
 from hpm_video.models.tokens import Grid, fixed_table
 
-# applied in this order, each once
-RENAMED = (
-    (r"^(videomae|vit)\.", ""),
-    (r"^(encoder\.)?patch_embed\.proj\.|^embeddings\.patch_embeddings\.projection\.", "encoder.embed.linear."),
-    (r"^(encoder\.)?(blocks|layer|layers)\.(?=\d)", "encoder.stack.blocks."),
-    (r"^(encoder\.)?(norm|layernorm)\.(?=weight$|bias$)", "encoder.stack.norm."),
-    (r"^(embeddings\.)?cls_token$", "encoder.cls_token"),
-    (r"^(encoder\.pos_embed|embeddings\.position_embeddings)$", "pos_embed"),
-    (r"^(encoder_to_decoder|decoder_embed|decoder\.decoder_embed)\.", "project."),
-    (r"^decoder\.mask_token$", "mask_token"),
-    (r"^decoder\.decoder_pos_embed$", "decoder_pos_embed"),
-    (r"^decoder(\.blocks|_blocks|\.decoder_layers|\.decoder_encoder\.layer)\.(?=\d)", "decoder.blocks."),
-    (r"^decoder(_norm|\.decoder_norm)\.", "decoder.norm."),
-    (r"^decoder(\.head|_pred|\.decoder_pred)\.", "pixel_head."),
-    (r"^decoder_blocks_losspred\.", "predictor.blocks."),
-    (r"^decoder_norm_losspred\.", "predictor.norm."),
-    (r"^decoder_pred_losspred\.", "loss_head."),
-    (r"^fc_norm\.", "norm."),
-    (r"^classifier\.", "head."),
-    # inside a block
-    (r"\.attention\.attention\.|\.attention\.(?=[qkvo]_proj)", ".attn."),
-    (r"\.attn\.(query|q_proj)\.", ".attn.q."),
-    (r"\.attn\.(key|k_proj)\.", ".attn.k."),
-    (r"\.attn\.(value|v_proj)\.", ".attn.v."),
-    (r"\.attn\.(?=[qv]_bias$)", ".attn."),
-    (r"\.attention\.output\.dense\.|\.attn\.o_proj\.", ".attn.proj."),
-    (r"\.intermediate\.dense\.", ".mlp.fc1."),
-    (r"\.output\.dense\.", ".mlp.fc2."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-)
-_PART = r"(norm1|norm2|attn\.(qkv|q|k|v|proj)|mlp\.fc[12])\.(weight|bias)|attn\.[qv]_bias"
-KNOWN = re.compile(
-    rf"(encoder\.stack|decoder|predictor)\.(blocks\.\d+\.({_PART})|norm\.(weight|bias))|encoder\.cls_token|mask_token"
-    r"|(encoder\.embed\.linear|project|pixel_head|loss_head|norm|head)\.(weight|bias)|(decoder_)?pos_embed(_\w+)?"
-)
-UNUSED = re.compile(r"pooler\.dense\..*|decoder_cls_token|vis_mask_token")  # of no use to an encoder, left out
 NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 PUBLISHED_FRAMES, PUBLISHED_SIDE_PX = 16, 224  # what VideoMAE's files were trained on; they do not say so
-
-
-class Said(NamedTuple):
-    """What a file beside the weights says of them; None where it does not."""
-
-    num_heads: int | None = None
-    num_frames: int | None = None
-    frame_size_px: tuple[int, int] | None = None
-    decoder_heads: int | None = None
 
 
 class Converted(NamedTuple):
@@ -86,13 +41,15 @@ class Converted(NamedTuple):
 def convert(theirs: Mapping[str, Tensor], said: Said | None = None) -> Converted:
     """Raises UserError where this is no such model, or one that has parts which `Encoder` has not."""
     said = said or Said()
-    named = {_rename(name): tensor for name, tensor in theirs.items()}
+    named = {rename(name): tensor for name, tensor in theirs.items()}
     _check_names(theirs, named)
     check_numbers(theirs)
+    named = {name: tensor.float() for name, tensor in named.items()}  # sums of halves would be rounded
     kernel = named["encoder.embed.linear.weight"]
     notes: list[str] = []
     if kernel.ndim not in (4, 5) or kernel.shape[1] != 3 or kernel.shape[-1] != kernel.shape[-2]:
         raise UserError(f"the patch embedding is {list(kernel.shape)}; expected [width, 3, (frames,) side, side]")
+    refuse_others(theirs, named, said)
     project = _project(theirs, kernel)
     tubelet, patch, width = (kernel.shape[2] if kernel.ndim == 5 else 1), kernel.shape[-1], kernel.shape[0]
     cube = kernel if kernel.ndim == 5 else kernel[:, :, None]
@@ -104,18 +61,11 @@ def convert(theirs: Mapping[str, Tensor], said: Said | None = None) -> Converted
     positions = _take_positions(tensors, grid, width)
     _join_attention(tensors)
     _mean_loss_head(tensors)
-    _take_decoder(tensors, grid, positions, notes)
-    model = {
-        "size": next((s for s, z in SIZES.items() if z.width == width), "b"),
-        "patch_px": patch,
-        "tubelet": tubelet,
-    }
+    _take_decoder(tensors, grid, positions, "decoder_cls_token" in named, notes)
+    model = {"size": _find_size(tensors, width), "patch_px": patch, "tubelet": tubelet}
     model |= {"width": width, "depth": count_blocks(tensors), "num_heads": said.num_heads or _guess_heads(width, notes)}
     model |= {"positions": positions, "cls_token": "encoder.cls_token" in tensors}
-    if "head.weight" in tensors:
-        if project == "MAE-ST":  # the norm behind the mean has the name of the encoder's
-            tensors |= {f"norm.{k}": tensors.pop(f"encoder.stack.norm.{k}") for k in ("weight", "bias")}
-        model["pooling"] = "cls" if model["cls_token"] and "norm.weight" not in tensors else "mean"
+    model |= _take_head(tensors, project, said, notes)
     return Converted(project, tensors, model, _describe_decoder(tensors, said, notes), grid, tuple(notes))
 
 
@@ -155,16 +105,12 @@ def count_blocks(tensors: Mapping[str, Tensor], stack: str = r"(?:encoder\.)?sta
     return max((int(number[1]) + 1 for number in numbers if number), default=0)
 
 
-def _rename(name: str) -> str:
-    for pattern, ours in RENAMED:
-        name = re.sub(pattern, ours, name)
-    return name
-
-
 def _check_names(theirs: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> None:
     """That this is a ViT, and that no part of it would be lost."""
     shown = ", ".join(list(theirs)[:3])
     if "encoder.embed.linear.weight" not in named or not count_blocks(named):
+        if any(n.startswith("encoder.embeddings.patch_embeddings.") for n in theirs):
+            raise UserError(f"it is transformers' V-JEPA 2, {ROTARY}. Expected transformers' VideoMAE, ViT or ViTMAE")
         if any(n.startswith(("decoder.", "predictor.")) for n in named):
             raise UserError(f"it holds a decoder only ({shown}); expected an encoder: patch_embed.* and blocks.*")
         raise UserError(
@@ -187,7 +133,7 @@ def _project(theirs: Mapping[str, Tensor], kernel: Tensor) -> str:
         return "transformers VideoMAE" if video else "transformers ViT or ViTMAE"
     if some("_losspred."):
         return "HPM"
-    if some("pos_embed_temporal"):
+    if some("pos_embed_temporal") or (video and some(".attn.q.weight")):
         return "MAE-ST"
     if video:
         return "VideoMAE"
@@ -267,21 +213,60 @@ def _mean_loss_head(tensors: dict[str, Tensor]) -> None:
         tensors["loss_head.bias"] = tensors["loss_head.bias"].mean(0, keepdim=True)
 
 
-def _take_decoder(tensors: dict[str, Tensor], grid: Grid, positions: str, notes: list[str]) -> None:
-    """A decoder whose own positions are not those that `Student` would give it is left out."""
+def _take_decoder(
+    tensors: dict[str, Tensor], grid: Grid, positions: str, has_own_class: bool, notes: list[str]
+) -> None:
+    """Leave out a decoder that `Student` would not compute as its project does. Beside a learned table of the encoder the
+    decoder's own table is learned too, whatever it is."""
     tables = [tensors.pop(name) for name in list(tensors) if name.startswith("decoder_pos_embed")]
-    fits = not tables
-    if len(tables) == 1:
-        table = tables[0][0, tables[0].shape[1] - math.prod(grid) :]
-        extra = tables[0][0, : tables[0].shape[1] - math.prod(grid)]
-        fits = _kind_of_table(table, grid, table.shape[1]) == positions and not extra.any()
-    if not fits:
+    if "project.weight" not in tensors:
+        return
+    count, reason = math.prod(grid), None
+    table = tables[0][0, -count:] if tables else fixed_table("sincos1d", grid, tensors["project.weight"].shape[0])
+    if len(tables) > 1 or (tables and tables[0][0, :-count].any()):
+        reason = "learned positions"
+    elif tables and positions not in ("learned", _kind_of_table(table, grid, table.shape[1])):
+        reason = "other positions than the encoder"
+    elif has_own_class:
+        reason = "a class token of its own"
+    elif "encoder.stack.norm.weight" not in tensors:
+        reason = "no norm before it"
+    if reason is not None:
         for name in [n for n in tensors if n.startswith(_DECODER)]:
             tensors.pop(name)
-        notes.append("its decoder has learned positions and is left out")
+        notes.append(f"its decoder has {reason} and is left out")
+    elif positions == "learned":
+        tensors["positions.table"] = table.contiguous()
 
 
 _DECODER = ("project.", "mask_token", "decoder.", "pixel_head.", "predictor.", "loss_head.")
+
+
+def _take_head(tensors: dict[str, Tensor], project: str, said: Said, notes: list[str]) -> dict[str, str]:
+    """The pooling of its head; one of another pooling than `Classifier` has is left out."""
+    if "head.weight" not in tensors:
+        return {}
+    if project == "MAE-ST":  # the norm behind the mean has the name of the encoder's
+        tensors |= {f"norm.{k}": tensors.pop(f"encoder.stack.norm.{k}") for k in ("weight", "bias")}
+        return {"pooling": "mean"}
+    pooling = "mean" if "norm.weight" in tensors else "cls" if "encoder.cls_token" in tensors else None
+    if pooling is not None and said.pooling in (None, {"mean": "avg", "cls": "token"}[pooling]):
+        return {"pooling": pooling}
+    for name in [n for n in tensors if n.startswith(("norm.", "head."))]:
+        tensors.pop(name)
+    notes.append(
+        "its head is for a pooling that this classifier has not (a norm before the mean, or the first patch) and is left out"
+    )
+    return {}
+
+
+def _find_size(tensors: Mapping[str, Tensor], width: int) -> str:
+    """The size of this width and MLP; b where there is none (the keys beside it say the rest)."""
+    mlp = tensors.get("encoder.stack.blocks.0.mlp.fc1.weight")
+    fits = (
+        s for s, z in SIZES.items() if z.width == width and (mlp is None or mlp.shape[0] == int(width * z.mlp_ratio))
+    )
+    return next(fits, "b")
 
 
 def _describe_decoder(tensors: Mapping[str, Tensor], said: Said, notes: list[str]) -> dict[str, Any]:
@@ -289,12 +274,15 @@ def _describe_decoder(tensors: Mapping[str, Tensor], said: Said, notes: list[str
         return {}
     width = tensors["project.weight"].shape[0]
     heads = said.decoder_heads
-    if (
-        heads is None
-    ):  # MAE and HPM have 16 in each of their models, and the projection with a bias; VideoMAE has 64 a head
-        of_mae = "project.bias" in tensors
-        heads = 16 if of_mae and width % 16 == 0 else max(1, width // 64)
-        if width not in ({512} if of_mae else {size.decoder_width for size in SIZES.values()}):
+    if heads is None:  # MAE and HPM have 16 in each of their models, and the projection with a bias
+        known = (
+            {512: 16}
+            if "project.bias" in tensors
+            else {size.decoder_width: size.decoder_heads for size in SIZES.values()}
+        )
+        other = 16 if "project.bias" in tensors and width % 16 == 0 else max(1, width // 64)
+        heads = known.get(width, other)
+        if width not in known:
             notes.append(f"the file does not say how many heads its decoder has: {heads} assumed (model.decoder_heads)")
     found = {"decoder_width": width, "decoder_depth": count_blocks(tensors, "decoder"), "decoder_heads": heads}
     if "loss_head.weight" in tensors:
@@ -303,7 +291,6 @@ def _describe_decoder(tensors: Mapping[str, Tensor], said: Said, notes: list[str
 
 
 def _guess_heads(width: int, notes: list[str]) -> int:
-    known = {size.width: size.num_heads for size in SIZES.values()} | {1408: 16}
-    heads = known.get(width, max(1, width // 64))
+    heads = {size.width: size.num_heads for size in SIZES.values()}.get(width, max(1, width // 64))
     notes.append(f"the file does not say how many heads: {heads} assumed for width {width} (model.num_heads)")
     return heads

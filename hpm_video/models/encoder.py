@@ -19,15 +19,17 @@ class Size(NamedTuple):
     decoder_width: int
     decoder_heads: int
     decoder_depth: int
+    mlp_ratio: float = 4.0  # of the encoder's and the decoder's blocks
 
 
-# VideoMAE's; ti has timm's ViT-Tiny encoder
+# VideoMAE's; ti has timm's ViT-Tiny encoder, g is VideoMAE V2's (with model.patch_px=14)
 SIZES = {
     "ti": Size(192, 12, 3, 192, 3, 4),
     "s": Size(384, 12, 6, 192, 3, 4),
     "b": Size(768, 12, 12, 384, 6, 4),
     "l": Size(1024, 24, 16, 512, 8, 12),
     "h": Size(1280, 32, 16, 640, 8, 12),
+    "g": Size(1408, 40, 16, 512, 8, 4, 48 / 11),
 }
 
 
@@ -58,7 +60,9 @@ class Encoder(nn.Module):
         self.embed = SpaceTimePatchEmbed(model.tubelet, model.patch_px, size.width)
         self.positions = Positions(model.positions, self.grid, size.width, position_grid(config))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width)) if model.cls_token else None
-        self.stack = BlockStack(size.width, size.depth, size.num_heads, model.drop_path, model.checkpointing)
+        self.stack = BlockStack(
+            size.width, size.depth, size.num_heads, model.drop_path, model.checkpointing, size.mlp_ratio
+        )
 
     @property
     def num_tokens(self) -> int:

@@ -65,12 +65,20 @@ class BlockStack(nn.Module):
     """`depth` pre-norm transformer blocks (fused attention where the device has it) and a final LayerNorm."""
 
     def __init__(
-        self, width: int, depth: int, num_heads: int, drop_path: float = 0.0, checkpointing: bool = False
+        self,
+        width: int,
+        depth: int,
+        num_heads: int,
+        drop_path: float = 0.0,
+        checkpointing: bool = False,
+        mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
         norm: Any = partial(nn.LayerNorm, eps=NORM_EPS)
         rates = torch.linspace(0, drop_path, max(depth, 1), device="cpu").tolist()  # numbers, also under a meta device
-        self.blocks = nn.ModuleList(Block(width, num_heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, num_heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)
+        )
         for block, rate in zip(self.blocks, rates, strict=False):
             if rate:
                 block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)

@@ -1,5 +1,7 @@
 """Encoder, pixel decoder and loss predictor (HPM, arXiv 2304.05919). The teacher is a copy of this."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -11,7 +13,8 @@ from hpm_video.models.layers import NORM_EPS, BlockStack, reset_weights
 from hpm_video.models.tokens import Positions
 from hpm_video.types import StudentOutput
 
-FEATURE_WIDTH = {"dino": 768, "clip": 768}  # of ViT-B/16
+FEATURE_WIDTH = {"dino": 768, "clip": 512}  # of ViT-B/16; CLIP's after its projection
+LAST_WIDTH = 768  # CLIP's before it
 
 
 def target_width(config: PretrainConfig) -> int:
@@ -19,6 +22,8 @@ def target_width(config: PretrainConfig) -> int:
     target, model = config.objective.target, config.model
     if target == "teacher_features":
         return resolve_size(model).width
+    if target == "clip" and config.objective.clip_features == "last":
+        return LAST_WIDTH
     return FEATURE_WIDTH.get(target, model.tubelet * model.patch_px**2 * 3)
 
 
@@ -37,7 +42,14 @@ class Student(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
         grid, made_for = self.encoder.grid, position_grid(config)
         self.positions = Positions(model.positions, grid, size.decoder_width, made_for)
-        self.decoder = BlockStack(size.decoder_width, size.decoder_depth, size.decoder_heads, 0.0, model.checkpointing)
+        make_blocks = partial(
+            BlockStack,
+            size.decoder_width,
+            num_heads=size.decoder_heads,
+            checkpointing=model.checkpointing,
+            mlp_ratio=size.mlp_ratio,
+        )
+        self.decoder = make_blocks(depth=size.decoder_depth)
         self.pixel_head = nn.Linear(size.decoder_width, target_width(config))
         self.ranking_reaches_encoder = config.objective.ranking_reaches_encoder
         self.shared_depth, self.early_depth = model.predictor_shared_depth, model.predictor_encoder_depth
@@ -52,7 +64,7 @@ class Student(nn.Module):
         self.predictor: BlockStack | None = None
         if config.mask.mode != "random":
             depth = size.decoder_depth if model.predictor_depth is None else model.predictor_depth
-            self.predictor = BlockStack(size.decoder_width, depth, size.decoder_heads, 0.0, model.checkpointing)
+            self.predictor = make_blocks(depth=depth)
             self.loss_head = nn.Linear(size.decoder_width, 1)
             if self.early_depth is not None:
                 self.early_norm = nn.LayerNorm(size.width, eps=NORM_EPS)

@@ -33,7 +33,7 @@ from hpm_video.method.teacher import Teacher
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import Student
-from hpm_video.reading import brief, check_file, one_line, parse_json, read_json
+from hpm_video.reading import brief, check_file, one_line, parse_json, read_json, read_yaml
 from hpm_video.train.run_kind import CONFIG, check_run, find_kind
 from hpm_video.train.state import RunState
 
@@ -298,8 +298,16 @@ def latest_checkpoint(run: Path) -> Path:
 def read_config(run: Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Of a run of either kind, told apart by its sections."""
     file = run / CONFIG
-    tuned = find_kind(run) == "finetune"
-    return load_finetune_config(file, overrides) if tuned else load_config(file, overrides)
+    if find_kind(run) == "finetune":
+        return load_finetune_config(file, overrides)
+    return load_config(file, overrides, {"objective": {"clip_features": "last"}} if _has_older_clip(file) else None)
+
+
+def _has_older_clip(file: Path) -> bool:
+    """Whether a run predicts CLIP's features, and is from before there was a choice of them."""
+    tree = read_yaml(file)
+    objective = tree.get("objective") if isinstance(tree, dict) else None
+    return isinstance(objective, dict) and objective.get("target") == "clip" and "clip_features" not in objective
 
 
 def load_run_config(run: Path, overrides: Iterable[str] = ()) -> PretrainConfig:

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from hpm_video.config import FinetuneConfig, PretrainConfig, token_grid
 from hpm_video.method.step import PretrainStep, make_layout
 from hpm_video.models.classifier import Classifier
-from hpm_video.models.student import FEATURE_WIDTH, Student
+from hpm_video.models.student import FEATURE_WIDTH, Student, target_width
 from hpm_video.train.flops import count_target
 from hpm_video.types import Place
 
@@ -220,7 +220,7 @@ def _build_step(config: PretrainConfig, student: Student) -> PretrainStep:
         return PretrainStep(config, student, META)
     step = PretrainStep(replace(config, objective=replace(config.objective, target="raw")), student, META)
     t, h, w = token_grid(config)
-    step.features = lambda clip: clip.new_empty(clip.shape[0], t * h * w, FEATURE_WIDTH[target])
+    step.features = lambda clip: clip.new_empty(clip.shape[0], t * h * w, target_width(config))
     return step
 
 

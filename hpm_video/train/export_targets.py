@@ -17,7 +17,7 @@ from hpm_video.errors import UserError
 from hpm_video.files import replacing, write_json
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.convert_out import to_timm, to_transformers, to_videomae
-from hpm_video.models.encoder import Encoder
+from hpm_video.models.encoder import Encoder, resolve_size
 from hpm_video.models.student import Student
 from hpm_video.train.weight_transfer import fill_encoder, fill_student
 from hpm_video.train.weights import TARGET_KINDS, read_weights
@@ -63,7 +63,7 @@ def _transformers_settings(config: RunConfig, model: Model, classes: list[str]) 
         "hidden_size": encoder.width,
         "num_hidden_layers": len(blocks),
         "num_attention_heads": _num_heads(encoder.stack),
-        "intermediate_size": 4 * encoder.width,
+        "intermediate_size": _mlp_width(encoder.stack, encoder.width),
         "layer_norm_eps": 1e-6,
         "use_mean_pooling": isinstance(model, Classifier),
     }
@@ -71,7 +71,7 @@ def _transformers_settings(config: RunConfig, model: Model, classes: list[str]) 
         names = dict(enumerate(classes))
         return settings | {"id2label": names, "label2id": {name: number for number, name in names.items()}}
     width = model.project.out_features
-    settings |= {"decoder_hidden_size": width, "decoder_intermediate_size": 4 * width}
+    settings |= {"decoder_hidden_size": width, "decoder_intermediate_size": _mlp_width(model.decoder, width)}
     settings |= {
         "decoder_num_hidden_layers": len(model.decoder.blocks),
         "decoder_num_attention_heads": _num_heads(model.decoder),
@@ -89,6 +89,7 @@ def write_timm(folder: Path, config: RunConfig, model: Model, classes: list[str]
         "embed_dim": encoder.width,
         "depth": len(encoder.stack.blocks),
         "num_heads": _num_heads(encoder.stack),
+        "mlp_ratio": resolve_size(config.model).mlp_ratio,
     }
     pooling = {"mean": "avg", "cls": "token"}[model.pooling] if isinstance(model, Classifier) else ""
     arguments |= {"class_token": encoder.cls_token is not None, "global_pool": pooling, "fc_norm": pooling == "avg"}
@@ -117,6 +118,11 @@ def write_timm(folder: Path, config: RunConfig, model: Model, classes: list[str]
         return other.forward_features(clip[:, :, 0]), encoder(clip)
 
     return check
+
+
+def _mlp_width(stack: Any, width: int) -> int:
+    """Return the width of the MLP of a stack of blocks; four times its own if it has none."""
+    return stack.blocks[0].mlp.fc1.out_features if len(stack.blocks) else 4 * width
 
 
 def _num_heads(stack: Any) -> int:

@@ -22,9 +22,9 @@ from hpm_video.models.encoder import resolve_size
 from hpm_video.models.student import FEATURE_WIDTH, target_width
 
 
-def block_macs(num_tokens: int, width: int) -> int:
-    """Multiply-adds of one transformer block with a four times wider MLP: 12 L D^2 + 2 L^2 D."""
-    return 12 * num_tokens * width**2 + 2 * num_tokens**2 * width
+def block_macs(num_tokens: int, width: int, mlp_ratio: float = 4.0) -> int:
+    """Return the multiply-adds of one transformer block: 12 L D^2 + 2 L^2 D with a four times wider MLP."""
+    return 2 * num_tokens * width * (2 * width + int(width * mlp_ratio) + num_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +63,11 @@ def count_step(config: PretrainConfig) -> StepCost:
         views, seen_units = _teacher_view(config)
         seen = steps * seen_units
         asked = min(steps, tokens_decoded) * (num_units - seen_units)
-        shared = model.predictor_shared_depth * block_macs(seen + asked + extra, narrow)
+        shared = model.predictor_shared_depth * block_macs(seen + asked + extra, narrow, size.mlp_ratio)
         teacher = seen * pixels * size.width + shared + _count_encoder(config, seen, model.predictor_encoder_depth)
         teacher = views * (teacher + _count_predictor(config, seen + asked + extra, seen + asked + extra))
     own_map = 0 if model.predictor_encoder_depth is None else (visible + extra) * size.width * narrow
-    decoder_blocks = size.decoder_depth * block_macs(visible + decoded + extra, narrow)
+    decoder_blocks = size.decoder_depth * block_macs(visible + decoded + extra, narrow, size.mlp_ratio)
     predictor = (
         0 if config.mask.mode == "random" else own_map + _count_predictor(config, visible + decoded + extra, decoded)
     )
@@ -94,14 +94,15 @@ def _teacher_view(config: PretrainConfig) -> tuple[int, int]:
 def _count_encoder(config: PretrainConfig, seen: int, depth: int | None) -> int:
     """The blocks (all, or `depth` of them) and the map to the decoder's width; the embedding is counted apart."""
     size, seen = resolve_size(config.model), seen + int(config.model.cls_token)
-    return (depth or size.depth) * block_macs(seen, size.width) + seen * size.width * size.decoder_width
+    return (depth or size.depth) * block_macs(seen, size.width, size.mlp_ratio) + seen * size.width * size.decoder_width
 
 
 def _count_predictor(config: PretrainConfig, length: int, scored: int) -> int:
     """Its blocks on `length` tokens, its head on `scored` of them."""
     size, depth = resolve_size(config.model), config.model.predictor_depth
     width = size.decoder_width
-    return (size.decoder_depth if depth is None else depth) * block_macs(length, width) + scored * width
+    depth = size.decoder_depth if depth is None else depth
+    return depth * block_macs(length, width, size.mlp_ratio) + scored * width
 
 
 def count_target(config: PretrainConfig) -> int:
@@ -109,12 +110,14 @@ def count_target(config: PretrainConfig) -> int:
     of each time step."""
     model, (t, h, w) = config.model, token_grid(config)
     if config.objective.target in FEATURE_WIDTH:
-        return t * (12 * block_macs(h * w + 1, 768) + h * w * 16 * 16 * 3 * 768)
+        width = target_width(config)
+        projection = 0 if width == 768 else h * w * 768 * width
+        return t * (12 * block_macs(h * w + 1, 768) + h * w * 16 * 16 * 3 * 768 + projection)
     if config.objective.target != "teacher_features":
         return 0
     size, num_tokens = resolve_size(model), t * h * w
     embed = num_tokens * model.tubelet * model.patch_px**2 * 3 * size.width
-    return embed + size.depth * block_macs(num_tokens + int(model.cls_token), size.width)
+    return embed + size.depth * block_macs(num_tokens + int(model.cls_token), size.width, size.mlp_ratio)
 
 
 def teacher_share(config: PretrainConfig, steps: int) -> float:
@@ -139,7 +142,7 @@ def count_classifier(config: FinetuneConfig, num_classes: int) -> int:
     model, size = config.model, resolve_size(config.model)
     t, h, w = token_grid(config)
     num_tokens, pixels = t * h * w, model.tubelet * model.patch_px**2 * 3
-    blocks = size.depth * block_macs(num_tokens + int(model.cls_token), size.width)
+    blocks = size.depth * block_macs(num_tokens + int(model.cls_token), size.width, size.mlp_ratio)
     return num_tokens * pixels * size.width + blocks + size.width * num_classes
 
 

@@ -14,11 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import timm
 import torch
 
-from hpm_video.config import PretrainConfig, RunConfig, token_grid
-from hpm_video.method.targets import IMAGE_MODELS, PATCH_PX
+from hpm_video.config import PretrainConfig, RunConfig
+from hpm_video.method.targets import IMAGE_MODELS, create_image_model
 from hpm_video.models.encoder import resolve_size
 from hpm_video.train.dry_run import DryRun
 from hpm_video.train.engine import deepspeed_settings, split_batch
@@ -75,11 +74,8 @@ def count_target_parameters(config: RunConfig) -> int:
     """Of the network beside the training that gives its features as targets; 0 where there is none."""
     if not isinstance(config, PretrainConfig) or config.objective.target not in IMAGE_MODELS:
         return 0
-    _, h, w = token_grid(config)
     with torch.device("meta"):
-        network = timm.create_model(
-            IMAGE_MODELS[config.objective.target], num_classes=0, img_size=(h * PATCH_PX, w * PATCH_PX)
-        )
+        network = create_image_model(config)
     return sum(p.numel() for p in network.parameters())
 
 

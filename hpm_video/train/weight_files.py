@@ -16,17 +16,32 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hpm_video.errors import UserError
-from hpm_video.models.convert import Said
+from hpm_video.models.convert_names import Said
 from hpm_video.reading import check_file, one_line, parse_json
-from hpm_video.train.engine import merge_shards
 
-WRAPPERS = ("model", "module", "state_dict", "model_state_dict", "model_state", "model_ema", "ema_state_dict")
-TEACHERS = ("ema_state_dict", "model_ema")  # beside one of the others: HPM's teacher, an average of the weights
+WRAPPERS = (
+    "model",
+    "module",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model_ema",
+    "ema_state_dict",
+    "state_dict_ema",
+    "ema",
+)
+TEACHERS = (
+    "ema_state_dict",
+    "model_ema",
+    "state_dict_ema",
+    "ema",
+)  # beside one of the others: an average of the weights
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")  # DistributedDataParallel, torch.compile, wrappers
 WANTED = "expected a run folder, encoder.safetensors, or another project's weights (.safetensors, .pth, .bin)"
 MOST_WRAPPERS = 5  # one in the other
+PART = re.compile(r"(.+)-\d{5}-of-(?!00001\.)\d{5}(\.\w+)")  # of several files
+INDEX = ".index.json"  # behind the name that the file would have in one piece
 FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
-MODEL_STATES = "mp_rank_00_model_states.pt"  # of DeepSpeed
 
 
 class Content(NamedTuple):
@@ -36,12 +51,11 @@ class Content(NamedTuple):
     teacher: dict[str, Tensor]  # an average of these weights that the file holds as well; {} where it holds none
 
 
-def read_file(file: Path, trust_pickle: bool) -> Content:
-    """Of a file of tensors, or of the folder of a checkpoint of DeepSpeed (`find_shards`). Raises UserError."""
-    if file.is_dir():
-        return Content(_strip(read_shards(file, trust_pickle)), {})
+def read_file(file: Path, trust_pickle: bool, is_part: bool = False) -> Content:
+    """Return the tensors of one file; of one that is a part of several, with the names as they are. Raises UserError."""
+    _refuse_parts(file, is_part)
     content = _read_content(file, trust_pickle)
-    tensors = _strip(_unwrap(content))
+    tensors = _unwrap(content) if is_part else strip(_unwrap(content))
     if not tensors:
         held = _names_in(content) if isinstance(content, Mapping) else type(content).__name__
         raise UserError(
@@ -59,6 +73,19 @@ def read_file(file: Path, trust_pickle: bool) -> Content:
             "expected the checkpoint's whole folder, with init.trust_pickle=true"
         )
     return Content(tensors, _find_teacher(content, tensors))
+
+
+def _refuse_parts(file: Path, is_part: bool) -> None:
+    if file.suffix == ".distcp" or file.name == ".metadata":
+        raise UserError(
+            f"init.weights: {file} is a part of a checkpoint of torch (DCP); expected its folder, {file.parent}"
+        )
+    part = PART.fullmatch(file.name)
+    if part is not None and not is_part:
+        index = f"{part[1]}{part[2]}{INDEX}"
+        raise UserError(
+            f"init.weights: {file} is one of several files; expected the folder {file.parent}, with {index} in it"
+        )
 
 
 def _read_content(file: Path, trust_pickle: bool) -> Any:
@@ -116,41 +143,12 @@ def _find_teacher(content: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     )
     if held.keys() <= set(TEACHERS):
         return {}
-    averages = (_strip(_unwrap(held[name])) for name in TEACHERS if name in held)
+    averages = (strip(_unwrap(held[name])) for name in TEACHERS if name in held)
     return next((average for average in averages if average.keys() == tensors.keys()), {})
 
 
-def find_shards(folder: Path) -> Path | None:
-    """The folder of a checkpoint of DeepSpeed: this one, or the latest in it; None where it is none."""
-    latest = folder / "latest"
-    with contextlib.suppress(OSError, ValueError):  # not a name
-        if latest.is_file() and latest.stat().st_size < 200 and (folder / latest.read_text().strip()).is_dir():
-            folder = folder / latest.read_text().strip()
-    is_one = (folder / MODEL_STATES).is_file() or any(folder.glob("zero_pp_rank_*_model_states.pt"))
-    return folder if is_one else None
-
-
-def read_shards(folder: Path, trust_pickle: bool) -> dict[str, Tensor]:
-    """Whole fp32 weights of a checkpoint that DeepSpeed wrote, at any ZeRO stage and number of ranks. Raises UserError."""
-    if not any(folder.glob("*_optim_states.pt")):  # stage 0 with no optimizer of DeepSpeed's: the weights are whole
-        return read_file(folder / MODEL_STATES, trust_pickle).tensors
-    if not trust_pickle:
-        raise UserError(
-            f"init.weights: {folder} is a checkpoint of DeepSpeed, whose files hold Python objects, and reading those can run "
-            "any code; expected tensors only. If you trust where it comes from: init.trust_pickle=true"
-        )
-    try:
-        return merge_shards(folder)
-    except UserError:
-        raise
-    except Exception as error:  # of DeepSpeed and torch: a shard that is missing or cut off, another version's format
-        raise UserError(
-            f"init.weights: {folder}: DeepSpeed could not put its shards together: {error}; expected all files of the checkpoint"
-        ) from error
-
-
 def read_said(folder: Path) -> tuple[Said, list[str] | None, dict[str, Any]]:
-    """Of the config.json (transformers, timm) and preprocessor_config.json beside weights: what they say of the model, the
+    """Return what the config.json (transformers, timm) and preprocessor_config.json beside weights say: of the model, the
     names of the classes, and mean and std of the pixels."""
     config, clips = _read_json(folder / "config.json"), _read_json(folder / "preprocessor_config.json")
     timm = config.get("pretrained_cfg")
@@ -164,7 +162,11 @@ def read_said(folder: Path) -> tuple[Said, list[str] | None, dict[str, Any]]:
         value if _is_count(value := config.get(name)) else None
         for name in ("num_attention_heads", "num_frames", "decoder_num_attention_heads")
     )
-    said = Said(heads, frames, frame_size, decoder_heads)
+    arguments = config.get("model_args")
+    arguments = arguments if isinstance(arguments, dict) else {}
+    pooling = arguments.get("global_pool", config.get("global_pool"))
+    words = (config.get("hidden_act", arguments.get("act_layer")), config.get("architecture"), pooling)
+    said = Said(heads, frames, frame_size, decoder_heads, *(w if isinstance(w, str) else None for w in words))
     told = {name: _numbers(values, float) for name, values in pixels.items()}
     return said, _class_names(config.get("id2label")), {name: values for name, values in told.items() if values}
 
@@ -277,7 +279,8 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
     return {}
 
 
-def _strip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors without the prefixes that training engines put before all of their names."""
     for prefix in PREFIXES * 2:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

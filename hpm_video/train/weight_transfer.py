@@ -119,8 +119,8 @@ def _move_decoder_positions(model: Student, weights: Weights, tensors: dict[str,
     if positions.kind != "learned" or "project.weight" not in tensors:
         return
     if table is None:
-        had, made_for = weights.model["positions"], weights.settings()["model"]["position_grid"]
-        table = fixed_table(had, weights.grid, tensors["project.weight"].shape[0], tuple(made_for))
+        had, width = weights.model["positions"], tensors["project.weight"].shape[0]
+        table = fixed_table(had, weights.grid, width, weights.made_for)
     tensors["positions.table"] = interpolate_table(table.float(), weights.grid, model.encoder.grid)
 
 
@@ -148,8 +148,7 @@ def _move(encoder: Encoder, weights: Weights) -> tuple[dict[str, Tensor], list[s
         if before != after:
             changes.append(f"positions.table interpolated from grid {_shown(before)} to {_shown(after)}")
     else:
-        made_for = weights.settings()["model"]["position_grid"]
-        tensors["positions.table"] = fixed_table(had, after, width, tuple(made_for))
+        tensors["positions.table"] = fixed_table(had, after, width, weights.made_for)
         changes.append(f"positions.table starts as the {had} table it was trained with")
     return tensors, changes
 

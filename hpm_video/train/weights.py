@@ -12,14 +12,17 @@ from torch import Tensor
 
 from hpm_video.config import EncoderConfig, InitConfig, ModelConfig
 from hpm_video.errors import UserError
-from hpm_video.models.convert import Said, check_numbers, convert
+from hpm_video.models.convert import check_numbers, convert
+from hpm_video.models.convert_names import Said
 from hpm_video.models.tokens import Grid
 from hpm_video.reading import read_json
 from hpm_video.train.checkpoint import list_checkpoints, load_classes, read_config, read_tensors
-from hpm_video.train.weight_files import WANTED, find_shards, read_file, read_said, whole
+from hpm_video.train.weight_files import INDEX, WANTED, read_said, whole
+from hpm_video.train.weight_folders import find_shards, read_weights_of
 
 DECODER_KEYS = {f.name for f in dataclasses.fields(ModelConfig)} - {f.name for f in dataclasses.fields(EncoderConfig)}
 TARGET_KINDS = {name: name for name in ("teacher_features", "dino", "clip")}
+VIDEO_PROJECTS = ("VideoMAE", "transformers VideoMAE", "MAE-ST")  # the first two fine-tune with a fixed table
 CLIP_KEYS = ("num_frames", "frame_size_px", "mean", "std")
 PIXELS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 PIXELS_OF = {"MAE-ST": {"mean": [0.45] * 3, "std": [0.225] * 3}}
@@ -41,7 +44,16 @@ class Weights:
     kind: str  # "encoder of a pretraining run", "VideoMAE", ...
     source: Path
     teacher: "Weights | None" = None  # HPM's, where it is there as well
+    trains_positions: bool = (
+        False  # in fine-tuning its project trains the table, which was fixed before (MAE, HPM, timm)
+    )
     notes: tuple[str, ...] = ()
+
+    @property
+    def made_for(self) -> Grid:
+        """The grid for which its fixed positions were made."""
+        given = self.model.get("position_grid")
+        return self.grid if given is None else (given[0], given[1], given[2])
 
     def settings(self, pretraining: bool = False) -> dict[str, Any]:
         """What these weights say of model and clips, as the lowest layer of a configuration of fine-tuning, or of
@@ -49,10 +61,12 @@ class Weights:
         model = {**self.model, **self.decoder} if pretraining else dict(self.model)
         if pretraining:
             model.pop("pooling", None)
+        if self.trains_positions and not pretraining:
+            model["positions"] = "learned"
         if model["positions"] == "learned":
             model["position_grid"] = None  # the tensor itself is interpolated
-        elif model.get("position_grid") is None:
-            model["position_grid"] = list(self.grid)
+        else:
+            model["position_grid"] = list(self.made_for)
         return {"model": model, "data": dict(self.data)}
 
 
@@ -65,7 +79,7 @@ def weight_settings(init: InitConfig, pretraining: bool = False) -> dict[str, An
 
 def read_weights(path: Path, trust_pickle: bool = False) -> Weights:
     """Of a run folder (its latest checkpoint, else what it exported), a checkpoint, a file of weights of this program or
-    another, a folder of transformers, or a checkpoint folder of DeepSpeed. Raises UserError."""
+    another, a folder of transformers, or a checkpoint folder of DeepSpeed or torch. Raises UserError."""
     with whole(path):
         if not path.exists():
             raise UserError(f"init.weights: {path} does not exist; {WANTED}")
@@ -73,7 +87,7 @@ def read_weights(path: Path, trust_pickle: bool = False) -> Weights:
 
 
 def _read(file: Path, trust_pickle: bool) -> Weights:
-    tensors, averaged = read_file(file, trust_pickle)
+    tensors, averaged = read_weights_of(file, trust_pickle)
     if "embed.linear.weight" in tensors or "encoder.embed.linear.weight" in tensors:
         return _own(file, tensors)
     told = read_said(file.parent if file.is_file() else file)
@@ -107,6 +121,7 @@ def _converted(
         kind=found.project,
         source=file,
         notes=found.notes,
+        trains_positions=found.project not in VIDEO_PROJECTS,
     )
 
 
@@ -120,7 +135,8 @@ def find_file(path: Path) -> Path:
         averaged = (found[-1].parents[1] / "classes.json").is_file()
         files = [found[-1] / f"{part}.safetensors" for part in (("teacher", "student") if averaged else ("student",))]
     files += [path / "encoder.safetensors", path / "classifier.safetensors"]
-    files += [path / "model.safetensors", path / "pytorch_model.bin", path / "videomae.pth"]
+    names = ("model.safetensors", "pytorch_model.bin")
+    files += [path / name for name in (*names, "videomae.pth", *(f"{name}{INDEX}" for name in names))]
     for file in files:
         if file.is_file():
             return file

@@ -29,10 +29,10 @@ def vit(monkeypatch, tmp_path):
     for target in IMAGE_MODELS:
         monkeypatch.setitem(targets.IMAGE_MODELS, target, SMALL_VIT)
         monkeypatch.setitem(students.FEATURE_WIDTH, target, 64)
-    network = timm.create_model(SMALL_VIT, num_classes=0, img_size=(64, 64)).eval()
+    network = timm.create_model(SMALL_VIT, num_classes=64, img_size=(64, 64)).eval()
     for parameter in network.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
-    save_file({**network.state_dict(), "head.weight": torch.ones(2, 64)}, tmp_path / "vit.safetensors")
+    save_file(network.state_dict(), tmp_path / "vit.safetensors")
     return network, str(tmp_path / "vit.safetensors")
 
 
@@ -54,12 +54,13 @@ def test_image_features_are_timms_of_the_middle_frame(vit, tiny_config, smooth_c
     )
     clip = smooth_clip(config, 2)
     found = ImageFeatures(config, CPU)(clip)  # tubelet 2: frames 1 and 3
-    own = network.pretrained_cfg
+    own = {"dino": network.pretrained_cfg, "clip": targets.PIXELS}[target]
     for time, frame in enumerate((1, 3)):
         pixels = Normalise(config.data).undo(clip)[:, :, frame]
         pixels = (pixels - torch.tensor(own["mean"]).view(3, 1, 1)) / torch.tensor(own["std"]).view(3, 1, 1)
         with torch.no_grad():
             expected = network.forward_features(pixels)[:, 1:]
+            expected = network.head(expected) if target == "clip" else expected
         torch.testing.assert_close(found[:, time * 16 : time * 16 + 16], expected, atol=1e-5, rtol=1e-5)
 
 
@@ -82,8 +83,9 @@ def test_other_grids_are_resized_to_the_models_patches(vit, make) -> None:
 def test_the_names_are_timms_vit_b() -> None:
     for target, name in IMAGE_MODELS.items():
         with torch.device("meta"):
-            network = timm.create_model(name, num_classes=0)
-        assert network.num_features == students.FEATURE_WIDTH[target] and network.num_prefix_tokens == 1
+            network = timm.create_model(name)
+        width = network.num_classes if target == "clip" else network.num_features
+        assert width == students.FEATURE_WIDTH[target] and network.num_prefix_tokens == 1
         assert network.patch_embed.patch_size == (targets.PATCH_PX,) * 2
 
 

@@ -272,6 +272,10 @@ def videomae_file(student: Student) -> dict[str, torch.Tensor]:
     """The student's encoder as VideoMAE's pretraining writes it."""
     own = {n: p.detach() for n, p in student.encoder.named_parameters()}
     theirs = {"encoder." + n.replace("stack.", ""): t for n, t in own.items() if "embed" not in n}
+    for name in [n for n in theirs if n.endswith("attn.qkv.bias")]:  # the bias of the keys is 0 in this student
+        query, _, value = theirs.pop(name).chunk(3)
+        block = name.removesuffix("qkv.bias")
+        theirs |= {f"{block}q_bias": query.clone(), f"{block}v_bias": value.clone()}
     kernel = own["embed.linear.weight"].view(32, 2, 4, 4, 3).permute(0, 4, 1, 2, 3)
     return theirs | {
         "encoder.patch_embed.proj.weight": kernel,
