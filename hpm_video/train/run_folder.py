@@ -183,9 +183,11 @@ def _comparable(config: RunConfig) -> dict[str, Any]:
 
 
 def keep_older_behaviour(run: Path, config: RunConfig) -> None:
-    """Set the keys that an earlier version did not have to their defaults, which are what it did: a preset or recipe of today
-    may say something else, and a run resumes as it was started. Logs what it sets. Raises UserError."""
-    tree = read_yaml(run / CONFIG)
+    """Set the keys that an earlier version did not have to what it did, mostly their defaults: a preset or recipe of today may
+    say something else, and a run resumes as it was started. Logs what it sets. Raises UserError."""
+    tree, found = read_yaml(run / CONFIG), read_config(run)
+    if type(found) is not type(config):
+        return  # `check_same_run` says so
     for section in dataclasses.fields(config):
         keys = getattr(config, section.name)
         known = tree.get(section.name) if isinstance(tree, dict) else None
@@ -193,10 +195,10 @@ def keep_older_behaviour(run: Path, config: RunConfig) -> None:
             continue
         for field in dataclasses.fields(keys):
             dotted, value = f"{section.name}.{field.name}", getattr(keys, field.name)
-            default = field.default if field.default is not dataclasses.MISSING else value
-            if field.name not in known and dotted not in FREE and value != default:
-                log.info("%s=%s: the run was started before there was this key", dotted, default)
-                setattr(keys, field.name, default)
+            before = getattr(getattr(found, section.name), field.name)
+            if field.name not in known and dotted not in FREE and value != before:
+                log.info("%s=%s: the run was started before there was this key", dotted, before)
+                setattr(keys, field.name, before)
 
 
 def _resolved(config: RunConfig) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from hpm_video.data.transforms import Normalise
 from hpm_video.method.targets import ImageFeatures, image_model_name
 from hpm_video.models.student import Student, target_width
 from hpm_video.train.checkpoint import Checkpoint, load_student, read_config, save_checkpoint
-from hpm_video.train.run_folder import check_same_run
+from hpm_video.train.run_folder import check_same_run, keep_older_behaviour
 from hpm_video.types import UserError
 
 CPU = torch.device("cpu")
@@ -108,8 +108,12 @@ def test_runs_from_before_the_choice_load_as_they_were(tiny_config, tmp_path) ->
     assert image_model_name(read_config(tmp_path / "old").objective) == "vit_base_patch16_clip_224.openai"
     assert image_model_name(read_config(tmp_path / "new").objective) == "vit_base_patch16_clip_quickgelu_224.openai"
     check_same_run(tmp_path / "old", tiny_config(objective__target="clip", objective__clip_features="last"), 1)
+    command = tiny_config(objective__target="clip")
     with pytest.raises(UserError, match="objective.clip_features: projected, but the run in .* was started with last"):
-        check_same_run(tmp_path / "old", tiny_config(objective__target="clip"), 1)
+        check_same_run(tmp_path / "old", command, 1)
+    keep_older_behaviour(tmp_path / "old", command)  # as every resumed run
+    assert command.objective.clip_features == "last"
+    check_same_run(tmp_path / "old", command, 1)
 
 
 def test_an_old_run_of_another_target_resumes_without_a_word(tiny_config, tmp_path) -> None:
