@@ -233,7 +233,8 @@ def test_references_to_keys_work() -> None:
         overrides=["data.root=x", "train.output=runs/${data.root}_${train.seed}", "train.steps=${optim.batch_size}"]
     )
     assert (config.train.output, config.train.steps) == ("runs/x_0", config.optim.batch_size)
-    assert load_config(overrides=[*REQUIRED, "preset=hpm_paper"]).model.predictor_depth == 4
+    linked = [*REQUIRED, "model.decoder_depth=3", "model.predictor_depth=${model.decoder_depth}"]
+    assert load_config(overrides=linked).model.predictor_depth == 3
 
 
 @pytest.mark.parametrize(

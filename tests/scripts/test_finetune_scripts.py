@@ -84,7 +84,7 @@ def test_ssv2_in_one_process_from_another_folder(ssv2, pretrained, tmp_path) -> 
     check(done, tmp_path / "tuned", 1)
     config, classifier, classes = load_classifier(tmp_path / "tuned")
     assert "never mirrored" in done.stdout and len(classes) == classifier.num_classes == 3
-    assert config.optim.base_lr == 2.5e-4 and config.data.repeats == 2 and config.model.width == 32
+    assert config.optim.base_lr == 5e-4 and config.data.repeats == 1 and config.model.width == 32
 
 
 def test_k400_by_deepspeed(kinetics, pretrained, tmp_path) -> None:
@@ -94,7 +94,7 @@ def test_k400_by_deepspeed(kinetics, pretrained, tmp_path) -> None:
     check(done, tmp_path / "tuned", 2)
     config, _, classes = load_classifier(tmp_path / "tuned")
     assert "never mirrored" not in done.stdout and classes == ["tying tie", "zumba"]
-    assert config.optim.base_lr == 5e-4
+    assert config.optim.base_lr == 1e-3
 
 
 @pytest.mark.slow
