@@ -38,7 +38,7 @@ def make_clip(config: PretrainConfig, device: torch.device) -> Tensor:
 
 
 class OurStep:
-    """What the loop does in a step, without data and logs; with engine.graphs=auto recorded, if that is possible."""
+    """Run what the loop does in a step, without data and logs; with engine.graphs=auto recorded, if that is possible."""
 
     def __init__(self, config: PretrainConfig, device: torch.device, clip: Tensor | None = None) -> None:
         student = build_student(config)

@@ -1,4 +1,4 @@
-"""What the benchmarks of speed share: interleaved repeats, ratios with their spread, the machine, one way to print."""
+"""Hold what the benchmarks of speed share: interleaved repeats, ratios with their spread, the machine, one way to print."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""What a GPU can reach at most: each stage of a step takes the time of its FLOPs or of its bytes, whichever is longer.
+"""Predict what a GPU can reach at most: each stage of a step takes the time of its FLOPs or of its bytes, whichever is longer.
 
     python benchmarks/gpu/ceilings.py [--sizes s b l] [--clips 64] [--flops 790e12] [--bytes 3.0e12]
 
@@ -27,7 +27,7 @@ CLIPS = 64
 
 
 class Ceilings(NamedTuple):
-    """What the device does at most in a second."""
+    """Hold what the device does at most in a second."""
 
     flops: float = MOST_FLOPS
     bytes: float = MOST_BYTES

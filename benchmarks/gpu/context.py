@@ -1,4 +1,4 @@
-"""What the stages of the GPU script share: the JSON file of a stage, the time it has, and the sizes of its small form."""
+"""Hold what the stages of the GPU script share: the JSON file of a stage, the time it has, and the sizes of its small form."""
 
 import json
 import time

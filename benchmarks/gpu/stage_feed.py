@@ -1,4 +1,4 @@
-"""What the loader delivers here by number of processes, and how much of it arrives: training from files, end to end.
+"""Measure what the loader delivers here by number of processes, and how much of it arrives: training from files, end to end.
 
 The videos are made on the spot: moving textures in H.264, 340 x 256 px, 10 s, 30 frames a second, and their prepared copies.
 """
@@ -32,7 +32,7 @@ TRAINING_S = 20.0  # that the loader leaves for training
 
 
 class Sizes(NamedTuple):
-    """Of the stage: what is made, and what is read from it."""
+    """Say what the stage makes, and what it reads from it."""
 
     videos: int = 24
     shape: tuple[int, int, int] = (300, 256, 340)  # frames, height, width

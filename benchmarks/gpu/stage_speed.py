@@ -46,7 +46,7 @@ class Case(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What is measured in the same rounds."""
+    """Name what is measured in the same rounds."""
 
     size: str
     cases: tuple[Case, ...]

@@ -12,6 +12,7 @@ from hpm_video.data.mixture import ImageSteps
 from hpm_video.errors import UserError
 from hpm_video.method.masking import (
     Part,
+    Plan,
     draw_drops,
     draw_keys,
     make_units,
@@ -20,7 +21,6 @@ from hpm_video.method.masking import (
     mask_random,
     to_tokens,
 )
-from hpm_video.method.masking import Plan as MaskPlan
 from hpm_video.method.objectives import hpm_losses, rank_correlation
 from hpm_video.method.targets import IMAGE_MODELS, ImageFeatures, Target, feature_target, make_target
 from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at
@@ -38,7 +38,7 @@ class Draws(NamedTuple):
     drops: Float[Tensor, "B n"] | None  # which branches are left out (model.drop_path); None = none
 
 
-class Plan(NamedTuple):
+class StepPlan(NamedTuple):
     """What a step depends on beside clips, draws and weights."""
 
     num_hard: int
@@ -56,7 +56,7 @@ class Journey(NamedTuple):
     losses: Losses
     units: Int[Tensor, "U K"]  # of the clip's grid
     part: Part  # what was decoded of the masked ones
-    plan: Plan
+    plan: StepPlan
 
 
 class Layout(NamedTuple):
@@ -109,10 +109,10 @@ class PretrainStep:
         decode_all: bool = False,
     ) -> Journey:
         """A batch through the method; with mask.masks_per_clip r each clip counts r times in what comes out."""
-        plan = Plan(num_hard, decode_all=decode_all)
+        plan = StepPlan(num_hard, decode_all=decode_all)
         return self.travel_with(engine, clip, self._draw(clip, place, step, plan), plan)
 
-    def _draw(self, clip: Tensor, place: Place, step: int, plan: Plan) -> Draws:
+    def _draw(self, clip: Tensor, place: Place, step: int, plan: StepPlan) -> Draws:
         generator = seeded(clip.device, self.config.train.seed, step)
         units, num_masked, part = self._layout_of(clip)
         num_units, num_masks = units.shape[0], self.config.mask.masks_per_clip
@@ -124,7 +124,7 @@ class PretrainStep:
             phases = draw_keys(rows, num_units, generator)
         return Draws(keys, views, phases, draw_drops(self.drop_paths, rows, self.config.train.seed, step, clip.device))
 
-    def travel_with(self, engine: Engine, clip: Float[Tensor, "B C T H W"], draws: Draws, plan: Plan) -> Journey:
+    def travel_with(self, engine: Engine, clip: Float[Tensor, "B C T H W"], draws: Draws, plan: StepPlan) -> Journey:
         """`travel` with these draws: nothing is drawn here, and nothing is read back from the device."""
         units, num_masked, part = self._layout_of(clip)  # [U, K]
         num_masks = self.config.mask.masks_per_clip
@@ -136,9 +136,7 @@ class PretrainStep:
         if num_masks > 1:
             clip = clip.repeat_interleave(num_masks, dim=0)
             difficulty = None if difficulty is None else difficulty.repeat_interleave(num_masks, dim=0)
-        masked_units = self._choose(
-            difficulty, draws.keys, MaskPlan(num_masked, plan.num_hard)
-        )  # [B, U], True = hidden
+        masked_units = self._choose(difficulty, draws.keys, Plan(num_masked, plan.num_hard))  # [B, U], True = hidden
         mask = to_tokens(masked_units, units, num_masked, part, draws.phases)
         self.drop_paths.set(draws.drops)
         output = engine(clip, mask.visible, mask.decoded)  # pixels [B, Q, P], predicted_loss [B, Q]
@@ -153,7 +151,7 @@ class PretrainStep:
             raise UserError(f"clip: {list(clip.shape)}; expected [B, 3, T, H, W] with T = {frames} frames")
         return layout
 
-    def _choose(self, difficulty: Tensor | None, keys: Tensor, plan: MaskPlan) -> Tensor:
+    def _choose(self, difficulty: Tensor | None, keys: Tensor, plan: Plan) -> Tensor:
         if difficulty is None:
             return mask_random(keys, plan.num_masked)
         return (mask_inverted if self.config.mask.mode == "inverted" else mask_hard)(difficulty, keys, plan)
@@ -176,14 +174,14 @@ class PretrainStep:
         """Labels are not looked at. What is logged of a step on images is named so."""
         return self.run(engine, clip, *self.draw(clip, place, step, steps))
 
-    def draw(self, clip: Float[Tensor, "B C T H W"], place: Place, step: int, steps: int) -> tuple[Draws, Plan]:
+    def draw(self, clip: Float[Tensor, "B C T H W"], place: Place, step: int, steps: int) -> tuple[Draws, StepPlan]:
         """Return all that a step depends on beside its clips and the weights."""
         num_hard = self.num_hard(step / steps, self._layout_of(clip).num_masked)
-        plan = Plan(num_hard, "_image" if step in self.image_steps else "")
+        plan = StepPlan(num_hard, "_image" if step in self.image_steps else "")
         return self._draw(clip, place, step, plan), plan
 
     def run(
-        self, engine: Engine, clip: Float[Tensor, "B C T H W"], draws: Draws, plan: Plan
+        self, engine: Engine, clip: Float[Tensor, "B C T H W"], draws: Draws, plan: StepPlan
     ) -> tuple[StepResult, Journey]:
         """Return the losses of a step that was drawn. Shapes depend on the plan and the clips' shape alone."""
         journey = self.travel_with(engine, clip, draws, plan)

@@ -26,7 +26,7 @@ from hpm_video.models.tokens import take, take_patches
 IMAGE_MODELS = {"dino": "vit_base_patch16_224.dino", "clip": "vit_base_patch16_clip_quickgelu_224.openai"}  # timm's
 LAST_CLIP = "vit_base_patch16_clip_224.openai"  # objective.clip_features=last: the same weights under a plain GELU
 PATCH_PX = 16  # of all
-PIXELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # ImageNet's
+PIXELS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # ImageNet's
 
 
 class Target(NamedTuple):

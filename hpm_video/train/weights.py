@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hpm_video.config import EncoderConfig, InitConfig, ModelConfig
 from hpm_video.errors import UserError
+from hpm_video.method.targets import PIXELS
 from hpm_video.models.convert import check_numbers, convert
 from hpm_video.models.convert_names import Said
 from hpm_video.models.tokens import Grid
@@ -24,7 +25,6 @@ DECODER_KEYS = {f.name for f in dataclasses.fields(ModelConfig)} - {f.name for f
 TARGET_KINDS = {name: name for name in ("teacher_features", "dino", "clip")}
 VIDEO_PROJECTS = ("VideoMAE", "transformers VideoMAE", "MAE-ST")  # the first two fine-tune with a fixed table
 CLIP_KEYS = ("num_frames", "frame_size_px", "mean", "std")
-PIXELS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 PIXELS_OF = {"MAE-ST": {"mean": [0.45] * 3, "std": [0.225] * 3}}
 
 

@@ -3,7 +3,6 @@
 import argparse
 import json
 import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,7 @@ ROOT = Path(__file__).parents[2]
 HOME = ROOT / "benchmarks" / "gpu"
 
 
-@pytest.fixture(autouse=True)
-def own_path(monkeypatch) -> None:
-    """The scripts put their folders on the path."""
-    monkeypatch.setattr(sys, "path", [str(HOME), str(HOME.parent), *sys.path])
-    for name in ("context", "worker", "ceilings", "pages", "peers", "timing", "report", "stage_speed", "stage_profile"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+pytestmark = pytest.mark.usefixtures("gpu_scripts_on_path")
 
 
 def script(name: str) -> dict[str, Any]:

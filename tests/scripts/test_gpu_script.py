@@ -41,12 +41,7 @@ sys.meta_path.insert(0, Faults())
 '''
 
 
-@pytest.fixture(autouse=True)
-def own_path(monkeypatch) -> None:
-    """The scripts put their folders on the path."""
-    monkeypatch.setattr(sys, "path", [str(HOME), str(HOME.parent), *sys.path])
-    for name in ("context", "worker", "ceilings", "pages", "peers", "timing", "report", "stage_speed", "stage_profile"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+pytestmark = pytest.mark.usefixtures("gpu_scripts_on_path")
 
 
 def script(name: str) -> dict[str, Any]:
