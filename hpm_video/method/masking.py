@@ -63,10 +63,12 @@ def mask_random(keys: Float[Tensor, "B U"], num_masked: int) -> Bool[Tensor, "B 
 
 
 def hardest_units(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], count: int) -> Int[Tensor, "B n"]:
-    """The `count` most difficult units of each clip; ties fall to the larger key, not to the same places each time."""
-    order = keys.argsort(dim=1, descending=True)
-    ranked = difficulty.gather(1, order).argsort(dim=1, descending=True, stable=True)
-    return order.gather(1, ranked[:, :count])
+    """Return the `count` most difficult units of each clip, in no order; ties fall to the larger key, not to the same places
+    each time."""
+    if not count:
+        return top(difficulty, 0)
+    least = difficulty.topk(count, dim=1, sorted=False).values.amin(dim=1, keepdim=True)  # [B, 1]; keys are in 0..1
+    return top(torch.where(difficulty > least, 2.0, torch.where(difficulty == least, keys, -1.0)), count)
 
 
 def mask_hard(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], plan: Plan) -> Bool[Tensor, "B U"]:
