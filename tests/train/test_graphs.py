@@ -1,16 +1,21 @@
 """Recorded micro steps: the numbers of steps that Python runs. The graphs here are played by Python; tests/gpu has real ones."""
 
+import json
 import logging
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from hpm_video.data.encode import write_video
 from hpm_video.method.step import PretrainStep
 from hpm_video.train.engine import PlainEngine
 from hpm_video.train.feed import Feed
 from hpm_video.train.graphs import MicroSteps, RecordedSteps, _detach, make_micro_steps
 from hpm_video.train.loop import Loop
+from hpm_video.train.pretrain import pretrain
 from hpm_video.train.state import RunState, build_student
 from hpm_video.types import Batch
 
@@ -162,3 +167,45 @@ def test_only_the_plain_engine_on_a_gpu_records(tiny_config, monkeypatch) -> Non
     assert type(make_micro_steps(config, engine, step)) is RecordedSteps
     assert type(make_micro_steps(tiny_config(engine__graphs="never"), engine, step)) is MicroSteps
     assert type(make_micro_steps(config, engine, object())) is MicroSteps
+
+
+def test_a_run_with_graphs_that_is_resumed_gives_the_losses_of_one_without(tiny_config, tmp_path, monkeypatch) -> None:
+    """Stopped after half of its steps; the hard share differs from step to step."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "videos").mkdir()
+    for number in range(8):
+        write_video(tmp_path / "videos" / f"{number}.mkv", rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8), 10)
+    settings = {
+        "data__root": str(tmp_path / "videos"),
+        "data__num_held_out": 2,
+        "data__num_workers": 0,
+        "mask__hard_share_end": 1.0,
+        "optim__batch_size": 4,
+        "optim__base_lr": 0.02,
+        "model__drop_path": 0.2,
+        "train__steps": STEPS,
+        "train__log_every_steps": 1,
+        "train__save_every_steps": STEPS // 2,
+        "train__num_pictures": 0,
+    }
+    played: list[PlayedGraphs] = []
+
+    def rows(name: str, graphs: bool) -> list[tuple[float, float]]:
+        def make(config, engine, step):
+            played.append(PlayedGraphs())
+            return RecordedSteps(engine, step, played[-1])
+
+        with monkeypatch.context() as patch:
+            if graphs:
+                patch.setattr("hpm_video.train.loop.make_micro_steps", make)
+            assert pretrain(tiny_config(train__output=str(tmp_path / name), **settings))
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [(row["loss"], row["grad_norm"]) for row in map(json.loads, lines)]
+
+    without = rows("without", graphs=False)
+    assert len(without) == STEPS and rows("with", graphs=True) == without
+    shutil.rmtree(tmp_path / "with" / "checkpoints" / f"step-{STEPS:08d}")  # as if stopped in the middle
+    assert rows("with", graphs=True) == without
+    # of each start the first step is run by Python; each of the others has its own hard share, so its own recording, which is
+    # replayed for its trial and for its step
+    assert [(p.num_records, p.num_replays) for p in played] == [(n - 1, 2 * (n - 1)) for n in (STEPS, STEPS // 2)]
