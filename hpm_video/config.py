@@ -444,7 +444,7 @@ class EngineConfig:
     deepspeed_json: str | None = key(
         None, "file of further DeepSpeed settings; a key that is set here too is an error", path=True
     )
-    compile: bool = key(False, "torch.compile the transformer blocks of student and teacher")
+    compile: bool = key(False, "torch.compile the transformer blocks of student and teacher, and the targets")
     graphs: str = key(
         "auto",
         "CUDA graphs: auto = the plain engine on a GPU records the micro step once and replays it, if a trial gives the loss "

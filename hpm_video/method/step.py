@@ -81,6 +81,8 @@ class PretrainStep:
         self.layouts = {config.data.num_frames: make_layout(config, device)}  # by the frames of a clip
         self.units = self.layouts[config.data.num_frames].units  # [U, K]
         self.drop_paths = DropPaths(student)
+        # compiled, gathering and normalising the pixels are one kernel, which reads the clip once
+        self.pixel_target = torch.compile(make_target, dynamic=False) if config.engine.compile else make_target
         self.image_steps = ImageSteps(config.images.share if has_images(config) else 0.0, config.train.seed)
         if has_images(config):
             self.layouts.setdefault(config.model.tubelet, make_layout(image_config(config), device))
@@ -159,7 +161,7 @@ class PretrainStep:
     def _make_target(self, engine: Engine, clip: Tensor, mask: Mask) -> Target:
         model = self.config.model
         if self.features is None:
-            return make_target(clip, mask.decoded, self.config.objective.target, model.tubelet, model.patch_px)
+            return self.pixel_target(clip, mask.decoded, self.config.objective.target, model.tubelet, model.patch_px)
         with engine.autocast():
             return feature_target(self.features(clip), mask.decoded)
 

@@ -58,5 +58,5 @@ def test_compiled_blocks_have_the_same_losses_and_are_few(tiny_config, smooth_cl
     losses, _, _ = train(tiny_config(**keys), clip)
     torch._dynamo.reset()
     assert train(tiny_config(engine__compile=True, **keys), clip)[0] == pytest.approx(losses, abs=1e-4)
-    # student and teacher: encoder with and without stochastic depth, decoder, predictor; other shapes while the teacher rests
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 12
+    # student and teacher: encoder with and without stochastic depth, decoder, predictor; other shapes while the teacher rests; the target
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 13
