@@ -28,14 +28,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hpm_video.config import DataConfig
-from hpm_video.data import decode_av
 from hpm_video.data.dataset import ClipDataset, Sample, collate
-from hpm_video.data.decode import READERS, is_installed, read_frames
-from hpm_video.data.encode import target_size, transcode
 from hpm_video.data.loader import make_loader
 from hpm_video.data.manifest import open_manifest
+from hpm_video.data.readers import pyav
+from hpm_video.data.readers.read import READERS, is_installed, read_frames
 from hpm_video.data.sampling import sample_dense
 from hpm_video.data.transforms import Normalise, make_transform, multiscale_box
+from hpm_video.preprocess.encode import target_size, transcode
 
 NUM_FRAMES, SIDE_PX, BATCH, NUM_COPIES = 16, 224, 8, 16
 STRIDES = (2, 4)
@@ -171,26 +171,26 @@ def decode_alone(file: Path, reader: str, stride: int) -> float:
 
 def time_stages(file: Path, stride: int) -> dict[str, float]:
     """Milliseconds a clip in each stage, with PyAV."""
-    av, config = decode_av.load(), config_of(file.parent, stride)
+    av, config = pyav.load(), config_of(file.parent, stride)
 
     def choose(number: int) -> Callable[[int], np.ndarray]:
         return lambda n: sample_dense(n, NUM_FRAMES, stride, np.random.default_rng(number))
 
     def demux(number: int) -> None:
         with av.open(str(file)) as opened:
-            decode_av.Packets.of(opened, opened.streams.best("video"))
+            pyav.Packets.of(opened, opened.streams.best("video"))
 
     def no_colours(number: int) -> None:
-        put = decode_av.Frames.put
-        decode_av.Frames.put = lambda self, key, frame: None  # type: ignore[method-assign]
+        put = pyav.Frames.put
+        pyav.Frames.put = lambda self, key, frame: None  # type: ignore[method-assign]
         try:
-            decode_av.read(str(file), choose(number))
+            pyav.read(str(file), choose(number))
         finally:
-            decode_av.Frames.put = put  # type: ignore[method-assign]
+            pyav.Frames.put = put  # type: ignore[method-assign]
 
     opened = time_alone(demux)
     decoded = time_alone(no_colours)
-    coloured = time_alone(lambda number: decode_av.read(str(file), choose(number)))
+    coloured = time_alone(lambda number: pyav.read(str(file), choose(number)))
     frames = read_frames(file, choose(0))
     transform, normalise = make_transform(config, training=True), Normalise(config)
     samples = [Sample(transform(frames, np.random.default_rng(i)), -1, 0, ()) for i in range(BATCH)]

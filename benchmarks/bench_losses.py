@@ -13,10 +13,10 @@ import torch
 from peers import OurStep, all_pairs_loss, make_config
 from timing import describe, make_parser, prepare, ratios, show, spread, start, tell, time_all
 
-from hpm_video.config import mask_counts
-from hpm_video.evals.document import Paragraph, Table
+from hpm_video.config.geometry import mask_counts
 from hpm_video.method.objectives import ROWS, relative_loss
 from hpm_video.method.step import make_layout
+from hpm_video.report.document import Paragraph, Table
 
 
 def ranking(loss: Callable[..., torch.Tensor], batch: int, count: int, device: torch.device) -> Callable[[], None]:

@@ -13,10 +13,10 @@ import torch
 from peers import loop_masks, make_config
 from timing import describe, make_parser, prepare, ratios, show, spread, start, tell, time_all
 
-from hpm_video.config import mask_counts
-from hpm_video.evals.document import Table
+from hpm_video.config.geometry import mask_counts
 from hpm_video.method.masking import Plan, aggregate, mask_hard, to_tokens
 from hpm_video.method.step import make_layout
+from hpm_video.report.document import Table
 
 BATCHES = (8, 32, 64)
 

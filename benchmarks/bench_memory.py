@@ -4,7 +4,7 @@
 
 Each variant runs two steps in a process of its own. On a GPU: the most that torch allocated. On a CPU: the most resident
 memory of the process less what it held before the model was built, so weights, gradients, moments, teacher and activations.
-Estimate: hpm_video/train/memory.py, which `hpm-video doctor` prints. `+ checkpointing`: model.checkpointing=true.
+Estimate: hpm_video/costs/memory.py, which `hpm-video doctor` prints. `+ checkpointing`: model.checkpointing=true.
 """
 
 import gc
@@ -18,10 +18,10 @@ from peers import PRESETS, HuggingFaceStep, NaivePort, OurStep, make_config
 from timing import describe, make_parser, prepare, start, tell
 
 from hpm_video.config import PretrainConfig
-from hpm_video.evals.document import Table
-from hpm_video.train.dry_run import dry_run
-from hpm_video.train.engine import use_bf16
-from hpm_video.train.memory import estimate_memory
+from hpm_video.costs.dry_run import dry_run
+from hpm_video.costs.memory import estimate_memory
+from hpm_video.report.document import Table
+from hpm_video.train.engines.plain import use_bf16
 
 KINDS = {"hf_videomae": HuggingFaceStep, "naive_port": NaivePort}
 MIB = 2**20

@@ -34,11 +34,11 @@ from timing import (
     time_once,
 )
 
-from hpm_video.evals.costs import RECIPES
-from hpm_video.evals.document import Block, Heading, Paragraph, Table
-from hpm_video.evals.published import COSTS
+from hpm_video.costs.dry_run import dry_run
 from hpm_video.files import replacing
-from hpm_video.train.dry_run import dry_run
+from hpm_video.report.document import Block, Heading, Paragraph, Table
+from hpm_video.report.literature import COSTS
+from hpm_video.report.recipe_costs import RECIPES
 
 COUNTED = {  # what grows: (name of the axis, its values, how a value changes the base: ViT-B, 16 frames of 224 px, 8 clips)
     "batch": ("clips", (8, 16, 32, 64)),

@@ -3,7 +3,7 @@
     python benchmarks/bench_teacher.py [--json] [--size s] [--batch 2] [--rounds 3] [KEY=VALUE ...]
 
 Time of predict_difficulty alone, and of a whole step with these settings; multiply-adds of both are counted
-(hpm_video/train/flops.py). What the settings do to features is another study: compare.py --study teacher.
+(hpm_video/costs/flops.py). What the settings do to features is another study: compare.py --study teacher.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import torch
 from peers import OurStep, make_config
 from timing import describe, make_parser, prepare, ratios, show, start, tell, time_all
 
-from hpm_video.evals.document import Paragraph, Table
-from hpm_video.train.flops import count_step
+from hpm_video.costs.flops import count_step
+from hpm_video.report.document import Paragraph, Table
 
 PARTIAL = "teacher.view=partial"
 SETTINGS = {

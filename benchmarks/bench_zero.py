@@ -4,7 +4,7 @@
 
 Measured: the bytes of all tensors that a rank holds after the backward pass of the second step (activations are gone by then), each
 storage once; with two GPUs on them, else on the CPU over gloo. Computed: weights, gradients, moments, DeepSpeed's copies and
-buffers, and the teacher, by hpm_video/train/memory.py, for the preset hpm.
+buffers, and the teacher, by hpm_video/costs/memory.py, for the preset hpm.
 """
 
 import gc
@@ -22,12 +22,12 @@ from peers import LR, NOW, STEPS, make_clip, make_config
 from timing import describe, make_parser, prepare, start, tell
 
 from hpm_video.config import PretrainConfig
-from hpm_video.evals.document import Heading, Table
+from hpm_video.costs.dry_run import dry_run
+from hpm_video.costs.memory import estimate_memory
 from hpm_video.method.step import PretrainStep
-from hpm_video.train.dry_run import dry_run
-from hpm_video.train.engine import make_engine, prepare_process
-from hpm_video.train.memory import estimate_memory
-from hpm_video.train.state import build_student
+from hpm_video.models.student import build_student
+from hpm_video.report.document import Heading, Table
+from hpm_video.train.engines.start import make_engine, prepare_process
 from hpm_video.types import Place, UserError
 
 STAGES, RANKS, SIZES = range(4), (2, 8, 64), ("s", "b", "l")

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpm_video.data.annotations import Row
-from hpm_video.data.decode import read_item
-from hpm_video.data.encode import write_video
+from hpm_video.catalog.annotations import Row
 from hpm_video.data.manifest import write_manifest
+from hpm_video.data.readers.read import read_item
 from hpm_video.files import replacing
+from hpm_video.preprocess.encode import write_video
 from hpm_video.types import Item
 
 ROOT = Path(__file__).parent.parent

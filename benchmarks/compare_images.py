@@ -19,10 +19,10 @@ from compare import REACH, Comparison, Job, plan, pretrain_all, score_all
 from compare_data import ROOT, Task
 from compare_scores import mean_and_error, write_differences, write_tables
 
-from hpm_video.data.annotations import IMAGE_SUFFIXES, Row, hold_out_share, read_class_folders
+from hpm_video.catalog.annotations import IMAGE_SUFFIXES, Row, hold_out_share, read_class_folders
 from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
 from hpm_video.files import OwnFolder, replacing, top_names, write_json, write_text
-from hpm_video.train.record import read_results
+from hpm_video.runs.results import read_results
 
 CONFIG = ROOT / "configs" / "pretrain" / "compare_images.yaml"
 STEPS = {"fashion": 700, "digits": 1800}  # of 32 images
@@ -112,11 +112,11 @@ def rank_by_judge(run: Path, judge: Path) -> float:
     predictor's own rank correlation is of masked tokens alone, which is what it is trained on.)"""
     import torch
 
-    from hpm_video.evals.pictures import held_out_clips, open_step
     from hpm_video.method.objectives import rank_correlation
-    from hpm_video.train.checkpoint import load_student
-    from hpm_video.train.engine import PlainEngine
+    from hpm_video.report.pictures import held_out_clips, open_step
+    from hpm_video.train.engines.plain import PlainEngine
     from hpm_video.types import Place
+    from hpm_video.weights.load import load_student
 
     config, student = load_student(run)
     step, _, clip = open_step(config, student, run, held_out_clips(config, config.data.num_held_out))

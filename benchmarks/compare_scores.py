@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from compare_data import Task
 
-from hpm_video.train.checkpoint import write_json
+from hpm_video.runs.checkpoints import write_json
 from hpm_video.types import UserError
 
 log = logging.getLogger("hpm_video")
@@ -25,7 +25,7 @@ LAST = ("held_out/hardness_gain", "held_out/rank_correlation", "held_out/pixel_l
 
 def score_frozen(run: Path, task: Task, seed: int, data: Path) -> dict[str, float]:
     """kNN and linear probe of a run's encoder, over all test sets of this seed; what the run measured of itself beside them."""
-    from hpm_video.evals.probe import score_run
+    from hpm_video.evals.frozen.probe import score_run
 
     file = run / f"frozen-{task.name}.json"
     if file.exists():
@@ -40,7 +40,7 @@ def score_frozen(run: Path, task: Task, seed: int, data: Path) -> dict[str, floa
 
 def score_finetuned(run: Path, task: Task, seed: int, data: Path) -> dict[str, float]:
     """Accuracy after fine-tuning from a run's encoder on the task's training videos, on its validation videos."""
-    from hpm_video.evals.exam import examine_run
+    from hpm_video.evals.finetuned.multi_view_test import examine_run
     from hpm_video.train.finetune import finetune, finetune_config
 
     file, out = run / f"finetuned-{task.name}.json", run / f"finetuned-{task.name}"
@@ -59,10 +59,10 @@ def gain_by_judge(run: Path, judge: Path) -> float:
     such masks: ratio of its reconstruction losses on held-out clips. The run's own student is used to its teacher's masks."""
     import torch
 
-    from hpm_video.evals.pictures import held_out_clips, open_step
-    from hpm_video.train.checkpoint import load_student
-    from hpm_video.train.engine import PlainEngine
+    from hpm_video.report.pictures import held_out_clips, open_step
+    from hpm_video.train.engines.plain import PlainEngine
     from hpm_video.types import Place
+    from hpm_video.weights.load import load_student
 
     config, student = load_student(run)
     if config.mask.mode != "hpm":

@@ -1,6 +1,6 @@
 """Multiply-adds and bytes of each stage of a training step, from dry runs: `python benchmarks/flops.py [--json]`, Markdown.
 
-What is counted, and how: hpm_video/train/dry_run.py. A step in which the teacher is asked, as all but the first are.
+What is counted, and how: hpm_video/costs/dry_run.py. A step in which the teacher is asked, as all but the first are.
 """
 
 import argparse
@@ -8,9 +8,10 @@ import json
 import sys
 from typing import Any, NamedTuple
 
-from hpm_video.config import PretrainConfig, load_config, mask_counts, token_grid
-from hpm_video.evals.document import Block, Heading, Paragraph, Table, to_markdown
-from hpm_video.train.dry_run import Cost, DryRun, dry_run
+from hpm_video.config import PretrainConfig, load_config
+from hpm_video.config.geometry import mask_counts, token_grid
+from hpm_video.costs.dry_run import Cost, DryRun, dry_run
+from hpm_video.report.document import Block, Heading, Paragraph, Table, to_markdown
 
 SIZES = ("s", "b", "l")
 VIDEO = ["mask.ratio=0.9"]

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpm_video.config import PretrainConfig, load_config, mask_counts
+from hpm_video.config import PretrainConfig, load_config
+from hpm_video.config.geometry import mask_counts
 from hpm_video.method.masking import draw_keys, mask_random, to_tokens
 from hpm_video.method.step import PretrainStep, make_layout
 from hpm_video.method.targets import make_target
 from hpm_video.models.encoder import resolve_size
-from hpm_video.models.student import Student
-from hpm_video.train.engine import PlainEngine
+from hpm_video.models.student import Student, build_student
+from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.graphs import make_micro_steps
-from hpm_video.train.state import build_student
 from hpm_video.types import Place, seeded
 
 NOW, STEPS = 750, 1000  # three quarters through a run: alpha is .375 of .5

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from hpm_video.cli import main
-from hpm_video.evals.costs import write_recipes
+from hpm_video.report.recipe_costs import write_recipes
 
 HOME = Path(__file__).parent.parent
 

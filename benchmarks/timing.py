@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from hpm_video.config import load_config
-from hpm_video.evals.costs import A100_FLOPS
-from hpm_video.evals.document import Block, Paragraph, to_markdown
-from hpm_video.evals.features import find_device
-from hpm_video.train.engine import use_bf16
-from hpm_video.train.record import describe_hardware, list_versions
+from hpm_video.evals.frozen.features import find_device
+from hpm_video.report.document import Block, Paragraph, to_markdown
+from hpm_video.report.recipe_costs import A100_FLOPS
+from hpm_video.runs.results import describe_hardware, list_versions
+from hpm_video.train.engines.plain import use_bf16
 from hpm_video.types import UserError
 
 PEAKS = {

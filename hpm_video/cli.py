@@ -14,8 +14,8 @@ from hpm_video import __version__
 from hpm_video.errors import UserError
 from hpm_video.evals.summary import tell_both, tell_score
 from hpm_video.options import parse_command, split_command
+from hpm_video.runs.kind import check_finished, check_run
 from hpm_video.terminal import PlainStream, printable
-from hpm_video.train.run_kind import check_finished, check_run
 
 CLOSED_PIPE = 141  # as the shell counts a program that SIGPIPE ended
 
@@ -48,7 +48,7 @@ _LESS_MEMORY = {  # training itself names its micro batch
 
 def _describe_fault(error: Exception, command: str) -> str | None:
     """Return what to tell of memory that ran out, or of a disk where it is not said better; None for any other error."""
-    from hpm_video.train.memory import describe_shortage
+    from hpm_video.costs.memory import describe_shortage
 
     if told := describe_shortage(error):
         return f"{told}. Try {_LESS_MEMORY.get(command, 'a smaller model')}"
@@ -145,7 +145,7 @@ def _pretrain(given: argparse.Namespace) -> int:
     config = pretrain_config(given.config, keys)
     health = None
     if config.train.knn_clips:
-        from hpm_video.evals.health import make_knn_health
+        from hpm_video.evals.frozen.knn_monitor import make_knn_health
 
         health = make_knn_health(config, config.train.knn_clips)
         if health is None:
@@ -179,7 +179,7 @@ def _test(given: argparse.Namespace) -> int:
 
 
 def _examine(run: Path, overrides: Sequence[str]) -> int:
-    from hpm_video.evals.exam import examine_run, tell_results
+    from hpm_video.evals.finetuned.multi_view_test import examine_run, tell_results
 
     results = examine_run(run, overrides)
     if results:  # of rank 0
@@ -192,7 +192,7 @@ def _examine(run: Path, overrides: Sequence[str]) -> int:
 
 def _predict(given: argparse.Namespace) -> int:
     check_run(given.run, "finetune")
-    from hpm_video.evals.predict import Predictor, list_samples, predict_videos
+    from hpm_video.evals.finetuned.predict import Predictor, list_samples, predict_videos
 
     videos = list_samples(given.videos)
     predictor = Predictor(given.run, given.window_s, given.every_s)
@@ -208,7 +208,7 @@ def _predict(given: argparse.Namespace) -> int:
 
 def _score(given: argparse.Namespace) -> int:
     check_run(given.run, "pretrain")
-    from hpm_video.evals.probe import open_exam, score_knn, score_linear
+    from hpm_video.evals.frozen.probe import open_exam, score_knn, score_linear
 
     exam = open_exam(given.run, given.overrides)
     found = [score_knn(exam, given.pool), score_linear(exam, given.pool)]
@@ -218,7 +218,7 @@ def _score(given: argparse.Namespace) -> int:
 
 def _knn(given: argparse.Namespace) -> int:
     check_run(given.run, "pretrain")
-    from hpm_video.evals.probe import open_exam, score_knn
+    from hpm_video.evals.frozen.probe import open_exam, score_knn
 
     found = score_knn(open_exam(given.run, given.overrides), given.pool)
     _tell(given.run, [found], tell_score(found))
@@ -227,7 +227,7 @@ def _knn(given: argparse.Namespace) -> int:
 
 def _probe(given: argparse.Namespace) -> int:
     check_run(given.run, "pretrain")
-    from hpm_video.evals.probe import open_exam, score_attentive, score_linear
+    from hpm_video.evals.frozen.probe import open_exam, score_attentive, score_linear
 
     exam, found = open_exam(given.run, given.overrides), []
     if given.head != "attentive":
@@ -242,7 +242,7 @@ def _probe(given: argparse.Namespace) -> int:
 
 def _keep(run: Path, scores: Mapping[str, Mapping[str, Any]]) -> str:
     """Put scores into RUN/results.json, where reports look, and say so; a run that has not finished has none yet."""
-    from hpm_video.train.record import FILE, add_scores
+    from hpm_video.runs.results import FILE, add_scores
 
     if not (run / FILE).is_file():
         return (
@@ -264,7 +264,7 @@ def _tell(run: Path, found: Sequence[Mapping[str, Any]], text: str) -> None:
 
 def _features(given: argparse.Namespace) -> int:
     check_run(given.run, "pretrain")
-    from hpm_video.evals.feature_file import write_features
+    from hpm_video.evals.frozen.feature_file import write_features
 
     _say(write_features(given.videos, given.run, given.out, given.pool, given.windows, given.stride_s))
     _say("What the file holds: hpm-video features --help")
@@ -273,7 +273,7 @@ def _features(given: argparse.Namespace) -> int:
 
 def _show(given: argparse.Namespace) -> int:
     check_run(given.run, "pretrain")
-    from hpm_video.evals.pictures import draw_run
+    from hpm_video.report.pictures import draw_run
 
     for file in draw_run(given.run, given.out or given.run / "pictures"):
         _say(str(file))
@@ -283,7 +283,7 @@ def _show(given: argparse.Namespace) -> int:
 
 def _export(given: argparse.Namespace) -> int:
     check_run(given.run)
-    from hpm_video.train.export import export
+    from hpm_video.weights.export import export
 
     _say(export(given.run, given.to, given.out))
     if given.to != "safetensors":
@@ -293,7 +293,7 @@ def _export(given: argparse.Namespace) -> int:
 
 def _doctor(given: argparse.Namespace) -> int:
     try:
-        from hpm_video.evals.doctor import examine
+        from hpm_video.profiling.doctor import examine
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
@@ -307,7 +307,7 @@ def _doctor(given: argparse.Namespace) -> int:
 def _report(given: argparse.Namespace) -> int:
     for run in given.runs:
         check_finished(run)
-    from hpm_video.evals.reports import write_comparison
+    from hpm_video.report.comparison_report import write_comparison
 
     how = {"shared": given.shared, "vary": given.vary, "group": given.group, "compare": given.compare}
     for file in write_comparison(given.runs, given.out, **how):
@@ -317,7 +317,7 @@ def _report(given: argparse.Namespace) -> int:
 
 def _pack(given: argparse.Namespace) -> int:
     from hpm_video.config import DataConfig
-    from hpm_video.data.pack import pack
+    from hpm_video.preprocess.pack import pack
 
     pack(DataConfig(root=given.root), given.out, given.samples_per_shard, given.seed, given.workers)
     _say(f"{given.out}\nNext: hpm-video pretrain data.root={shlex.quote(str(given.out))}")
@@ -325,8 +325,8 @@ def _pack(given: argparse.Namespace) -> int:
 
 
 def _scan(given: argparse.Namespace) -> int:
-    from hpm_video.data.jobs import num_free_cores
-    from hpm_video.data.scan import scan
+    from hpm_video.preprocess.jobs import num_free_cores
+    from hpm_video.preprocess.scan import scan
 
     out = given.out or Path(f"scan_{given.root.resolve().name}")
     num_workers = given.workers or num_free_cores()
@@ -335,8 +335,8 @@ def _scan(given: argparse.Namespace) -> int:
 
 
 def _prepare(given: argparse.Namespace) -> int:
-    from hpm_video.data.jobs import num_free_cores
-    from hpm_video.data.transcode import prepare
+    from hpm_video.preprocess.jobs import num_free_cores
+    from hpm_video.preprocess.transcode import prepare
 
     num_workers = given.workers or num_free_cores()
     how = {"num_workers": num_workers, "time_limit_s": given.time_limit, "sample_only": given.sample_only}

@@ -65,7 +65,7 @@ def _add_finetune(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_training(parser: argparse.ArgumentParser, schema: type) -> None:
-    from hpm_video.config import describe_keys
+    from hpm_video.config.load import describe_keys
 
     parser.epilog = f"keys (KEY=VALUE), with defaults:\n\n{describe_keys(schema)}"
     parser.add_argument("--config", type=Path, help="YAML file with the keys that differ from the defaults")
@@ -116,7 +116,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_features(parser: argparse.ArgumentParser) -> None:
-    from hpm_video.evals.layout import LAYOUT
+    from hpm_video.evals.frozen.layout import LAYOUT
 
     parser.epilog = LAYOUT
     parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEOS", help="files, or folders of them")

@@ -81,7 +81,7 @@ class Demo:
         job = ["scripts/pretrain_ssv2.py", "--config", "configs/pretrain/demo.yaml", f"data.root={self.data}"]
         job += [f"train.output={self.out / run}", f"train.seed={self.seed}", *self.extra, *keys]
         self.command(run, [*launcher, *job])
-        from hpm_video.train.record import read_results
+        from hpm_video.runs.results import read_results
 
         results = read_results(self.out / run)
         seconds, steps = results["hours"] * 3600, results["figures"]["steps"]
@@ -99,10 +99,10 @@ class Demo:
         return {"hpm": hpm, "random": random}
 
     def score(self) -> dict[str, Any]:
-        from hpm_video.evals.features import extract_features, first_weights, open_clips
-        from hpm_video.evals.probe import score_features
-        from hpm_video.evals.single_frame import single_frame_scores
-        from hpm_video.train.checkpoint import load_encoder
+        from hpm_video.evals.frozen.features import extract_features, first_weights, open_clips
+        from hpm_video.evals.frozen.probe import score_features
+        from hpm_video.evals.frozen.single_frame import single_frame_scores
+        from hpm_video.weights.load import load_encoder
 
         config, encoder = load_encoder(self.out / "hpm")
         encoders = {"untrained": first_weights(config), "random": load_encoder(self.out / "random")[1], "hpm": encoder}
@@ -118,8 +118,8 @@ class Demo:
         return results
 
     def report(self, results: dict[str, Any]) -> None:
-        from hpm_video.evals.pictures import draw_clips, draw_curves, draw_difficulty
-        from hpm_video.evals.report import write_report
+        from hpm_video.report.demo_report import write_report
+        from hpm_video.report.pictures import draw_clips, draw_curves, draw_difficulty
 
         pictures = {
             "Curves": draw_curves({"hpm": self.out / "hpm", "random": self.out / "random"}),
@@ -134,8 +134,8 @@ class Demo:
             return self.run_parts()
 
     def run_parts(self) -> dict[str, Any]:
-        from hpm_video.evals.pictures import read_metrics
-        from hpm_video.train.state import describe_machine
+        from hpm_video.report.pictures import read_metrics
+        from hpm_video.runs.machine import describe_machine
 
         began = time.perf_counter()
         self.timed("data", self.write_data)
@@ -171,8 +171,8 @@ def relative_cost(run: Path, steps: int, ranks: int) -> float:
     import torch
 
     from hpm_video.data.transforms import Normalise
-    from hpm_video.evals.pictures import held_out_clips
-    from hpm_video.train.checkpoint import load_run_config
+    from hpm_video.report.pictures import held_out_clips
+    from hpm_video.runs.settings import load_run_config
 
     torch.set_num_threads(1)
     configs = {mode: load_run_config(run) for mode in ("hpm", "random")}
@@ -198,8 +198,8 @@ def relative_cost(run: Path, steps: int, ranks: int) -> float:
 def make_update(config: Any, clip: Any, steps: int) -> Callable[[int], None]:
     """One whole training step on this clip, at the given place of the schedule."""
     from hpm_video.method.step import PretrainStep
-    from hpm_video.train.engine import PlainEngine
-    from hpm_video.train.state import build_student
+    from hpm_video.models.student import build_student
+    from hpm_video.train.engines.plain import PlainEngine
     from hpm_video.types import Place
 
     config.engine.micro_batch_size = None
@@ -249,7 +249,7 @@ def main() -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"stopped; the same command goes on from here (checkpoints are in {given.out})\n")
         return 130
-    from hpm_video.evals.report import summarise
+    from hpm_video.report.demo_report import summarise
 
     for sentence in summarise(results):
         say(sentence)

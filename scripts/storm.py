@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def make_videos(root: Path) -> Path:
-    from hpm_video.data.encode import write_video
+    from hpm_video.preprocess.encode import write_video
 
     root.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)

@@ -21,7 +21,7 @@ def kill_at_write(what: str, number: int) -> None:
         real(path)
 
     files.sync = sync
-    import hpm_video.train.checkpoint as checkpoint
+    import hpm_video.runs.checkpoints as checkpoint
 
     checkpoint.sync = sync
 

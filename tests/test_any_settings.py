@@ -13,25 +13,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hpm_video.cli import main
-from hpm_video.config import (
-    FinetuneConfig,
-    PretrainConfig,
-    has_images,
-    image_config,
-    load_config,
-    load_finetune_config,
-    to_yaml,
-)
+from hpm_video.config import FinetuneConfig, PretrainConfig, load_config, load_finetune_config, to_yaml
+from hpm_video.config.batch import split_batch
+from hpm_video.config.geometry import has_images, image_config
+from hpm_video.config.schema import all_fields, default_of
 from hpm_video.data.augment import make_finetune_transform
 from hpm_video.data.transforms import Normalise, make_transform
-from hpm_video.evals.views import cut_views
+from hpm_video.evals.finetuned.views import cut_views
 from hpm_video.method.step import PretrainStep
-from hpm_video.schema import all_fields, default_of
-from hpm_video.train.engine import split_batch
+from hpm_video.models.student import build_student
 from hpm_video.train.finetune import FinetuneStep, build_classifier
 from hpm_video.train.optim import lr_at, make_optimizer
 from hpm_video.train.run import num_steps
-from hpm_video.train.state import build_student
 from hpm_video.types import Place, UserError
 
 QUICK: Any = {"derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck), "database": None}

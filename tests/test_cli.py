@@ -52,8 +52,11 @@ def test_what_needs_no_model_imports_no_torch() -> None:
 
 def test_commands_for_data_start_without_torch() -> None:
     """It takes seconds to import, in each of their processes."""
-    modules = "scan transcode pack recipes jobs encode decode decode_av manifest shards store".split()
-    code = "".join(f"import hpm_video.data.{name}\n" for name in modules) + "import hpm_video.evals.apart, sys\n"
+    modules = (
+        "preprocess.scan preprocess.transcode preprocess.pack preprocess.recipe preprocess.jobs preprocess.encode "
+    )
+    modules += "data.readers.read data.readers.pyav data.manifest data.shards data.store profiling.subprocess"
+    code = "import sys\n" + "".join(f"import hpm_video.{name}\n" for name in modules.split())
     code += "assert not {'torch', 'torchvision', 'matplotlib'} & set(sys.modules)\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -5,17 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from hpm_video.config import (
-    PRESET_USES,
-    PRESETS,
-    PretrainConfig,
-    describe_keys,
-    load_config,
-    mask_counts,
-    to_yaml,
-    token_grid,
-    unit_block,
-)
+from hpm_video.config import PretrainConfig, load_config, to_yaml
+from hpm_video.config.geometry import mask_counts, token_grid, unit_block
+from hpm_video.config.load import describe_keys
+from hpm_video.config.presets import PRESET_USES, PRESETS
 from hpm_video.types import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "pretrain"

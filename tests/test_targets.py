@@ -14,18 +14,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hpm_video.catalog.annotations import Row
 from hpm_video.cli import main
 from hpm_video.config import load_finetune_config, to_yaml
-from hpm_video.data.annotations import Row
-from hpm_video.data.copies import find_older_copy
-from hpm_video.data.encode import write_video
 from hpm_video.data.manifest import write_manifest
-from hpm_video.data.scan import find_older_scan
-from hpm_video.data.shard_target import find_older_shards
 from hpm_video.files import MARK, hold
 from hpm_video.models.classifier import Classifier
-from hpm_video.train.checkpoint import save_classes
-from hpm_video.train.export import find_older_export
+from hpm_video.preprocess.copies import find_older_copy
+from hpm_video.preprocess.encode import write_video
+from hpm_video.preprocess.scan import find_older_scan
+from hpm_video.preprocess.shard_target import find_older_shards
+from hpm_video.runs.settings import save_classes
+from hpm_video.weights.export import find_older_export
 
 OLD = Path(__file__).parent / "fixtures" / "before_marks"
 

@@ -2,7 +2,7 @@
 
     python benchmarks/gpu/ceilings.py [--sizes s b l] [--clips 64] [--flops 790e12] [--bytes 3.0e12]
 
-FLOPs and bytes are those of `hpm_video/train/dry_run.py`: each operation reads its inputs and writes its outputs once, as
+FLOPs and bytes are those of `hpm_video/costs/dry_run.py`: each operation reads its inputs and writes its outputs once, as
 without torch.compile, so a compiled step can be quicker than predicted. The two ceilings were published for an H100: large
 matrix products in bf16, and copies within its memory. An update adds the bytes of AdamW and of the teacher's EMA.
 
@@ -22,8 +22,8 @@ if __name__ == "__main__":
 
 from peers import make_config
 
-from hpm_video.evals.document import Block, Heading, Paragraph, Table, to_markdown
-from hpm_video.train.dry_run import STAGES, Cost, DryRun, dry_run
+from hpm_video.costs.dry_run import STAGES, Cost, DryRun, dry_run
+from hpm_video.report.document import Block, Heading, Paragraph, Table, to_markdown
 
 SIZES, PRESETS = ("s", "b", "l"), ("videomae", "random", "hpm", "hpm_paper")
 MOST_FLOPS, MOST_BYTES = 790e12, 3.0e12  # a second

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from hpm_video.evals.costs import RECIPES
-from hpm_video.evals.document import Block, Heading, Paragraph, Table, to_markdown
+from hpm_video.report.document import Block, Heading, Paragraph, Table, to_markdown
+from hpm_video.report.recipe_costs import RECIPES
 
 Stages = dict[str, Any]
 NOT = "not measured"

@@ -19,9 +19,9 @@ from pages import render  # noqa: E402
 from stage_speed import PRESETS  # noqa: E402
 
 from hpm_video.errors import UserError  # noqa: E402
-from hpm_video.evals.costs import GPU_FORMAT  # noqa: E402
 from hpm_video.files import write_json, write_text  # noqa: E402
 from hpm_video.reading import read_json  # noqa: E402
+from hpm_video.report.recipe_costs import GPU_FORMAT  # noqa: E402
 
 STAGES = ("truth", "speed", "profile", "feed", "arena")
 RESULTS = HOME.parent / "results"

@@ -20,10 +20,10 @@ from context import SMALL, Context
 from hpm_video.cli import main as hpm_video
 from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.encode import write_video
 from hpm_video.data.loader import make_loader
 from hpm_video.data.manifest import open_manifest
 from hpm_video.files import temporary_folder
+from hpm_video.preprocess.encode import write_video
 
 log = logging.getLogger("hpm_video")
 FPS = 30

@@ -16,9 +16,9 @@ from peers import HuggingFaceStep, OurStep, make_config
 from timing import peak_rate, prepare, product_rate, spread, time_all, time_once
 
 from hpm_video.config import PretrainConfig
-from hpm_video.train.engine import use_bf16
-from hpm_video.train.flops import count_step
-from hpm_video.train.memory import describe_shortage
+from hpm_video.costs.flops import count_step
+from hpm_video.costs.memory import describe_shortage
+from hpm_video.train.engines.plain import use_bf16
 
 log = logging.getLogger("hpm_video")
 PRESETS = {

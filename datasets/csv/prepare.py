@@ -9,10 +9,10 @@ relative to ROOT, to the list, or absolute.
 import sys
 from pathlib import Path
 
-from hpm_video.data.annotations import Found, read_lines
-from hpm_video.data.columns import COLUMNS
-from hpm_video.data.lists import Track, read_lists
-from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
+from hpm_video.catalog.annotations import Found, read_lines
+from hpm_video.catalog.columns import COLUMNS
+from hpm_video.catalog.path_lists import Track, read_lists
+from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
 
 RECIPE = Recipe(name="csv", command="hpm-video pretrain train.output=runs/csv", part_is_fine=False)
 

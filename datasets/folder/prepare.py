@@ -8,9 +8,9 @@ With train/ in ROOT, train/, val/ and test/ are the splits.
 import sys
 from dataclasses import replace
 
-from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES, Found, hold_out_share, read_class_folders
-from hpm_video.data.lists import Track
-from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
+from hpm_video.catalog.annotations import IMAGE_SUFFIXES, SUFFIXES, Found, hold_out_share, read_class_folders
+from hpm_video.catalog.path_lists import Track
+from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
 
 RECIPE = Recipe(name="folder", command="hpm-video pretrain train.output=runs/folder", part_is_fine=False)
 

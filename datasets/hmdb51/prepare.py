@@ -6,8 +6,8 @@ python datasets/hmdb51/prepare.py ROOT --split 1
 import sys
 from pathlib import Path
 
-from hpm_video.data.known_sets import read_hmdb51
-from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
+from hpm_video.catalog.known_sets import read_hmdb51
+from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
 
 
 def main() -> int:

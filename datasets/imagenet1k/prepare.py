@@ -5,8 +5,8 @@ python datasets/imagenet1k/prepare.py ROOT
 
 import sys
 
-from hpm_video.data.known_sets import read_imagenet
-from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
+from hpm_video.catalog.known_sets import read_imagenet
+from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
 
 RECIPE = Recipe(
     name="imagenet1k",

@@ -6,8 +6,8 @@ python datasets/kinetics400/prepare.py ROOT
 import sys
 from pathlib import Path
 
-from hpm_video.data.known_sets import read_kinetics
-from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
+from hpm_video.catalog.known_sets import read_kinetics
+from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
 
 NOTES = {400: "Kinetics-400 was published with about 246,000 / 20,000 / 40,000 clips; "}
 NORMAL = "files that are missing are normal: clips vanish from the web"

@@ -5,10 +5,10 @@ python datasets/ssv2/prepare.py ROOT
 
 import sys
 
-from hpm_video.data.annotations import Found, find_ssv2, read_ssv2
-from hpm_video.data.lists import Track
-from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
+from hpm_video.catalog.annotations import Found, find_ssv2, read_ssv2
+from hpm_video.catalog.path_lists import Track
 from hpm_video.errors import UserError
+from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
 
 RECIPE = Recipe(
     name="ssv2",

@@ -6,8 +6,8 @@ python datasets/ucf101/prepare.py ROOT --split 1
 import sys
 from pathlib import Path
 
-from hpm_video.data.known_sets import read_ucf101
-from hpm_video.data.recipes import Recipe, recipe_parser, run_recipe
+from hpm_video.catalog.known_sets import read_ucf101
+from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
 
 COUNTS = {1: (9_537, 3_783), 2: (9_586, 3_734), 3: (9_624, 3_696)}
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hpm_video.config import DataConfig
-from hpm_video.data.decode import read_item
-from hpm_video.data.limits import Limits
 from hpm_video.data.manifest import Source
+from hpm_video.data.readers.limits import Limits
+from hpm_video.data.readers.read import read_item
 from hpm_video.data.sampling import View, protocol_of, sample_frames
 from hpm_video.data.transforms import Transform, make_transform
 from hpm_video.data.watch import DECODING, Watch

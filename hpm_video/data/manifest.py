@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from hpm_video.catalog.annotations import IMAGE_SUFFIXES, SUFFIXES, Row, find_ssv2, read_json, read_ssv2
+from hpm_video.catalog.roots import check_annotations, check_root, find_files, kind_of_names
+from hpm_video.catalog.texts import is_utf8 as is_utf8
 from hpm_video.config import DataConfig
-from hpm_video.data.annotations import IMAGE_SUFFIXES, SUFFIXES, Row, find_ssv2, read_json, read_ssv2
-from hpm_video.data.roots import check_annotations, check_root, find_files, kind_of_names
-from hpm_video.data.texts import is_utf8 as is_utf8
 from hpm_video.errors import UserError
 from hpm_video.files import disk_faults, replacing, write_csv, write_json
 from hpm_video.item import Item

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from hpm_video.data.dataset import ClipDataset, Key, collate
-from hpm_video.data.readers import Readers
+from hpm_video.data.reading_processes import Readers
 from hpm_video.data.store import log_store
 from hpm_video.data.watch import DECODING, FETCHING
 from hpm_video.errors import UserError

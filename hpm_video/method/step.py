@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hpm_video.config import PretrainConfig, decoded_part, has_images, image_config, mask_counts, token_grid, unit_block
+from hpm_video.config import PretrainConfig
+from hpm_video.config.geometry import decoded_part, has_images, image_config, mask_counts, token_grid, unit_block
 from hpm_video.data.mixture import ImageSteps
 from hpm_video.errors import UserError
 from hpm_video.method.masking import (

@@ -17,7 +17,8 @@ from timm.models import load_state_dict
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 
-from hpm_video.config import ObjectiveConfig, PretrainConfig, token_grid
+from hpm_video.config import ObjectiveConfig, PretrainConfig
+from hpm_video.config.geometry import token_grid
 from hpm_video.data.transforms import Normalise
 from hpm_video.errors import UserError
 from hpm_video.models.student import target_width

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hpm_video.config import EncoderConfig, RunConfig, position_grid, token_grid
+from hpm_video.config import EncoderConfig, RunConfig
+from hpm_video.config.geometry import position_grid, token_grid
 from hpm_video.errors import UserError
 from hpm_video.models.layers import BlockStack
 from hpm_video.models.tokens import Grid, Positions, SpaceTimePatchEmbed

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hpm_video.config import PretrainConfig, position_grid
+from hpm_video.config import PretrainConfig
+from hpm_video.config.geometry import position_grid
 from hpm_video.errors import UserError
 from hpm_video.models.encoder import Encoder, resolve_size
 from hpm_video.models.layers import NORM_EPS, BlockStack, reset_weights
@@ -134,3 +135,10 @@ class Student(nn.Module):
             places = torch.cat([torch.zeros_like(places[:, :1]), places], dim=1)
         queries = self.mask_token + self.positions(decoded)
         return torch.cat([context + places, queries.to(context.dtype)], dim=1)
+
+
+def build_student(config: PretrainConfig) -> Student:
+    """The student as every run with this seed starts: the same on every rank and for every engine."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return Student(config)

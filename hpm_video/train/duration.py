@@ -6,7 +6,7 @@ import time
 import torch
 from torch import Tensor
 
-from hpm_video.train.engine import PlainEngine
+from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.metrics import tell_span
 
 SHORT_RUN_FLOPS = 1e12  # seconds on any machine: nothing is told

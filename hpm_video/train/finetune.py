@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hpm_video.config import FinetuneConfig, load_finetune_config
+from hpm_video.costs.flops import finetune_flops
 from hpm_video.data.augment import erase, make_finetune_transform, mix
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut, make_loader
@@ -20,18 +21,18 @@ from hpm_video.errors import UserError
 from hpm_video.method.masking import draw_drops
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.layers import DropPaths
-from hpm_video.train.checkpoint import load_classes, save_classes, write_classifier
+from hpm_video.runs.folder import RunFolder, open_run
+from hpm_video.runs.ranks import rank
+from hpm_video.runs.settings import load_classes, save_classes
 from hpm_video.train.duration import announce_duration
-from hpm_video.train.engine import prepare_process
-from hpm_video.train.flops import finetune_flops
+from hpm_video.train.engines.start import prepare_process
 from hpm_video.train.loop import Loop
 from hpm_video.train.micro_batch import explained_shortage, settle_micro_batch
-from hpm_video.train.ranks import rank
 from hpm_video.train.run import Measure, Training
-from hpm_video.train.run_folder import RunFolder, open_run
-from hpm_video.train.weight_transfer import fill_encoder
-from hpm_video.train.weights import read_weights, weight_settings
 from hpm_video.types import Engine, Place, StepResult
+from hpm_video.weights.load import write_classifier
+from hpm_video.weights.read import read_weights, weight_settings
+from hpm_video.weights.transfer import fill_encoder
 
 log = logging.getLogger("hpm_video")
 

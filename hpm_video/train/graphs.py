@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from hpm_video.config import RunConfig
-from hpm_video.train.engine import PlainEngine
+from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.types import Place, StepResult
 
 log = logging.getLogger("hpm_video")

@@ -17,12 +17,12 @@ from hpm_video.config import RunConfig
 from hpm_video.data.loader import FailureLog
 from hpm_video.data.transforms import Normalise
 from hpm_video.errors import UserError
-from hpm_video.train.engine import PlainEngine
+from hpm_video.runs.state import RunState
+from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.feed import Feed
 from hpm_video.train.graphs import make_micro_steps
 from hpm_video.train.metrics import Clock, MetricLog, format_line
 from hpm_video.train.optim import lr_at
-from hpm_video.train.state import RunState
 from hpm_video.types import Batch, Place, StepResult
 
 log = logging.getLogger("hpm_video")

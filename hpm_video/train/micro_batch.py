@@ -18,13 +18,9 @@ import torch.distributed as dist
 from torch import nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
-from hpm_video.errors import UserError
-from hpm_video.models.classifier import Classifier
-from hpm_video.models.student import Student
-from hpm_video.train.checkpoint import read_config
-from hpm_video.train.dry_run import DryRun, dry_run, dry_run_classifier
-from hpm_video.train.engine import local_world_size, split_batch, use_bf16
-from hpm_video.train.memory import (
+from hpm_video.config.batch import split_batch
+from hpm_video.costs.dry_run import DryRun, dry_run, dry_run_classifier
+from hpm_video.costs.memory import (
     GIB,
     MARGINS,
     Need,
@@ -34,7 +30,13 @@ from hpm_video.train.memory import (
     estimate_need,
     free_device_memory,
 )
-from hpm_video.train.ranks import gather
+from hpm_video.errors import UserError
+from hpm_video.models.classifier import Classifier
+from hpm_video.models.student import Student
+from hpm_video.runs.ranks import gather
+from hpm_video.runs.settings import read_config
+from hpm_video.train.engines.plain import use_bf16
+from hpm_video.train.engines.start import local_world_size
 
 log = logging.getLogger("hpm_video")
 AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)

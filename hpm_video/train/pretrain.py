@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hpm_video.config import PretrainConfig, has_images, image_config, load_config
-from hpm_video.data.annotations import IMAGE_SUFFIXES
+from hpm_video.catalog.annotations import IMAGE_SUFFIXES
+from hpm_video.config import PretrainConfig, load_config
+from hpm_video.config.geometry import has_images, image_config
+from hpm_video.costs.flops import run_flops
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut
 from hpm_video.data.manifest import Source, hold_out, open_manifest
@@ -18,18 +20,17 @@ from hpm_video.data.mixture import make_mixed_loader, name_row
 from hpm_video.errors import UserError
 from hpm_video.method.step import PretrainStep, measure
 from hpm_video.method.teacher import warn_slow_teacher
-from hpm_video.train.checkpoint import export_run
+from hpm_video.models.student import build_student
+from hpm_video.runs.folder import RunFolder, open_run
 from hpm_video.train.duration import announce_duration
-from hpm_video.train.engine import prepare_process
-from hpm_video.train.flops import run_flops
+from hpm_video.train.engines.start import prepare_process
 from hpm_video.train.loop import Loop
 from hpm_video.train.metrics import MetricLog
 from hpm_video.train.micro_batch import explained_shortage, settle_micro_batch
 from hpm_video.train.run import Measure, Training
-from hpm_video.train.run_folder import RunFolder, open_run
-from hpm_video.train.state import build_student
-from hpm_video.train.weight_transfer import fill_student
-from hpm_video.train.weights import read_weights, weight_settings
+from hpm_video.weights.load import export_run
+from hpm_video.weights.read import read_weights, weight_settings
+from hpm_video.weights.transfer import fill_student
 
 log = logging.getLogger("hpm_video")
 Health = Callable[[nn.Module, int], dict[str, float]]  # (student, step) -> metrics

@@ -11,26 +11,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpm_video.config import PretrainConfig, RunConfig, has_images, to_yaml
+from hpm_video.config import PretrainConfig, RunConfig, to_yaml
+from hpm_video.config.geometry import has_images
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut, load_held_out, make_loader
 from hpm_video.data.manifest import Source, kind_of_samples
 from hpm_video.errors import UserError
 from hpm_video.files import disk_faults, write_json, write_text
-from hpm_video.train.checkpoint import (
+from hpm_video.runs.checkpoints import (
     Checkpoint,
     load_checkpoint,
     load_weights,
     save_checkpoint,
 )
-from hpm_video.train.engine import PlainEngine, make_engine
+from hpm_video.runs.folder import HELD_OUT_FILE, RunFolder, kind_of
+from hpm_video.runs.machine import describe_machine
+from hpm_video.runs.ranks import is_lost_peer
+from hpm_video.runs.results import write_results
+from hpm_video.runs.state import RunState
+from hpm_video.train.engines.plain import PlainEngine
+from hpm_video.train.engines.start import make_engine
 from hpm_video.train.loop import Loop, Step
 from hpm_video.train.metrics import MetricLog, last_measurements, start_logging
 from hpm_video.train.optim import peak_lr
-from hpm_video.train.ranks import is_lost_peer
-from hpm_video.train.record import write_results
-from hpm_video.train.run_folder import HELD_OUT_FILE, RunFolder, kind_of
-from hpm_video.train.state import RunState, describe_machine
 from hpm_video.types import Batch
 
 log = logging.getLogger("hpm_video")

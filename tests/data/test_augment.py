@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpm_video.config import AugmentConfig, DataConfig, describe_keys
+from hpm_video.config import AugmentConfig, DataConfig
+from hpm_video.config.load import describe_keys
 from hpm_video.data.augment import (
     RandAugment,
     draw_erased_box,

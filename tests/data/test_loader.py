@@ -12,11 +12,11 @@ import torch
 
 from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.decode import read_frames
-from hpm_video.data.encode import write_video
 from hpm_video.data.loader import FailureLog, StepSampler, load_held_out, make_loader
 from hpm_video.data.manifest import ShuffledOrder, open_manifest
+from hpm_video.data.readers.read import read_frames
 from hpm_video.data.transforms import Normalise, make_transform, multiscale_box, random_resized_box
+from hpm_video.preprocess.encode import write_video
 from hpm_video.types import Batch, Failure, UnreadableVideo, UserError
 
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
+from hpm_video.catalog.annotations import IMAGE_SUFFIXES
 from hpm_video.config import DataConfig
-from hpm_video.data.annotations import IMAGE_SUFFIXES
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.encode import write_video
 from hpm_video.data.loader import make_loader
 from hpm_video.data.manifest import open_manifest
 from hpm_video.data.mixture import ImageSteps, make_mixed_loader, name_row
+from hpm_video.preprocess.encode import write_video
 
 
 @pytest.fixture(scope="module")

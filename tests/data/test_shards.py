@@ -17,15 +17,15 @@ import fsspec
 import numpy as np
 import pytest
 
+from hpm_video.catalog.annotations import Row
 from hpm_video.cli import main
 from hpm_video.config import DataConfig
 from hpm_video.data import store
-from hpm_video.data.annotations import Row
-from hpm_video.data.encode import write_video
 from hpm_video.data.loader import StepSampler
 from hpm_video.data.manifest import Source, hold_out, open_manifest, write_manifest
-from hpm_video.data.pack import pack
 from hpm_video.data.shards import Shards, WindowedOrder, open_shards
+from hpm_video.preprocess.encode import write_video
+from hpm_video.preprocess.pack import pack
 from hpm_video.types import UnreadableVideo, UserError
 
 CLASSES = ["up", "down", "stay"]

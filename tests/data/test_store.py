@@ -16,11 +16,11 @@ import torch
 from hpm_video.config import DataConfig
 from hpm_video.data import shards, store
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.encode import write_video
 from hpm_video.data.loader import make_loader
 from hpm_video.data.manifest import open_manifest
-from hpm_video.data.pack import pack
 from hpm_video.data.shards import open_shards
+from hpm_video.preprocess.encode import write_video
+from hpm_video.preprocess.pack import pack
 from hpm_video.types import UnreadableVideo, UserError
 
 pytest.importorskip("aiohttp", reason="aiohttp is not installed")

@@ -350,7 +350,7 @@ def write_idx(file: Path, values: np.ndarray) -> None:
 
 
 def test_fashion_mnist(recipe, tmp_path) -> None:
-    from hpm_video.data.decode import read_image
+    from hpm_video.data.readers.read import read_image
 
     pictures = np.random.default_rng(0).integers(0, 256, (23, 28, 28), dtype=np.uint8)
     for name, part in (("train", slice(0, 12)), ("t10k", slice(12, 23))):

@@ -15,7 +15,7 @@ from torch import nn
 
 from hpm_video.config import load_config, load_finetune_config
 from hpm_video.method.step import PretrainStep
-from hpm_video.train.engine import DeepSpeedEngine
+from hpm_video.train.engines.deepspeed import DeepSpeedEngine
 from hpm_video.train.finetune import finetune
 from hpm_video.train.pretrain import pretrain
 from hpm_video.train.run import Training

@@ -13,19 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hpm_video.catalog.annotations import Row
 from hpm_video.cli import main
 from hpm_video.config import load_config, load_finetune_config
-from hpm_video.data.annotations import Row
-from hpm_video.data.encode import write_video
 from hpm_video.data.manifest import write_manifest
 from hpm_video.method.step import PretrainStep
-from hpm_video.models.convert import convert
-from hpm_video.models.convert_out import to_videomae
 from hpm_video.models.student import Student
+from hpm_video.preprocess.encode import write_video
 from hpm_video.train.finetune import finetune
 from hpm_video.train.optim import lr_at
-from hpm_video.train.weights import read_weights
 from hpm_video.types import UserError
+from hpm_video.weights.convert_in import convert
+from hpm_video.weights.convert_out import to_videomae
+from hpm_video.weights.read import read_weights
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (it has no build for this platform)")
 STAGES = ["zero0", "zero1", "zero2", "zero3"]

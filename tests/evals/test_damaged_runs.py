@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hpm_video.catalog.annotations import Row
 from hpm_video.cli import main
-from hpm_video.data.annotations import Row
-from hpm_video.data.encode import write_video
 from hpm_video.data.manifest import write_manifest
+from hpm_video.preprocess.encode import write_video
 
 TINY = (
     "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=16 "

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from hpm_video.config import PretrainConfig, load_config
 from hpm_video.method.step import PretrainStep
-from hpm_video.train.engine import PlainEngine
+from hpm_video.models.student import build_student
+from hpm_video.runs.state import RunState
+from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.feed import Feed
 from hpm_video.train.loop import Loop
-from hpm_video.train.state import RunState, build_student
 from hpm_video.types import Batch, Place
 
 ON_GPU = {

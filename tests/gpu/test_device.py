@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from hpm_video.config import DataConfig, load_config
+from hpm_video.costs.dry_run import dry_run
+from hpm_video.costs.memory import estimate_memory
 from hpm_video.method.step import PretrainStep
-from hpm_video.train.dry_run import dry_run
-from hpm_video.train.engine import PlainEngine
+from hpm_video.models.student import build_student
+from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.feed import Feed
-from hpm_video.train.memory import estimate_memory
 from hpm_video.train.micro_batch import explained_shortage
-from hpm_video.train.state import build_student
 from hpm_video.types import Batch, Place, UserError
 
 pytestmark = pytest.mark.gpu
@@ -122,7 +122,7 @@ def test_transfers_from_pinned_memory_are_overlapped(gpu, record_property) -> No
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     pytest.importorskip("av", reason="PyAV is not installed")
-    from hpm_video.data.encode import write_video
+    from hpm_video.preprocess.encode import write_video
 
     root, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
     for number in range(4):

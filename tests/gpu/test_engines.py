@@ -19,8 +19,10 @@ from dataclasses import replace
 import torch
 from hpm_video.config import load_config
 from hpm_video.method.step import PretrainStep
-from hpm_video.train.engine import DeepSpeedEngine, PlainEngine, prepare_process
-from hpm_video.train.state import build_student
+from hpm_video.models.student import build_student
+from hpm_video.train.engines.deepspeed import DeepSpeedEngine
+from hpm_video.train.engines.plain import PlainEngine
+from hpm_video.train.engines.start import prepare_process
 from hpm_video.types import Place
 keys, steps = json.loads(sys.argv[1]), int(sys.argv[2])
 found = {}

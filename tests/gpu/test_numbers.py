@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hpm_video.config import load_finetune_config, mask_counts, token_grid, unit_block
+from hpm_video.config import load_finetune_config
+from hpm_video.config.geometry import mask_counts, token_grid, unit_block
 from hpm_video.method.masking import Part, Plan, aggregate, make_units, mask_hard, mask_inverted, mask_random, to_tokens
 from hpm_video.method.objectives import rank_correlation, relative_loss
 from hpm_video.method.teacher import Teacher

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hpm_video.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from hpm_video.train.engine import PlainEngine
+from hpm_video.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from hpm_video.train.engines.plain import PlainEngine
 
 pytestmark = pytest.mark.gpu
 NEAR = 1e-2  # relative, of the losses of twenty steps: a rounded difficulty may choose another unit

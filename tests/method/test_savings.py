@@ -9,11 +9,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpm_video.config import load_config
+from hpm_video.costs.flops import count_step
 from hpm_video.method.masking import Part, make_units, mask_random, to_tokens
 from hpm_video.method.step import PretrainStep
 from hpm_video.method.targets import make_target
 from hpm_video.models.student import Student
-from hpm_video.train.flops import count_step
 from hpm_video.types import Place, UserError, seeded
 
 CPU = torch.device("cpu")

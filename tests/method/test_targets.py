@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from hpm_video.costs.flops import count_step
 from hpm_video.data.transforms import Normalise
 from hpm_video.method import targets
 from hpm_video.method.objectives import hpm_losses
@@ -15,7 +16,6 @@ from hpm_video.method.targets import IMAGE_MODELS, ImageFeatures, feature_target
 from hpm_video.models import student as students
 from hpm_video.models.student import Student
 from hpm_video.models.tokens import take
-from hpm_video.train.flops import count_step
 from hpm_video.types import Place, StudentOutput, UserError
 
 CPU = torch.device("cpu")

@@ -12,7 +12,8 @@ import math
 import pytest
 import torch
 
-from hpm_video.config import load_config, mask_counts
+from hpm_video.config import load_config
+from hpm_video.config.geometry import mask_counts
 from hpm_video.method.masking import Plan as MaskPlan
 from hpm_video.method.masking import mask_hard, mask_inverted
 from hpm_video.method.objectives import absolute_loss
@@ -20,7 +21,7 @@ from hpm_video.method.step import PretrainStep
 from hpm_video.models.encoder import resolve_size
 from hpm_video.models.layers import DropPath, DropPaths
 from hpm_video.models.student import Student
-from hpm_video.train.engine import PlainEngine
+from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.optim import parameter_groups
 from hpm_video.types import Place
 

@@ -9,7 +9,7 @@ import pytest
 
 from hpm_video.config import DataConfig, FinetuneConfig, PretrainConfig, load_config, load_finetune_config
 from hpm_video.data.sampling import PROTOCOLS, Protocol, sample_frames
-from hpm_video.evals.views import choose_frames
+from hpm_video.evals.finetuned.views import choose_frames
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GIVEN = ["data.root=x", "train.output=x"]

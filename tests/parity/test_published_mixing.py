@@ -7,9 +7,9 @@ import torch
 from hpm_video.config import AugmentConfig, DataConfig
 from hpm_video.data.augment import mirrored_places, mix
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.encode import write_video
 from hpm_video.data.loader import StepSampler, make_loader
 from hpm_video.data.manifest import ShuffledOrder, open_manifest
+from hpm_video.preprocess.encode import write_video
 from hpm_video.types import Place
 
 # Partner of each clip: x.flip(0) of the batch of one GPU, --mixup_mode batch. Odd batches are refused there.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpm_video.models.convert import Said, convert, student_weights
+from hpm_video.weights.convert_in import Said, convert, student_weights
 
 HOME = Path(__file__).parents[2] / "benchmarks"
 KEYS = ["model.width=32", "model.depth=2", "model.num_heads=2", "model.decoder_width=16", "model.decoder_heads=2"]

@@ -12,9 +12,11 @@ from hpm_video.config import load_config, to_yaml
 from hpm_video.data.transforms import Normalise
 from hpm_video.method.targets import ImageFeatures, image_model_name
 from hpm_video.models.student import Student, target_width
-from hpm_video.train.checkpoint import Checkpoint, load_student, read_config, save_checkpoint
-from hpm_video.train.run_folder import check_same_run, keep_older_behaviour
+from hpm_video.runs.checkpoints import Checkpoint, save_checkpoint
+from hpm_video.runs.folder import check_same_run, keep_older_behaviour
+from hpm_video.runs.settings import read_config
 from hpm_video.types import UserError
+from hpm_video.weights.load import load_student
 
 CPU = torch.device("cpu")
 WIDTH, HEADS, DEPTH, OUT = 768, 12, 12, 512  # ViT-B/16

@@ -17,8 +17,8 @@ from torch import Tensor
 from hpm_video.config import load_config, load_finetune_config
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
-from hpm_video.train.weight_transfer import fill_encoder, fill_student
-from hpm_video.train.weights import Weights, read_weights
+from hpm_video.weights.read import Weights, read_weights
+from hpm_video.weights.transfer import fill_encoder, fill_student
 
 FIXED = ["data.root=x", "train.output=y"]
 KINDS = [torch.float32, torch.float16, torch.bfloat16]

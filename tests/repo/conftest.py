@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpm_video.data.encode import write_video
+from hpm_video.preprocess.encode import write_video
 
 
 def film(number: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Run in this process: what README.md, the README of each data set, the recipes' YAML files and the scripts show; commands that
 differ only in a path once (all of them by a slow test). Only parsed (options, keys, paths): `make`, the benchmarks and the
-other scripts (minutes to hours), doctor (tests/evals/test_doctor.py), lines with `...`, and bare names of commands. deepspeed's own part
+other scripts (minutes to hours), doctor (tests/profiling/test_doctor.py), lines with `...`, and bare names of commands. deepspeed's own part
 of a line is run by a slow test; without it a script is one process.
 """
 
@@ -93,7 +93,8 @@ COMMANDS = list_commands()
 RUNNABLE = re.compile(
     r"hpm-video (?!doctor|.*COMMAND)|.*\b(scripts/(pretrain|finetune)\w*\.(py|sh)|datasets/\w+/prepare\.py)"
 )
-# Published rows (docs/reproduce.md); run by tests/train/test_export.py and tests/evals/test_feature_file.py, or with another set by a command beside it
+# Published rows (docs/reproduce.md); run by tests/weights/test_export.py and tests/evals/frozen/test_feature_file.py, or with
+# another set by a command beside it
 SLOW = re.compile(r".*(SSV2|K400|IN1K)\b|.*--to hf|.* features |.*finetune_(hmdb51|ucf101)|.*finetune.*vitl")
 
 

@@ -20,10 +20,15 @@ METHODS = {
 INTO_A_DRAFT = {"save_file", "savez", "savefig", "write_table"}  # libraries that take a path or a stream
 ALLOWED = {  # file: what it may call, and why
     "hpm_video/files.py": METHODS | {"open", "replace"},
-    "hpm_video/data/jobs.py": {"open", "truncate"},  # appends a line for each file, in a folder that the caller holds
-    "hpm_video/evals/exam.py": {"open"},  # appends a line for each video, in a folder that it holds
-    "hpm_video/data/transcode.py": {"copyfile"},  # into a draft
-    "hpm_video/train/checkpoint.py": METHODS | {"open", "replace", "save_file"},  # the folder of a step, then renamed
+    "hpm_video/preprocess/jobs.py": {
+        "open",
+        "truncate",
+    },  # appends a line for each file, in a folder that the caller holds
+    "hpm_video/evals/finetuned/multi_view_test.py": {
+        "open"
+    },  # appends a line for each video, in a folder that it holds
+    "hpm_video/preprocess/transcode.py": {"copyfile"},  # into a draft
+    "hpm_video/runs/checkpoints.py": METHODS | {"open", "replace", "save_file"},  # the folder of a step, then renamed
     "hpm_video/train/metrics.py": {"open"},  # appends a line for each measurement
     "scripts/storm.py": {"open"},  # appends to the logs of its own runs
     "datasets/fashion_mnist/prepare.py": {"rename"},  # a draft of a whole folder, to a name that is free

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from hpm_video.config import mask_counts
+from hpm_video.config.geometry import mask_counts
 from hpm_video.method.objectives import relative_loss
-from hpm_video.models.convert import Said, convert, student_weights
+from hpm_video.weights.convert_in import Said, convert, student_weights
 
 HOME = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--size=ti", "--frames=4", "--side=32", "--threads=1"]

@@ -8,7 +8,7 @@ import pytest
 
 from hpm_video.config import DataConfig
 from hpm_video.data.manifest import open_manifest, write_manifest
-from hpm_video.train.record import read_results
+from hpm_video.runs.results import read_results
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 WEIZMANN = Path(__file__).parents[3] / "shared" / "data" / "weizmann4"
@@ -32,7 +32,7 @@ def opened(folder: Path, split: str):
 
 def test_plan_has_equal_steps_and_equal_compute(images, tmp_path) -> None:
     from hpm_video.config import load_config
-    from hpm_video.train.flops import run_flops
+    from hpm_video.costs.flops import run_flops
 
     jobs = images.plan(["digits"], 2, tmp_path, images.IMAGES)
     assert len({job.run for job in jobs}) == len(jobs) == 2 * 8
@@ -82,7 +82,7 @@ def test_plans_of_the_videos_studies(monkeypatch, tmp_path) -> None:
     from compare import STUDIES, plan
 
     from hpm_video.config import load_config
-    from hpm_video.train.flops import run_flops
+    from hpm_video.costs.flops import run_flops
 
     for compared in STUDIES.values():
         jobs = plan(list(compared.steps), 1, tmp_path, compared)

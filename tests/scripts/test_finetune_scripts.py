@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from hpm_video.cli import main
-from hpm_video.data.encode import write_video
-from hpm_video.train.checkpoint import load_classifier
-from hpm_video.train.record import read_results
+from hpm_video.preprocess.encode import write_video
+from hpm_video.runs.results import read_results
+from hpm_video.weights.load import load_classifier
 
 ROOT = Path(__file__).parents[2]
 PRETRAIN = (

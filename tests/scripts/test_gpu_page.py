@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from hpm_video.evals.costs import RECIPES, describe_recipe
-from hpm_video.train.dry_run import Cost, DryRun
+from hpm_video.costs.dry_run import Cost, DryRun
+from hpm_video.report.recipe_costs import RECIPES, describe_recipe
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / "benchmarks" / "gpu"

@@ -10,9 +10,9 @@ import pytest
 
 from hpm_video.cli import main
 from hpm_video.config import DataConfig
-from hpm_video.data.decode import read_frames
 from hpm_video.data.manifest import open_manifest
-from hpm_video.train.record import read_results
+from hpm_video.data.readers.read import read_frames
+from hpm_video.runs.results import read_results
 
 SMALL = (
     "data.num_frames=8 data.frame_size_px=[32,48] data.num_workers=1 data.num_held_out=2 model.size=ti model.width=48 model.depth=2 "

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from hpm_video.data.encode import write_video
 from hpm_video.data.manifest import open_manifest
-from hpm_video.data.pack import pack
+from hpm_video.preprocess.encode import write_video
+from hpm_video.preprocess.pack import pack
 from hpm_video.train.pretrain import pretrain
 from hpm_video.types import UserError
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hpm_video.catalog.annotations import Row
 from hpm_video.cli import main
 from hpm_video.config import load_finetune_config
-from hpm_video.data.annotations import Row
-from hpm_video.data.encode import write_video
 from hpm_video.data.manifest import write_manifest
-from hpm_video.train.checkpoint import load_classifier
-from hpm_video.train.engine import PlainEngine
+from hpm_video.preprocess.encode import write_video
+from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.finetune import FinetuneStep, build_classifier, finetune, finetune_config, soft_cross_entropy
 from hpm_video.train.metrics import start_logging
 from hpm_video.types import Place, UserError
+from hpm_video.weights.load import load_classifier
 
 PRETRAIN = (
     "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=32 "

@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from hpm_video.data.encode import write_video
 from hpm_video.method.step import PretrainStep
-from hpm_video.train.engine import PlainEngine
+from hpm_video.models.student import build_student
+from hpm_video.preprocess.encode import write_video
+from hpm_video.runs.state import RunState
+from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.feed import Feed
 from hpm_video.train.graphs import MicroSteps, RecordedSteps, _detach, make_micro_steps
 from hpm_video.train.loop import Loop
 from hpm_video.train.pretrain import pretrain
-from hpm_video.train.state import RunState, build_student
 from hpm_video.types import Batch
 
 CPU = torch.device("cpu")

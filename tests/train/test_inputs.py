@@ -11,8 +11,8 @@ import pytest
 
 from hpm_video.cli import main
 from hpm_video.config import load_config
-from hpm_video.data.encode import write_video
 from hpm_video.data.manifest import read_manifest
+from hpm_video.preprocess.encode import write_video
 
 RECIPES = Path(__file__).parents[2] / "datasets"
 TINY = (

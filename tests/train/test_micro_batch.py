@@ -10,11 +10,10 @@ from safetensors.torch import load_file
 
 from hpm_video.cli import main
 from hpm_video.config import load_config, load_finetune_config
-from hpm_video.data.encode import write_video
-from hpm_video.train import duration, memory, micro_batch
-from hpm_video.train.dry_run import dry_run, dry_run_classifier
-from hpm_video.train.engine import PlainEngine, split_batch
-from hpm_video.train.memory import (
+from hpm_video.config.batch import split_batch
+from hpm_video.costs import memory
+from hpm_video.costs.dry_run import dry_run, dry_run_classifier
+from hpm_video.costs.memory import (
     Need,
     bound_activations,
     choose_micro_batch,
@@ -22,8 +21,11 @@ from hpm_video.train.memory import (
     estimate_need,
     free_memory,
 )
+from hpm_video.models.student import build_student
+from hpm_video.preprocess.encode import write_video
+from hpm_video.train import duration, micro_batch
+from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.metrics import tell_span
-from hpm_video.train.state import build_student
 
 CPU = torch.device("cpu")
 TINY = (
@@ -225,7 +227,7 @@ def test_a_cpu_that_runs_out_in_a_step_is_one_sentence(run, monkeypatch) -> None
 
 def test_other_commands_say_it_too(monkeypatch, capsys, tmp_path) -> None:
     from hpm_video import cli
-    from hpm_video.evals import exam
+    from hpm_video.evals.finetuned import multi_view_test as exam
 
     monkeypatch.setattr(cli, "check_run", lambda *_, **__: None)
     monkeypatch.setattr(exam, "examine_run", lambda *_: torch.empty(2**50))

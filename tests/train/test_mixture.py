@@ -11,12 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hpm_video.cli import main
-from hpm_video.config import image_config, load_config, mask_counts, token_grid
-from hpm_video.data.encode import write_video
+from hpm_video.config import load_config
+from hpm_video.config.geometry import image_config, mask_counts, token_grid
+from hpm_video.costs.flops import count_step, run_flops
 from hpm_video.data.mixture import ImageSteps
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import Student
-from hpm_video.train.flops import count_step, run_flops
+from hpm_video.preprocess.encode import write_video
 from hpm_video.train.run import num_steps
 from hpm_video.types import Place, UserError
 

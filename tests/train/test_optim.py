@@ -4,8 +4,8 @@ import pytest
 
 from hpm_video.config import load_config, load_finetune_config
 from hpm_video.models.classifier import Classifier
+from hpm_video.models.student import build_student
 from hpm_video.train.optim import lr_scales, parameter_groups
-from hpm_video.train.state import build_student
 
 TINY = (
     "data.root=x train.output=y data.num_frames=4 data.frame_size_px=[16,16] model.patch_px=4 model.width=32 model.depth=3 "

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hpm_video.method.step import PretrainStep
-from hpm_video.train.engine import PlainEngine
-from hpm_video.train.state import build_student
+from hpm_video.models.student import build_student
+from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.types import Place
 
 CPU = torch.device("cpu")

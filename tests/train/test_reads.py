@@ -5,10 +5,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpm_video.method.step import PretrainStep
-from hpm_video.train.engine import PlainEngine
+from hpm_video.models.student import build_student
+from hpm_video.runs.state import RunState
+from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.feed import Feed
 from hpm_video.train.loop import Loop
-from hpm_video.train.state import RunState, build_student
 from hpm_video.types import Batch
 
 CPU = torch.device("cpu")

@@ -15,13 +15,16 @@ from safetensors.torch import load_file
 
 from hpm_video.cli import main
 from hpm_video.config import OptimConfig, load_config
-from hpm_video.data.encode import write_video
-from hpm_video.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, load_encoder, save_checkpoint
-from hpm_video.train.engine import PlainEngine, bucket_size, deepspeed_settings, split_batch
+from hpm_video.config.batch import split_batch
+from hpm_video.config.deepspeed_settings import bucket_size, deepspeed_settings
+from hpm_video.models.student import build_student
+from hpm_video.preprocess.encode import write_video
+from hpm_video.runs.checkpoints import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.loop import StopRequest, launcher_pid
 from hpm_video.train.optim import lr_at, parameter_groups
-from hpm_video.train.state import build_student
 from hpm_video.types import UserError
+from hpm_video.weights.load import load_encoder
 
 TINY = (
     "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=32 "
@@ -136,7 +139,7 @@ def test_metrics_say_what_the_issue_asks_for(whole) -> None:
 def test_kill_in_the_middle_of_a_save_leaves_the_last_checkpoint(videos, whole, tmp_path) -> None:
     """kill -9 while the files of step 6 are being written: step 3 is found, whole, and the run goes on to the same end."""
     script = (
-        "import sys, os, signal, hpm_video.train.checkpoint as c\n"
+        "import sys, os, signal, hpm_video.runs.checkpoints as c\n"
         "sync = c.sync\n"
         "def die(path):\n"
         "    if 'step-00000006' in str(path): os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -220,7 +223,7 @@ def test_another_shape_or_setting_is_refused(videos, whole, capsys) -> None:
     assert run(videos, whole, "model.width=64") == 1
     assert "model.width: 64, but the run in" in capsys.readouterr().err
     config = load_config(whole / "config.yaml", ["model.width=64"])
-    from hpm_video.train.checkpoint import load_weights
+    from hpm_video.runs.checkpoints import load_weights
 
     with pytest.raises(UserError, match=r"of another model \(.*this model has"):
         load_weights(build_student(config), weights(whole, 6)["student"], whole)

@@ -1,0 +1,122 @@
+"""What the columns of a list mean, by their names: which hold the path, the label, the split, and which cannot be used."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hpm_video.catalog.annotations import IMAGE_SUFFIXES, SUFFIXES
+from hpm_video.errors import UserError
+
+COLUMNS = {  # what a header may call them, without case, blanks, - and _
+    "path": (
+        "path file filename filepath filenames files video videopath videofile videofilename videofilepath videos relpath relativepath fullpath "
+        "clip clippath clipname clipfile folder framedir framesdir framefolder directory dir image imagepath imagefile imagename "
+        "img imgpath media mediapath fname videoname vidname vname name vid videoid vidid clipid youtubeid ytid imageid id uid"
+    ),
+    "label": (
+        "label labels class classes target targets labelname classname classlabel labelid labelidx labelindex labelnum classid "
+        "classidx classindex classnum targetid targetname category categories categoryname categoryid categorylabel action "
+        "actions actionname actionlabel actionclass actionid activity activities activityname activitylabel activityid gesture "
+        "groundtruth gt y"
+    ),
+    "split": "split splits subset set partition phase usage splitname datasplit",
+    "start": "start startframe framestart firstframe beginframe",
+    "end": "end endframe frameend lastframe stopframe",
+    "total": "total totalframes numframes frames nframes numberofframes framecount numframe",
+    "offset": "offset frameoffset",
+    "group": "group groupid groups",
+}
+SECONDS = (  # of a part of a file, which is not read
+    "timestart timeend starttime endtime startsec endsec starts ends startseconds endseconds starttimestamp endtimestamp "
+    "stoptimestamp timestamp timestamps tstart tend begintime begin stop segment segments tbegin startsecond endsecond "
+    "startms endms stoptime"
+)
+SPLIT_WORDS = {
+    "train": "train training trn tr trainset trainingset",
+    "validation": "val valid validation validate dev devel development eval evaluation vali valset validationset devset",
+    "test": "test testing tst testset",
+}
+KNOWN_HEADERS = (  # (columns that a header has, the recipe that reads it)
+    ({"youtubeid", "timestart", "timeend"}, "datasets/kinetics400/prepare.py (--version 600, --version 700)"),
+    ({"id", "template", "placeholders"}, "datasets/ssv2/prepare.py"),
+)
+_MEANINGS = {word: name for name, words in COLUMNS.items() for word in words.split()}
+_SPLITS = {word: name for name, words in SPLIT_WORDS.items() for word in words.split()}
+_RANK = {word: place for place, word in enumerate(COLUMNS["path"].split())}
+SKIP = ("", "-", "_")  # of --columns: passed over
+
+
+def plain(name: str) -> str:
+    """Return a column's name without case, blanks, - and _."""
+    return re.sub(r"[\s_\-.]+", "", name.strip().strip('"').casefold())
+
+
+def meaning_of(name: str) -> str:
+    """Return a name of COLUMNS, or '' if the column is not known."""
+    return _MEANINGS.get(plain(name), "")
+
+
+def is_number(cell: Any) -> bool:
+    """Return whether a cell is a whole number; one that is too large for a table is text."""
+    return re.fullmatch(r"-?[0-9]{1,9}", cell) is not None if isinstance(cell, str) else False
+
+
+def looks_like_header(cells: Sequence[str]) -> bool:
+    """Return whether a line is a header: a cell has the name of a path column, and none is a number or a file."""
+    return any(meaning_of(cell) == "path" for cell in cells) and not any(map(is_data, cells))
+
+
+def is_data(cell: str) -> bool:
+    """Return whether a cell cannot be the name of a column: a number, or the name of a file."""
+    return is_number(cell.strip()) or cell.strip().lower().endswith(SUFFIXES + IMAGE_SUFFIXES)
+
+
+def check_header(names: Sequence[str], where: str) -> None:
+    """Raise UserError for a header that has no path, a name twice, or columns of another recipe."""
+    found = {plain(name) for name in names}
+    shown = ",".join(name.strip() for name in names)[:200]
+    for wanted, recipe in KNOWN_HEADERS:
+        if wanted <= found:
+            raise UserError(f"{where}: a header of another format ({shown}); expected {recipe}, which reads it")
+    if not any(meaning_of(name) == "path" for name in names):
+        raise UserError(
+            f"{where}: no column of the header ({shown}) is known to hold the path; expected one called path, or say what "
+            "the columns are: --columns path,label,... (- for one that is not used)"
+        )
+    used = [plain(name) for name in names if meaning_of(name)]
+    twice = sorted({name for name in used if used.count(name) > 1})
+    if twice:
+        raise UserError(f"{where}: the header has {twice[0]} twice ({shown}); expected each column once, or --columns")
+
+
+def seconds_of(names: Sequence[str]) -> list[str]:
+    """Return the columns that cut a part of a file by time."""
+    words = SECONDS.split()
+    return [name for name in names if plain(name) in words]
+
+
+def rank_of_path(name: str) -> int:
+    """Return how surely a column of this name is the path: 0 the surest."""
+    return _RANK[plain(name)]
+
+
+def read_split(cell: str, where: str, column: str) -> str:
+    """Return train, validation or test. Raises UserError for any other word."""
+    found = _SPLITS.get(plain(cell))
+    if found is None:
+        raise UserError(
+            f"{where}: {column} '{cell}'; expected train, validation or test (val, valid, dev, eval, testing, ... too). "
+            "If that column is no split, say what the columns are: --columns path,label,- (- for one that is not used)"
+        )
+    return found
+
+
+def check_columns(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return what --columns gives; '' for a column that is not used. Raises UserError."""
+    names = tuple("" if name.strip() in SKIP else name.strip() for name in columns)
+    unknown = [name for name in names if name and name not in COLUMNS]
+    if unknown or "path" not in names or any(name and names.count(name) > 1 for name in names):
+        raise UserError(
+            f"columns {','.join(columns)}; expected path and some of {','.join(COLUMNS)}, each once (- for one that is not used)"
+        )
+    return names

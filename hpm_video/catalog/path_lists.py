@@ -1,0 +1,288 @@
+"""Lists of paths, a sample in each line, as VideoMAE, VideoMAE V2, mmaction2 and Hugging Face have them, read into rows.
+
+Delimiter, header and columns are found out:
+
+| line | read as |
+|---|---|
+| `path` | path |
+| `path 3`, `path,jump` | path, label |
+| `path 0 -1` (-1 in every line) | path, start, total |
+| `folder 163 3` | path, total, label |
+| `folder 1 17 3` | path, start, end, label |
+
+start and end: the numbers in the names of the first and the last image of a folder; offset: how many images come before;
+total: how many belong to the sample, -1 = all. A header or `columns` says anything else; its names: `columns.py`, the files
+that can be read: `tables.py`. A column `split` distributes the rows.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hpm_video.catalog.annotations import IMAGE_SUFFIXES, Found, Row
+from hpm_video.catalog.classes import Labels
+from hpm_video.catalog.columns import (
+    check_columns,
+    check_header,
+    is_data,
+    is_number,
+    meaning_of,
+    rank_of_path,
+    read_split,
+    seconds_of,
+)
+from hpm_video.catalog.places import FrameFolders, Places, find_frames
+from hpm_video.catalog.tables import EXPECTED, Table, read_table
+from hpm_video.errors import UserError
+
+NUMBERS = ("start", "end", "total", "offset")
+BY_COUNT = {1: ("path",), 2: ("path", "label"), 3: ("path", "total", "label"), 4: ("path", "start", "end", "label")}
+NUM_TRIED = 50  # rows that are looked up to find out which column is the path
+KNOWN_LISTS = (  # (names of files that other recipes read, those recipes)
+    (r"(train|test)list0[123]\.txt", "datasets/ucf101/prepare.py"),
+    (r".*_test_split[123]\.txt", "datasets/hmdb51/prepare.py"),
+)
+Track = Callable[[list], Iterable]  # gives the same things one by one, and shows how far they are
+
+
+class _Line(NamedTuple):
+    where: str  # file and line
+    path: str
+    labels: tuple[str, ...] = ()  # of each column of labels
+    split: str = ""
+    group: str = ""
+    numbers: dict[str, int] = {}
+
+
+class _List(NamedTuple):
+    lines: list[_Line]
+    label_columns: tuple[str, ...]  # their names; "" for one that no header names
+    notes: list[str]
+
+
+def read_lists(
+    root: Path,
+    files: dict[str, Path],
+    columns: tuple[str, ...] = (),
+    names: list[str] | None = None,
+    track: Track = iter,
+) -> Found:
+    """Split -> list. `names`: the classes, by number; else numbers name themselves, and names are sorted.
+
+    UserError with file and line if a line is not as expected; a file or frames that do not exist are `missing`.
+    """
+    places = Places(root)
+    lists = {split: _read_list(file, columns, places) for split, file in files.items()}
+    parts = _distribute(lists, files)
+    labels = Labels(
+        [(line.where, line.labels) for part in parts.values() for line in part], _label_columns(lists), names
+    )
+    splits: dict[str, list[Row]] = {}
+    missing: dict[str, list[str]] = {}
+    frames = FrameFolders(root)
+    for split, part in parts.items():
+        splits[split] = []
+        for line in track(part):
+            row = _make_row(line, labels.number(line.where, line.labels), frames, places)
+            if isinstance(row, Row):
+                splits[split].append(row)
+            else:
+                missing.setdefault(split, []).append(f"{line.where}: {line.path}{row}")
+    notes = [note for one in lists.values() for note in one.notes] + labels.notes + places.notes
+    return Found(splits, labels.classes, missing, tuple(dict.fromkeys(notes)))
+
+
+def _label_columns(lists: dict[str, _List]) -> tuple[str, ...]:
+    """The columns of labels, the same in every list that has any."""
+    found = {one.label_columns for one in lists.values() if one.label_columns}
+    if len({len(columns) for columns in found}) > 1:
+        shown = " and ".join(",".join(columns) for columns in sorted(found))
+        raise UserError(f"the lists have different columns of labels ({shown}); expected the same, or --columns")
+    return next(iter(found), ())
+
+
+def _distribute(lists: dict[str, _List], files: dict[str, Path]) -> dict[str, list[_Line]]:
+    """The lines of each split: a column `split` says it, else the file that they are in."""
+    parts: dict[str, list[_Line]] = {split: [] for split in lists}
+    for split, one in lists.items():
+        for line in one.lines:
+            own = line.split or split
+            if own != split and (split != "train" or own in files):
+                raise UserError(
+                    f"{line.where}: split '{own}' in the list that is given as --{split}; expected such rows only in a list "
+                    f"that is given as --train without a list of its own for --{own}. To pass over that column: --columns "
+                    "path,label,- (- for one that is not used)"
+                )
+            parts.setdefault(own, []).append(line)
+    return {split: parts[split] for split in ("train", "validation", "test") if split in parts}
+
+
+def _read_list(file: Path, columns: tuple[str, ...], places: Places) -> _List:
+    if recipe := next((recipe for name, recipe in KNOWN_LISTS if re.fullmatch(name, file.name)), None):
+        raise UserError(f"{file} is a list of {recipe.split('/')[1]}; expected {recipe}, which reads it")
+    given = check_columns(columns) if columns else ()
+    table = read_table(file, len(given))
+    places.add_folder(file.parent)
+    notes: list[str] = []
+    if given:
+        meanings, names = given, given
+        if not table.names and _is_stray_header(table, meanings.index("path"), places):
+            table = table._replace(rows=table.rows[1:])
+            notes.append(f"{table.where}: passed over, as it is a header")
+    elif table.names:
+        meanings, names = _choose_columns(table, places, notes), table.names
+    else:
+        meanings = names = _guess_columns(table)
+        if _is_stray_header(table, 0, places):
+            raise UserError(
+                f"{table.where}: '{','.join(table.rows[0][1])[:200]}' names no file and looks like a header; expected a "
+                "header with a column path, or say what the columns are: --columns path,label,... (- for one that is not used)"
+            )
+    _check_rows(table, meanings)
+    if not table.rows:
+        raise UserError(f"{file}: no lines behind the header; expected {EXPECTED}")
+    labels = tuple(name for name, meaning in zip(names, meanings, strict=True) if meaning == "label")
+    is_named = bool(table.names or given)
+    lines = [_read_line(cells, meanings, where) for where, cells in table.rows]
+    if is_named and {"start", "end"} <= set(meanings):
+        lines = _take_whole_files(lines, places, notes)
+    return _List(lines, labels if is_named else ("",) * len(labels), notes)
+
+
+def _take_whole_files(lines: list[_Line], places: Places, notes: list[str]) -> list[_Line]:
+    """The lines without start and end, if they can only mean whole files: each file once, always from frame 0 (or 1) on."""
+    starts = {line.numbers.get("start") for line in lines}
+    once = len({line.path for line in lines}) == len(lines)
+    if not once or (starts != {0} and starts != {1}) or any(places.is_folder(line.path) for line in _sample(lines)):
+        return lines
+    notes.append(
+        f"every file is named once and begins at frame {starts.pop()}: whole files are taken, start and end are not used"
+    )
+    kept = ("total", "offset")
+    return [line._replace(numbers={n: v for n, v in line.numbers.items() if n in kept}) for line in lines]
+
+
+def _guess_columns(table: Table) -> tuple[str, ...]:
+    count = len(table.rows[0][1])
+    if count not in BY_COUNT:
+        raise UserError(
+            f"{table.where}: {count} columns; expected 1 to 4, a header, or --columns path,label,... (- for one that is not used)"
+        )
+    if count == 3 and all(row[-1] == "-1" for _, row in table.rows):
+        return ("path", "start", "total")
+    return BY_COUNT[count]
+
+
+def _is_stray_header(table: Table, place: int, places: Places) -> bool:
+    """Whether the first row is a header that nobody understood: no file, no number, and a column's name in it or files below."""
+    cells = table.rows[0][1]
+    if not all(isinstance(cell, str) for cell in cells) or len(table.rows) < 2 or place >= len(cells):
+        return False
+    if "/" in cells[place] or any(map(is_data, cells)) or places.find(cells[place]):
+        return False
+    if any(meaning_of(cell) for cell in cells):
+        return True
+    return any(places.find(row[place]) for _, row in _sample(table.rows[1:]) if place < len(row))
+
+
+def _sample(rows: list) -> list:
+    return rows[:: max(1, len(rows) // NUM_TRIED)][:NUM_TRIED]
+
+
+def _choose_columns(table: Table, places: Places, notes: list[str]) -> tuple[str, ...]:
+    """The meaning of each column of a header; of several that may be the path the one whose cells name files."""
+    check_header(table.names, table.where)
+    found = [meaning_of(name) for name in table.names]
+    if cut := [name for name in seconds_of(table.names) if not {"start", "end"} <= set(found)]:
+        raise UserError(
+            f"{table.where}: {', '.join(cut)} cut parts of files by time; expected whole files. Cut the files first, or, if "
+            "they are cut already, say what the columns are: --columns path,label,- (- for one that is not used)"
+        )
+    candidates = [place for place, meaning in enumerate(found) if meaning == "path"]
+
+    def hits(place: int) -> int:
+        rows = _sample(table.rows)
+        return sum(
+            bool(places.find(cell)) for _, row in rows if place < len(row) and isinstance(cell := row[place], str)
+        )
+
+    if len(candidates) > 1:
+        path = min(candidates, key=lambda place: (-hits(place), rank_of_path(table.names[place])))
+        found = ["" if meaning == "path" and place != path else meaning for place, meaning in enumerate(found)]
+    for meaning in (*NUMBERS, "split", "group"):
+        same = [name for name, other in zip(table.names, found, strict=True) if other == meaning]
+        if len(same) > 1:
+            raise UserError(f"{table.where}: {' and '.join(same)} both name the {meaning}; expected one, or --columns")
+    unused = [name for name, meaning in zip(table.names, found, strict=True) if not meaning and name]
+    if unused:
+        more = (
+            ""
+            if "label" in found
+            else "; if one of them is the label: --columns path,label,- (- for one that is not used)"
+        )
+        notes.append(f"columns that are not used: {', '.join(unused)}{more}")
+    return tuple(found)
+
+
+def _check_rows(table: Table, meanings: Sequence[str]) -> None:
+    for where, row in table.rows:
+        if len(row) != len(meanings):
+            names = ",".join(table.names or [meaning or "-" for meaning in meanings])
+            raise UserError(f"{where}: {len(row)} cells; expected {len(meanings)} ({names})")
+
+
+def _read_line(cells: list[Any], meanings: Sequence[str], where: str) -> _Line:
+    numbers: dict[str, int] = {}
+    values = {"path": "", "split": "", "group": ""}
+    labels = []
+    for meaning, cell in zip(meanings, cells, strict=True):
+        if not meaning:
+            continue
+        if not isinstance(cell, str):
+            raise UserError(f"{where}: {meaning} is {str(cell)[:60]}; expected one value, not a list or an object")
+        text = cell if meaning == "path" else cell.strip()
+        if meaning != "path" and ("\n" in text or "\r" in text):
+            raise UserError(f"{where}: {meaning} goes over several lines; expected one: is a quote not closed?")
+        if meaning in NUMBERS:
+            numbers |= _read_number(meaning, text, where)
+        elif meaning == "label":
+            labels.append(text)
+        else:
+            values[meaning] = text
+    if not values["path"].strip():
+        raise UserError(f"{where}: no path; expected {EXPECTED}")
+    split = read_split(values["split"], where, "split") if "split" in meanings else ""
+    return _Line(where, values["path"], tuple(labels), split, values["group"], numbers)
+
+
+def _read_number(name: str, text: str, where: str) -> dict[str, int]:
+    if not text:
+        return {}
+    if not is_number(text := text.removesuffix(".0")):
+        raise UserError(f"{where}: {name} '{text}'; expected a whole number")
+    return {name: int(text)}
+
+
+def _make_row(line: _Line, label: int, folders: FrameFolders, places: Places) -> Row | str:
+    """The row, or why there is none (to follow the path)."""
+    path = places.find(line.path)
+    if not path:
+        return places.shared
+    numbers, total = line.numbers, line.numbers.get("total", -1)
+    more: dict[str, Any] = {}
+    if os.path.isdir(folders.root / path):
+        part = find_frames(folders.read(path), numbers)
+        if isinstance(part, str):
+            return part
+        more = {"first_frame": part[0], "frames": part[1]}
+    elif not os.path.isfile(folders.root / path):
+        return " (not a file)"
+    elif numbers.get("start") or numbers.get("offset") or "end" in numbers:
+        raise UserError(f"{line.where}: a part of the file {line.path}; expected a folder of frames, or whole files")
+    elif path.lower().endswith(IMAGE_SUFFIXES):
+        more = {"frames": 1}
+    elif total > 0:
+        more = {"frames": total}
+    return Row(path, label, group=line.group, **more)

@@ -1,0 +1,173 @@
+"""A folder of videos or images as data.root: its splits, the lists beside the files that are not used, and what is wrong
+with a root that cannot be read."""
+
+import difflib
+import logging
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpm_video.catalog.annotations import IMAGE_SUFFIXES, SUFFIXES, list_folder, split_folders
+from hpm_video.catalog.kinds import LIST_ENDINGS, kind_of_file
+from hpm_video.catalog.texts import is_utf8, keep_utf8, one_line
+from hpm_video.errors import UserError
+
+log = logging.getLogger("hpm_video")
+LIST_WORDS = {"validation": r"(?<![a-z])(val|valid|validation|dev)(?![a-z])", "test": r"(?<![a-z])test(ing)?(?![a-z])"}
+ANNOTATION_WORDS = r"train|val|test|label|annot|meta|list|split|class"
+
+
+def check_root(root: Path) -> None:
+    """Raise UserError, with what to do, if data.root does not exist or is not a folder."""
+    if os.path.isdir(root):
+        return
+    if not os.path.exists(root):
+        near = _find_near(root)
+        hint = f"; did you mean {near}?" if near else ""
+        raise UserError(f"data.root: {one_line(str(root))} does not exist{hint}; expected a folder of videos")
+    raise UserError(f"data.root: {root} is a file{_tell_file(root)}")
+
+
+def check_annotations(given: Path, root: Path) -> None:
+    """Raise UserError if data.annotations is not a folder: a list of paths is read by a recipe."""
+    if os.path.isdir(given):
+        return
+    if not os.path.exists(given):
+        raise UserError(
+            f"data.annotations: {given} does not exist; expected the folder of a manifest or of SSv2's files"
+        )
+    raise UserError(
+        f"data.annotations: {given} is a file; expected the folder of a manifest or of SSv2's files. A list of paths becomes "
+        f"a manifest by: {csv_command(root, {'train': given})}"
+    )
+
+
+def csv_command(root: Path, lists: dict[str, Path]) -> str:
+    """Return the command that makes a manifest of lists, and what then is the data.root."""
+    words = " ".join(f"--{split} {shlex.quote(str(file))}" for split, file in lists.items())
+    return f"python datasets/csv/prepare.py {shlex.quote(str(root))} {words}"
+
+
+def _find_near(root: Path) -> str:
+    parent = root.parent
+    try:
+        names = [name for name in os.listdir(parent) if is_utf8(name) and (parent / name).is_dir()][:1000]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(root.name, names, n=1)
+    return str(parent / near[0]) if near else ""
+
+
+def _tell_file(file: Path) -> str:
+    """What a file is, and what to give instead."""
+    folder = shlex.quote(str(file.parent))
+    if file.name in ("manifest.json", "shards.json", "labels.json"):
+        return f"; expected the folder that holds it: data.root={folder}"
+    kind = kind_of_file(file)
+    if kind in ("a video", "an image"):
+        return f" ({kind}); expected the folder that holds the videos: data.root={folder}"
+    if "archive" in kind:
+        return f" ({kind}); expected a folder: unpack it (tar xf FILE -C FOLDER, unzip FILE -d FOLDER), and give that folder"
+    if not kind and file.suffix.lower() in LIST_ENDINGS:
+        return (
+            f" (a list); expected a folder. Make a manifest of the list: {csv_command(file.parent, {'train': file})}, then "
+            f"data.root={shlex.quote(str(file.parent / 'manifest'))}"
+        )
+    if kind == "a YAML file":
+        return (
+            f" (a YAML file); expected the folder that holds the videos (a configuration is given as --config {file})"
+        )
+    return f"{f' ({kind})' if kind else ''}; expected the folder that holds the videos"
+
+
+def find_files(root: Path, split: str, suffixes: Sequence[str], use_splits: bool) -> list[str] | None:
+    """The paths of a split of a folder, sorted, relative to it; None if it has no such split.
+
+    With train/ and val/ or test/ in it these are the splits, unless `use_splits` is off; else all files are training
+    samples. What is used and what is not is logged once, with the training split. Raises UserError.
+    """
+    wanted = tuple(suffixes)
+    folders = _find_splits(root, wanted) if use_splits else {}
+    if split != "train" and split not in folders:
+        return None
+    part = folders.get(split, ".")
+    names = keep_utf8(list_folder(root / part, wanted), root / part)
+    if split == "train":
+        _tell_splits(root, folders)
+        _tell_lists(root, [root, *(root / folder for folder in folders.values())])
+    return [os.path.normpath(f"{part}/{name}") for name in names]
+
+
+def kind_of_names(names: Sequence[str]) -> str:
+    """Return what samples of these paths are: videos, images, or samples if they are mixed or folders of frames."""
+    for kind, suffixes in (("videos", SUFFIXES), ("images", IMAGE_SUFFIXES)):
+        if all(name.lower().endswith(suffixes) for name in names):
+            return kind
+    return "samples"
+
+
+def _find_splits(root: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
+    """Split -> folder, of those that hold files; empty if there is no train/ or nothing beside it."""
+    folders = split_folders(root)
+    if len(folders) < 2:
+        return {}
+    return {split: name for split, name in folders.items() if split == "train" or _holds_any(root / name, suffixes)}
+
+
+def _holds_any(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    return any(
+        name.lower().endswith(suffixes) and not name.startswith(".")
+        for _, _, names in os.walk(folder, followlinks=False)
+        for name in names
+    )
+
+
+def _tell_splits(root: Path, folders: dict[str, str]) -> None:
+    if not folders:
+        return
+    parts = ", ".join(f"{name}/ is the {split} split" for split, name in folders.items())
+    others = [entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
+    beside = sorted(one_line(name) for name in set(others) - set(folders.values()))[:3]
+    left = f"; {', '.join(beside)} beside them is not used" if beside else ""
+    log.info("data.root: %s: %s%s (data.format=folder trains on all of it)", root, parts, left)
+
+
+def _tell_lists(root: Path, folders: list[Path]) -> None:
+    """Warn of lists and manifests beside the files: nothing reads them here."""
+    if (root / "manifest" / "manifest.json").is_file():
+        log.warning(
+            "data.root: %s/manifest is a manifest, which is not used here; data.root=%s/manifest uses it", root, root
+        )
+        return
+    lists = [folder / name for folder in folders for name in sorted(os.listdir(folder)) if _is_list(folder, name)]
+    if not lists:
+        return
+    parts: dict[str, Path] = {}
+    for file in lists:
+        split = next((s for s, words in LIST_WORDS.items() if re.search(words, file.stem.lower())), "train")
+        parts.setdefault(split, file)
+    parts = {split: parts[split] for split in ("train", "validation", "test") if split in parts}
+    if "train" not in parts:
+        return
+    some = ", ".join(one_line(str(file.relative_to(root))) for file in lists[:4]) + (", ..." if len(lists) > 4 else "")
+    held = ", those of the validation and test lists too" if len(parts) > 1 and len(folders) == 1 else ""
+    log.warning(
+        "data.root: %s holds lists that are not used (%s): every file is a training sample without label%s. To use them: "
+        "%s, then data.root=%s",
+        root,
+        some,
+        held,
+        csv_command(root, parts),
+        shlex.quote(str(root / "manifest")),
+    )
+
+
+def _is_list(folder: Path, name: str) -> bool:
+    return (
+        name.lower().endswith(LIST_ENDINGS)
+        and not name.startswith(".")
+        and re.search(ANNOTATION_WORDS, name.lower()) is not None
+        and (folder / name).is_file()
+    )

@@ -1,0 +1,80 @@
+"""Presets: names for sets of keys."""
+
+from collections.abc import Iterable
+
+from hpm_video.errors import UserError
+
+# Sets of keys. hpm to videomae settle the method and what it costs (the defaults are those of hpm); small and tiny settle the
+# size of a run. The two kinds share no key, so one of each can stand on one command line.
+PRESETS: dict[str, dict[str, str]] = {
+    "hpm": {
+        "mask.mode": "hpm",
+        "mask.decoded_share": "0.5",
+        "teacher.view": "partial",
+        "model.predictor_depth": "1",
+        "objective.ranking_reaches_encoder": "false",
+    },
+    "hpm_paper": {
+        "mask.mode": "hpm",
+        "mask.decoded_share": "1.0",
+        "teacher.view": "all",
+        "model.predictor_depth": "null",
+        "objective.ranking_reaches_encoder": "true",
+        "mask.round_down": "visible",
+        "model.first_weights": "hpm",
+        "optim.decay_tokens": "true",
+    },
+    "random": {"mask.mode": "random", "mask.decoded_share": "0.5"},
+    "videomae": {"mask.mode": "random", "mask.decoded_share": "1.0", "model.first_weights": "videomae"},
+    "small": {
+        "model.size": "s",
+        "data.num_workers": "4",
+        "data.repeats": "2",
+        "optim.batch_size": "128",
+        "optim.base_lr": "6e-4",
+        "optim.clip_norm": "1.0",
+        "train.epochs": "400",
+        "teacher.momentum_start": "0.99",
+        "teacher.momentum_end": "0.999",
+    },
+    "tiny": {
+        "model.size": "ti",
+        "model.depth": "4",
+        "model.decoder_depth": "2",
+        "model.decoder_width": "96",
+        "data.num_frames": "8",
+        "data.frame_size_px": "[96,96]",
+        "data.cache_gib": "1.0",
+        "data.num_held_out": "16",
+        "mask.ratio": "0.75",
+        "optim.batch_size": "32",
+        "optim.base_lr": "8e-3",
+        "optim.warmup_share": "0.1",
+        "optim.clip_norm": "1.0",
+        "train.steps": "300",
+        "train.measure_every_steps": "100",
+        "train.save_every_steps": "100",
+        "teacher.momentum_start": "0.9",
+        "teacher.momentum_end": "0.98",
+    },
+}
+
+
+PRESET_USES = {
+    "small": "one GPU of 8 to 12 GB, hours to a day for a few thousand videos",
+    "tiny": "the CPU of a laptop, a first result in minutes",
+}
+
+
+def without_presets(overrides: Iterable[str]) -> list[str]:
+    """Each preset=NAME replaced by what it stands for; keys after it change single values of it."""
+    found: list[str] = []
+    for override in overrides:
+        name, _, value = override.partition("=")
+        if name != "preset":
+            found.append(override)
+        elif value not in PRESETS:
+            raise UserError(f"preset: '{value}'; expected one of {', '.join(PRESETS)}")
+        else:
+            found += [f"{key}={setting}" for key, setting in PRESETS[value].items()]
+    return found

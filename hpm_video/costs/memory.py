@@ -1,0 +1,199 @@
+"""What a rank holds on its device while it trains, in bytes, before anybody has run it: an estimate. What is free there.
+
+Weights and what belongs to each of them: the rules of `bytes_per_parameter`. Activations: those of a dry run. Not counted:
+the allocator's gaps, workspaces of kernels, the CUDA context (about 0.5 GiB), a compiled model. `estimate_need` adds clips
+and reading processes; the choice of a micro batch leaves a margin (`MARGINS`) for the rest.
+"""
+
+import contextlib
+import errno
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from hpm_video.config import PretrainConfig, RunConfig
+from hpm_video.config.batch import split_batch
+from hpm_video.config.deepspeed_settings import deepspeed_settings
+from hpm_video.costs.dry_run import DryRun
+from hpm_video.costs.flops import count_classifier, count_step
+from hpm_video.method.targets import IMAGE_MODELS, create_image_model
+from hpm_video.models.encoder import resolve_size
+
+GIB = 2**30
+MARGINS = {"cuda": 0.85, "cpu": 0.8}  # share of the free memory that a choice may fill
+WORKER_BYTES = GIB // 4  # of a process that reads: what decoders and libraries take
+CLIP_COPIES = 4  # a clip on its device: as it came, normalised, erased, mixed; all counted as fp32
+BF16_BYTES = 1.9  # of each parameter that autocast copies: all but norms and biases
+READ_AHEAD = 4  # batches that each reading process may hold
+
+
+def bytes_per_parameter(zero_stage: int | None, num_ranks: int) -> dict[str, float]:
+    """At the end of a backward pass, with fp32 weights; None is the plain engine. Measured with DeepSpeed 0.19 on 1, 2 and 4
+    ranks, as it keeps copies that its documents do not name."""
+    share = 1 / num_ranks
+    weights, gradients, copied, reduced = {
+        None: (4.0, 4.0, 0.0, 0.0),
+        0: (4.0, 4.0, 0.0, 0.0),
+        1: (4.0, 4.0, 4 * share, 4.0),
+        2: (4.0, 4.0, 4 * share, 4 * share),
+        3: (4 * share, 0.0, 4 * share, 4 * share),
+    }[zero_stage]
+    moments = 8 * share if zero_stage else 8.0
+    found = {"weights": weights, "gradients": gradients, "AdamW's two moments": moments}
+    return found | {"DeepSpeed's copy of the weights": copied, "DeepSpeed's reduced gradients": reduced}
+
+
+def stage_of(config: RunConfig, num_ranks: int) -> int | None:
+    """The ZeRO stage with so many ranks; None for the plain engine."""
+    deepspeed = config.engine.kind == "deepspeed" or (config.engine.kind == "auto" and num_ranks > 1)
+    return config.engine.zero_stage if deepspeed else None
+
+
+def estimate_memory(config: RunConfig, run: DryRun, num_ranks: int) -> dict[str, int]:
+    """Bytes of one rank by what they are for; what is 0 is left out. Raises UserError as the engine's settings do."""
+    stage, count = stage_of(config, num_ranks), run.num_parameters
+    found = {name: size * count["student"] for name, size in bytes_per_parameter(stage, num_ranks).items()}
+    if stage:
+        split = split_batch(config.optim.batch_size, config.engine.micro_batch_size, num_ranks)
+        zero = deepspeed_settings(config, split, False, count["student"])["zero_optimization"]
+        found["DeepSpeed's buffer to reduce gradients"] = 4 * int(zero["reduce_bucket_size"])
+    if stage == 3:
+        gathered = min(count["student"], 10**9)  # DeepSpeed's stage3_max_live_parameters
+        found["weights gathered from the ranks, at most"] = 4 * gathered
+    found["teacher (fp32)"] = 4 * count.get("teacher", 0)
+    found["target network"] = 4 * count_target_parameters(config)
+    found[f"activations of {run.num_clips} clips, at the peak"] = run.peak_bytes
+    return {name: round(size) for name, size in found.items() if size}
+
+
+def count_target_parameters(config: RunConfig) -> int:
+    """Of the network beside the training that gives its features as targets; 0 where there is none."""
+    if not isinstance(config, PretrainConfig) or config.objective.target not in IMAGE_MODELS:
+        return 0
+    with torch.device("meta"):
+        network = create_image_model(config)
+    return sum(p.numel() for p in network.parameters())
+
+
+def checkpoint_bytes(counts: Mapping[str, int]) -> int:
+    """Of one checkpoint: weights, moments and teacher, whole, in fp32."""
+    return 12 * counts["student"] + 4 * counts.get("teacher", 0)
+
+
+class Need(NamedTuple):
+    """Bytes that a rank needs: `fixed` for any micro batch, `clip` for each clip of it, and at least `least` of those."""
+
+    fixed: int
+    clip: int
+    least: int = 0
+
+    def of(self, micro: int) -> int:
+        return self.fixed + max(self.least, self.clip * micro)
+
+
+def estimate_need(config: RunConfig, run: DryRun, num_ranks: int, on_cpu: bool, bf16: bool = False) -> Need:
+    """Return what a rank needs, from a dry run of one clip, in which bf16 copies of the weights are most of the peak. On a
+    CPU main memory also holds the reading processes, their batches, and the copies that are made to save a checkpoint."""
+    parameters = sum(estimate_memory(config, run, num_ranks).values()) - run.peak_bytes
+    pixels = config.data.num_frames * math.prod(config.data.frame_size_px) * 3
+    copies = min(run.peak_bytes, round(BF16_BYTES * run.num_parameters["student"])) if bf16 else 0
+    fixed = parameters + copies + 4 * pixels * config.data.num_held_out
+    clip = run.peak_bytes - copies + 4 * CLIP_COPIES * pixels
+    if not on_cpu:
+        return Need(fixed, clip)
+    workers = config.data.num_workers
+    cache = round(config.data.cache_gib * GIB) * max(1, workers)
+    batches = (READ_AHEAD * workers + 1) * pixels
+    return Need(fixed + workers * WORKER_BYTES + cache, clip + batches, 12 * run.num_parameters["student"])
+
+
+def bound_activations(config: RunConfig) -> int:
+    """Return bytes of activations that one clip certainly stays below, without a dry run: about ten times too many.
+
+    A block of width D takes 12 multiply-adds for each token and squared channel, and keeps about 20 numbers of fp32 for
+    each channel of a token: 7 bytes for each multiply-add / D. Of embeddings and heads it is up to 24.
+    """
+    size = resolve_size(config.model)
+    if isinstance(config, PretrainConfig):
+        cost = count_step(config)
+        return 32 * (cost.forward + cost.teacher + cost.target) // min(size.width, size.decoder_width)
+    return 32 * count_classifier(config, 1000) // size.width
+
+
+def choose_micro_batch(need: Need, share: int, usable_bytes: float) -> int:
+    """Return the largest number of clips that divides a rank's share of the batch and fits; 0 if not even one clip does."""
+    return max((m for m in range(1, share + 1) if share % m == 0 and need.of(m) <= usable_bytes), default=0)
+
+
+def free_device_memory(number: int = 0) -> float:
+    """Bytes of the accelerator, or of main memory where there is none."""
+    if not torch.cuda.is_available():
+        return free_memory()
+    try:
+        return float(torch.cuda.mem_get_info(number)[0])
+    except RuntimeError:  # of a device that others hold for themselves
+        return 0.0
+
+
+def free_memory() -> float:
+    """Bytes of main memory that this process can still get: what is available, and what its container or job leaves."""
+    free = float("inf")
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    free = min([free, *_free_of_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))])
+    if free == float("inf"):
+        with contextlib.suppress(OSError, ValueError):
+            free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
+    return free
+
+
+def _free_of_groups(root: Path, groups: Path) -> Iterator[float]:
+    """Yield what each control group of this process leaves, versions 1 and 2, with those above it. Pages of files that were
+    read and can be dropped count as free."""
+    places = {root, root / "memory"}
+    with contextlib.suppress(OSError):
+        for line in groups.read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds in ("", "memory"):
+                place = root / kinds / path.strip("/")
+                places |= {place, *(p for p in place.parents if p.is_relative_to(root))}
+    for place in places:
+        names = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+        for limit, used in names:
+            with contextlib.suppress(OSError, ValueError):
+                left = float((place / limit).read_text()) - float((place / used).read_text())
+                yield max(0.0, left + _dropped_pages(place / "memory.stat"))
+
+
+def _dropped_pages(file: Path) -> float:
+    with contextlib.suppress(OSError, ValueError):
+        rows = dict(line.split() for line in file.read_text().splitlines())
+        return float(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
+    return 0.0
+
+
+def describe_shortage(error: BaseException) -> str | None:
+    """Return what was asked for and what is free, if an error says that memory has run out; else None."""
+    text = str(error)
+    no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or getattr(error, "errno", 0) == errno.ENOMEM
+    words = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "bad_alloc")
+    if not no_memory and not (isinstance(error, RuntimeError) and any(word in text for word in words)):
+        return None
+    on_gpu = isinstance(error, torch.OutOfMemoryError) or "CUDA" in text or "CUBLAS" in text
+    asked = re.search(r"(?:allocate|allocated) (\d[\d.,]*) ?(bytes|[KMGTPE]iB)", text)
+    requested = f"{_tell_request(*asked.groups())} were requested, " if asked else ""
+    number = torch.cuda.current_device() if on_gpu and torch.cuda.is_available() else 0
+    free = free_device_memory(number) if on_gpu else free_memory()
+    where = "on the GPU" if on_gpu else "of main memory"
+    return f"out of memory: {requested}{free / GIB:.3g} GiB {where} are free"
+
+
+def _tell_request(number: str, unit: str) -> str:
+    power = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB").index(unit)
+    return f"{float(number.replace(',', '')) * 1024**power / GIB:,.3g} GiB"

@@ -1,0 +1,97 @@
+"""The packets of a video stream: when each frame is shown, which are key frames, and whether both can be trusted."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from hpm_video.data.readers.limits import Limits
+
+SEEKABLE_FORMATS = {"mov", "matroska"}  # each frame has its time stamp and key frames are what they say
+SEEKABLE_CODECS = {"h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "ffv1"}
+REORDERING_CODECS = {"h264", "hevc"}  # store frames in another order than they are shown in
+MAX_REORDERED = 64  # frames between the place of a frame in the file and its place in time
+MAX_KEPT_BYTES = 64 << 20  # of packets kept from counting to decoding; of longer files they are read again
+MAX_KEPT_PACKETS = 100_000
+
+
+class Packets:
+    """The packets of a stream in the order of the file: when each is shown, and which are key frames."""
+
+    def __init__(self, file: Any, stream: Any) -> None:
+        self.file, self.stream = file, stream
+        self.kept: list[Any] = []
+        self.pts: list[int | None] = []
+        self.keys: list[int] = []  # numbers of the packets that are key frames
+        self.hidden: set[int] = set()  # numbers of the packets that an edit list cuts off
+        self.is_doubtful = False  # fewer frames may come than there are packets: they are counted as they come
+        self.time_base = stream.time_base or 1
+        self.codec = stream.codec_context.name.removeprefix("lib")
+        self.can_seek = file.format.name.split(",")[0] in SEEKABLE_FORMATS and self.codec in SEEKABLE_CODECS
+
+    @classmethod
+    def of(cls, file: Any, stream: Any, limits: Limits, name: str) -> "Packets":
+        """Raise UnreadableVideo if there are more than data.max_frames."""
+        packets, num_bytes = cls(file, stream), 0
+        for packet in file.demux(stream):
+            if not packet.size:
+                continue
+            if packet.is_discard:
+                packets.hidden.add(len(packets.pts))
+            if packet.is_discard or packet.is_corrupt:
+                packets.can_seek = False
+            if packet.is_keyframe:
+                packets.keys.append(len(packets.pts))
+            packets.pts.append(packet.pts)
+            limits.check_count(name, len(packets.pts))
+            num_bytes += packet.size
+            if num_bytes <= MAX_KEPT_BYTES and len(packets.kept) < MAX_KEPT_PACKETS:
+                packets.kept.append(packet)
+        packets._judge()
+        return packets
+
+    def _judge(self) -> None:
+        """Decide whether a frame can be found by its time stamp: exactly the frame that decoding from the start gives."""
+        known = [p for p in self.pts if p is not None]
+        starts_with_key = self.keys[:1] == [0]
+        first = self.pts[self.keys[0]] if self.keys else None
+        leads = [
+            p
+            for i, p in enumerate(self.pts)
+            if p is not None and first is not None and p < first and i not in self.hidden
+        ]
+        untold = self.can_seek and len(known) < len(self.pts)  # where each frame has its time, these are not shown
+        self.is_doubtful = not starts_with_key or bool(leads) or untold  # some lean on a group that is not in the file
+        if self.is_doubtful or len(set(known)) < len(self.pts):
+            self.can_seek = False
+        self.can_seek = self.can_seek and self._is_in_order(np.array(known, dtype=np.int64))
+
+    def _is_in_order(self, pts: np.ndarray) -> bool:
+        """False if time stamps go backwards other than by reordering within a group."""
+        if self.codec not in REORDERING_CODECS:
+            return bool((np.diff(pts) > 0).all())
+        highest = np.maximum.accumulate(pts)
+        keys = np.array(self.keys[1:], dtype=np.int64)
+        moved = np.abs(np.argsort(np.argsort(pts)) - np.arange(len(pts))).max()
+        return bool((pts[keys] > highest[keys - 1]).all()) and int(moved) <= MAX_REORDERED
+
+    def times_s(self, fps: float) -> np.ndarray:
+        """[frames], ascending from 0, without hidden ones; of a stream that does not tell them all, from its mean rate."""
+        shown = [p for i, p in enumerate(self.pts) if i not in self.hidden] if self.hidden else self.pts
+        if None in shown or len(set(shown)) < len(shown):
+            return np.arange(len(shown)) / fps
+        times = np.sort(np.array(shown, dtype=np.float64))
+        return (times - times[:1]) * float(self.time_base)
+
+    def from_key(self, number: int) -> Iterator[Any]:
+        """Packets from a key frame on; at the end None, which asks the decoder for what it holds back."""
+        if len(self.kept) == len(self.pts):
+            yield from self.kept[number:]
+        else:
+            self.file.seek(self.pts[number], stream=self.stream, backward=True)
+            found = False
+            for packet in self.file.demux(self.stream):
+                found |= packet.pts == self.pts[number]
+                if found and packet.size:
+                    yield packet
+        yield None

@@ -1,0 +1,53 @@
+"""torchcodec, where it is installed and finds FFmpeg's libraries on the machine.
+
+Only for files whose frames all carry their times: in others (AVI, MPEG) torchcodec 0.17 gives other frames than asked for.
+"""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
+from hpm_video.data.readers.pyav import find_oddity, read_timeline
+from hpm_video.data.readers.read import Choose, choose_at, first_line
+from hpm_video.errors import UnreadableVideo
+
+
+def load() -> Any:
+    """Its decoder. Raises ImportError, OSError or RuntimeError where FFmpeg's libraries are missing: some versions of
+    torchcodec find that out when they are imported, others (0.17) when the first file is opened."""
+    from torchcodec.decoders import VideoDecoder
+
+    return _probe(VideoDecoder)
+
+
+@cache
+def _probe(decoder: Any) -> Any:
+    try:
+        decoder(b"")
+    except (RuntimeError, ValueError) as error:  # of no data, where the libraries are there
+        if "libtorchcodec" in str(error):
+            raise ImportError(first_line(error)) from error
+    return decoder
+
+
+def read(media: str | bytes, choose: Choose, fps: float | None = None, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
+    """uint8 [T, H, W, 3]; see `hpm_video.data.readers.read.read_frames`. Raises UnreadableVideo."""
+    name = "(bytes)" if isinstance(media, bytes) else media
+    timeline = read_timeline(media, limits)
+    if not timeline.is_exact:
+        raise UnreadableVideo(name, "torchcodec: this kind of file does not say when its frames are shown")
+    if oddity := find_oddity(media, limits):
+        raise UnreadableVideo(name, f"torchcodec: {oddity}")
+    try:
+        decoder = load()(media, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+        count = len(decoder)
+        if count < 1:
+            raise UnreadableVideo(name, "torchcodec: no frame")
+        times_s = np.arange(count) if fps is None else timeline.times_s[:count]
+        wanted = choose_at(choose, times_s, fps, limits, name)
+        limits.check_sample(name, len(wanted), decoder.metadata.width, decoder.metadata.height)
+        return decoder.get_frames_at(wanted.tolist()).data.numpy()
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise UnreadableVideo(name, f"torchcodec: {first_line(error)}") from error

@@ -1,0 +1,1 @@
+"""Scores of a fine-tuned run: multi-view tests and predictions."""

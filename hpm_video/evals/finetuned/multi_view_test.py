@@ -1,0 +1,317 @@
+"""The test of a fine-tuned run: each video of a labelled split answered from several views, on any number of processes.
+
+```
+RUN/tests/SPLIT-CLIPSxCROPS-KEY/rank-K.jsonl      one line for each video that process K has answered
+                                results.json      scores, settings, files that could not be read
+                                per_class.csv, confusion.png
+```
+KEY stands for weights, samples and settings. What was answered is kept: the same test goes on where it was stopped, with
+any number of processes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+
+from hpm_video.config import FinetuneConfig
+from hpm_video.data.loader import ClipStream, FailureLog, StepSampler
+from hpm_video.data.manifest import Manifest, Source, open_manifest
+from hpm_video.errors import UnreadableVideo, UserError
+from hpm_video.evals.finetuned.charts import draw_confusion
+from hpm_video.evals.finetuned.views import ViewClassifier, ViewDataset
+from hpm_video.evals.metrics import Answers, class_rows, score_answers
+from hpm_video.evals.summary import tell_doubt, tell_share
+from hpm_video.files import all_names, disk_faults, own_folder, write_bytes, write_csv, write_json
+from hpm_video.preprocess.jobs import SAID_EVERY_S, tell_time
+from hpm_video.reading import read_rows
+from hpm_video.runs.machine import describe_machine
+from hpm_video.runs.settings import load_classes, read_config
+from hpm_video.train.engines.start import prepare_process
+from hpm_video.train.finetune import check_classes, open_labelled_sets
+from hpm_video.weights.load import load_classifier
+
+log = logging.getLogger("hpm_video")
+WRITTEN = ("results.json", "per_class.csv", "confusion.png")
+Record = dict[str, Any]  # row, path, and either label and scores or the reason why it could not be read
+
+
+def examine_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Tests a fine-tuned run in all processes that were started, and writes the files of RUN/tests; what results.json
+    holds on rank 0, {} on the others.
+
+    Rank r of n takes the videos whose row is r modulo n. A video that cannot be read is left out, named and counted;
+    `top1_unreadable_wrong` counts it as wrong. Raises UserError for everything the user can mend, and where more than
+    data.max_bad_share cannot be read.
+    """
+    wrong = [o for o in overrides if not o.startswith(("data.", "test.", "engine."))]
+    if wrong:
+        raise UserError(f"{wrong[0]}: only data.*, test.* and engine.* keys can differ from the run's own")
+    if any(o.startswith("data.num_held_out=") for o in overrides):
+        raise UserError("data.num_held_out: expected as in training, or samples that were trained on would be tested")
+    load_classes(run)  # says so where this is no fine-tuning run
+    overrides = ["engine.kind=auto", *overrides]  # a run of many processes is tested in one, and the other way round
+    device = prepare_process(read_config(run, overrides))
+    ranks = Ranks()
+    if ranks.rank:
+        ranks.wait()  # the first may have to write classifier.safetensors
+    config, model, classes = load_classifier(run, overrides)
+    if not ranks.rank:
+        ranks.wait()
+    split, source = open_test_set(config)
+    check_same_classes(source, classes, run)
+    dataset = ViewDataset(source, config.data, config.test)
+    classifier = ViewClassifier(model, config, device)
+    key = digest_test(config, dataset, classifier.bf16, run / "classifier.safetensors")
+    folder = run / "tests" / f"{split}-{dataset.num_clips}x{dataset.num_crops}-{key[:8]}"
+    if ranks.rank:
+        ranks.wait()  # the first makes the folder
+        answer_share(folder, dataset, classifier, config.data.max_bad_share, ranks)
+        ranks.wait()
+        ranks.wait()  # no rank ends before the files are there
+        return {}
+    with own_folder(folder, "hpm-video test", find_older_test) as own:
+        own.reserve([*WRITTEN, *(f"rank-{rank}.jsonl" for rank in range(ranks.size))])
+        ranks.wait()
+        answer_share(folder, dataset, classifier, config.data.max_bad_share, ranks)
+        ranks.wait()
+        about: dict[str, Any] = {"split": split, "source": source.source, "sampling": dataset.sampling, "key": key}
+        about["rule"] = config.data.rule
+        about |= {"root": config.data.root, "set_name": source.set_name}
+        about |= {"num_clips": dataset.num_clips, "num_crops": dataset.num_crops, "average": config.test.average}
+        results = write_results(folder, source, config, about)
+    ranks.wait()
+    return results
+
+
+def find_older_test(folder: Path) -> list[str] | None:
+    """Return the files of a test of before there were marks; None if the folder is anything else."""
+    return all_names(folder, *WRITTEN, "rank-*.jsonl")
+
+
+class Ranks:
+    """The processes of a test, or this one alone. They wait on the host and patiently: one may end long after another."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = 0, 1
+        self.group: Any = None
+        if dist.is_initialized():
+            self.rank, self.size = dist.get_rank(), dist.get_world_size()
+            self.group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+
+    def wait(self) -> None:
+        if self.group is not None:
+            dist.barrier(group=self.group)
+
+
+def open_test_set(config: FinetuneConfig) -> tuple[str, Source]:
+    """(name of the split, its samples): of auto, the test split where it has labels, else validation, else what training
+    held out. Raises UserError where the split is absent or labels are missing."""
+    wanted = config.test.split
+    if wanted != "validation":
+        found = open_manifest(config.data, "test")
+        if found is not None and (wanted == "test" or has_labels(found)):
+            check_classes(found, "test")
+            return "test", found
+        if wanted == "test":
+            raise UserError(f"test.split: test, but {config.data.root} has no test split")
+        if found is not None:
+            log.info("the test split of %s has no labels: tested on the validation split", found.source)
+    validation = open_manifest(config.data, "validation")
+    if validation is not None:
+        check_classes(validation, "validation")
+        return "validation", validation
+    if wanted == "validation":
+        raise UserError(f"test.split: validation, but {config.data.root} has no validation split")
+    return "held-out", open_labelled_sets(config)[1]
+
+
+def has_labels(source: Source) -> bool:
+    """Whether any sample has one; of shards, the first."""
+    if isinstance(source, Manifest):
+        return bool((source.table["label"].to_numpy() >= 0).any())
+    try:
+        return len(source) > 0 and source.item(0).label >= 0
+    except UnreadableVideo:  # said when it is read
+        return True
+
+
+def check_same_classes(source: Source, classes: list[str], run: Path) -> None:
+    if source.classes == classes:
+        return
+    odd = sorted(set(source.classes) ^ set(classes))
+    how = f"not in both: {', '.join(odd[:3])}" if odd else "the same names in another order"
+    raise UserError(
+        f"{source.source} has {len(source.classes)} classes, {run / 'classes.json'} {len(classes)}; {how}: expected the "
+        "classes that the run was trained on, in their order"
+    )
+
+
+def digest_test(config: FinetuneConfig, dataset: ViewDataset, bf16: bool, weights: Path) -> str:
+    """What the answers depend on, but for where files lie and how many views a pass takes."""
+    source, data = dataset.source, dataclasses.asdict(config.data)
+    settings = {n: data[n] for n in ("num_frames", "frame_size_px", "stride", "fps", "mean", "std")}
+    model = {n: value for n, value in dataclasses.asdict(config.model).items() if n != "head_dropout"}  # of training
+    settings |= {"sampling": dataset.sampling, "model": model, "average": config.test.average}
+    settings |= {} if config.data.rule == "even" else {"rule": config.data.rule}
+    settings |= {"clips": dataset.num_clips, "crops": dataset.num_crops, "bf16": bf16}
+    settings |= {"set": source.set_name, "names": [source.name(row) for row in range(len(source))]}
+    if isinstance(source, Manifest):
+        settings |= source.table.select(["label", "first_frame", "frames"]).to_pydict()
+    with weights.open("rb") as stream:
+        settings["weights"] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def answer_share(
+    folder: Path, dataset: ViewDataset, classifier: ViewClassifier, max_bad_share: float, ranks: Ranks
+) -> None:
+    """Appends to rank-K.jsonl what is not answered yet of this rank's rows; files that could not be read are tried again."""
+    source, mine = dataset.source, range(ranks.rank, len(dataset), ranks.size)
+    before = {row for row, record in read_records(folder).items() if "scores" in record}
+    rows = [row for row in mine if row not in before]
+    clips, crops = dataset.num_clips, dataset.num_crops
+    log.info("test on %d videos (%s), %d clips x %d crops of each", len(source), source.source, clips, crops)
+    if before:
+        log.info("%d of them were answered before", len(before))
+    failures, pace = FailureLog(max_bad_share), Pace("test", "videos", len(rows))
+    file = folder / f"rank-{ranks.rank}.jsonl"
+    with disk_faults(file), file.open("a", encoding="utf-8") as stream:
+        if stream.tell():  # behind a line that may have been half written: it is read as no record
+            stream.write("\n")
+        for number, record in enumerate(answer_rows(rows, dataset, classifier), 1):
+            stream.write(json.dumps(record) + "\n")
+            stream.flush()
+            if "reason" in record:
+                failures.names.append(f"{record['path']}: {record['reason']}")
+                log.warning("unreadable, left out of the test: %s", failures.names[-1])
+                failures.check(len(failures.names), len(mine) - len(rows) + number - len(failures.names))
+            pace.show(number)
+        os.fsync(stream.fileno())
+
+
+class Pace:
+    """A line of progress now and then: how many are done, rate, time left."""
+
+    def __init__(self, title: str, things: str, num_all: int) -> None:
+        self.title, self.things, self.num_all = title, things, num_all
+        self.begin = self.said = time.monotonic()
+
+    def show(self, num_done: int) -> None:
+        now = time.monotonic()
+        if now - self.said > SAID_EVERY_S:
+            self.said, rate = now, num_done / (now - self.begin)
+            told = f"{rate:.1f} {self.things}/s, {tell_time((self.num_all - num_done) / rate)} left"
+            log.info("%s: %d of %d %s, %s", self.title, num_done, self.num_all, self.things, told)
+
+
+def answer_rows(rows: Sequence[int], dataset: ViewDataset, classifier: ViewClassifier) -> Iterator[Record]:
+    """Records in the order of `rows`, the videos read by workers that are ended where a file hangs or crashes them."""
+    if not rows:
+        return
+    views = dataset.num_views
+    sampler = StepSampler(ListedOrder(rows), 0, views, views, 0, 1, range(len(rows)), repeats=views)
+    stream = ClipStream(dataset, sampler, min(dataset.config.num_workers, len(rows)))
+    try:
+        for batch in stream:
+            record: Record = {"row": int(batch.sample[0]), "path": dataset.source.name(int(batch.sample[0]))}
+            if batch.failures:
+                yield record | {"reason": batch.failures[0].reason}
+                continue
+            scores = classifier(batch.clip).tolist()
+            # nine digits give each fp32 number back as it was
+            yield record | {"label": int(batch.label[0]), "scores": [float(f"{value:.9g}") for value in scores]}
+    finally:
+        stream.stop()
+
+
+class ListedOrder:
+    """These rows, one after the other, in every epoch."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows, self.num_samples = rows, len(rows)
+
+    def row(self, seed: int, epoch: int, place: int) -> int:
+        return self.rows[place]
+
+
+def read_records(folder: Path) -> dict[int, Record]:
+    """By row, of all processes that have worked on this test; half-written lines are left out."""
+    found: dict[int, Record] = {}
+    for file in sorted(folder.glob("rank-*.jsonl")):
+        for record in read_rows(file, "the answers of a test, as a process of it writes them"):
+            row = record.get("row")
+            if isinstance(row, int) and ("scores" in record or row not in found):
+                found[row] = record
+    return found
+
+
+def write_results(folder: Path, source: Source, config: FinetuneConfig, about: dict[str, Any]) -> dict[str, Any]:
+    """Of all answers; what results.json holds. Raises UserError where answers are missing or too few files could be read."""
+    records = read_records(folder)
+    missing = [row for row in range(len(source)) if row not in records]
+    if missing:
+        raise UserError(
+            f"{folder} lacks the answers to {len(missing)} of {len(source)} videos; expected a run folder on a disk that all "
+            "processes share"
+        )
+    ordered = [records[row] for row in range(len(source))]
+    good, bad = [r for r in ordered if "scores" in r], [r for r in ordered if "scores" not in r]
+    failures = FailureLog(config.data.max_bad_share)
+    failures.names = [f"{record['path']}: {record['reason']}" for record in bad]
+    failures.check(len(bad), len(good))
+    if not good:
+        raise UserError(f"none of the {len(bad)} videos of {source.source} could be read: {failures.names[0]}")
+    answers = Answers(
+        scores=np.array([record["scores"] for record in good], dtype=np.float32),
+        labels=np.array([record["label"] for record in good]),
+    )
+    confusion = answers.confusion()
+    scores = score_answers(answers)
+    scores |= {"num_videos": len(good), "num_unreadable": len(bad), "num_classes": answers.num_classes}
+    scores |= {"num_classes_present": int((confusion.sum(1) > 0).sum())}
+    scores |= {"top1_unreadable_wrong": scores["top1"] * len(good) / len(ordered)}
+    results: dict[str, Any] = {"scores": scores, "test": about, "folder": str(folder), "machine": describe_machine()}
+    results["unreadable"] = {record["path"]: record["reason"] for record in bad}
+    columns = ["class", "name", "videos", "accuracy", "most_often_taken_for", "times"]
+    write_csv(folder / "per_class.csv", columns, class_rows(confusion, source.classes))
+    write_bytes(folder / "confusion.png", draw_confusion(confusion, source.classes))
+    write_json(folder / "results.json", results)
+    if scores["top1_interval"][0] <= scores["chance"]:
+        log.warning(
+            "top-1 is not above chance (%.3f, the most frequent class): check that labels and class names belong together, "
+            "that training ended with a falling loss, and data.mean, data.std and test.* keys",
+            scores["chance"],
+        )
+    return results
+
+
+def tell_results(results: dict[str, Any]) -> str:
+    """A few lines of what `examine_run` gave on rank 0."""
+    scores, about = results["scores"], results["test"]
+    views = f"{about['num_clips']} clips x {about['num_crops']} crops, {about['average']} averaged"
+    lines = [f"{scores['num_videos']:,} videos of the {about['split']} split, {views}"]
+    for name, key in (("top-1", "top1"), ("top-5", "top5"), ("mean class", "mean_class")):
+        if key in scores:
+            lines.append(f"{name}: {tell_share(scores[key], scores[f'{key}_interval'])}")
+    lines.append(f"chance: {scores['chance']:.3f}, the most frequent class")
+    if tell_doubt(scores):
+        lines.append(f"top-1: {tell_doubt(scores)}")
+    if scores["num_unreadable"]:
+        text = f"{scores['num_unreadable']} videos could not be read and are left out; counted as wrong: top-1 "
+        lines.append(f"{text}{scores['top1_unreadable_wrong']:.3f}")
+    if scores["num_classes_present"] < scores["num_classes"]:
+        text = (
+            f"mean class: over the {scores['num_classes_present']} of {scores['num_classes']} classes that have videos"
+        )
+        lines.append(text)
+    return "\n".join([*lines, f"wrote {results['folder']}: results.json, per_class.csv, confusion.png"]) + "\n"

@@ -1,0 +1,288 @@
+"""Features on disk: computed once, found again by what they were computed from, gone on with where they were interrupted.
+
+```
+RUN/features/KEY/key.json                    what they were computed from; KEY is its hash
+                 part-00000000.safetensors   rows, values, labels of the next videos; in its metadata the unreadable ones
+```
+Other weights, other settings of the clips, or another list of videos (names, labels, sizes, times of change) make another
+KEY, so nothing stale is read. The folder may be deleted at any time.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hpm_video.config import DataConfig, PretrainConfig
+from hpm_video.data.manifest import Manifest, Source
+from hpm_video.data.shards import Shards
+from hpm_video.errors import UserError
+from hpm_video.evals.frozen.clips import CLIPS_PER_BATCH, BadCount, ClipBatch, ListedClips, groups_of, read_clips
+from hpm_video.evals.frozen.features import FROM_SPACE, Features, encode, from_space, pool, precision_of
+from hpm_video.files import all_names, own_folder, replacing, write_json
+from hpm_video.models.encoder import Encoder, resolve_size
+from hpm_video.preprocess.jobs import SAID_EVERY_S, tell_time
+from hpm_video.reading import parse_json
+from hpm_video.types import Failure
+
+log = logging.getLogger("hpm_video")
+FORMAT = 1  # a change of what is stored, or of how clips are cut, makes another KEY
+KEY_FILE = "key.json"
+ROWS_PER_PART, BYTES_PER_PART = 1000, 256 << 20  # whichever is less
+CLIP_KEYS = ("num_frames", "frame_size_px", "sampling", "stride", "fps", "mean", "std")
+
+
+class Encoded(NamedTuple):
+    """Features of the rows of a batch that could be read, on the CPU."""
+
+    rows: Int[ndarray, " B"]
+    values: Float[Tensor, "B ..."]
+    labels: Int[ndarray, " B"]
+    unreadable: dict[int, Failure]
+
+
+class Part(NamedTuple):
+    rows: Int[ndarray, " n"]
+    values: Float[Tensor, "n ..."]
+    labels: Int[ndarray, " n"]
+    unreadable: dict[int, Failure]
+
+
+class Parts:
+    """Rows 0 to num_rows - 1 in files of `rows_per_part`, each whole or not there. Who fills them holds `folder`."""
+
+    def __init__(self, folder: Path, num_rows: int, rows_per_part: int) -> None:
+        self.folder, self.num_rows, self.rows_per_part = folder, num_rows, rows_per_part
+
+    def __len__(self) -> int:
+        return -(-self.num_rows // self.rows_per_part)
+
+    def file(self, number: int) -> Path:
+        return self.folder / f"part-{number * self.rows_per_part:08d}.safetensors"
+
+    @property
+    def names(self) -> list[str]:
+        """Of all files, in `folder`."""
+        return [self.file(number).name for number in range(len(self))]
+
+    def missing(self) -> list[int]:
+        """Rows of the parts that are not there, or not whole."""
+        return [
+            row
+            for number in range(len(self))
+            if not is_whole(self.file(number), self._rows_of(number))
+            for row in self._rows_of(number)
+        ]
+
+    def _rows_of(self, number: int) -> range:
+        return range(number * self.rows_per_part, min((number + 1) * self.rows_per_part, self.num_rows))
+
+    def fill(self, work: Iterable[Encoded], title: str, max_bad_share: float) -> None:
+        """Writes each part when its last row has come; `work` gives the missing rows in ascending order."""
+        bad, progress = BadCount(max_bad_share), _Progress(title, self.num_rows - len(self.missing()), self.num_rows)
+        pieces: dict[int, list[Encoded]] = {}
+        for batch in work:
+            bad.add(len(batch.rows), list(batch.unreadable.values()))
+            progress.add(len(batch.rows) + len(batch.unreadable), len(bad.failures))
+            came = [*batch.rows.tolist(), *batch.unreadable]
+            for number in sorted({row // self.rows_per_part for row in came}):
+                pieces.setdefault(number, []).append(_choose(batch, self._rows_of(number)))
+            for number in [n for n in pieces if self._rows_of(n)[-1] <= max(came)]:
+                self._write(number, pieces.pop(number))
+
+    def _write(self, number: int, pieces: Sequence[Encoded]) -> None:
+        kept = [piece.values for piece in pieces if len(piece.rows)]
+        tensors = {
+            "rows": torch.from_numpy(np.concatenate([piece.rows for piece in pieces])),
+            "labels": torch.from_numpy(np.concatenate([piece.labels for piece in pieces])),
+            "values": torch.cat(kept).contiguous() if kept else torch.zeros(0),
+        }
+        unreadable = {row: failure for piece in pieces for row, failure in piece.unreadable.items()}
+        with replacing(self.file(number)) as draft:
+            save_file(tensors, draft, {"unreadable": json.dumps(unreadable)})
+
+    def read(self) -> Iterator[Part]:
+        """Whole parts in their order; values are mapped from the file, not read before they are used."""
+        for number in range(len(self)):
+            with safe_open(self.file(number), "pt") as file:
+                unreadable = json.loads(file.metadata()["unreadable"])
+                yield Part(
+                    file.get_tensor("rows").numpy(),
+                    file.get_tensor("values"),
+                    file.get_tensor("labels").numpy(),
+                    {int(row): Failure(*failure) for row, failure in unreadable.items()},
+                )
+
+
+def is_whole(file: Path, rows: range) -> bool:
+    """Return whether a part is there with all of its rows; one that is damaged is computed again."""
+    if not file.is_file():
+        return False
+    try:
+        with safe_open(file, "pt") as part:
+            found = part.get_tensor("rows").tolist()
+            lengths = {part.get_slice(name).get_shape()[0] for name in ("values", "labels")}
+            unreadable = {
+                int(row): Failure(*failure) for row, failure in parse_json(part.metadata()["unreadable"]).items()
+            }
+        return lengths == {len(found)} and sorted([*found, *unreadable]) == list(rows)
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError, IndexError):
+        return False
+
+
+def _choose(encoded: Encoded, rows: range) -> Encoded:
+    inside = np.flatnonzero((encoded.rows >= rows.start) & (encoded.rows < rows.stop))
+    unreadable = {row: failure for row, failure in encoded.unreadable.items() if row in rows}
+    values = encoded.values[inside] if len(encoded.rows) else encoded.values
+    return Encoded(encoded.rows[inside], values, encoded.labels[inside], unreadable)
+
+
+class _Progress:
+    """A line now and then: how many are done, how many bad, rate and time left."""
+
+    def __init__(self, title: str, num_before: int, num_all: int) -> None:
+        self.title, self.num_before, self.num_done, self.num_all = title, num_before, num_before, num_all
+        self.begin = self.said = time.monotonic()
+        if num_before:
+            log.info("%s: %d of %d clips were done before", title, num_before, num_all)
+
+    def add(self, num: int, num_bad: int) -> None:
+        self.num_done, now = self.num_done + num, time.monotonic()
+        if now - self.said < SAID_EVERY_S and self.num_done < self.num_all:
+            return
+        self.said = now
+        rate = (self.num_done - self.num_before) / max(now - self.begin, 1e-9)
+        left = tell_time((self.num_all - self.num_done) / max(rate, 1e-9))
+        told = (
+            f"{self.title}: {self.num_done} of {self.num_all} videos, {rate:.1f} videos/s, {num_bad} bad, {left} left"
+        )
+        log.info("%s", told)
+
+
+def encode_clips(encoder: Encoder, batches: Iterable[ClipBatch], config: DataConfig, pooling: str) -> Iterator[Encoded]:
+    """Tokens come in fp16, which is finer than the bf16 they are computed in on a GPU; everything else in fp32."""
+    for batch in batches:
+        values = torch.zeros(0)
+        if len(batch.rows):
+            values = pool(encode(encoder, batch.clip, config), encoder.grid, pooling).cpu()
+        yield Encoded(batch.rows, values.half() if pooling == "tokens" else values, batch.label, batch.unreadable)
+
+
+def cached_features(
+    folder: Path, encoder: Encoder, source: Source, config: PretrainConfig, pooling: str, rows_per_part: int = 0
+) -> Features:
+    """Features of a whole source; what is in `folder` is not computed again. The encoder is on its device, in eval mode."""
+    stored = "space" if pooling in FROM_SPACE else pooling
+    parts, key = cached_parts(folder, encoder, source, config, stored, rows_per_part)
+    found = list(parts.read())
+    rows = [int(row) for part in found for row in part.rows]
+    if not rows:
+        raise UserError(f"none of the {len(source)} videos of {source.source} could be read")
+    values = torch.cat([part.values for part in found if len(part.rows)])
+    values = from_space(values, pooling) if stored == "space" else values
+    return Features(
+        values=values.flatten(1).numpy(),
+        labels=np.concatenate([part.labels for part in found]),
+        paths=[source.name(row) for row in rows],
+        classes=source.classes,
+        failures=[failure for part in found for failure in part.unreadable.values()],
+        groups=groups_of(source, rows),
+        key=key,
+    )
+
+
+def cached_parts(
+    folder: Path, encoder: Encoder, source: Source, config: PretrainConfig, pooling: str, rows_per_part: int = 0
+) -> tuple[Parts, str]:
+    """(all parts, computed where they were not there, KEY)."""
+    check_pooling(encoder, pooling)
+    settings = describe(encoder, source, config, pooling)
+    key = key_of(settings)
+    parts = Parts(folder / key, len(source), rows_per_part or rows_that_fit(encoder, pooling))
+    if not parts.missing():
+        return parts, key
+    with own_folder(parts.folder, "hpm-video features", find_older_parts) as own:
+        own.reserve([KEY_FILE, *parts.names])
+        write_json(parts.folder / KEY_FILE, {"source": source.source, **settings})
+        batches = read_clips(ListedClips(source, config.data), parts.missing(), CLIPS_PER_BATCH)
+        title = f"features of {source.source}"
+        parts.fill(encode_clips(encoder, batches, config.data, pooling), title, config.data.max_bad_share)
+    return parts, key
+
+
+def find_older_parts(folder: Path) -> list[str] | None:
+    """Return the files of features of before there were marks; None if the folder is anything else."""
+    return all_names(folder, KEY_FILE, "part-*.safetensors", ".part-*.safetensors.*", ".key.json.draft")
+
+
+def check_pooling(encoder: Encoder, pooling: str) -> None:
+    """UserError where the encoder has no such features."""
+    num_latents = encoder.num_tokens + (encoder.cls_token is not None)
+    pool(torch.zeros(1, num_latents, 1), encoder.grid, pooling)
+
+
+def rows_that_fit(encoder: Encoder, pooling: str) -> int:
+    """Rows of a part: what an interruption may cost, and of tokens what is held in memory."""
+    num_bytes = 2 * encoder.num_tokens * encoder.width if pooling == "tokens" else 1
+    return max(CLIPS_PER_BATCH, min(ROWS_PER_PART, BYTES_PER_PART // num_bytes))
+
+
+def describe(encoder: Encoder, source: Source, config: PretrainConfig, pooling: str) -> dict[str, Any]:
+    """All that the features of a source depend on."""
+    device = next(encoder.parameters()).device
+    rule = {} if config.data.rule == "even" else {"rule": config.data.rule}
+    return {
+        "format": FORMAT,
+        "weights": hash_weights(encoder, config),
+        "samples": hash_samples(source),
+        "num_samples": len(source),
+        "clip": {name: getattr(config.data, name) for name in CLIP_KEYS} | rule,
+        "pooling": pooling,
+        "precision": precision_of(device),
+    }
+
+
+def key_of(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def hash_weights(encoder: Encoder, config: PretrainConfig) -> str:
+    """Of every weight by name, and of what the weights do not show."""
+    model = config.model
+    shape = [model.tubelet, model.patch_px, model.positions, resolve_size(model).num_heads]
+    found = hashlib.sha256(json.dumps(shape).encode())
+    for name, weight in sorted(encoder.state_dict().items()):
+        found.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
+        found.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return found.hexdigest()[:24]
+
+
+def hash_samples(source: Source) -> str:
+    """Of the manifest's rows and of each file's size and time of change; of shards, of their header's."""
+    if isinstance(source, Shards):
+        told = [repr(source), source.header_key()]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
+    assert isinstance(source, Manifest)
+    found = hashlib.sha256(json.dumps([source.classes, source.table.to_pydict()]).encode())
+    for path in source.paths:
+        found.update(json.dumps(_stat(source.root / path)).encode())
+    return found.hexdigest()[:24]
+
+
+def _stat(file: Path) -> tuple[int, int]:
+    try:
+        found = file.stat()
+    except OSError:  # the reader will name it
+        return -1, 0
+    return found.st_size, found.st_mtime_ns

@@ -1,0 +1,131 @@
+"""Features of a frozen encoder, one row for each video."""
+
+import contextlib
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from hpm_video.config import DataConfig, PretrainConfig
+from hpm_video.config.geometry import token_grid
+from hpm_video.data.manifest import LABELS_HINT, Source, open_manifest
+from hpm_video.data.transforms import Normalise
+from hpm_video.errors import UserError
+from hpm_video.evals.frozen.clips import CLIPS_PER_BATCH, Clips, load_clips
+from hpm_video.models.encoder import Encoder
+from hpm_video.models.student import build_student
+from hpm_video.models.tokens import Grid
+from hpm_video.types import Failure
+
+POOLINGS = {  # shape of the features of a clip, and what they are
+    "mean": "[D] mean over all tokens",
+    "space": "[t, D] mean over the places of each time step",
+    "motion": "[t, D] the same, less its mean over time: what does not change within the clip is taken away",
+    "tokens": "[t, h, w, D] every token",
+    "cls": "[D] the class token, of a model that has one",
+}
+FROM_SPACE = ("mean", "motion")  # what can be computed from `space`, so that one pass over the videos serves all three
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Rows in the order of `paths`; videos that could not be read are in `failures` instead."""
+
+    values: Float[ndarray, "n F"]
+    labels: Int[ndarray, " n"]
+    paths: list[str]
+    classes: list[str]
+    failures: list[Failure]
+    groups: list[str] = field(default_factory=list)  # "" where nothing is known; [] as well
+    key: str = ""  # of the cache they were read from
+
+
+def find_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision_of(device: torch.device) -> str:
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def autocast(device: torch.device) -> AbstractContextManager:
+    return torch.autocast("cuda", torch.bfloat16) if precision_of(device) == "bf16" else contextlib.nullcontext()
+
+
+@torch.no_grad()
+def encode(encoder: Encoder, clip: UInt8[Tensor, "B C T H W"], config: DataConfig) -> Float[Tensor, "B L D"]:
+    """All tokens visible; in fp32, on the encoder's device. With a class token L = 1 + N and it comes first.
+
+    Raises UserError for clips of another size than the encoder's, or that are not uint8.
+    """
+    device = next(encoder.parameters()).device
+    with autocast(device):
+        return encoder(Normalise(config, device)(clip)).float()
+
+
+def pool(latent: Float[Tensor, "B L D"], grid: Grid, pooling: str) -> Float[Tensor, "B ..."]:
+    """See POOLINGS. Raises UserError."""
+    num_tokens = grid[0] * grid[1] * grid[2]
+    if pooling not in POOLINGS:
+        raise UserError(f"pooling: '{pooling}'; expected one of {', '.join(POOLINGS)}")
+    if pooling == "cls":
+        if latent.shape[1] == num_tokens:
+            raise UserError(
+                "pooling: cls, but the model has no class token (model.cls_token); expected another pooling"
+            )
+        return latent[:, 0]
+    tokens = latent[:, -num_tokens:].unflatten(1, grid)  # [B, t, h, w, D]
+    return tokens if pooling == "tokens" else from_space(tokens.mean((2, 3)), pooling)
+
+
+def from_space(values: Float[Tensor, "B t D"], pooling: str) -> Float[Tensor, "B ..."]:
+    """space -> mean, space or motion."""
+    if pooling == "mean":
+        return values.mean(1)
+    return values - values.mean(1, keepdim=True) if pooling == "motion" else values
+
+
+def default_pooling(config: PretrainConfig) -> str:
+    """motion; of a model with one time step, which would have none, mean."""
+    return "motion" if token_grid(config)[0] > 1 else "mean"
+
+
+def extract_features(
+    encoder: Encoder, clips: Clips, config: DataConfig, pooling: str = "motion", batch_size: int = CLIPS_PER_BATCH
+) -> Features:
+    """Of clips in memory; see `hpm_video.evals.frozen.cache` for sets that do not fit."""
+    was_training = encoder.training
+    encoder.eval()
+    rows = [pool(encode(encoder, c, config), encoder.grid, pooling).flatten(1) for c in clips.clip.split(batch_size)]
+    encoder.train(was_training)
+    return Features(
+        values=torch.cat(rows).cpu().numpy(),
+        labels=clips.labels,
+        paths=clips.paths,
+        classes=clips.classes,
+        failures=clips.failures,
+    )
+
+
+def open_labelled(config: PretrainConfig) -> tuple[Source, Source]:
+    """Training and validation part of the labelled set that config.data names. Raises UserError."""
+    parts = [open_manifest(config.data, split) for split in ("train", "validation")]
+    if parts[0] is None or parts[1] is None or not parts[0].classes:
+        raise UserError(
+            f"data.root: {config.data.root} has no labels and validation split; scores need both. {LABELS_HINT}"
+        )
+    return parts[0], parts[1]
+
+
+def open_clips(config: PretrainConfig) -> tuple[Clips, Clips]:
+    """Training and validation clips of a small labelled set, in memory."""
+    train, test = open_labelled(config)
+    return load_clips(train, config.data), load_clips(test, config.data)
+
+
+def first_weights(config: PretrainConfig) -> Encoder:
+    """The encoder as training with this configuration starts: the untrained control."""
+    return build_student(config).encoder

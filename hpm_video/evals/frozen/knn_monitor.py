@@ -1,0 +1,52 @@
+"""kNN during pretraining: a cheap sign that features get better, which the loss does not give."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from hpm_video.config import PretrainConfig
+from hpm_video.data.manifest import Source, open_manifest
+from hpm_video.evals.frozen.clips import Clips, load_clips
+from hpm_video.evals.frozen.features import default_pooling, extract_features
+from hpm_video.evals.frozen.knn import predict_knn
+
+Measure = Callable[[nn.Module, int], dict[str, float]]  # (student or encoder, step) -> metrics by name
+
+
+class KnnHealth:
+    """kNN accuracy of the features of some labelled clips, which are decoded once and kept as uint8.
+
+    Draws nothing from a global generator, and leaves modes and weights as they are. Under ZeRO-3 the forward pass is
+    collective: all ranks call it at the same step.
+    """
+
+    def __init__(self, config: PretrainConfig, train: Clips, validation: Clips) -> None:
+        self.data, self.pooling = config.data, default_pooling(config)
+        self.train, self.validation = train, validation
+
+    def __call__(self, module: nn.Module, step: int) -> dict[str, float]:
+        encoder: Any = getattr(module, "encoder", module)
+        seen, asked = (extract_features(encoder, c, self.data, self.pooling) for c in (self.train, self.validation))
+        right = predict_knn(seen.values, seen.labels, asked.values) == asked.labels
+        return {"held_out/knn": float(right.mean())}
+
+
+def make_knn_health(config: PretrainConfig, num_clips: int) -> Measure | None:
+    """Of at most num_clips labelled clips of the training split, and as many of the validation split, drawn by the seed.
+
+    None where the data has no labels, no validation split, or the drawn clips have a single class.
+    """
+    train, validation = (open_manifest(config.data, split) for split in ("train", "validation"))
+    if train is None or validation is None or not train.classes:
+        return None
+    clips = [_draw(source, config, num_clips) for source in (train, validation)]
+    if len(set(clips[0].labels.tolist())) < 2 or min(clips[0].labels.min(), clips[1].labels.min()) < 0:
+        return None
+    return KnnHealth(config, *clips)
+
+
+def _draw(source: Source, config: PretrainConfig, num: int) -> Clips:
+    rows = np.random.default_rng([config.train.seed, 5]).permutation(len(source))[:num]
+    return load_clips(source, config.data, sorted(rows.tolist()))

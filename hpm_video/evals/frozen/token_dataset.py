@@ -1,0 +1,98 @@
+"""All tokens of the videos of a set, for the attentive probe: from a cache where they fit, else computed each time."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy import ndarray
+from safetensors import safe_open
+
+from hpm_video.config import PretrainConfig
+from hpm_video.data.manifest import Source
+from hpm_video.evals.frozen.attentive_probe import BATCH_SIZE, Batches
+from hpm_video.evals.frozen.cache import Parts, cached_parts, encode_clips
+from hpm_video.evals.frozen.clips import ListedClips, read_clips
+from hpm_video.files import disk_faults
+from hpm_video.models.encoder import Encoder
+from hpm_video.types import Failure
+
+log = logging.getLogger("hpm_video")
+
+
+class TokenSet:
+    """What is known of each row; called with rows it gives batches of those that can be read, in this order."""
+
+    def __init__(self, parts: Parts, key: str) -> None:
+        """`parts`: any cached features of the source, and their key."""
+        self.key, self.failures = key, list[Failure]()
+        self.labels = np.full(parts.num_rows, -1, np.int64)  # -1: cannot be read, or has none
+        self.places: dict[int, tuple[int, int]] = {}  # readable row -> (part, place in it)
+        for number, part in enumerate(parts.read()):
+            self.labels[part.rows] = part.labels
+            self.failures += list(part.unreadable.values())
+            self.places |= {int(row): (number, place) for place, row in enumerate(part.rows)}
+
+    def __call__(self, rows: Int[ndarray, " m"]) -> Batches:
+        """Tokens in fp32."""
+        raise NotImplementedError
+
+    @property
+    def readable(self) -> Int[ndarray, " m"]:
+        """Rows, ascending."""
+        return np.array(sorted(self.places), np.int64)
+
+    def _readable(self, rows: Int[ndarray, " n"]) -> list[int]:
+        return [row for row in rows.tolist() if row in self.places]
+
+
+class StoredTokens(TokenSet):
+    """Of a cache; only those of a batch are in memory."""
+
+    def __init__(self, parts: Parts, key: str) -> None:
+        super().__init__(parts, key)
+        self.files = [safe_open(parts.file(number), "pt") for number in range(len(parts))]
+
+    def __call__(self, rows: Int[ndarray, " m"]) -> Batches:
+        wanted = self._readable(rows)
+        for start in range(0, len(wanted), BATCH_SIZE):
+            some = wanted[start : start + BATCH_SIZE]
+            places = [self.places[row] for row in some]
+            tokens = torch.cat([self.files[part].get_slice("values")[place : place + 1] for part, place in places])
+            yield np.array(some), tokens.flatten(1, 3).float()
+
+
+class FreshTokens(TokenSet):
+    """Decoded and encoded each time they are asked for; what can be read is known from the cache of pooled features."""
+
+    def __init__(self, encoder: Encoder, source: Source, config: PretrainConfig, parts: Parts, key: str) -> None:
+        super().__init__(parts, key)
+        self.encoder, self.data, self.clips = encoder, config.data, ListedClips(source, config.data)
+
+    def __call__(self, rows: Int[ndarray, " m"]) -> Batches:
+        batches = read_clips(self.clips, self._readable(rows), BATCH_SIZE)
+        for part in encode_clips(self.encoder, batches, self.data, "tokens"):
+            if len(part.rows):
+                yield part.rows, part.values.flatten(1, 3).float()
+
+
+def open_tokens(
+    folder: Path, encoder: Encoder, source: Source, config: PretrainConfig, max_cache_gib: float
+) -> TokenSet:
+    """Stored in fp16 if that takes at most max_cache_gib and half of what is free on the disk."""
+    gib = len(source) * encoder.num_tokens * encoder.width * 2 / 2**30
+    with disk_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    free_gib = shutil.disk_usage(folder).free / 2**30
+    if gib <= min(max_cache_gib, free_gib / 2):
+        return StoredTokens(*cached_parts(folder, encoder, source, config, "tokens"))
+    log.info(
+        "tokens of %s would take %.1f GiB, more than %.1f (or half of the %.1f that are free): computed anew in each epoch",
+        source.source,
+        gib,
+        max_cache_gib,
+        free_gib,
+    )
+    return FreshTokens(encoder, source, config, *cached_parts(folder, encoder, source, config, "space"))

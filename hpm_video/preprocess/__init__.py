@@ -1,0 +1,1 @@
+"""FILES -> FILES: scan, transcode and pack a data set before training."""

@@ -1,0 +1,278 @@
+"""A training copy of a set of videos: small H.264 files that are fast to read at any frame. `hpm-video prepare`."""
+
+import logging
+import shlex
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path, PurePosixPath
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from hpm_video.catalog.annotations import SSV2_FILES, Row, find_ssv2, list_folder
+from hpm_video.catalog.texts import is_utf8
+from hpm_video.data.manifest import (
+    HEADER,
+    Manifest,
+    check_paths,
+    manifest_names,
+    read_header,
+    read_manifest,
+    write_manifest,
+)
+from hpm_video.data.readers.pixels import changes_size
+from hpm_video.data.readers.pyav import count_decoded, probe
+from hpm_video.data.readers.read import read_frames
+from hpm_video.data.sampling import sample_dense
+from hpm_video.errors import UnreadableVideo, UserError
+from hpm_video.files import OwnFolder, disk_faults, own_folder, read_mark, remove_drafts, replacing
+from hpm_video.preprocess.copies import BAD, RECORDS, SETTINGS, find_older_copy, name_copies, names_before, target_of
+from hpm_video.preprocess.encode import transcode
+from hpm_video.preprocess.jobs import (
+    Record,
+    count_reasons,
+    keep_settings,
+    run_jobs,
+    tell_size,
+    tell_time,
+    write_bad,
+    write_records,
+)
+from hpm_video.preprocess.scan import check_folders, look_at
+
+log = logging.getLogger("hpm_video")
+NUM_SAMPLED = 8  # files that are done first, to say what the whole set will take
+SPARE = 1.1  # how much more room than expected the disk must have
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copying:
+    """From where, to where, and how: all that a worker has to know."""
+
+    source: Path  # the folder that names are relative to
+    out: Path
+    short_side_px: int
+    gop: int  # frames from one key frame to the next
+    max_fps: float | None  # None: as they are
+
+
+def prepare(root: Path, out: Path, short_side_px: int, gop: int, max_fps: float | None, **how: Any) -> str:
+    """Write the copy, its annotations, results.jsonl and bad.csv into `out`; return what to tell in the end.
+
+    how: num_workers, time_limit_s, sample_only. Raises UserError, also if `out` is not a folder of its own.
+    """
+    check_folders(root, out)
+    manifests, source, names = find_sources(root)
+    check_folders(source, out)
+    asked: dict[str, Any] = {"short_side_px": short_side_px, "gop": gop, "max_fps": max_fps}
+    with own_folder(out, "hpm-video prepare", find_older_copy) as own:
+        targets = reserve_copies(own, root, manifests, names)
+        keep_settings(own.file(SETTINGS), {"root": str(root.resolve()), **asked})
+        copying = Copying(source=source.resolve(), out=out.resolve(), **asked)
+        sizes = {name: file_size(source / name) for name in names}
+        sample = spread_sample(sizes)
+        done = _copy(copying, sample, "sample", how, targets)
+        growth, told = foresee(done, list(sizes.values()), how["num_workers"])
+        log.info("%s", told)
+        if how["sample_only"]:
+            return f"Sample only: {len(sample)} files are in {out}; the same command without --sample-only copies the others.\n"
+        left = [name for name in names if name not in sample and not (out / targets[name]).exists()]
+        check_room(out, growth * sum(sizes[name] for name in left))
+        records = _copy(copying, names, f"prepare {root}", how, targets)
+        write_records(out / RECORDS, records)
+        write_bad(out, records)
+        for record in records:
+            if "reason" in record:
+                own.remove(targets[record["path"]])  # made of an earlier version of the source
+        copy_annotations(root, own, manifests, records, targets)
+        return _summarise(out, records)
+
+
+def reserve_copies(own: OwnFolder, root: Path, manifests: dict[str, Manifest], names: list[str]) -> dict[str, str]:
+    """Return video -> name of its copy, when all that is to be written is known to be the program's own to write."""
+    known = own.more.get("renamed", {})
+    targets = name_copies(names, names_before(own.path, known), find_ssv2(root, None) is not None and not manifests)
+    renamed = {name: target for name, target in targets.items() if target != target_of(name)}
+    for name in sorted(renamed.keys() - known.keys()):
+        log.info("%s: its copy is %s, as another video has the usual name", name, renamed[name])
+    written = {SETTINGS, RECORDS, BAD, *(targets[name] for name in names if is_utf8(name))}
+    written |= set(manifest_names(manifests)) if manifests else set(_annotation_files(root))
+    own.more["renamed"] = renamed
+    own.reserve(written)
+    own.save()
+    for name in [name for name in own.names if PurePosixPath(name).match(".*.half.mp4")]:
+        own.remove(name)  # of a killed run of before there were marks
+    for folder in {(own.path / target).parent for target in targets.values()}:
+        remove_drafts(folder)
+    return targets
+
+
+def _copy(copying: Copying, names: list[str], title: str, how: dict[str, Any], targets: dict[str, str]) -> list[Record]:
+    def still_good(record: Record) -> bool:
+        return "reason" in record or file_size(copying.out / targets[record["path"]]) == record["bytes_after"]
+
+    return run_jobs(
+        {name: copying.source / name for name in names},
+        partial(copy_file, copying=copying, timed=title == "sample"),
+        copying.out / RECORDS,
+        title,
+        {"short_side_px": copying.short_side_px, "gop": copying.gop, "max_fps": copying.max_fps},
+        how["num_workers"],
+        how["time_limit_s"],
+        still_good,
+    )
+
+
+def find_sources(root: Path) -> tuple[dict[str, Manifest], Path, list[str]]:
+    """(manifests by split, or none where there is no manifest; the folder of the videos; their names in it, sorted)."""
+    if (root / "shards.json").is_file():
+        raise UserError(f"{root} holds shards; expected a folder of videos, of a manifest or of SSv2's layout")
+    if not (root / HEADER).is_file():
+        return {}, root, list_folder(root)
+    found = {split: read_manifest(root, split) for split in read_header(root)["splits"]}
+    manifests = {split: manifest for split, manifest in found.items() if manifest}
+    for manifest in manifests.values():
+        check_paths(manifest)
+    names = sorted({path for manifest in manifests.values() for path in manifest.paths})
+    if not names:
+        raise UserError(f"{root / HEADER}: its splits have no rows; expected at least one video")
+    return manifests, next(iter(manifests.values())).root, names
+
+
+def file_size(file: Path) -> int:
+    """Bytes; 0 where there is no file."""
+    return file.stat().st_size if file.is_file() else 0
+
+
+def spread_sample(sizes: dict[str, int]) -> list[str]:
+    """Names at even distances in the order of size: small and large files have their say."""
+    ordered = sorted(sizes, key=lambda name: (sizes[name], name))
+    places = (np.arange(NUM_SAMPLED) + 0.5) * len(ordered) / NUM_SAMPLED
+    return [ordered[k] for k in sorted(set(places.astype(int).tolist()))]
+
+
+@lru_cache(maxsize=1)
+def _renamed(out: Path) -> dict[str, str]:
+    """The unusual names, which the mark of the copy lists: a worker reads them once."""
+    return (read_mark(out) or {}).get("renamed", {})
+
+
+def copy_file(name: str, copying: Copying, timed: bool) -> Record:
+    """One file into the copy, checked before it gets its name. Raises UnreadableVideo where source or copy is bad."""
+    source, target = copying.source / name, copying.out / _renamed(copying.out).get(name, target_of(name))
+    begin = time.perf_counter()
+    count, height, width = look_at(source)
+    with disk_faults(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target, tidy=False) as half:
+        transcode(source, half, copying.short_side_px, copying.gop, copying.max_fps)
+        made = check_copy(half, source, (count, height, width), copying)
+        spent_s = time.perf_counter() - begin
+    made |= {"bytes_after": file_size(target), "spent_s": round(spent_s, 3)}
+    if changes_size(str(source)):
+        made["changes_size"] = True
+    if timed:
+        made["decode_ms"] = [round(_time_decoding(file), 2) for file in (source, target)]
+    return made
+
+
+def check_copy(half: Path, source: Path, expected: tuple[int, int, int], copying: Copying) -> Record:
+    """Decodes all of it; the row of the new manifest. `expected`: frames, height, width of the source."""
+    info = probe(half)
+    decoded = count_decoded(half)
+    most = expected[0]
+    if copying.max_fps:
+        most = min(most, int(probe(source).seconds * copying.max_fps) + 2)
+    if decoded > most or decoded < info.num_frames or (not copying.max_fps and decoded != most):
+        raise UnreadableVideo(str(half), f"the copy has {decoded} frames that can be decoded; expected {most}")
+    _, height, width = look_at(half)
+    share = min(1.0, copying.short_side_px / min(expected[1:]))
+    if max(abs(height - share * expected[1]), abs(width - share * expected[2])) > 2:  # rounded to even numbers
+        raise UnreadableVideo(str(half), f"the copy has {width} x {height} px, made of {expected[2]} x {expected[1]}")
+    return {"frames": decoded, "fps": info.fps, "width": width, "height": height}
+
+
+def _time_decoding(file: Path) -> float:
+    """Milliseconds for 16 frames at stride 4 around the middle, the best of three."""
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        read_frames(file, lambda count: sample_dense(count, 16, 4, None))
+        times.append(1000 * (time.perf_counter() - begin))
+    return min(times)
+
+
+def foresee(sample: list[Record], sizes: list[int], num_workers: int) -> tuple[float, str]:
+    """(bytes of the copy for each byte of the sources, what to tell the user), from the sample to the whole set."""
+    good = [record for record in sample if "reason" not in record]
+    if not good:
+        reasons = "; ".join(f"{record['path']}: {record['reason']}" for record in sample[:3])
+        raise UserError(f"none of {len(sample)} sampled files could be copied ({reasons}); expected videos")
+    before, after = (sum(record[key] for record in good) for key in ("size", "bytes_after"))
+    seconds = sum(record["spent_s"] for record in good) / before * sum(sizes) / num_workers
+    timed = [record["decode_ms"] for record in good if "decode_ms" in record]
+    speed = " -> ".join(f"{median(pair[k] for pair in timed):.1f} ms" for k in (0, 1)) if timed else "not timed"
+    told = (
+        f"sample of {len(good)} files: {tell_size(before)} -> {tell_size(after)}; "
+        f"to decode 16 frames at stride 4 (median): {speed}\n"
+        f"expected for all {len(sizes):,}: {tell_size(sum(sizes))} -> {tell_size(after / before * sum(sizes))} "
+        f"in about {tell_time(seconds)} with {num_workers} workers"
+    )
+    return after / before, told
+
+
+def check_room(out: Path, num_bytes: float) -> None:
+    free = shutil.disk_usage(out).free
+    if free < SPARE * num_bytes:
+        raise UserError(
+            f"{out}: {tell_size(free)} free; expected {tell_size(SPARE * num_bytes)} for what is still to be written "
+            "(a smaller --short-side or --fps, or a larger --gop, in another folder needs less)"
+        )
+
+
+def copy_annotations(
+    root: Path, own: OwnFolder, manifests: dict[str, Manifest], records: list[Record], targets: dict[str, str]
+) -> None:
+    """So that the copy is a data.root as `root` was: a new manifest without what could not be copied, or SSv2's files."""
+    out, made = own.path, {record["path"]: record for record in records if "reason" not in record}
+    if manifests:
+        splits: dict[str, Sequence[Row]] = {s: _new_rows(manifest, made, targets) for s, manifest in manifests.items()}
+        header = read_header(root)
+        write_manifest(out, header["name"], out, splits, header["classes"], header.get("left_right", False))
+    for name, source in _annotation_files(root).items() if not manifests else ():
+        with replacing(own.file(name)) as draft:
+            shutil.copyfile(source, draft)
+
+
+def _annotation_files(root: Path) -> dict[str, Path]:
+    """SSv2's annotations in a set, by their name relative to it."""
+    folder = find_ssv2(root, None)
+    files = [folder / name for part in SSV2_FILES.values() for name in part] if folder else []
+    return {file.relative_to(root).as_posix(): file for file in files if file.is_file()}
+
+
+def _new_rows(manifest: Manifest, made: dict[str, Record], targets: dict[str, str]) -> list[Row]:
+    """The rows whose file was copied, with what is now true of it."""
+    kept = [Row(**row) for row in manifest.table.to_pylist() if row["path"] in made]
+    facts = [{key: made[row.path][key] for key in ("frames", "fps", "width", "height")} for row in kept]
+    return [row._replace(path=targets[row.path], **fact) for row, fact in zip(kept, facts, strict=True)]
+
+
+def _summarise(out: Path, records: list[Record]) -> str:
+    good = [record for record in records if "reason" not in record]
+    before, after = (sum(record[key] for record in good) for key in ("size", "bytes_after"))
+    lines = [f"{len(good):,} of {len(records):,} files copied, {tell_size(before)} -> {tell_size(after)}"]
+    changing = [record["path"] for record in good if record.get("changes_size")]
+    if changing:
+        lines.append(
+            f"  change their size midway; copied at the size of their first frame: {len(changing):,} ({changing[0]})"
+        )
+    lines += [f"  left out: {number:,}: {reason}" for reason, number in count_reasons(records)]
+    if len(good) < len(records):
+        lines.append(f"  each with its reason: {out / 'bad.csv'}")
+    lines.append(f"Train on the copy: hpm-video pretrain data.root={shlex.quote(str(out))}")
+    return "\n".join(lines) + "\n"

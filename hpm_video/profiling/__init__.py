@@ -1,0 +1,1 @@
+"""What this machine can do: environment, memory, throughput."""

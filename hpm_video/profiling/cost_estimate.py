@@ -1,0 +1,189 @@
+"""What a configuration costs before it is started: multiply-adds, memory, and (from a short trial) time on this machine."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from hpm_video.config import PretrainConfig, to_yaml
+from hpm_video.config.batch import split_batch
+from hpm_video.config.geometry import has_images, mask_counts, token_grid
+from hpm_video.costs.dry_run import Cost, DryRun, dry_run
+from hpm_video.costs.memory import estimate_memory, free_device_memory, stage_of
+from hpm_video.evals.frozen.features import find_device
+from hpm_video.files import temporary_folder, write_text
+from hpm_video.preprocess.jobs import num_free_cores, tell_size
+from hpm_video.profiling.diagnostics import Findings, tell_count, tell_duration, tell_memory
+from hpm_video.profiling.subprocess import Answer, Apart, Argument
+from hpm_video.profiling.throughput import time_loader, time_steps
+from hpm_video.train.engines.plain import use_bf16
+from hpm_video.train.micro_batch import Budget
+from hpm_video.train.run import num_steps
+
+STEP_LIMIT_S, LOADER_LIMIT_S, HARD_LIMIT_S = 10.0, 6.0, 120.0
+MACS_A_SECOND, TRIAL_STEP_S = 40e9, 3.0  # a guess for CPUs, to choose how many clips are tried
+SLOW_LOADER = "the loader: more data.num_workers, data.repeats, or a copy by hpm-video prepare"
+
+
+class Pace(NamedTuple):
+    """Clips a second of one process on this machine; None where it was not measured."""
+
+    step: float | None
+    loader: float | None
+
+    def of(self, num_ranks: int, reads_beside: bool) -> float | None:
+        """Of so many that do not slow each other. Reading goes on beside the steps, or (without workers) between them."""
+        if self.step is None or self.loader is None:
+            return None if self.step is None else num_ranks * self.step
+        both = min(self.step, self.loader) if reads_beside else 1 / (1 / self.step + 1 / self.loader)
+        return num_ranks * both
+
+
+def precision_of(config: PretrainConfig) -> str:
+    return "bf16" if use_bf16(config, find_device()) else "fp32"
+
+
+def settle_passes(found: Findings, config: PretrainConfig, num_ranks: int) -> PretrainConfig:
+    """With engine.micro_batch_size=auto, take as many clips as training would choose here; one, if not even that fits. For
+    a run of several ranks that is planned for another machine, all of them."""
+    if config.engine.micro_batch_size != "auto" or (num_ranks > 1 and not torch.cuda.is_available()):
+        return config
+    budget = Budget(config, find_device(), num_ranks, free_device_memory())
+    micro = max(1, budget.choose())
+    found.line(f"engine.micro_batch_size=auto: {tell_count(micro, 'clip')} a pass ({budget.describe(micro)})")
+    if not budget.choose():
+        found.fault(f"memory: training would refuse, as one clip a pass takes {budget.describe(1)}")
+    return replace(config, engine=replace(config.engine, micro_batch_size=micro))
+
+
+def tell_model(found: Findings, config: PretrainConfig, num_ranks: int) -> DryRun:
+    """Of the clips of one forward pass of one rank."""
+    micro = split_batch(config.optim.batch_size, config.engine.micro_batch_size, num_ranks).micro
+    precision = precision_of(config)
+    run = dry_run(config, micro, precision == "bf16")
+    random = dry_run(replace(config, mask=replace(config.mask, mode="random")), 1, precision == "bf16")
+    t, h, w = token_grid(config)
+    num_units, num_masked = mask_counts(config)
+    count = {name: f"{number / 1e6:.1f} M" for name, number in run.num_parameters.items()}
+    found.line(
+        f"clip of {t * h * w:,} tokens ({t} x {h} x {w}), {num_masked} of {num_units} {config.mask.unit}s masked"
+    )
+    teacher = count.get("teacher", "none")
+    found.line(f"parameters: encoder {count['encoder']}, student {count['student']}, teacher {teacher}")
+    found.line()
+    found.table(stage_rows(run), numbers=True)
+    found.line(
+        f"multiply-adds of one clip, {run.macs / random.macs:.2f} x those of mask.mode=random; bytes in {precision}, "
+        f"{tell_count(micro, 'clip')} a pass"
+    )
+    found.line(f"each update moves besides: EMA {tell_size(run.ema_bytes)}, AdamW {tell_size(run.optimizer_bytes)}")
+    if has_images(config):
+        found.line(f"all this for videos; images, {config.images.share:.0%} of the steps, cost less")
+    return run
+
+
+def stage_rows(run: DryRun) -> list[list[str]]:
+    """Of one clip: multiply-adds forward, in the whole step, their share, bytes moved."""
+    costs = {stage: (forward, forward + run.backward.get(stage, (0, 0))) for stage, forward in run.forward.items()}
+    whole = [Cost(*map(sum, zip(*column, strict=True))) for column in zip(*costs.values(), strict=True)]
+    costs["all"] = (whole[0], whole[1])
+    unit, name = (1e9, "G") if run.macs >= 1e9 else (1e6, "M")
+    rows = [["stage", f"forward, {name}", f"step, {name}", "share", f"moved, {name}B"]]
+    for stage, (forward, both) in costs.items():
+        numbers = [f"{n / run.num_clips / unit:.2f}" for n in (forward.macs, both.macs, both.moved_bytes)]
+        share = f"{both.macs / run.num_clips / run.macs:.1%}"
+        rows += [[stage, *numbers[:2], share, numbers[2]]] if any(both) else []
+    return rows
+
+
+def tell_memory_of(found: Findings, config: PretrainConfig, run: DryRun, num_ranks: int) -> int:
+    """How many clips a pass of one process has room for here. Too little memory is a fault, but not on a machine without a
+    GPU for a run of several ranks, which is planned for another."""
+    parts = estimate_memory(config, run, num_ranks)
+    stage, total, free = stage_of(config, num_ranks), sum(parts.values()), free_device_memory()
+    rows = [[name, tell_memory(size)] for name, size in parts.items()]
+    found.table([*rows, ["together", tell_memory(total)]], numbers=True)
+    engine = "one process" if stage is None else f"DeepSpeed ZeRO-{stage}, {tell_count(num_ranks, 'rank')}"
+    found.line(f"{engine}, {precision_of(config)}; without the allocator's gaps and CUDA's own memory")
+    fits = max(0, int((free - (total - run.peak_bytes)) * run.num_clips / run.peak_bytes))
+    if total > free and (torch.cuda.is_available() or num_ranks == 1):
+        remedy = f"expected engine.micro_batch_size={fits} or less" if fits else "expected a smaller model or clip"
+        more = "" if config.model.checkpointing else ", or model.checkpointing=true"
+        found.fault(f"memory: about {tell_memory(total)} are needed, {tell_memory(free)} are free; {remedy}{more}")
+    return fits
+
+
+def tell_time_of(  # noqa: PLR0913
+    found: Findings, config: PretrainConfig, run: DryRun, num_videos: int | None, num_ranks: int, most_clips: int
+) -> None:
+    """A trial of steps and of reading, and what follows for an epoch and the run. `num_ranks`: of those that run here."""
+    if not most_clips:
+        found.line("not measured: the model does not fit in memory")
+        return
+    num_clips = min(run.num_clips, most_clips)
+    if not torch.cuda.is_available():
+        num_clips = max(1, min(num_clips, 64, int(TRIAL_STEP_S * MACS_A_SECOND / run.macs)))
+    with temporary_folder() as folder:
+        file = folder / "config.yaml"
+        named = replace(config, data=replace(config.data, root=config.data.root or "none"))  # a step needs no data
+        write_text(file, to_yaml(named))
+        argument = {"config": str(file), "num_clips": num_clips, "limit_s": STEP_LIMIT_S}
+        steps = _try(time_steps, argument)
+        loader = _try(time_loader, argument | {"limit_s": LOADER_LIMIT_S}) if num_videos else Answer({})
+    pace = Pace(_tell_steps(found, steps), _tell_loader(found, loader, config.data.num_workers))
+    _tell_pace(found, config, pace, num_videos, num_ranks)
+
+
+def _try(function: Callable[[Argument], dict], argument: Argument) -> Answer:
+    with Apart(function, argument, HARD_LIMIT_S) as process:
+        return process.answer()
+
+
+def _tell_steps(found: Findings, steps: Answer) -> float | None:
+    if steps.fault:
+        found.line(f"training step   not measured: {steps.fault}")
+        found.fault(f"a training step: {steps.fault}")
+        return None
+    seconds, num_clips = sorted(steps.value["seconds"]), steps.value["num_clips"]
+    rate = num_clips / seconds[len(seconds) // 2]
+    held = f"; {steps.value['memory_gib']:.1f} GiB held" if torch.cuda.is_available() else ""
+    trial = f"{tell_count(len(seconds), 'step')} of {tell_count(num_clips, 'clip')}"
+    found.line(f"training step   {rate:.3g} clips/s ({trial}{held})")
+    return rate
+
+
+def _tell_loader(found: Findings, loader: Answer, num_workers: int) -> float | None:
+    if loader.fault:
+        found.line(f"loader          not measured: {loader.fault}")
+        found.fault(f"the loader: {loader.fault}")
+        return None
+    if not loader.value:
+        return None
+    how = tell_count(num_workers, "process") if num_workers else "in the training process"
+    clips = tell_count(loader.value["num_clips"], "clip")
+    found.line(f"loader          {loader.value['clips_per_s']:.3g} clips/s ({clips}, {how})")
+    for bad in loader.value["bad"][:3]:
+        found.line(f"                unreadable: {bad}")
+    return float(loader.value["clips_per_s"])
+
+
+def _tell_pace(found: Findings, config: PretrainConfig, pace: Pace, num_videos: int | None, num_ranks: int) -> None:
+    together = pace.of(num_ranks, reads_beside=config.data.num_workers > 0)
+    if together is None:
+        return
+    if pace.loader is not None and pace.step is not None:
+        found.line(f"the limit       {SLOW_LOADER if pace.loader < pace.step else 'the training step'}")
+        processes = num_ranks * (1 + config.data.num_workers)
+        if processes > num_free_cores():
+            found.line(
+                f"                ({processes} processes share {tell_count(num_free_cores(), 'core')}: slower together)"
+            )
+    where = "on this machine" if num_ranks == 1 else f"on {num_ranks} GPUs, if they do not slow each other"
+    if num_videos is None:
+        found.line(f"100,000 clips   {tell_duration(100_000 / together)} {where}, if reading is quick enough")
+        return
+    where += "" if pace.loader is not None else ", reading left out"
+    steps = num_steps(config, num_videos)
+    found.line(f"an epoch        {tell_duration(num_videos / together)} {where} ({num_videos:,} clips)")
+    found.line(f"the whole run   {tell_duration(steps * config.optim.batch_size / together)} ({steps:,} steps)")

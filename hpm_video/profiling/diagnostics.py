@@ -1,0 +1,69 @@
+"""What is said of a machine while it is looked at, line by line, and the faults that are found."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from hpm_video.data.readers.read import first_line
+from hpm_video.errors import UserError
+from hpm_video.preprocess.jobs import tell_time
+
+GIB = 2**30
+Told = TypeVar("Told")
+
+
+class Findings:
+    """Each line is said as soon as it is known."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say, self.faults = say, list[str]()
+
+    def title(self, text: str) -> None:
+        self._say(f"{text}\n")
+
+    def line(self, text: str = "") -> None:
+        self._say(f"  {text}".rstrip() + "\n")
+
+    def table(self, rows: Iterable[Sequence[str]], numbers: bool = False) -> None:
+        self._say(lay_out(rows, numbers))
+
+    def fault(self, text: str) -> None:
+        """Told at the end."""
+        self.faults.append(text)
+
+    def attempt(self, part: str, work: Callable[[], Told]) -> Told | None:
+        """None where it cannot be done: that is a fault, and the next part is looked at."""
+        try:
+            return work()
+        except UserError as error:
+            reason = str(error)
+        except Exception as error:  # whatever is broken, nobody is helped by a traceback
+            reason = f"{part}: {type(error).__name__}: {first_line(error)}"
+        self.line(reason)
+        self.fault(reason)
+        return None
+
+
+def lay_out(rows: Iterable[Sequence[str]], numbers: bool = False) -> str:
+    """Lines with columns under each other; `numbers`: all but the first to the right."""
+    rows = [list(row) for row in rows]
+    widths = [max(len(row[n]) for row in rows if n < len(row)) for n in range(max(map(len, rows), default=0))]
+    lines = []
+    for row in rows:
+        cells = [c.rjust(w) if numbers and n else c.ljust(w) for n, (c, w) in enumerate(zip(row, widths, strict=False))]
+        lines.append("  " + "   ".join(cells).rstrip() + "\n")
+    return "".join(lines)
+
+
+def tell_memory(num_bytes: float) -> str:
+    return f"{num_bytes / GIB:.2f} GiB" if num_bytes >= GIB / 8 else f"{num_bytes / 2**20:.1f} MiB"
+
+
+def tell_duration(seconds: float) -> str:
+    if seconds < 3600:
+        return f"{tell_time(seconds)} h:mm:ss"
+    return f"{seconds / 3600:.1f} hours" if seconds < 96 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def tell_count(number: int, word: str) -> str:
+    """1 clip, 2 clips, 3 processes."""
+    return f"{number:,} {word}{('es' if word.endswith('s') else 's') if number != 1 else ''}"

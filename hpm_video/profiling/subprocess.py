@@ -1,0 +1,96 @@
+"""A function in a process of its own: whatever a library does there (crash, hang, print), this process is told and goes on.
+
+The other end is this module run as a program: `python -m hpm_video.profiling.subprocess MODULE:FUNCTION`, argument and answer as JSON.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from hpm_video.data.readers.read import first_line
+from hpm_video.errors import UserError
+
+Argument = Mapping[str, Any]
+
+
+class Answer(NamedTuple):
+    """What the function returned, or in words why it did not."""
+
+    value: dict[str, Any]
+    fault: str | None = None
+
+
+class Apart:
+    """Starts at once; `answer` waits. Ended with its children at the end of the block."""
+
+    def __init__(self, function: Callable[[Argument], dict], argument: Argument, limit_s: float) -> None:
+        """`function` is one of a module of this package, called with what JSON can hold; limit_s counts from now."""
+        words = [sys.executable, "-m", "hpm_video.profiling.subprocess", f"{function.__module__}:{function.__name__}"]
+        self.said, self.until, self.limit_s = tempfile.TemporaryFile(), time.monotonic() + limit_s, limit_s
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.said}
+        self.process = subprocess.Popen(words, start_new_session=True, **pipes)
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended already: `answer` says how
+            self.process.stdin.write(json.dumps(argument).encode())
+            self.process.stdin.close()
+        self.process.stdin = None
+
+    def __enter__(self) -> "Apart":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.said.close()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def answer(self) -> Answer:
+        try:
+            out, _ = self.process.communicate(timeout=max(0.1, self.until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return Answer({}, f"no answer within {self.limit_s:g} s")
+        try:
+            return Answer(**json.loads(out))
+        except (ValueError, TypeError):
+            return Answer({}, self._how_it_ended())
+
+    def _how_it_ended(self) -> str:
+        status = self.process.returncode
+        self.said.seek(0)
+        lines = self.said.read().decode(errors="replace").strip().splitlines()
+        said = f": {lines[-1].strip()[:200]}" if lines else ""
+        if status < 0:
+            hint = " (out of memory?)" if -status == signal.SIGKILL else ""
+            return f"ended by {signal.Signals(-status).name}{hint}{said}"
+        return f"ended with exit status {status}{said}"
+
+
+def main(name: str) -> None:
+    """Reads the argument from stdin, and writes the answer to stdout, where nothing else can write."""
+    out = os.dup(1)
+    os.dup2(2, 1)
+    module, _, function = name.partition(":")
+    try:
+        answer = Answer(getattr(importlib.import_module(module), function)(json.load(sys.stdin)))
+    except UserError as error:
+        answer = Answer({}, str(error))
+    except Exception as error:
+        answer = Answer({}, f"{type(error).__name__}: {first_line(error)}")
+    os.write(out, json.dumps(answer._asdict()).encode())
+    sys.stderr.flush()
+    os._exit(0)  # some libraries hang or crash at the end of the interpreter
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

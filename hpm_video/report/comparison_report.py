@@ -1,0 +1,290 @@
+"""A comparison of finished runs, as Markdown and as HTML that stands alone. Every sentence is computed from the results."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpm_video.errors import UserError
+from hpm_video.files import all_names, own_folder
+from hpm_video.report.charts import choose_colours, draw_scores
+from hpm_video.report.comparison import (
+    TOLERANCE,
+    Mean,
+    Variant,
+    check_comparable,
+    compare_variants,
+    group_variants,
+    mean_of,
+    varied_keys,
+)
+from hpm_video.report.document import Block, Heading, Paragraph, Picture, Table, write_html, write_markdown
+from hpm_video.report.finished_runs import Run, open_runs
+from hpm_video.report.literature import published_table
+from hpm_video.report.pictures import CURVES, draw_curves, read_metrics
+
+TUNING_CURVES = {"loss": "training loss", "held_out/top1": "top-1 of held-out clips, one view", "lr": "learning rate"}
+SHARED_SHOWN = {
+    "kind": "kind",
+    "data.name": "data",
+    "data.num_rows": "training rows",
+    "model.size": "size",
+    "model.width": "width",
+    "model.depth": "blocks",
+    "data.num_frames": "frames",
+    "data.frame_size_px": "pixels",
+    "optim.batch_size": "batch",
+    "clips": "clips trained on",
+    "objective.target": "target",
+    "versions.hpm_video": "hpm_video",
+    "versions.torch": "torch",
+    "commit.commit": "commit",
+}
+
+
+def write_comparison(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    shared: Sequence[str] = (),
+    vary: Sequence[str] = (),
+    group: str | None = None,
+    compare: str = "steps",
+) -> list[Path]:
+    """report.md, report.html and the pictures of the former, in `out`. Raises UserError where the runs cannot be read, or
+    differ in what runs of one comparison share (`check_comparable`).
+
+    group: a key; there is one comparison for each of its values. The first variant given is what others are compared to.
+    """
+    groups = split_runs(open_runs(folders), group)
+    for runs in groups.values():
+        check_comparable(runs, shared, vary, compare)
+    blocks: list[Block] = []
+    for name, runs in groups.items():
+        blocks += describe_runs(runs, vary, compare, f"{group}={name}: " if group else "")
+    blocks += [Heading("Published results of others"), Paragraph(PUBLISHED_NOTE), Table(*published_table())]
+    title = f"Comparison of {_count(sum(map(len, groups.values())), 'run')}"
+    with own_folder(out, "hpm-video report", find_older_report) as own:
+        written = {"report.md", "report.html", *(block.file for block in blocks if isinstance(block, Picture))}
+        own.reserve(written)
+        write_markdown(out / "report.md", title, blocks)
+        write_html(out / "report.html", title, blocks)
+        for name in own.names - written:  # pictures of an earlier report
+            own.remove(name)
+    return [out / "report.md", out / "report.html"]
+
+
+def find_older_report(folder: Path) -> list[str] | None:
+    """Return the files of a report of before there were marks; None if the folder is anything else."""
+    names = all_names(folder, "report.md", "report.html", "*.png")
+    text = (folder / "report.md").read_text(encoding="utf-8") if names and "report.md" in names else ""
+    return names if text.startswith("# Comparison of ") else None
+
+
+PUBLISHED_NOTE = (
+    "None of these numbers was measured here. Top-1 in per cent after full fine-tuning, as published, each with its own "
+    "recipe and tests; they are no part of the comparison above."
+)
+CAPTION = (
+    "Small points are runs, large ones their mean with one standard error over seeds, or a single run with its 95 % interval. "
+    "Cost is that of training, for fine-tuned runs with their pretraining. Variants of equal cost are drawn 3 % apart."
+)
+
+
+def split_runs(runs: Sequence[Run], group: str | None) -> dict[str, list[Run]]:
+    if group is None:
+        return {"": list(runs)}
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if group not in run.facts:
+            raise UserError(f"--group {group}: {run.name} has no such setting; expected a key of every run")
+        groups.setdefault(str(run.facts[group]), []).append(run)
+    return groups
+
+
+def describe_runs(runs: Sequence[Run], vary: Sequence[str], compare: str, prefix: str = "") -> list[Block]:
+    """All of one comparison; `prefix` goes before its headings."""
+    variants, metrics = group_variants(runs, vary), list(dict.fromkeys(m for run in runs for m in run.scores))
+    blocks: list[Block] = [Heading(f"{prefix}What came out")]
+    blocks += [Paragraph(sentence) for sentence in summarise(variants, metrics, compare)]
+    if len(variants) > 1 and metrics:
+        blocks += [Heading(f"{prefix}Against {variants[0].label}"), difference_table(variants, metrics)]
+    blocks += [Heading(f"{prefix}Means over seeds, with standard errors"), variant_table(variants, metrics)]
+    blocks += [
+        Heading(f"{prefix}All runs"),
+        run_table(runs, vary, metrics),
+        Paragraph(describe_shared(runs), small=True),
+    ]
+    colours = choose_colours([variant.label for variant in variants])
+    scores = draw_scores(variants, metrics, colours)
+    if scores is not None:
+        blocks += [Picture(f"{prefix}Scores against compute", scores), Paragraph(CAPTION, small=True)]
+    curves = draw_all_curves(variants, colours)
+    if curves is not None:
+        blocks.append(Picture(f"{prefix}Curves", curves))
+    return blocks
+
+
+def summarise(variants: Sequence[Variant], metrics: Sequence[str], compare: str) -> list[str]:
+    """What was compared on what terms, and for each score which variants are above, level with and below the first."""
+    runs = [run for variant in variants for run in variant.runs]
+    said = [_terms_sentence(runs, variants, compare)]
+    if not metrics:
+        return [*said, _missing_scores_sentence(runs)]
+    for metric in metrics if len(variants) > 1 else ():
+        said.append(_verdict_sentence(variants, metric))
+    machines = {describe_machine(run.results) for run in runs}
+    if len(machines) > 1:
+        said.append(f"The runs were on {len(machines)} kinds of machine: their hours cannot be compared, FLOPs can.")
+    unknown = [run.name for run in runs if run.pretraining_unknown]
+    if unknown:
+        said.append(
+            f"From weights whose cost is not known, so that hours are of fine-tuning alone: {', '.join(unknown)}."
+        )
+    surroundings = ("versions.", "commit.commit")
+    mixed = [key for key in runs[0].facts if key.startswith(surroundings) and len({r.facts.get(key) for r in runs}) > 1]
+    if mixed:
+        said.append(f"Not the same in all runs: {', '.join(mixed)}.")
+    dirty = [run.name for run in runs if (run.results.get("commit") or {}).get("dirty")]
+    if dirty:
+        named = "all runs" if len(dirty) == len(runs) else ", ".join(dirty)
+        said.append(f"Of a changed checkout, so that the commit does not say all: {named}.")
+    return said
+
+
+def _missing_scores_sentence(runs: Sequence[Run]) -> str:
+    """What to do where nothing was scored, or only before the runs ended, when there was no results.json to keep it."""
+    command = "test" if runs[0].results["kind"] == "finetune" else "score"
+    said = f"No run has a score yet. Try: hpm-video {command} {runs[0].folder}"
+    early = [run.name for run in runs if any((run.folder / "scores").glob("*.json"))]
+    return f"{said} (scored before the end of training, which does not count: {', '.join(early)})" if early else said
+
+
+def _terms_sentence(runs: Sequence[Run], variants: Sequence[Variant], compare: str) -> str:
+    equal = f"FLOPs, within {TOLERANCE:.0%}" if compare == "compute" else "number of clips trained on"
+    text = f"{_count(len(runs), 'run')} of {_count(len(variants), 'variant')} with an equal {equal}."
+    counts = sorted({len(variant.runs) for variant in variants})
+    text += f" Seeds of each: {' or '.join(map(str, counts))}."
+    if len({run.facts.get("data.fingerprint") for run in runs}) > 1:
+        text += " Each seed has training rows of its own, the same for all variants."
+    if len(variants) > 1 and 1 < counts[0] < 10:
+        text += (
+            f" With {counts[0]} seeds, chance alone goes beyond two standard errors in {chance_beyond(counts[0]):.0%} of "
+            "the comparisons (Student's t)."
+        )
+    return text
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def chance_beyond(num_seeds: int, num_errors: float = 2.0) -> float:
+    """How often the mean of so many paired differences without an effect lies beyond its standard errors (Student's t)."""
+    from scipy.stats import t
+
+    return float(2 * t.sf(num_errors, num_seeds - 1))
+
+
+def _verdict_sentence(variants: Sequence[Variant], metric: str) -> str:
+    first, others = variants[0], [variant for variant in variants[1:] if variant.scores(metric)]
+    if not first.scores(metric) or not others:
+        return f"{metric}: not scored for more than one variant."
+    found: dict[str, list[str]] = {}
+    for variant in others:
+        difference = compare_variants(variant, first, metric)
+        text = f"{variant.label} ({difference.value:+.3f}{_error(difference.error)})"
+        found.setdefault(difference.verdict, []).append(text)
+    parts = [f"{verdict} it: {', '.join(texts)}" for verdict, texts in found.items()]
+    words = {"level it": "level with it", "not to be judged it": "not to be judged (one run, no error known)"}
+    for wrong, right in words.items():
+        parts = [part.replace(wrong, right) for part in parts]
+    return f"{metric}, against {first.label}: {'; '.join(parts)}."
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f" ± {error:.3f}"
+
+
+def difference_table(variants: Sequence[Variant], metrics: Sequence[str]) -> Table:
+    """`level`: within two standard errors."""
+    rows = []
+    for metric in metrics:
+        for variant in variants[1:]:
+            if variant.scores(metric) and variants[0].scores(metric):
+                found = compare_variants(variant, variants[0], metric)
+                cells = [variant.label, metric, f"{found.value:+.3f}", _error(found.error).removeprefix(" ± ") or "-"]
+                rows.append([*cells, found.over, found.verdict])
+    return Table(["variant", "score", "difference", "standard error", "error over", "verdict"], rows)
+
+
+def variant_table(variants: Sequence[Variant], metrics: Sequence[str]) -> Table:
+    rows = []
+    for variant in variants:
+        flops = [run.flops for run in variant.runs if run.flops is not None]
+        cells = [variant.label, str(len(variant.runs)), f"{mean_of(flops).value:.3g}" if flops else "-"]
+        cells.append(_mean(mean_of([run.hours for run in variant.runs]), ".3g", ".1g"))
+        scores = [[score.value for score in variant.scores(metric)] for metric in metrics]
+        rows.append([*cells, *(_mean(mean_of(values), ".3f", ".3f") if values else "-" for values in scores)])
+    return Table(["variant", "seeds", "FLOPs", "hours", *metrics], rows)
+
+
+def _mean(mean: Mean, form: str, error_form: str) -> str:
+    return f"{mean.value:{form}}" + ("" if mean.error is None else f" ± {mean.error:{error_form}}")
+
+
+def run_table(runs: Sequence[Run], vary: Sequence[str], metrics: Sequence[str]) -> Table:
+    """Scores have their 95 % interval behind them, where it was recorded."""
+    keys = varied_keys(runs, vary)
+    head = ["run", "seed", *keys, "steps", "epochs", "FLOPs", "hours", "device-hours", "machine", *metrics]
+    rows = []
+    for run in runs:
+        results, figures = run.results, run.results["figures"]
+        clips, num_rows = run.facts.get("clips"), run.facts.get("data.num_rows")
+        cells = [run.name, run.seed, *(str(run.facts.get(key, "-")) for key in keys), str(figures.get("steps", "-"))]
+        cells += [f"{clips / num_rows:.3g}" if clips and num_rows else "-", f"{run.flops:.3g}" if run.flops else "-"]
+        cells += [f"{run.hours:.3g}", f"{run.device_hours:.3g}", describe_machine(results)]
+        rows.append([*cells, *(_with_interval(run, metric) for metric in metrics)])
+    return Table(head, rows)
+
+
+def _with_interval(run: Run, metric: str) -> str:
+    if metric not in run.scores:
+        return "-"
+    score = run.scores[metric]
+    return f"{score.value:.3f}" + (f" [{score.interval[0]:.3f}, {score.interval[1]:.3f}]" if score.interval else "")
+
+
+def describe_machine(results: Mapping[str, Any]) -> str:
+    """As '8 x NVIDIA H100', or the processor with its cores; and the processes that trained."""
+    found = results.get("hardware") or {}
+    names = found.get("accelerators") or []
+    device = ", ".join(f"{names.count(name)} x {name}" for name in sorted(set(names)))
+    device = device or f"{found.get('processor', 'unknown')}, {found.get('cores', '?')} cores"
+    num = results.get("world_size", 1)
+    return device if num == 1 else f"{device}, {num} processes"
+
+
+def describe_shared(runs: Sequence[Run]) -> str:
+    """The settings a reader asks for first, where they are the same in all runs."""
+    parts = []
+    for key, name in SHARED_SHOWN.items():
+        values = {repr(run.facts.get(key)): run.facts.get(key) for run in runs}
+        value = next(iter(values.values()))
+        if len(values) == 1 and value not in (None, ""):
+            parts.append(f"{name} {' x '.join(map(str, value)) if isinstance(value, list) else value}")
+    views = {
+        k: v for k, v in runs[0].facts.items() if k.endswith(("num_clips", "num_crops")) and k.startswith("scores.")
+    }
+    parts += [f"{key.removeprefix('scores.')} {value}" for key, value in views.items()]
+    return f"In all runs: {'; '.join(parts)}. FLOPs are {runs[0].results.get('flops_note', 'counted')}."
+
+
+def draw_all_curves(variants: Sequence[Variant], colours: Mapping[str, str]) -> bytes | None:
+    """One line for each run, one colour for each variant; None where no run has metrics."""
+    folders = {v.label: [r.folder for r in v.runs if (r.folder / "metrics.jsonl").is_file()] for v in variants}
+    keys = {key for runs in folders.values() for run in runs for line in read_metrics(run) for key in line}
+    tuning = variants[0].runs[0].results["kind"] == "finetune"
+    curves = {key: title for key, title in (TUNING_CURVES if tuning else CURVES).items() if key in keys}
+    if not curves or "seconds" not in keys:
+        return None
+    return draw_curves({label: runs for label, runs in folders.items() if runs}, curves, colours)

@@ -1,0 +1,136 @@
+"""Finished runs as reports see them: settings by dotted name, scores with their errors, and what the training cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hpm_video.errors import UserError
+from hpm_video.reading import one_line
+from hpm_video.runs.results import FILE, read_results
+
+SCORES_OF_FIGURES = ("top1", "top5", "accuracy", "knn", "linear", "attentive")
+NO_SCORES = ("chance",)  # floats of a score's entry that are none; so are those that end in:
+NO_SCORE_ENDINGS = ("_C", "_error", "_s", "_share")
+
+
+class Score(NamedTuple):
+    """A share in 0..1; its 95 % interval where given; `error`, one standard error over the test clips, where known."""
+
+    value: float
+    interval: tuple[float, float] | None
+    error: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run as its results.json says. `facts`: every setting by its dotted name; `seed` also names the pretraining's."""
+
+    name: str
+    folder: Path
+    results: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    scores: Mapping[str, Score]
+    seed: str
+
+    @property
+    def flops(self) -> float | None:
+        """Of training, with those of the pretraining that a fine-tuned run started from; None where one is unknown."""
+        known = [part["flops"] for part in self._parts if part.get("flops") is not None]
+        return float(sum(known)) if len(known) == len(self._parts) and not self.pretraining_unknown else None
+
+    @property
+    def pretraining_unknown(self) -> bool:
+        """Whether it started from weights that no record tells of."""
+        return self.facts.get("init.weights") is not None and not self.results.get("pretraining")
+
+    @property
+    def hours(self) -> float:
+        """Of training on the clock, with those of the pretraining."""
+        return float(sum(part["hours"] for part in self._parts))
+
+    @property
+    def device_hours(self) -> float:
+        return float(sum(part["device_hours"] for part in self._parts))
+
+    @property
+    def _parts(self) -> list[Mapping[str, Any]]:
+        before = self.results.get("pretraining")
+        return [self.results, *([before] if before else [])]
+
+
+def open_runs(folders: Sequence[Path]) -> list[Run]:
+    """Raises UserError as `read_results` does, and for a folder that is named twice."""
+    paths = [folder.resolve() for folder in folders]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UserError(f"{path} is named twice; expected each run once")
+    names = [path.name for path in paths]
+    return [
+        open_run(path, path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}")
+        for path in paths
+    ]
+
+
+def open_run(folder: Path, name: str) -> Run:
+    results = read_results(folder)
+    try:
+        return _as_run(results, folder, name)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        reason = one_line(error)
+        raise UserError(f"{folder / FILE} is damaged ({reason}); expected what this program wrote") from error
+
+
+def _as_run(results: Mapping[str, Any], folder: Path, name: str) -> Run:
+    scores, settings = read_scores(results)
+    before = results.get("pretraining")
+    facts = _facts_of(results) | settings | {"kind": results["kind"]}
+    seed = str(results["seed"])
+    if before:
+        facts |= {f"pretraining.{key}": value for key, value in _facts_of(before).items()}
+        seed += f" (pretraining {before['seed']})"
+    return Run(name=name, folder=folder, results=results, facts=facts, scores=scores, seed=seed)
+
+
+def _facts_of(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Configuration, data, clips trained on, and the surroundings, flat."""
+    facts = flatten(part["config"]) | flatten({"data": part.get("data") or {}})
+    facts |= flatten({name: part.get(name) or {} for name in ("versions", "hardware", "commit")})
+    return facts | {"world_size": part.get("world_size"), "clips": num_clips(part)}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def num_clips(part: Mapping[str, Any]) -> int | None:
+    """Steps x batch: the clips trained on."""
+    steps = (part.get("figures") or {}).get("steps")
+    return None if steps is None else int(steps) * int(part["config"]["optim"]["batch_size"])
+
+
+def read_scores(results: Mapping[str, Any]) -> tuple[dict[str, Score], dict[str, Any]]:
+    """(scores by name, settings by dotted name), by the rules of `hpm_video.runs.results.add_scores`."""
+    given = {"": {k: v for k, v in results["figures"].items() if k.startswith(SCORES_OF_FIGURES)}} | results["scores"]
+    scores, settings = {}, {}
+    for name, entry in given.items():
+        for key, value in entry.items():
+            if isinstance(value, bool | int | str):
+                settings[f"scores.{name}.{key}"] = value
+            elif isinstance(value, float) and 0 <= value <= 1 and _is_score(key):
+                scores[f"{name} {key}".strip()] = _score(value, entry.get(f"{key}_interval"), entry.get("num_test"))
+    return scores, settings
+
+
+def _is_score(key: str) -> bool:
+    return key not in NO_SCORES and not key.endswith(NO_SCORE_ENDINGS)
+
+
+def _score(value: float, interval: Sequence[float] | None, num_test: int | None) -> Score:
+    if interval is not None:
+        low, high = interval
+        return Score(value, (low, high), (high - low) / (2 * 1.96))
+    return Score(value, None, (value * (1 - value) / num_test) ** 0.5 if num_test else None)

@@ -1,0 +1,241 @@
+"""What a recipe costs before anybody has run it: parameters, multiply-adds, memory and hours, computed from its configuration."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from hpm_video.config import FinetuneConfig, PretrainConfig, load_config, load_finetune_config
+from hpm_video.config.deepspeed_settings import MOST_REDUCED, bucket_size
+from hpm_video.costs.flops import (
+    count_classifier,
+    count_step,
+    finetune_flops,
+    run_flops,
+    teacher_share,
+    testing_flops,
+)
+from hpm_video.costs.memory import bytes_per_parameter
+from hpm_video.data.sampling import protocol_of
+from hpm_video.files import write_text
+from hpm_video.models.classifier import Classifier
+from hpm_video.models.student import Student
+from hpm_video.reading import read_json
+from hpm_video.report.document import Block, Code, Heading, Paragraph, Table, to_markdown
+from hpm_video.report.literature import BEST_CLIPS_PER_S, BEST_MFU, COSTS, published_table
+from hpm_video.train.run import num_steps
+
+A100_FLOPS = 312e12  # bf16, a second, the maker's figure
+NUM_RANKS = 8
+PLAIN, ZERO_1 = (sum(bytes_per_parameter(*how).values()) for how in ((None, 1), (1, NUM_RANKS)))
+
+
+class Recipe(NamedTuple):
+    """A data set with its published counts of videos, and the commands from the pixels to the score."""
+
+    key: str  # of files and scripts
+    title: str
+    set_name: str
+    root: str  # what data.root is given
+    num_classes: int
+    num_train: int
+    num_test: int
+    counted: str  # whose counts
+
+    @property
+    def commands(self) -> list[str]:
+        return [
+            f"deepspeed scripts/pretrain_{self.key}.py data.root={self.root} train.output=RUN",
+            f"scripts/finetune_{self.key}.sh data.root={self.root} init.weights=RUN",
+        ]
+
+
+RECIPES = (
+    Recipe("ssv2", "Something-Something V2", "ssv2", "DIR", 174, 168_913, 24_777, "as published"),
+    Recipe("k400", "Kinetics-400", "kinetics400", "DIR", 400, 240_258, 19_881, "of CVDF's copy"),
+)
+GPU_FORMAT = "hpm-video gpu page 1"  # of benchmarks/results/gpu_*.json, which benchmarks/gpu/report.py writes
+MEASURED = {
+    "hpm (the recipe)": "hpm",
+    "hpm_paper": "hpm_paper",
+    "random, half decoded": "random_half",
+    "videomae": "videomae",
+}
+VARIANTS = {
+    "hpm (the recipe)": [],
+    "hpm_paper": ["preset=hpm_paper"],
+    "random, half decoded": ["preset=random"],
+    "videomae": ["preset=videomae"],
+}
+
+
+def write_recipes(home: Path, out: Path) -> list[Path]:
+    """ssv2.md and k400.md in `out`, from the configurations in `home`/configs."""
+    files = []
+    for recipe in RECIPES:
+        files.append(out / f"{recipe.key}.md")
+        write_text(files[-1], describe_recipe(recipe, home / "configs", home / "benchmarks" / "results"))
+    return files
+
+
+def measured_rates(results: Path) -> dict[str, dict[str, float]]:
+    """Return the clips a second of ViT-B by page and step, the best mode of each, from the pages of GPUs. Raises UserError."""
+    found: dict[str, dict[str, float]] = {}
+    for file in sorted(results.glob("gpu_*.json")):
+        content = read_json(file, dict, "the figures of a page of benchmarks/gpu/report.py")
+        rows = content.get("stages", {}).get("speed", {}).get("results", {}).get("measured", [])
+        rates = found.setdefault(file.stem, {})
+        for row in rows:
+            if row["size"] == "b" and row["clips_per_s"]:
+                rates[row["name"]] = max(rates.get(row["name"], 0.0), row["clips_per_s"]["median"])
+    return {page: rates for page, rates in found.items() if rates}
+
+
+def _measured_blocks(recipe: Recipe, configs: dict[str, PretrainConfig], results: Path) -> list[Block]:
+    """The hours of one GPU at the rates that were measured on it; a sentence if there are none."""
+    pages = measured_rates(results)
+    if not pages:
+        return [Paragraph("What a GPU of ours does was not measured at this size.")]
+    rows = []
+    for label, config in configs.items():
+        rates = [rates.get(MEASURED[label]) for rates in pages.values()]
+        clips = num_steps(config, recipe.num_train) * config.optim.batch_size
+        rows.append(
+            [label, *("not measured" if not r else f"{clips / r / 3600:,.0f} ({r:,.0f} clips/s)" for r in rates)]
+        )
+    head = ["GPU-hours at the measured rate, no data", *(f"[{page}](../results/{page}.md)" for page in pages)]
+    return [Heading("Pretraining, at the rate of one GPU"), Table(head, rows)]
+
+
+def describe_recipe(recipe: Recipe, configs: Path, results: Path) -> str:
+    """Markdown. `results`: where the pages of GPUs are. Raises UserError if a file cannot be read."""
+    name, given = f"{recipe.key}_vitb.yaml", [f"data.root={recipe.root}", "train.output=RUN"]
+    pretraining = {label: load_config(configs / "pretrain" / name, [*given, *more]) for label, more in VARIANTS.items()}
+    tuning = load_finetune_config(configs / "finetune" / name, given)
+    blocks: list[Block] = [
+        Paragraph(
+            "**Our result: not run: the data set is not available here.** Everything below that is called computed follows "
+            "from the configurations by `hpm_video/costs/flops.py` and the sums that are given; it was not measured. "
+            "`python benchmarks/report.py --recipes` writes this file, and a test keeps it up to date."
+        ),
+        Heading("Recipe"),
+        Paragraph(
+            f"`configs/pretrain/{name}`, then `configs/finetune/{name}`, which tests too. {recipe.num_train:,} training and "
+            f"{recipe.num_test:,} validation videos, {recipe.num_classes} classes ({recipe.counted})."
+        ),
+        Code("\n".join(recipe.commands)),
+        Heading("Pretraining, computed"),
+        _pretraining_table(recipe, pretraining),
+        Paragraph(HOW_COUNTED),
+        *_measured_blocks(recipe, pretraining, results),
+        Heading("Fine-tuning and test, computed"),
+        _tuning_table(recipe, tuning),
+        Heading(f"Parameters, and memory of each of {NUM_RANKS} ranks under ZeRO-1, computed"),
+        _memory_table(next(iter(pretraining.values())), tuning, recipe.num_classes),
+        Paragraph(HOW_STORED),
+        Heading("Published results of others, ViT, top-1 in per cent after full fine-tuning"),
+        Table(*published_table(recipe.key)),
+    ]
+    if recipe.key == "ssv2":
+        blocks += _published_costs(list(pretraining.values())[-1], recipe)
+    return to_markdown(f"{recipe.title}, ViT-B/16, 16 x 224 x 224", blocks)
+
+
+HOW_COUNTED = (
+    "A multiply-add is 2 FLOPs; a training step is three times the student's forward pass, and the teacher's forward pass "
+    "in the steps in which it is asked. Linear maps and the two products of attention are counted, nothing else. "
+    f"A100-hours = FLOPs / ({BEST_MFU:.1%} of {A100_FLOPS / 1e12:.0f} TFLOP/s in bf16): an assumed rate, the best public one "
+    "for this kind of training (V-SWIFT's)."
+)
+HOW_STORED = (
+    f"Bytes per parameter: in one process {PLAIN:g} (fp32 weights 4, gradients 4, AdamW's moments 8); on each of {NUM_RANKS} ranks "
+    f"{ZERO_1:g} (weights 4, gradients 4 and 4 more that DeepSpeed has reduced, and of moments and of DeepSpeed's own fp32 copy "
+    f"an equal part, 12 / {NUM_RANKS}), and at most {MOST_REDUCED * 4 / 2**30:.2f} GiB of DeepSpeed's buffer to reduce gradients, which is in "
+    "the last column. The teacher adds 4 bytes for each of its parameters. Activations come on top; they depend on "
+    "`engine.micro_batch_size` and `model.checkpointing`: `hpm-video doctor` estimates them."
+)
+
+
+def _published_costs(random: PretrainConfig, recipe: Recipe) -> list[Block]:
+    rows = [[cost.method, f"{cost.a100_hours:,.0f}", cost.source or "(by name only)"] for cost in COSTS]
+    steps = num_steps(random, recipe.num_train)
+    slow, quick = (steps * random.optim.batch_size / rate / 3600 for rate in BEST_CLIPS_PER_S)
+    text = (
+        f"Read the computed hours as a floor: at the {BEST_CLIPS_PER_S[0]} to {BEST_CLIPS_PER_S[1]} clips/s of one A100 that "
+        f"are published for V-SWIFT, {random.train.epochs:g} epochs of random masks take {quick:.0f} to {slow:.0f} hours, "
+        f"against {a100_hours(run_flops(random, steps)):.0f} computed."
+    )
+    table = Table(["published, not ours", "A100-hours", "source"], rows)
+    return [Heading("Published cost of pretraining on this set"), table, Paragraph(text)]
+
+
+def a100_hours(flops: float) -> float:
+    return flops / (BEST_MFU * A100_FLOPS) / 3600
+
+
+def _pretraining_table(recipe: Recipe, configs: dict[str, PretrainConfig]) -> Table:
+    rows = []
+    for label, config in configs.items():
+        steps, cost = num_steps(config, recipe.num_train), count_step(config)
+        share = teacher_share(config, steps)
+        macs = [cost.embed + cost.encoder, cost.decoder, cost.predictor, cost.teacher, cost.step(share)]
+        total = run_flops(config, steps)
+        cells = [label, f"{steps:,}", *(f"{number / 1e9:.1f}" for number in macs)]
+        rows.append([*cells, f"{total:.3g}", f"{a100_hours(total):,.0f}"])
+    stages = [f"{stage}, G" for stage in ("encoder", "decoder", "predictor", "teacher", "training step")]
+    first = next(iter(configs.values()))
+    head = f"{first.train.epochs:g} epochs, batch {first.optim.batch_size:,}"
+    return Table([head, "steps", *stages, "FLOPs in all", "A100-hours"], rows)
+
+
+def _tuning_table(recipe: Recipe, config: FinetuneConfig) -> Table:
+    steps, protocol = num_steps(config, recipe.num_train), protocol_of(recipe.set_name)
+    views = (config.test.num_clips or protocol.num_clips, config.test.num_crops or protocol.num_crops)
+    forward = count_classifier(config, recipe.num_classes) / 1e9
+    rows = []
+    for label, factor, amount, flops in (
+        (
+            f"training, {config.train.epochs:g} epochs of clips, batch {config.optim.batch_size:,}",
+            3,
+            f"{steps:,} steps",
+            finetune_flops(config, recipe.num_classes, steps),
+        ),
+        (
+            f"test, {views[0]} clips x {views[1]} crops",
+            1,
+            f"{recipe.num_test:,} videos",
+            testing_flops(config, recipe.num_classes, recipe.num_test, views[0] * views[1]),
+        ),
+    ):
+        rows.append([label, amount, f"{factor * forward:.1f}", f"{flops:.3g}", f"{a100_hours(flops):,.1f}"])
+    return Table(["part", "amount", "multiply-adds per clip, G", "FLOPs in all", "A100-hours"], rows)
+
+
+def _memory_table(config: PretrainConfig, tuning: FinetuneConfig, num_classes: int) -> Table:
+    with torch.device("meta"):
+        student, classifier = Student(config), Classifier(tuning, num_classes)
+    assert student.predictor is not None
+    extra = count_parameters([student.decoder, student.pixel_head])
+    whole, head = count_parameters([student]), count_parameters([student.predictor, student.loss_head])
+    rows = [
+        ["encoder", _millions(count_parameters([student.encoder])), "", ""],
+        ["student: encoder, pixel decoder, predictor", _millions(whole), *_gib(whole)],
+        ["of these only in the predictor", _millions(head), "", ""],
+        ["teacher: encoder, predictor", _millions(whole - extra), *[f"{4 * (whole - extra) / 2**30:.2f}"] * 2],
+        ["classifier of fine-tuning", _millions(count_parameters([classifier])), *_gib(count_parameters([classifier]))],
+    ]
+    return Table(["part", "parameters", "GiB, one process", f"GiB, a rank of {NUM_RANKS}"], rows)
+
+
+def count_parameters(modules: Sequence[nn.Module]) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} M"
+
+
+def _gib(count: int) -> list[str]:
+    return [f"{(count * PLAIN) / 2**30:.2f}", f"{(count * ZERO_1 + 4 * bucket_size(count)) / 2**30:.2f}"]

@@ -1,0 +1,1 @@
+"""The run folder: checkpoints, configuration, results.json, and whose it is."""

@@ -1,0 +1,229 @@
+"""Disk: whole states by name, written to a temporary folder, synced, then renamed.
+
+```
+RUN/checkpoints/step-00001000/student.safetensors     weights, fp32
+                              teacher.safetensors     (modes with a teacher)
+                              optimizer.safetensors   first and second moments by parameter name
+                              state.json              step, seconds, counts, versions
+RUN/encoder.safetensors, encoder.json                 of pretraining: the encoder and the configuration that made it
+RUN/classifier.safetensors, classes.json              of fine-tuning: the classifier (its average where one is kept)
+```
+A checkpoint is independent of the engine, the ZeRO stage and the number of processes.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hpm_video.errors import UserError
+from hpm_video.files import disk_faults, replacing, sync
+from hpm_video.files import write_json as write_json
+from hpm_video.reading import brief, check_file, one_line, parse_json
+from hpm_video.runs.state import RunState
+
+log = logging.getLogger("hpm_video")
+
+
+class Checkpoint(NamedTuple):
+    student: dict[str, Tensor]
+    teacher: dict[str, Tensor] | None
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+PARTS = ("student", "teacher", "optimizer")
+STATE = "state.json"
+NAME = re.compile(r"step-(\d{8,})")
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint, then delete older ones beyond `keep`. A checkpoint folder is whole, or is not there.
+
+    A whole checkpoint of the same step stays as it is. Raises UserError for faults of the disk: older ones are kept then.
+    """
+    folder = run / "checkpoints"
+    final = folder / f"step-{checkpoint.state['step']:08d}"
+    if fault_of(final) is None:  # for instance stopped right after saving
+        return final
+    draft = folder / f".draft-{final.name}"
+    try:
+        with disk_faults(draft):
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            _write_checkpoint(draft, checkpoint)
+            remove_checkpoint(final)  # a damaged one
+            os.replace(draft, final)
+            sync(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    for old in list_checkpoints(run)[:-keep]:
+        remove_checkpoint(old)
+    return final
+
+
+def _write_checkpoint(draft: Path, checkpoint: Checkpoint) -> None:
+    sizes = {}
+    for name in PARTS:
+        tensors = getattr(checkpoint, name)
+        if tensors is None:
+            continue
+        file = draft / f"{name}.safetensors"
+        with replacing(file) as part:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part)
+        sizes[file.name] = file.stat().st_size
+    write_json(draft / STATE, checkpoint.state | {"files": sizes})
+    sync(draft)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Delete what `save_checkpoint` wrote there, and the folder if nothing else is in it. A link stays."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    with disk_faults(folder):
+        for name in (STATE, *(f"{part}.safetensors" for part in PARTS)):  # first what makes it count as a checkpoint
+            if (folder / name).is_file():
+                (folder / name).unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def list_steps(run: Path) -> list[Path]:
+    """Return the folders with the names of checkpoints, whole or not, oldest first."""
+    folder = run / "checkpoints"
+    found = [(int(match[1]), name) for name in _names_in(folder) if (match := NAME.fullmatch(name))]
+    return [folder / name for _, name in sorted(found) if (folder / name).is_dir()]
+
+
+def _names_in(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    with disk_faults(folder):
+        return os.listdir(folder)
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Return the whole checkpoints, oldest first. This is what every command means by "has a checkpoint"."""
+    return [folder for folder in list_steps(run) if fault_of(folder) is None]
+
+
+def resume_point(run: Path) -> Path | None:
+    """Return the latest whole checkpoint; None if the run has not saved any. Log the later ones that are not whole.
+
+    Raises UserError if there are checkpoints and none of them is whole: a new start would overwrite what is left of the run.
+    """
+    steps = list_steps(run)
+    whole = list_checkpoints(run)
+    broken = [folder for folder in steps if not whole or int(folder.name[5:]) > int(whole[-1].name[5:])]
+    if broken and not whole:
+        raise UserError(
+            f"{broken[-1]} is not whole ({fault_of(broken[-1])}), and the run has no other checkpoint; copy it again, or move "
+            "it away to start anew"
+        )
+    for folder in broken:
+        log.warning("%s is not whole (%s); resuming from the checkpoint before it", folder, fault_of(folder))
+    return whole[-1] if whole else None
+
+
+def fault_of(folder: Path) -> str | None:
+    """Return why a folder is not a whole checkpoint; None if it is one."""
+    if not (folder / STATE).is_file():
+        return f"{STATE} is missing"
+    try:
+        state = parse_json((folder / STATE).read_text(encoding="utf-8"))
+        step, files = state["step"], state.get("files")
+        counts = dataclasses.asdict(RunState(**state.get("run", {})))
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        return f"{STATE}: {type(error).__name__} {error}".strip()
+    if wrong := [f"{name} {brief(value, 60)}" for name, value in counts.items() if not _is_count(name, value)]:
+        return f"{STATE}: {wrong[0]} is no count"
+    if NAME.fullmatch(folder.name) and step != int(folder.name[5:]):
+        return f"{STATE} is of step {step}"
+    if files is None:  # of before the sizes were kept
+        files = {
+            f"{part}.safetensors": None
+            for part in PARTS
+            if part != "teacher" or (folder / "teacher.safetensors").exists()
+        }
+    if not isinstance(files, dict):
+        return f"{STATE}: files are {files!r}"
+    return next((fault for name, size in files.items() if (fault := _fault_of_tensors(folder / name, size))), None)
+
+
+def _is_count(name: str, value: Any) -> bool:
+    kinds = (int, float) if name == "seconds" else (int,)
+    return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+def _fault_of_tensors(file: Path, size: Any) -> str | None:
+    """Return what is wrong with the size of a safetensors file: as it was written, or as its own header tells."""
+    if size is not None and not _is_count("size", size):
+        return f"{STATE}: {brief(size, 60)} is not the size of {file.name}"
+    try:
+        found = file.stat().st_size
+        if not file.is_file():
+            return f"{file.name} is not a file"
+        if size is None:
+            with file.open("rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+                header = parse_json(stream.read(min(length, found)))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            size = 8 + length + max(ends, default=0)
+    except FileNotFoundError:
+        return f"{file.name} is missing"
+    except (ValueError, TypeError, KeyError, AttributeError, OSError):
+        return f"{file.name} is damaged"
+    return None if found == size else f"{file.name} has {found:,} of {size:,} bytes"
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Raises UserError where a file is missing or damaged."""
+    if fault := fault_of(folder):
+        raise UserError(f"{folder} is not a whole checkpoint ({fault})")
+    state = parse_json((folder / STATE).read_text(encoding="utf-8"))
+    teacher = folder / "teacher.safetensors"
+    student, optimizer = (read_tensors(folder / f"{name}.safetensors") for name in ("student", "optimizer"))
+    return Checkpoint(student, read_tensors(teacher) if teacher.exists() else None, optimizer, state)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Raises UserError if it is not a whole file of tensors."""
+    check_file(file, "a file written by this program")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:  # KeyError: an unknown dtype
+        raise UserError(
+            f"{file} is damaged or no safetensors file: {one_line(error)}; delete its folder to resume from the one before"
+        ) from error
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Into a model of the same shape; UserError that names what is missing, left over or of another shape."""
+    own = dict(network.named_parameters())
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    other = [n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape]
+    faults = [f"missing: {', '.join(missing[:3])}"] if missing else []
+    faults += [f"not part of this model: {', '.join(extra[:3])}"] if extra else []
+    faults += [f"{n} is {list(weights[n].shape)}, this model has {list(own[n].shape)}" for n in sorted(other)[:3]]
+    if faults:
+        raise UserError(
+            f"{source} is of another model ({'; '.join(faults)}); expected the model.* settings of that run, or another train.output"
+        )
+    network.load_state_dict(dict(weights), strict=True)
+
+
+def latest_checkpoint(run: Path) -> Path:
+    """Return the latest whole checkpoint. Raises UserError if there is none."""
+    found = resume_point(run)
+    if found is None:
+        raise UserError(f"{run} has no checkpoint yet; expected checkpoints/step-*. Rerun the command that started it")
+    return found

@@ -1,0 +1,48 @@
+"""Read what a run was started with: its configuration and the names of its classes."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from hpm_video.config import PretrainConfig, RunConfig, load_config, load_finetune_config
+from hpm_video.errors import UserError
+from hpm_video.files import write_json as write_json
+from hpm_video.reading import brief, read_json, read_yaml
+from hpm_video.runs.kind import CONFIG, check_run, find_kind
+
+
+def save_classes(run: Path, classes: list[str]) -> None:
+    write_json(run / "classes.json", classes)
+
+
+def load_classes(run: Path) -> list[str]:
+    check_run(run, "finetune")
+    file = run / "classes.json"
+    classes = read_json(file, list, "the class names of the run. Rerun the command that started it")
+    wrong = [name for name in classes if not isinstance(name, str)]
+    if wrong or not classes:
+        held = brief(wrong[0], 60) if wrong else "no name"
+        raise UserError(f"{file} is damaged: it holds {held}; expected the class names of the run, as a JSON list")
+    return classes
+
+
+def read_config(run: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Of a run of either kind, told apart by its sections."""
+    file = run / CONFIG
+    if find_kind(run) == "finetune":
+        return load_finetune_config(file, overrides)
+    return load_config(file, overrides, {"objective": {"clip_features": "last"}} if _has_older_clip(file) else None)
+
+
+def _has_older_clip(file: Path) -> bool:
+    """Whether a run predicts CLIP's features, and is from before there was a choice of them."""
+    tree = read_yaml(file)
+    objective = tree.get("objective") if isinstance(tree, dict) else None
+    return isinstance(objective, dict) and objective.get("target") == "clip" and "clip_features" not in objective
+
+
+def load_run_config(run: Path, overrides: Iterable[str] = ()) -> PretrainConfig:
+    """Of a pretraining run. Raises UserError."""
+    check_run(run, "pretrain")
+    config = read_config(run, overrides)
+    assert isinstance(config, PretrainConfig)
+    return config

@@ -1,0 +1,118 @@
+"""DeepSpeed's engine, ZeRO 0 to 3. The only file of the training that imports deepspeed."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hpm_video.config import RunConfig
+from hpm_video.config.deepspeed_settings import deepspeed_settings
+from hpm_video.train.engines.plain import PlainEngine, fresh_state
+
+
+class DeepSpeedEngine(PlainEngine):
+    """ZeRO 0 to 3 under DeepSpeed's launcher. Optimizer, clipping and batch come from our config, nowhere else."""
+
+    def __init__(self, student: nn.Module, config: RunConfig, device: torch.device) -> None:
+        import deepspeed
+
+        warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls, not ours
+        self._deepspeed = deepspeed
+        self.stage = config.engine.zero_stage
+        # beside NCCL's: what the hosts tell each other does not stand in the queue of the GPUs
+        self.host_group: Any = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+        super().__init__(student, config, device, dist.get_rank(), dist.get_world_size())
+        if self.stage > 0:  # there the gradients are DeepSpeed's shards, which it guards and clips itself
+            self._guarding.remove()
+        num_parameters = sum(parameter.numel() for parameter in self.names)
+        settings = deepspeed_settings(config, self.split, self.bf16, num_parameters)
+        initialized = deepspeed.initialize(model=student, optimizer=self.optimizer, config=settings)
+        self.engine, self.optimizer = initialized[0], initialized[1]
+        self.module = self.engine.module
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        return self.engine(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        self.engine.backward(loss)
+
+    def rescale(self, num_kept: int) -> None:
+        if self.stage == 0:
+            super().rescale(num_kept)
+        else:  # the gradients are in shards, which DeepSpeed divides by its loss scale (1) before the update
+            self.optimizer.cur_scale = num_kept / self.split.rounds
+
+    def step(self, lr: float) -> float:
+        self._set_lr(lr)
+        self.engine.step()
+        if self.stage == 0:
+            return self.norm
+        self.optimizer.cur_scale = 1.0
+        return float(self.engine.get_global_grad_norm())
+
+    def sum_over_ranks(self, *numbers: float) -> list[float]:
+        values = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(values, group=self.host_group)
+        return values.tolist()
+
+    def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
+        """Under ZeRO-3 the weights of one module at a time are gathered; else all at once."""
+        if self.stage < 3:
+            yield from super().weight_groups()
+            return
+        groups: dict[str, list[nn.Parameter]] = {}
+        for parameter, name in self.names.items():
+            groups.setdefault(name.rpartition(".blocks.")[0] + name.rpartition(".blocks.")[2][:2], []).append(parameter)
+        for parameters in groups.values():
+            with self._deepspeed.zero.GatheredParameters(parameters):
+                yield {self.names[p]: p.detach() for p in parameters}
+
+    def _raw_optimizer(self) -> torch.optim.Optimizer:
+        return self.optimizer if self.stage == 0 else self.optimizer.optimizer
+
+    def _flat_partitions(self) -> list[Tensor]:
+        if self.stage == 3:
+            return self.optimizer.fp32_partitioned_groups_flat
+        return self.optimizer.single_partition_of_fp32_groups
+
+    def _read_moment(self, parameter: nn.Parameter, moment: str) -> Tensor | None:
+        if self.stage == 0:
+            return super()._read_moment(parameter, moment)
+        if not any(moment in state for state in self._raw_optimizer().state.values()):
+            return None
+        return self._deepspeed.utils.safe_get_full_optimizer_state(parameter, moment)
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        self._link_moments()
+        return super().optimizer_state()
+
+    def _link_moments(self) -> None:
+        """DeepSpeed links moments to parameters after the first group's first step, when other groups have none yet: again."""
+        if self.stage in (1, 2) and self._raw_optimizer().state:
+            self.optimizer._hp_optimizer_states_linked = False
+            self.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _make_moments(self, num_updates: int) -> None:
+        if self.stage == 0:
+            return super()._make_moments(num_updates)
+        for flat in self._flat_partitions():
+            self._raw_optimizer().state[flat] = fresh_state(flat, num_updates, self.device)
+        self._link_moments()
+
+    def _write_moment(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
+        if self.stage == 0:
+            super()._write_moment(parameter, moment, value)
+        elif self.stage < 3:
+            self._deepspeed.utils.safe_set_full_optimizer_state(parameter, value, moment)
+        else:  # this rank's slice of the flat, padded tensor
+            size = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
+            flat = torch.zeros(size * self.world_size, device=value.device)
+            flat[: value.numel()] = value.flatten()
+            own = flat[self.rank * size : (self.rank + 1) * size]
+            self._deepspeed.utils.safe_set_local_optimizer_state(parameter, own, moment)
+
+    def close(self) -> None:
+        self.engine.destroy()

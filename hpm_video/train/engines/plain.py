@@ -1,0 +1,159 @@
+"""The plain engine: one process, no wrapper; also what all engines have in common.
+
+Engines take the global batch in rounds (gradient accumulation) of micro batches, keep weights in fp32 (bf16 is autocast),
+leave out an update whose gradient is not finite, and give and take the optimizer's state whole and by name, so that a
+checkpoint does not depend on the engine, the ZeRO stage or the number of processes.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpm_video.config import RunConfig
+from hpm_video.config.batch import split_batch
+from hpm_video.errors import UserError
+from hpm_video.models.layers import compile_blocks
+from hpm_video.train.optim import make_optimizer
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class PlainEngine:
+    """One process, no wrapper; also what the engines have in common."""
+
+    def __init__(  # noqa: PLR0913
+        self, student: nn.Module, config: RunConfig, device: torch.device, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.module, self.device = student.to(device), device
+        self.rank, self.world_size = rank, world_size
+        self.split = split_batch(config.optim.batch_size, config.engine.micro_batch_size, world_size)
+        self.bf16 = use_bf16(config, device)
+        self.names = {parameter: name for name, parameter in student.named_parameters()}
+        self.clip_norm = config.optim.clip_norm
+        self.norm = 0.0  # of the last gradient
+        self.with_gradient: list[nn.Parameter] = []  # at the last update
+        self.held: dict[nn.Parameter, Tensor] = {}  # gradients that stay in place
+        if config.engine.compile:
+            compile_blocks(student)
+        self.optimizer: Any = make_optimizer(student, config.optim, device)
+        self._guarding = self.optimizer.register_step_pre_hook(lambda *_: self._guard())
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        with self.autocast():
+            return self.module(*inputs)
+
+    def autocast(self) -> AbstractContextManager:
+        if not self.bf16:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _guard(self) -> None:
+        """Before the optimizer: norm and clipping; a gradient that is not finite is taken away, so no weight moves."""
+        self.with_gradient = parameters = [p for p in self.names if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        self.norm = float(norm)  # waits for the device
+        if not math.isfinite(self.norm):
+            for parameter in parameters:
+                parameter.grad = None
+
+    def backward(self, loss: Tensor) -> None:
+        (loss / self.split.rounds).backward()
+
+    def rescale(self, num_kept: int) -> None:
+        """Make the gradient the mean over `num_kept` rounds, if others of this step were left out. Before `step`."""
+        if num_kept < self.split.rounds:
+            for parameter in self.names:
+                if parameter.grad is not None:
+                    parameter.grad *= self.split.rounds / num_kept
+
+    def step(self, lr: float) -> float:
+        """One update; returns the norm of the gradient, not finite where the update was left out."""
+        self._set_lr(lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.held:
+            torch._foreach_zero_(list(self.held.values()))
+            for parameter, gradient in self.held.items():
+                parameter.grad = gradient
+        return self.norm
+
+    def hold_gradients(self) -> None:
+        """Keep the gradients in the same tensors from now on: recorded kernels write there. After the first update."""
+        if not self.held:
+            self.held = {p: torch.zeros_like(p) if p.grad is None else p.grad for p in self.with_gradient}
+            for parameter, gradient in self.held.items():
+                parameter.grad = gradient
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+
+    def sum_over_ranks(self, *numbers: float) -> list[float]:
+        """Of numbers that the host knows: no device is waited for. The ranks wait for each other."""
+        return list(numbers)
+
+    def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
+        yield {name: parameter.detach() for parameter, name in self.names.items()}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """'name/exp_avg', 'name/exp_avg_sq' -> whole tensors on the CPU; empty before the first update."""
+        state = {}
+        for parameter, name in self.names.items():
+            for moment in MOMENTS:
+                value = self._read_moment(parameter, moment)
+                if value is not None:
+                    state[f"{name}/{moment}"] = value.detach().cpu().clone()
+        return state
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor], num_updates: int) -> None:
+        """What `optimizer_state` gave; weights are loaded into the student before the engine is made.
+
+        Raises UserError where a moment is absent or of another size.
+        """
+        if not state:
+            return
+        for parameter, name in self.names.items():
+            expected = getattr(parameter, "ds_numel", parameter.numel())  # under ZeRO-3 each rank has a part of it
+            for moment in MOMENTS:
+                found = state.get(f"{name}/{moment}")
+                if found is None or found.numel() != expected:
+                    what = "is absent" if found is None else f"has {found.numel():,} of {expected:,} numbers"
+                    raise UserError(
+                        f"optimizer.safetensors of the checkpoint does not fit: {name}/{moment} {what}; expected the "
+                        "optimizer's state of this model (init.weights=RUN starts a new run from the weights alone)"
+                    )
+        self._make_moments(num_updates)
+        for parameter, name in self.names.items():
+            for moment in MOMENTS:
+                self._write_moment(parameter, moment, state[f"{name}/{moment}"].to(self.device))
+
+    def _read_moment(self, parameter: nn.Parameter, moment: str) -> Tensor | None:
+        return self.optimizer.state.get(parameter, {}).get(moment)
+
+    def _make_moments(self, num_updates: int) -> None:
+        for parameter in self.names:
+            self.optimizer.state[parameter] = fresh_state(parameter, num_updates, self.device)
+
+    def _write_moment(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
+        self.optimizer.state[parameter][moment].copy_(value)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def fresh_state(like: Tensor, num_updates: int, device: torch.device) -> dict[str, Tensor]:
+    count = torch.tensor(float(num_updates), device=device if device.type == "cuda" else "cpu")
+    return {"step": count, "exp_avg": torch.zeros_like(like), "exp_avg_sq": torch.zeros_like(like)}
+
+
+def use_bf16(config: RunConfig, device: torch.device) -> bool:
+    if config.engine.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.engine.precision == "bf16"

@@ -1,0 +1,92 @@
+"""Load the models of a run: from its latest checkpoint, or from the weights exported beside it."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.files import replacing
+from hpm_video.files import write_json as write_json
+from hpm_video.method.teacher import Teacher
+from hpm_video.models.classifier import Classifier
+from hpm_video.models.encoder import Encoder
+from hpm_video.models.student import Student
+from hpm_video.reading import parse_json
+from hpm_video.runs.checkpoints import STATE, latest_checkpoint, list_checkpoints, load_weights, read_tensors
+from hpm_video.runs.kind import check_run
+from hpm_video.runs.settings import load_classes, load_run_config, read_config
+
+
+def export_encoder(
+    run: Path, encoder_weights: Mapping[str, Tensor], config: PretrainConfig, state: Mapping[str, Any]
+) -> None:
+    """encoder.safetensors (names as in `Encoder`) and encoder.json with the configuration."""
+    with replacing(run / "encoder.safetensors") as draft:
+        save_file({k: v.detach().cpu().contiguous() for k, v in encoder_weights.items()}, draft)
+    write_json(run / "encoder.json", {"config": dataclasses.asdict(config), **state})
+
+
+def export_run(run: Path) -> Path:
+    """The encoder of the latest checkpoint of a run, written to RUN/encoder.safetensors and encoder.json."""
+    config, folder = load_run_config(run), latest_checkpoint(run)
+    record = parse_json((folder / STATE).read_text(encoding="utf-8"))
+    weights = {n: w for n, w in read_tensors(folder / "student.safetensors").items() if n.startswith("encoder.")}
+    named = {n.removeprefix("encoder."): w for n, w in weights.items()}
+    export_encoder(run, named, config, {"step": record["step"], "machine": record.get("machine")})
+    return run / "encoder.safetensors"
+
+
+def write_classifier(run: Path) -> Path:
+    """RUN/classifier.safetensors from the latest checkpoint: the average of the weights where there is one."""
+    final = run / "classifier.safetensors"
+    with replacing(final) as draft:
+        shutil.copyfile(_classifier_of(latest_checkpoint(run)), draft)
+    return final
+
+
+def load_classifier(run: Path, overrides: Iterable[str] = ()) -> tuple[FinetuneConfig, Classifier, list[str]]:
+    """(configuration, classifier, names of the classes) of a fine-tuning run: of its latest checkpoint, or where there is
+    none, as in a copy for use, of classifier.safetensors. Raises UserError."""
+    check_run(run, "finetune")
+    config, classes = read_config(run, overrides), load_classes(run)
+    assert isinstance(config, FinetuneConfig)
+    exported = run / "classifier.safetensors"
+    file = exported if not list_checkpoints(run) and exported.is_file() else _classifier_of(latest_checkpoint(run))
+    classifier = Classifier(config, len(classes))
+    load_weights(classifier, read_tensors(file), file)
+    return config, classifier.eval(), classes
+
+
+def _classifier_of(folder: Path) -> Path:
+    averaged = folder / "teacher.safetensors"
+    return averaged if averaged.is_file() else folder / "student.safetensors"
+
+
+def load_student(run: Path) -> tuple[PretrainConfig, Student]:
+    """The student of the latest checkpoint of a run."""
+    config, folder = load_run_config(run), latest_checkpoint(run)
+    student = Student(config)
+    load_weights(student, read_tensors(folder / "student.safetensors"), folder)
+    return config, student.eval()
+
+
+def load_teacher(run: Path, teacher: Teacher) -> None:
+    """The weights of the latest checkpoint, into a teacher of the same model."""
+    folder = latest_checkpoint(run)
+    load_weights(teacher.network, read_tensors(folder / "teacher.safetensors"), folder)
+
+
+def load_encoder(run: Path) -> tuple[PretrainConfig, Encoder]:
+    """The encoder of a run: that of the latest checkpoint, or where there is none, as in a copy for use, the exported one."""
+    if list_checkpoints(run) or not (run / "encoder.safetensors").is_file():
+        config, student = load_student(run)
+        return config, student.encoder
+    config = load_run_config(run)
+    encoder = Encoder(config)
+    load_weights(encoder, read_tensors(run / "encoder.safetensors"), run / "encoder.safetensors")
+    return config, encoder.eval()

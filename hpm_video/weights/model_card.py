@@ -1,0 +1,126 @@
+"""README.md of an exported folder: what the model is, how it was trained, what it scored, and how it is loaded."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpm_video import __version__
+from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
+from hpm_video.errors import UserError
+from hpm_video.files import write_text
+from hpm_video.models.classifier import Classifier
+from hpm_video.models.student import Student
+from hpm_video.runs.results import read_results
+
+LIBRARIES = {"hf": "transformers", "timm": "timm", "onnx": "onnx", "videomae": "videomae"}
+SIGNATURE = "Written by hpm-video"
+FIGURES = ("steps", "clips", "pixel_loss", "rank_correlation", "hardness_gain", "num_bad", "num_seen")
+
+
+def write_card(  # noqa: PLR0913
+    folder: Path,
+    run: Path,
+    target: str,
+    config: RunConfig,
+    model: Student | Classifier,
+    classes: list[str],
+    difference: float,
+) -> None:
+    """Figures are those of RUN/results.json; of a run that has not ended the card says so."""
+    try:
+        results: Mapping[str, Any] = read_results(run)
+    except UserError:
+        results = {}
+    tuned = isinstance(config, FinetuneConfig)
+    front = [
+        f"library_name: {LIBRARIES[target]}",
+        f"tags: [hpm-video, {'video' if config.data.num_frames > 1 else 'image'}]",
+    ]
+    front += ["pipeline_tag: video-classification"] if tuned and config.data.num_frames > 1 else []
+    parts = [["---", *front, "---"], [f"# {run.resolve().name}"], _describe(config, model, classes)]
+    parts += [["## Use", *_usage(target, tuned)], ["## Training", *_training(config, results)]]
+    parts += [["## Figures", *_figures(results)]]
+    parts += [
+        [f"{SIGNATURE} {__version__}. On random clips its outputs differ from the run's by at most {difference:.2g}."]
+    ]
+    write_text(folder / "README.md", "\n\n".join("\n".join(lines) for lines in parts) + "\n")
+
+
+def _describe(config: RunConfig, model: Student | Classifier, classes: list[str]) -> list[str]:
+    encoder, data = model.encoder, config.data
+    height, width = data.frame_size_px
+    size = f"{encoder.width} wide, {len(encoder.stack.blocks)} blocks"
+    frames = f"{data.num_frames} frames" if data.num_frames > 1 else "one frame"
+    what = f"a classifier of {len(classes)} classes" if classes else "an encoder that was pretrained without labels"
+    patch = f"{encoder.embed.tubelet} x {encoder.embed.patch} x {encoder.embed.patch}"
+    return [
+        f"{what.capitalize()}: a plain ViT ({size}), tokens of {patch} pixels.",
+        "",
+        f"Input: {frames} of {height} x {width} px, values in 0..1, less mean {list(data.mean)}, divided by std {list(data.std)}.",
+    ]
+
+
+def _usage(target: str, tuned: bool) -> list[str]:
+    kind = "VideoMAEForVideoClassification" if tuned else "VideoMAEForPreTraining"
+    lines = {
+        "hf": ["from transformers import " + kind, f'model = {kind}.from_pretrained("FOLDER").eval()'],
+        "timm": ["import timm", 'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()'],
+        "onnx": ["import onnxruntime", 'session = onnxruntime.InferenceSession("FOLDER/model.onnx")']
+        + ['session.run(None, {"clip": clip})  # float32 [B, 3, T, H, W]'],
+        "videomae": ["import torch", 'weights = torch.load("FOLDER/videomae.pth")["model"]  # as VideoMAE\'s own files']
+        + ["# hpm-video finetune init.weights=FOLDER"],
+    }[target]
+    return ["```python", *lines, "```"]
+
+
+def _training(config: RunConfig, results: Mapping[str, Any]) -> list[str]:
+    optim, data = config.optim, results.get("data", {})
+    rows = [("data", _told_data(data))]
+    if isinstance(config, PretrainConfig):
+        mask = config.mask
+        rows += [
+            ("masks", f"mode {mask.mode}, unit {mask.unit}, ratio {mask.ratio:g}"),
+            ("target", config.objective.target),
+        ]
+        if mask.mode != "random":
+            rows += [("share of hard units", f"{mask.hard_share_start:g} to {mask.hard_share_end:g}")]
+            rows += [("teacher", f"view {config.teacher.view}, momentum {config.teacher.momentum_end:g}")]
+    else:
+        rows += [("pooling", config.model.pooling), ("started from", _told_start(results))]
+    rows += [("batch", str(optim.batch_size)), ("base learning rate, of 256 clips", f"{optim.base_lr:g}")]
+    rows += [("seed", str(config.train.seed))]
+    if results:
+        rows += [("device hours", f"{results['device_hours']:.3g}"), ("FLOPs", _told_flops(results))]
+        rows += [("commit", (results.get("commit") or {}).get("commit", "unknown"))]
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+
+
+def _told_data(data: Mapping[str, Any]) -> str:
+    return f"{data['name']}, {data['num_rows']} samples, fingerprint {data['fingerprint']}" if data else "not recorded"
+
+
+def _told_start(results: Mapping[str, Any]) -> str:
+    before = results.get("pretraining")
+    if not before:
+        return "no weights with a record"
+    mode = before["config"].get("mask", {}).get("mode", "?")
+    return f"a pretraining, mode {mode}, on {_told_data(before.get('data') or {})}"
+
+
+def _told_flops(results: Mapping[str, Any]) -> str:
+    return "not counted" if results.get("flops") is None else f"{results['flops']:.3g} ({results['flops_note']})"
+
+
+def _figures(results: Mapping[str, Any]) -> list[str]:
+    if not results:
+        return ["The run has not ended: there are no figures."]
+    figures = {name: value for name, value in results["figures"].items() if name in FIGURES}
+    rows = [(name, json.dumps(round(v, 4) if isinstance(v, float) else v)) for name, v in figures.items()]
+    for name, scores in results["scores"].items():
+        for key, value in scores.items():
+            if isinstance(value, float):
+                interval = scores.get(f"{key}_interval")
+                told = f" (95 %: {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+                rows.append((f"{name}, {key}", f"{value:.4f}{told}"))
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]

@@ -1,0 +1,216 @@
+"""Pretrained weights: found, and named as `Student` and `Classifier` name them. `weight_transfer.py` puts them into a model.
+
+Sources: a run of this program (folder, checkpoint, exported file), or another project's weights (`models/convert.py`).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hpm_video.config import EncoderConfig, InitConfig, ModelConfig
+from hpm_video.errors import UserError
+from hpm_video.method.targets import PIXELS
+from hpm_video.models.tokens import Grid
+from hpm_video.reading import read_json
+from hpm_video.runs.checkpoints import list_checkpoints, read_tensors
+from hpm_video.runs.settings import load_classes, read_config
+from hpm_video.weights.convert_in import check_numbers, convert
+from hpm_video.weights.convert_names import Said
+from hpm_video.weights.files import INDEX, WANTED, read_said, whole
+from hpm_video.weights.folders import find_shards, read_weights_of
+
+DECODER_KEYS = {f.name for f in dataclasses.fields(ModelConfig)} - {f.name for f in dataclasses.fields(EncoderConfig)}
+TARGET_KINDS = {name: name for name in ("teacher_features", "dino", "clip")}
+VIDEO_PROJECTS = ("VideoMAE", "transformers VideoMAE", "MAE-ST")  # the first two fine-tune with a fixed table
+CLIP_KEYS = ("num_frames", "frame_size_px", "mean", "std")
+PIXELS_OF = {"MAE-ST": {"mean": [0.45] * 3, "std": [0.225] * 3}}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+    """An encoder's tensors by the names of `Encoder`, and what made them."""
+
+    tensors: Mapping[str, Tensor]
+    head: Mapping[str, Tensor]  # norm.* and head.* of a classifier
+    classes: list[str] | None  # of that head, where they are known
+    rest: Mapping[str, Tensor]  # what else the file holds, by the names of `Student`: a decoder, a predictor
+    model: Mapping[str, Any]  # keys of the section model that say what the encoder is
+    decoder: Mapping[str, Any]  # those that say what stands behind it; {} where `rest` has no pixel decoder
+    target: str  # what the pixel head predicts: "pixels" or a target of features
+    data: Mapping[str, Any]  # CLIP_KEYS
+    grid: Grid  # tokens of the clips it was trained on
+    kind: str  # "encoder of a pretraining run", "VideoMAE", ...
+    source: Path
+    teacher: "Weights | None" = None  # HPM's, where it is there as well
+    trains_positions: bool = (
+        False  # in fine-tuning its project trains the table, which was fixed before (MAE, HPM, timm)
+    )
+    notes: tuple[str, ...] = ()
+
+    @property
+    def made_for(self) -> Grid:
+        """The grid for which its fixed positions were made."""
+        given = self.model.get("position_grid")
+        return self.grid if given is None else (given[0], given[1], given[2])
+
+    def settings(self, pretraining: bool = False) -> dict[str, Any]:
+        """What these weights say of model and clips, as the lowest layer of a configuration of fine-tuning, or of
+        pretraining that goes on from them."""
+        model = {**self.model, **self.decoder} if pretraining else dict(self.model)
+        if pretraining:
+            model.pop("pooling", None)
+        if self.trains_positions and not pretraining:
+            model["positions"] = "learned"
+        if model["positions"] == "learned":
+            model["position_grid"] = None  # the tensor itself is interpolated
+        else:
+            model["position_grid"] = list(self.made_for)
+        return {"model": model, "data": dict(self.data)}
+
+
+def weight_settings(init: InitConfig, pretraining: bool = False) -> dict[str, Any] | None:
+    """What init.weights says of model and clips; None where it is not set."""
+    if init.weights is None:
+        return None
+    return read_weights(Path(init.weights), init.trust_pickle).settings(pretraining)
+
+
+def read_weights(path: Path, trust_pickle: bool = False) -> Weights:
+    """Of a run folder (its latest checkpoint, else what it exported), a checkpoint, a file of weights of this program or
+    another, a folder of transformers, or a checkpoint folder of DeepSpeed or torch. Raises UserError."""
+    with whole(path):
+        if not path.exists():
+            raise UserError(f"init.weights: {path} does not exist; {WANTED}")
+        return _read(find_file(path), trust_pickle)
+
+
+def _read(file: Path, trust_pickle: bool) -> Weights:
+    tensors, averaged = read_weights_of(file, trust_pickle)
+    if "embed.linear.weight" in tensors or "encoder.embed.linear.weight" in tensors:
+        return _own(file, tensors)
+    told = read_said(file.parent if file.is_file() else file)
+    weights = _converted(file, tensors, *told)
+    return dataclasses.replace(weights, teacher=_converted(file, averaged, *told)) if averaged else weights
+
+
+def _converted(
+    file: Path, tensors: Mapping[str, Tensor], said: Said, classes: list[str] | None, pixels: dict[str, Any]
+) -> Weights:
+    """Of another project."""
+    try:
+        found = convert(tensors, said)
+    except UserError as error:
+        raise UserError(f"init.weights: {file}: {error}") from error
+    t, h, w = found.grid
+    tubelet, side = found.model["tubelet"], found.model["patch_px"]
+    data = PIXELS | PIXELS_OF.get(found.project, {}) | pixels
+    data |= {"num_frames": t * tubelet, "frame_size_px": [h * side, w * side]}
+    encoder, head, rest = _split(found.tensors)
+    return Weights(
+        tensors=encoder,
+        head=head,
+        classes=classes,
+        rest=rest,
+        model=found.model,
+        decoder=found.decoder,
+        target="pixels",
+        data=data,
+        grid=found.grid,
+        kind=found.project,
+        source=file,
+        notes=found.notes,
+        trains_positions=found.project not in VIDEO_PROJECTS,
+    )
+
+
+def find_file(path: Path) -> Path:
+    """The file of weights of a folder, or the folder of DeepSpeed's shards; a file is itself."""
+    if not path.is_dir():
+        return path
+    found = [path] if (path / "state.json").is_file() else list_checkpoints(path)
+    files: list[Path] = []
+    if found:  # a fine-tuning run's average, as it would export it
+        averaged = (found[-1].parents[1] / "classes.json").is_file()
+        files = [found[-1] / f"{part}.safetensors" for part in (("teacher", "student") if averaged else ("student",))]
+    files += [path / "encoder.safetensors", path / "classifier.safetensors"]
+    names = ("model.safetensors", "pytorch_model.bin")
+    files += [path / name for name in (*names, "videomae.pth", *(f"{name}{INDEX}" for name in names))]
+    for file in files:
+        if file.is_file():
+            return file
+    shards = find_shards(path)
+    if shards is not None:
+        return shards
+    held = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
+    raise UserError(f"init.weights: {path} holds no weights (it holds {held}); {WANTED}")
+
+
+def _own(file: Path, tensors: Mapping[str, Tensor]) -> Weights:
+    """Of this program: what made them is in encoder.json beside an exported encoder, else in the run's config.yaml."""
+    _check_own(file, tensors)
+    header, run, classes = file.with_name("encoder.json"), file.parent, None
+    if "embed.linear.weight" in tensors:
+        if not header.is_file():
+            raise UserError(
+                f"init.weights: {header} does not exist; expected it beside the weights, as a run writes it"
+            )
+        header_of = read_json(header, dict, "the configuration of the weights beside it, as a run writes it")
+        config, kind = header_of["config"], "encoder of a pretraining run"
+        tensors = {f"encoder.{name}": tensor for name, tensor in tensors.items()}
+    else:
+        run = file.parent if (file.parent / "config.yaml").is_file() else file.parents[2]
+        if not (run / "config.yaml").is_file():
+            raise UserError(
+                f"init.weights: {file}: its config.yaml is not there; expected the file where its run wrote it"
+            )
+        config = dataclasses.asdict(read_config(run))
+        kind = "pretraining run"
+        if (run / "classes.json").is_file():
+            kind, classes = "fine-tuning run", load_classes(run)
+    model = {
+        f.name: config["model"].get(f.name) for f in dataclasses.fields(EncoderConfig) if f.name in config["model"]
+    }
+    for name in ("drop_path", "checkpointing"):  # how it was trained, not what it is
+        model.pop(name, None)
+    if classes is not None:
+        model["pooling"] = config["model"]["pooling"]
+    data = {name: config["data"][name] for name in CLIP_KEYS}
+    height, width = (side // model["patch_px"] for side in data["frame_size_px"])
+    encoder, head, rest = _split(tensors)
+    weights = Weights(
+        tensors=encoder,
+        head=head,
+        classes=classes,
+        rest=rest,
+        model=model,
+        decoder={n: config["model"][n] for n in DECODER_KEYS if n in config["model"]} if rest else {},
+        target=TARGET_KINDS.get(config.get("objective", {}).get("target"), "pixels"),
+        data=data,
+        grid=(data["num_frames"] // model["tubelet"], height, width),
+        kind=kind,
+        source=file,
+    )
+    teacher = file.with_name("teacher.safetensors")
+    if file.name != "student.safetensors" or classes is not None or not teacher.is_file():
+        return weights
+    encoder, _, rest = _split(read_tensors(teacher))
+    return dataclasses.replace(
+        weights, teacher=dataclasses.replace(weights, tensors=encoder, rest=rest, source=teacher)
+    )
+
+
+def _check_own(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    try:
+        check_numbers(tensors)
+    except UserError as error:
+        raise UserError(f"init.weights: {file}: {error}") from error
+
+
+def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """(encoder, head, the rest)."""
+    encoder = {n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")}
+    head = {n: t for n, t in tensors.items() if n.startswith(("norm.", "head."))}
+    return encoder, head, {n: t for n, t in tensors.items() if not n.startswith("encoder.") and n not in head}

@@ -1,0 +1,215 @@
+"""Weights that were read (`weights.py`) put into a model, of perhaps another grid, other patches, another decoder or head."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hpm_video.errors import UserError
+from hpm_video.models.classifier import Classifier
+from hpm_video.models.encoder import Encoder
+from hpm_video.models.interpolate import interpolate_table, resize_kernel
+from hpm_video.models.student import Student
+from hpm_video.models.tokens import Grid, fixed_table
+from hpm_video.weights.convert_in import count_blocks, fold_projection
+from hpm_video.weights.files import whole
+from hpm_video.weights.read import TARGET_KINDS, Weights
+
+# what is loaded whole or not at all, in this order: the others stand on the first one's projection and mask token
+PARTS = {
+    "pixel decoder": ("project.", "mask_token", "positions.table", "decoder."),
+    "pixel head": ("pixel_head.",),
+    "predictor": ("predictor.", "loss_head.", "early_"),
+}
+
+
+@torch.no_grad()
+def fill_encoder(model: Classifier, weights: Weights, classes: list[str] | None = None) -> str:
+    """Copies the weights into the encoder of `model`, moved to its grid, and into its head where that is for the same
+    classes. Returns what was loaded, changed, new and dropped, some lines. Raises UserError where they do not fit."""
+    with whole(weights.source):
+        return _fill_encoder(model, weights, classes)
+
+
+def _fill_encoder(model: Classifier, weights: Weights, classes: list[str] | None) -> str:
+    own = dict(model.encoder.named_parameters())
+    moved, changes = _move(model.encoder, weights)
+    _check(own, moved, weights)
+    for name, parameter in own.items():
+        parameter.copy_(moved[name])
+    head, about_head = _head_for(model, weights, classes)
+    _check_finite(head, weights)
+    for name, parameter in model.named_parameters():
+        if name in head:
+            parameter.copy_(head[name])
+    names = [name for name, _ in model.named_parameters()]
+    num_loaded = len(own) + len(head)
+    lines = [f"weights: {num_loaded} of {len(names)} tensors loaded from {weights.source} ({weights.kind})"]
+    lines += [f"  changed: {change}" for change in changes]
+    new = sorted({n.partition(".")[0] for n in names if not n.startswith("encoder.") and n not in head})
+    lines.append(f"  new: {', '.join(new) or 'nothing'}{about_head}")
+    left = [f"encoder.{n}" for n in moved if n not in own] + [n for n in weights.head if n not in head]
+    lines.append(f"  dropped: {_summary([*left, *weights.rest])}")
+    return "\n".join(lines + [f"  note: {note}" for note in weights.notes])
+
+
+@torch.no_grad()
+def fill_student(model: Student, weights: Weights, target: str) -> str:
+    """Copies the weights into a student, or a teacher (which has no pixel decoder): the encoder moved to its grid, and each
+    of PARTS that fits. `target`: objective.target, as a head that predicts other things is of no use. Returns what was
+    loaded, changed, new and dropped, some lines. Raises UserError where the encoder does not fit."""
+    with whole(weights.source):
+        return _fill_student(model, weights, target)
+
+
+def _fill_student(model: Student, weights: Weights, target: str) -> str:
+    own = dict(model.named_parameters())
+    moved, changes = _move(model.encoder, weights)
+    tensors = {f"encoder.{n}": t for n, t in moved.items()} | dict(weights.rest)
+    of_encoder = {n.removeprefix("encoder."): p for n, p in own.items() if n.startswith("encoder.")}
+    if not any(n.startswith("stack.norm.") for n in moved):  # fine-tuned with a mean: the last norm stays new
+        of_encoder = {n: p for n, p in of_encoder.items() if not n.startswith("stack.norm.")}
+    _check(of_encoder, moved, weights)
+    _move_decoder_positions(model, weights, tensors)
+    loaded = {f"encoder.{name}" for name in of_encoder}
+    reasons = []
+    for part, prefixes in PARTS.items():
+        names = [n for n in own if n.startswith(prefixes)]
+        reason = _unfit(
+            own, tensors, names, weights.target != TARGET_KINDS.get(target, "pixels") and part == "pixel head"
+        )
+        if part != "pixel decoder" and not any(n.startswith("project.") for n in loaded):
+            continue  # the reason is the decoder's
+        if reason is None:
+            loaded.update(names)
+        elif names:
+            reasons.append(f"{part}: {reason}")
+    if "project.weight" in loaded:
+        tensors = fold_projection(tensors)
+    for name in loaded:
+        own[name].copy_(tensors[name])
+    lines = [f"weights: {len(loaded)} of {len(own)} tensors loaded from {weights.source} ({weights.kind})"]
+    lines += [f"  changed: {change}" for change in changes]
+    new = _summary([n for n in own if n not in loaded])
+    lines.append(f"  new: {new}" + (f" ({'; '.join(reasons)})" if reasons else ""))
+    lines.append(f"  dropped: {_summary([*(n for n in tensors if n not in loaded), *weights.head])}")
+    return "\n".join(lines + [f"  note: {note}" for note in weights.notes])
+
+
+def _unfit(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], names: list[str], other_target: bool
+) -> str | None:
+    """Why these tensors cannot be loaded as they are; None where they can."""
+    if other_target:
+        return "it predicts another target"
+    missing = [n for n in names if n not in tensors]
+    if missing:
+        return "not in the weights" if len(missing) == len(names) else f"{missing[0]} is not in the weights"
+    for name in names:
+        if own[name].shape != tensors[name].shape:
+            return f"{name} is {list(tensors[name].shape)}, this model has {list(own[name].shape)}"
+        if not bool(torch.isfinite(tensors[name]).all()):
+            return f"{name} has values that are not finite"
+    return None
+
+
+def _move_decoder_positions(model: Student, weights: Weights, tensors: dict[str, Tensor]) -> None:
+    """The decoder's learned table, on the grid of `model`; made of the fixed one it was trained with where it had that."""
+    table, positions = tensors.pop("positions.table", None), model.positions
+    if positions.kind != "learned" or "project.weight" not in tensors:
+        return
+    if table is None:
+        had, width = weights.model["positions"], tensors["project.weight"].shape[0]
+        table = fixed_table(had, weights.grid, width, weights.made_for)
+    tensors["positions.table"] = interpolate_table(table.float(), weights.grid, model.encoder.grid)
+
+
+def _move(encoder: Encoder, weights: Weights) -> tuple[dict[str, Tensor], list[str]]:
+    """The encoder's tensors for its patches, tubelets and grid; what was changed, in words."""
+    tensors, changes = dict(weights.tensors), []
+    old = (weights.model["tubelet"], weights.model["patch_px"])
+    new = (encoder.embed.tubelet, encoder.embed.patch)
+    if "embed.linear.weight" in tensors and old != new:
+        tensors["embed.linear.weight"] = resize_kernel(tensors["embed.linear.weight"].float(), old, new)
+        changes.append(f"embed.linear.weight interpolated from {_patch(*old)} to {_patch(*new)}")
+    before, positions, had = weights.grid, encoder.positions, weights.model["positions"]
+    after, width = encoder.grid, encoder.width
+    if positions.kind != "learned":
+        if had != positions.kind:
+            changes.append(f"positions: {positions.kind}, trained with {had}")
+        elif before != after:
+            made_for = _shown(positions.made_for)
+            changes.append(
+                f"positions from grid {_shown(before)} to {_shown(after)} (table of {made_for}, interpolated)"
+            )
+        return tensors, changes
+    if had == "learned":
+        tensors["positions.table"] = interpolate_table(tensors["positions.table"].float(), before, after)
+        if before != after:
+            changes.append(f"positions.table interpolated from grid {_shown(before)} to {_shown(after)}")
+    else:
+        tensors["positions.table"] = fixed_table(had, after, width, weights.made_for)
+        changes.append(f"positions.table starts as the {had} table it was trained with")
+    return tensors, changes
+
+
+def _check(own: Mapping[str, Tensor], moved: Mapping[str, Tensor], weights: Weights) -> None:
+    """That each tensor of the encoder is there, whole and of its shape."""
+    where = f"init.weights: {weights.source}"
+    width, wanted_width = moved["embed.linear.weight"].shape[0], own["embed.linear.weight"].shape[0]
+    if width != wanted_width:
+        raise UserError(f"{where}: its width is {width}, this model's {wanted_width}; expected model.width={width}")
+    depth, wanted_depth = count_blocks(moved), count_blocks(own)
+    if depth != wanted_depth:
+        raise UserError(f"{where}: it has {depth} blocks, this model {wanted_depth}; expected model.depth={depth}")
+    missing = sorted(own.keys() - moved.keys())
+    if missing:
+        hints = {"cls_token": "model.cls_token=false", "stack.norm.weight": "model.pooling=mean"}
+        hint = next((f": expected {hints[name]}" for name in missing if name in hints), "; expected a whole encoder")
+        raise UserError(
+            f"{where}: {len(missing)} tensors of the encoder are missing, as {', '.join(missing[:3])}{hint}"
+        )
+    for name, parameter in own.items():
+        if parameter.shape != moved[name].shape:
+            shapes = f"{list(moved[name].shape)}, this model has {list(parameter.shape)}"
+            raise UserError(f"{where}: {name} is {shapes}; expected a plain ViT (its mlp 4 times as wide)")
+    _check_finite({name: moved[name] for name in own}, weights)
+
+
+def _check_finite(tensors: Mapping[str, Tensor], weights: Weights) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(
+                f"init.weights: {weights.source}: {name} has values that are not finite; expected weights of a run that went well"
+            )
+
+
+def _head_for(model: Classifier, weights: Weights, classes: list[str] | None) -> tuple[dict[str, Tensor], str]:
+    """The part of norm and head that can be kept, and why no more."""
+    if not weights.head:
+        return {}, ""
+    if weights.model.get("pooling") != model.pooling:
+        return {}, f" (its head is for pooling {weights.model.get('pooling')})"
+    norm = {n: t for n, t in weights.head.items() if n.startswith("norm.")}
+    if weights.classes is None or classes is None:
+        return norm, " (the classes of its head are not known)"
+    if weights.classes != classes:
+        return norm, f" (its head is for {len(weights.classes)} other classes)"
+    return dict(weights.head), f" (its head is for the same {len(classes)} classes, and is kept)"
+
+
+def _summary(names: list[str]) -> str:
+    """'encoder.stack.norm (2), decoder (52)': how many tensors of each part."""
+    parts: dict[str, int] = {}
+    for name in names:
+        part = name.rpartition(".")[0] if name.startswith("encoder.") else name.partition(".")[0]
+        parts[part] = parts.get(part, 0) + 1
+    return ", ".join(f"{part} ({count})" for part, count in parts.items()) or "nothing"
+
+
+def _patch(tubelet: int, side: int) -> str:
+    return f"{tubelet} x {side} x {side}"
+
+
+def _shown(grid: Grid) -> str:
+    return " x ".join(map(str, grid))

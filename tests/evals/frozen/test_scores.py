@@ -1,0 +1,68 @@
+"""Pictures that show what they say, a report that stands alone, what one frame tells."""
+
+import numpy as np
+import torch
+
+from hpm_video.evals.frozen.clips import Clips
+from hpm_video.evals.frozen.single_frame import single_frame_scores
+from hpm_video.method.step import PretrainStep
+from hpm_video.models.student import Student
+from hpm_video.report.demo_report import summarise, write_report
+from hpm_video.report.pictures import hide, overlay, rebuild
+from hpm_video.types import Place
+
+
+def test_pictures_keep_what_is_visible(tiny_config, smooth_clip, local_engine) -> None:
+    config = tiny_config(mask__hard_share_start=0.5)
+    student, clip = Student(config), smooth_clip(config, 2)
+    step = PretrainStep(config, student, torch.device("cpu"))
+    with torch.no_grad():
+        journey = step.travel(local_engine(student), clip, Place(0, 2, 2), 0, 6)
+    shown = (
+        journey.mask.masked.view(2, 1, 2, 4, 4).repeat_interleave(2, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
+    )
+    visible = ~shown.expand_as(clip)
+    rebuilt, hidden = rebuild(clip, journey, config), hide(clip, journey, config)
+    assert torch.allclose(rebuilt[visible], clip[visible]) and torch.equal(hidden[visible], clip[visible])
+    assert not torch.allclose(rebuilt[~visible], clip[~visible]) and (hidden[~visible].unique().numel() <= 3)
+    assert overlay(clip, torch.rand(2, 32), config).shape == clip.shape
+    perfect = journey._replace(output=journey.output._replace(pixels=journey.target.values))
+    assert torch.allclose(rebuild(clip, perfect, config), clip, atol=1e-5)
+
+
+def test_report_stands_alone_and_says_what_came_out(tmp_path) -> None:
+    results = {
+        "title": "T", "untrained": {"linear": 0.5, "knn": 0.3}, "random": {"linear": 0.7, "knn": 0.4}, "hpm": {"linear": 0.45, "knn": 0.35},
+        "chance": 0.25, "single_frame": {"middle": 0.26}, "num_test": 400, "seconds": {"data": 1.0}, "commands": ["a <b>"], "seed": 3,
+        "machine": {"torch": "2"}, "runs": {}, "hardness_gain": [1.02],
+    }  # fmt: skip
+    write_report(tmp_path / "report.html", results, {"Curves": b"png", "none": None})
+    page = (tmp_path / "report.html").read_text()
+    assert "http" not in page and "data:image/png;base64" in page and "a &lt;b&gt;" in page
+    assert "HPM is BELOW random masking by the linear probe (-0.250 +- 0.034)" in page
+    assert "HPM is level with untrained by the linear probe (-0.050 +- 0.035)" in page
+    assert "random masking is above untrained by the linear probe (+0.200" in page
+    assert (
+        "A single frame does not tell the label: at most 0.260 (middle)" in page
+        and "1.020, the masks are harder" in page
+    )
+    runs = {"hpm": {"steps": 900, "seconds": 166.0}, "random": {"steps": 1688, "seconds": 228.0}}
+    said = " ".join(summarise(results | {"runs": runs, "hardness_gain": [0.98], "single_frame": {"last": 0.36}}))
+    assert "HPM trained 166 s (900 steps), random masks 228 s (1688 steps). The clock differs by +37%" in said
+    assert "0.980, the masks are not harder" in said and "A single frame tells something of the label: 0.360" in said
+
+
+def test_single_frame_check_sees_the_place_of_an_object_of_any_colour() -> None:
+    """Discs whose place tells the class, in colours that do not: forests on pixels alone stay near chance."""
+    rng = np.random.default_rng(0)
+
+    def discs(count: int) -> Clips:
+        labels = rng.integers(2, size=count)
+        ground, disc = rng.integers(256, size=(2, count, 3, 1, 1, 1))
+        x = np.where(labels == 1, 18, 14)[:, None, None] + rng.integers(-3, 4, size=(count, 1, 1))
+        inside = ((np.arange(32) - x) ** 2 + (np.arange(32)[:, None] - rng.integers(10, 22, (count, 1, 1))) ** 2) < 36
+        clip = np.where(inside[:, None, None], disc, ground).repeat(2, axis=2)
+        return Clips(clip=torch.from_numpy(clip.astype(np.uint8)), labels=labels, paths=[], classes=[])
+
+    scores = single_frame_scores(discs(300), discs(200))
+    assert set(scores) == {"first", "middle", "last", "any"} and min(scores.values()) > 0.7

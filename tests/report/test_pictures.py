@@ -1,0 +1,109 @@
+"""What pictures say: names in any script, a scale, single points, plain ticks."""
+
+import io
+import json
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hpm_video import fonts
+from hpm_video.cli import main
+from hpm_video.evals.finetuned import charts as exam_charts
+from hpm_video.evals.finetuned.charts import draw_confusion, draw_timeline
+from hpm_video.preprocess.encode import write_video
+from hpm_video.report import pictures
+from hpm_video.report.pictures import draw_curves
+
+TINY = (
+    "data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=32 model.depth=1 "
+    "model.num_heads=2 model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 mask.ratio=0.75 optim.batch_size=4 "
+    "train.steps=2 train.log_every_steps=1 train.measure_every_steps=2 train.num_pictures=2 engine.num_threads=1"
+).split()
+CLASSES = ["打架", "jump $5 and $6", "नृत्य", "wave"]
+
+
+@pytest.fixture()
+def drawn(monkeypatch) -> list:
+    """Every figure that is drawn."""
+    figures = []
+    for module, name in ((pictures, "to_png"), (exam_charts, "_png")):
+        finish = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda figure, finish=finish: figures.append(figure) or finish(figure))
+    return figures
+
+
+def texts(figure) -> list[str]:
+    from matplotlib.text import Text
+
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+def test_names_that_no_font_has_are_numbers(drawn) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a glyph that is missing is a warning
+        draw_confusion(np.eye(4, dtype=np.int64), CLASSES)
+        draw_timeline(np.arange(2.0), np.arange(1.0, 3.0), np.full((2, 4), 0.25), CLASSES, "打架 \x1b[31m.mp4")
+    for number, name in enumerate(CLASSES):
+        shown = name.replace("$", r"\$") if fonts.can_draw(name) else f"class {number}"
+        assert f"{shown}  {number}" in texts(drawn[0]) and shown in texts(drawn[1])
+    assert fonts.can_draw("wave é ü Ω") and not fonts.can_draw("a\x1b")
+    assert not any("Last Resort" in family for family, _ in fonts._charmaps())  # comes with matplotlib, draws boxes
+    assert fonts.name_file("a/very/long/name.mp4", 10) == "…/name.mp4"
+
+
+def test_a_single_measurement_is_seen_and_ticks_are_plain(tmp_path, drawn) -> None:
+    for name, steps in (("hpm", 1), ("many", 9)):
+        (tmp_path / name).mkdir()
+        lines = [{"seconds": 60.0 * n, "pixel_loss": 1.0007 + n * 1e-6, "lr": 1e-4 + n * 1e-6} for n in range(steps)]
+        lines.append({"seconds": 1e3, "pixel_loss": None})  # was not finite
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pixels = np.asarray(Image.open(io.BytesIO(draw_curves({"hpm": tmp_path / "hpm"}))).convert("RGB")).astype(int)
+    assert (np.abs(pixels - [0xC0, 0x39, 0x2B]).max(2) < 8).sum() > 20
+    assert texts(drawn[0]).count("not measured") == len(pictures.CURVES) - 2
+    draw_curves({"many": tmp_path / "many"})
+    for axis in drawn[1].axes:
+        for one in (axis.xaxis, axis.yaxis):
+            assert not one.get_offset_text().get_text()
+            labels = [tick.get_text() for tick in one.get_ticklabels()]
+            assert len(set(labels)) == len(labels)
+            assert all(re.fullmatch(r"|[-−]?\d+(\.\d+)?", text) for text in labels)
+    assert len(set(pictures.CURVES.values())) == len(pictures.CURVES)
+
+
+def write_samples(root: Path, images: bool) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        frames = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+        if images:
+            Image.fromarray(frames[0]).save(root / f"打架 {number}.png")
+        else:
+            write_video(root / f"打架 {number}.mkv", frames, 10)
+
+
+@pytest.mark.parametrize("images", [False, True], ids=["videos", "images"])
+def test_pictures_of_a_run_say_what_they_show(tmp_path, drawn, capsys, images) -> None:
+    (tmp_path / "data").mkdir()
+    write_samples(tmp_path / "data", images)
+    run = tmp_path / "run"
+    keys = ["data.num_frames=1", "model.tubelet=1"] if images else ["data.num_frames=4"]
+    where = [f"data.root={tmp_path / 'data'}", f"train.output={run}"]
+    assert main(["pretrain", *TINY, *keys, "mask.decoded_share=1", *where]) == 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Glyph")
+        assert main(["show", "--out", str(tmp_path / "out"), str(run)]) == 0
+    said = capsys.readouterr().out
+    assert all(f"{tmp_path / 'out' / name}.png" in said for name in ("clips", "difficulty", "curves"))
+    assert "Next: hpm-video score" in said
+    clips, difficulty, _ = (texts(figure) for figure in drawn)
+    held_out = json.loads((run / "held_out.json").read_text())
+    for shown in (clips, difficulty):
+        assert "difficulty within the clip: bright = hard" in shown and {"easiest", "hardest"} <= set(shown)
+        for name in held_out[:1]:
+            assert fonts.name_file(name, 18) in shown or fonts.name_file(name, 14) in shown
+    note = "Reconstructions use the true mean and standard deviation of each patch"
+    assert any(text.startswith(note) for text in clips)
+    assert any("Time runs to the right" in text for text in clips) is not images
