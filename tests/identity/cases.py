@@ -101,7 +101,6 @@ FINETUNING = {
 # sources of clips: each lists the broken file
 SOURCES = {"folder": OLD / "videos", "manifest": OLD / "with_broken", "shards": OLD / "shards"}
 SAMPLING = {
-    "segments": "",
     "dense": "data.sampling=dense data.stride=2",
     "fps": "data.fps=5 data.crop=random_resized data.flip=true",
     "videomae": "data.rule=videomae data.sampling=dense data.stride=3 data.crop=center",
@@ -128,9 +127,10 @@ POSITIONS = {
     "sincos3d-stretched": "model.positions=sincos3d model.position_grid=[1,2,2] data.num_frames=8",
 }
 
-# the part of the runs that the default suite does
+# what the default suite leaves out: all runs and batches but these
 QUICK = {
-    *("hpm-tube", "hpm-token", "hpm-block", "predictor_only-token", "random-token", "inverted-block"),
-    *("preset-hpm_paper", "preset-videomae", "predictor-early", "masks_per_clip-drop_path", "images"),
+    *("pretrain/hpm-tube", "pretrain/hpm-block", "pretrain/predictor_only-token", "pretrain/random-token"),
+    *("pretrain/inverted-block", "pretrain/preset-hpm_paper", "pretrain/preset-videomae", "pretrain/predictor-early"),
+    *("pretrain/masks_per_clip-drop_path", "pretrain/images", "finetune/mixup-or-cutmix", "finetune/from-run"),
+    *("batches/folder-4", "batches/manifest-1", "batches/shards-4", "batches/images", "batches/rank-1-of-2"),
 }
-QUICK_FINETUNING = {"mixup-or-cutmix", "from-run"}

@@ -135,9 +135,9 @@ def made_clip(num_clips: int, num_frames: int, size_px: int = 16) -> Tensor:
 
 
 def batches(source: str, repeats: int, keys: str, folder: Path) -> Entry:
-    """Read 50 batches of 4 clips; two reading processes must give the same as none."""
+    """Read 50 batches of 2 clips; two reading processes must give the same as none."""
     root = "" if source == "images" else f"data.root={cases.SOURCES[source]}"
-    keys = f"{cases.PRETRAIN} {root} data.repeats={repeats} {keys}"
+    keys = f"{cases.PRETRAIN} {root} data.repeats={repeats} optim.batch_size=2 {keys}"
     found = []
     for num_workers in (0, 2):
         read = list(runs.read_batches(keys, 50, num_workers))
@@ -240,12 +240,11 @@ def make_entries() -> dict[str, Callable[[Path], Entry]]:
 
 
 ENTRIES = make_entries()
-QUICK_RUNS = {f"pretrain/{name}" for name in cases.QUICK} | {f"finetune/{name}" for name in cases.QUICK_FINETUNING}
 
 
 def is_quick(name: str) -> bool:
-    """Return whether the default suite computes this entry: all but most of the runs."""
-    return name in QUICK_RUNS or name.split("/")[0] not in ("pretrain", "finetune")
+    """Return whether the default suite computes this entry: all tensors and old files, and some runs and batches."""
+    return name in cases.QUICK or name.split("/")[0] not in ("pretrain", "finetune", "batches")
 
 
 def compute(name: str) -> Entry:
