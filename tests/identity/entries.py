@@ -5,7 +5,7 @@ An entry has up to three parts, which differ in where they must be equal:
 | part | content | on a machine with the recorded numerics | elsewhere |
 |---|---|---|---|
 | exact | whole numbers, names, shapes, hashes of whole numbers | equal | equal |
-| floats | losses, norms, scores, as float.hex | equal, bit for bit | within TOLERANCE |
+| floats | losses, norms, scores, as float.hex | equal, bit for bit | within `tolerance` |
 | bits | hashes of floats and of what depends on them | equal | not compared |
 """
 
@@ -25,7 +25,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-TOLERANCE = 2e-4  # relative, of values above 1; below 1 absolute. As tests/train/recorded_losses.json
+TIGHT = 2e-4  # relative, and absolute below 1; as for tests/train/recorded_losses.json
+# If difficulties choose the masks, the last bits of two almost equal ones decide which unit is masked.
+MINED = 0.1
+FIXED_MASKS = ("mode=random", "mode=predictor_only", "preset=random", "preset=videomae")
 NOT_RECORDED = ("step", "seconds", "clips_per_s", "data_wait_share", "memory_gib")
 Entry = dict[str, dict[str, Any]]
 
@@ -245,6 +248,14 @@ ENTRIES = make_entries()
 def is_quick(name: str) -> bool:
     """Return whether the default suite computes this entry: all tensors and old files, and some runs and batches."""
     return name in cases.QUICK or name.split("/")[0] not in ("pretrain", "finetune", "batches")
+
+
+def tolerance(name: str, key: str) -> float:
+    """Return by how much a float of an entry may differ on a machine with other numerics."""
+    group, case = name.split("/")
+    fixed = any(words in cases.PRETRAINING.get(case, "") for words in FIXED_MASKS)
+    mined = (group == "pretrain" and not fixed) or name == "old/resume-pretrained"
+    return MINED if mined or "rank_correlation" in key else TIGHT
 
 
 def compute(name: str) -> Entry:

@@ -1,7 +1,7 @@
 """What the library computes is what it computed when tests/identity/recorded.json was recorded (see record.py)."""
 
 import pytest
-from entries import ENTRIES, TOLERANCE, compute, is_quick
+from entries import ENTRIES, compute, is_quick, tolerance
 from machine import describe_machine
 from record import read
 
@@ -24,9 +24,10 @@ def test_the_same_as_recorded(name, here) -> None:
         assert found.get("floats", {}) == entry.get("floats", {})
         assert found.get("bits", {}) == entry.get("bits", {})
         return
-    for key, values in entry.get("floats", {}).items():
-        assert numbers(found["floats"][key]) == pytest.approx(numbers(values), rel=TOLERANCE, abs=TOLERANCE), key
     assert found.get("floats", {}).keys() == entry.get("floats", {}).keys()
+    for key, values in entry.get("floats", {}).items():
+        near = tolerance(name, key)
+        assert numbers(found["floats"][key]) == pytest.approx(numbers(values), rel=near, abs=near), key
 
 
 def numbers(values: str) -> list[float]:
