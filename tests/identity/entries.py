@@ -25,10 +25,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-TIGHT = 2e-4  # relative, and absolute below 1; as for tests/train/recorded_losses.json
-# If difficulties choose the masks, the last bits of two almost equal ones decide which unit is masked.
-MINED = 0.1
-FIXED_MASKS = ("mode=random", "mode=predictor_only", "preset=random", "preset=videomae")
+# On a machine with other numerics, about twice what torch's plainest kernels (ATEN_CPU_CAPABILITY=default) differ from AVX2.
+TIGHT = 1e-3  # relative, and absolute below 1: scores, and losses without masks or ranks that depend on the last bits
+RANKED = 0.03  # losses, if almost equal difficulties choose the masks or almost equal patch losses are ranked
+UNSTEADY = 0.2  # norms of the gradient, and rank correlations of a few units
+NO_RANKS = ("mode=random", "preset=random", "preset=videomae")
 NOT_RECORDED = ("step", "seconds", "clips_per_s", "data_wait_share", "memory_gib")
 Entry = dict[str, dict[str, Any]]
 
@@ -252,10 +253,11 @@ def is_quick(name: str) -> bool:
 
 def tolerance(name: str, key: str) -> float:
     """Return by how much a float of an entry may differ on a machine with other numerics."""
+    if key == "grad_norm" or "rank_correlation" in key:
+        return UNSTEADY
     group, case = name.split("/")
-    fixed = any(words in cases.PRETRAINING.get(case, "") for words in FIXED_MASKS)
-    mined = (group == "pretrain" and not fixed) or name == "old/resume-pretrained"
-    return MINED if mined or "rank_correlation" in key else TIGHT
+    ranks = group == "pretrain" and not any(words in cases.PRETRAINING[case] for words in NO_RANKS)
+    return RANKED if ranks or name == "old/resume-pretrained" else TIGHT
 
 
 def compute(name: str) -> Entry:
