@@ -60,7 +60,7 @@ WHY = {
     "hpm_quarter": [*HPM, "mask.hard_share_end=0.25"],
     "hpm_weight": [*HPM, REACH, "objective.ranking_weight=0.1"],
 }
-PRESETS = {"random": VARIANTS["random"], "random_half": ["preset=random"]}
+PRESETS = {"random": VARIANTS["random"], "random_half": ["preset=random_half"]}
 PRESETS |= {"hpm_paper": ["preset=hpm_paper"], "hpm_preset": ["preset=hpm"]}
 TEACHERS = {
     **{name: VARIANTS[name] for name in ("random", "hpm_all", "hpm_all_reach", "hpm_partial")},

@@ -25,7 +25,7 @@ PUBLISHED = "HPM as published"
 OURS = "ours (preset hpm)"
 VARIANTS = {
     BASE: ["preset=videomae"],
-    "half decoded (preset random)": ["preset=random"],
+    "half decoded (random_half)": ["preset=random_half"],
     PUBLISHED: ["preset=hpm_paper"],
     OURS: ["preset=hpm"],
 }

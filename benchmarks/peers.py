@@ -169,7 +169,7 @@ def all_pairs_loss(predicted: Tensor, true: Tensor) -> Tensor:
     return losses.sum() / (harder + easier).sum()
 
 
-PRESETS = {"random": "videomae", "random_half": "random", "hpm": "hpm", "hpm_paper": "hpm_paper"}  # name here: preset
+PRESETS = ("videomae", "random_half", "hpm", "hpm_paper")
 
 
 def make_steps(
@@ -181,5 +181,5 @@ def make_steps(
         return make_config(size, frames, side, batch, [f"preset={preset}", *keys])
 
     steps: dict[str, Any] = {"hf_videomae": HuggingFaceStep(settings("videomae"), device)}
-    steps |= {name: OurStep(settings(preset), device) for name, preset in PRESETS.items()}
+    steps |= {name: OurStep(settings(name), device) for name in PRESETS}
     return steps | {"naive_port": NaivePort(settings("hpm_paper"), device)}

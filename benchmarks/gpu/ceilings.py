@@ -25,7 +25,7 @@ from peers import make_config
 from hpm_video.costs.dry_run import STAGES, Cost, DryRun, dry_run
 from hpm_video.report.document import Block, Heading, Paragraph, Table, to_markdown
 
-SIZES, PRESETS = ("s", "b", "l"), ("videomae", "random", "hpm", "hpm_paper")
+SIZES, PRESETS = ("s", "b", "l"), ("videomae", "random_half", "hpm", "hpm_paper")
 MOST_FLOPS, MOST_BYTES = 790e12, 3.0e12  # a second
 CLIPS = 64
 

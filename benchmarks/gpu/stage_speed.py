@@ -21,13 +21,6 @@ from hpm_video.costs.memory import describe_shortage
 from hpm_video.train.engines.plain import use_bf16
 
 log = logging.getLogger("hpm_video")
-PRESETS = {
-    "hf_videomae": "videomae",
-    "videomae": "videomae",
-    "random_half": "random",
-    "hpm": "hpm",
-    "hpm_paper": "hpm_paper",
-}
 MODES = {  # keys of a mode, and the share of the GPU's memory that its group may fill
     "eager": ([], 0.85),
     "graphs": (["engine.graphs=auto"], 0.2),  # recorded steps keep their memory: hpm_video/train/graphs.py
@@ -110,7 +103,7 @@ def tell_fault(error: Exception) -> str:
 
 
 def make_settings(size: str, case: Case, clips: int, tiny: bool) -> PretrainConfig:
-    keys = [f"preset={PRESETS[case.name]}", *MODES[case.mode][0], *(SMALL if tiny else [])]
+    keys = [f"preset={case.name.removeprefix('hf_')}", *MODES[case.mode][0], *(SMALL if tiny else [])]
     return make_config(size, *((4, 32) if tiny else (16, 224)), clips, keys)
 
 

@@ -1,11 +1,14 @@
 """Presets: names for sets of keys."""
 
+import logging
 from collections.abc import Iterable
 
 from hpm_video.errors import UserError
 
-# Sets of keys. hpm to videomae settle the method and what it costs (the defaults are those of hpm); small and tiny settle the
-# size of a run. The two kinds share no key, so one of each can stand on one command line.
+log = logging.getLogger("hpm_video")
+
+# hpm to videomae set the method and what it costs (the defaults are those of hpm); small and tiny set the size of a run. The two
+# kinds share no key, so one of each can stand on one command line.
 PRESETS: dict[str, dict[str, str]] = {
     "hpm": {
         "mask.mode": "hpm",
@@ -24,7 +27,7 @@ PRESETS: dict[str, dict[str, str]] = {
         "model.first_weights": "hpm",
         "optim.decay_tokens": "true",
     },
-    "random": {"mask.mode": "random", "mask.decoded_share": "0.5"},
+    "random_half": {"mask.mode": "random", "mask.decoded_share": "0.5"},
     "videomae": {"mask.mode": "random", "mask.decoded_share": "1.0", "model.first_weights": "videomae"},
     "small": {
         "model.size": "s",
@@ -66,15 +69,21 @@ PRESET_USES = {
 }
 
 
+RENAMED = {"random": "random_half"}  # names of before, which keep working
+
+
 def without_presets(overrides: Iterable[str]) -> list[str]:
-    """Each preset=NAME replaced by what it stands for; keys after it change single values of it."""
+    """Replace each preset=NAME by its keys; keys after it change single values of it. Raises UserError."""
     found: list[str] = []
     for override in overrides:
         name, _, value = override.partition("=")
         if name != "preset":
             found.append(override)
-        elif value not in PRESETS:
+            continue
+        if value in RENAMED:
+            log.warning("preset=%s is now called preset=%s", value, RENAMED[value])
+            value = RENAMED[value]
+        if value not in PRESETS:
             raise UserError(f"preset: '{value}'; expected one of {', '.join(PRESETS)}")
-        else:
-            found += [f"{key}={setting}" for key, setting in PRESETS[value].items()]
+        found += [f"{key}={setting}" for key, setting in PRESETS[value].items()]
     return found

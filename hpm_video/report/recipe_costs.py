@@ -60,13 +60,13 @@ GPU_FORMAT = "hpm-video gpu page 1"  # of benchmarks/results/gpu_*.json, which b
 MEASURED = {
     "hpm (the recipe)": "hpm",
     "hpm_paper": "hpm_paper",
-    "random, half decoded": "random_half",
+    "random_half": "random_half",
     "videomae": "videomae",
 }
 VARIANTS = {
     "hpm (the recipe)": [],
     "hpm_paper": ["preset=hpm_paper"],
-    "random, half decoded": ["preset=random"],
+    "random_half": ["preset=random_half"],
     "videomae": ["preset=videomae"],
 }
 

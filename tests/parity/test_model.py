@@ -34,7 +34,7 @@ def config_of(*keys: str):
 
 
 @pytest.mark.parametrize(("size", "depth"), [("s", 4), ("b", 4), ("l", 12), ("h", 12)])
-@pytest.mark.parametrize("preset", ["videomae", "hpm", "hpm_paper", "random"])
+@pytest.mark.parametrize("preset", ["videomae", "hpm", "hpm_paper", "random_half"])
 def test_depth_of_the_decoder(size, depth, preset) -> None:
     model = config_of(f"preset={preset}", f"model.size={size}").model
     assert resolve_size(model).decoder_depth == depth
