@@ -194,13 +194,13 @@ def test_micro_batch_size_is_auto_a_number_or_null(given: str, value: object, tm
     assert config.engine.micro_batch_size == value == load_config(tmp_path / "run.yaml").engine.micro_batch_size
 
 
-@pytest.mark.parametrize("size", ["small", "tiny"])
 def test_the_old_name_of_a_preset_works_with_a_note(caplog) -> None:
     old, new = (load_config(overrides=[*REQUIRED, f"preset={name}"]) for name in ("random", "random_half"))
     assert old == new and old.mask.decoded_share == 0.5
     assert [record.getMessage() for record in caplog.records] == ["preset=random is now called preset=random_half"]
 
 
+@pytest.mark.parametrize("size", ["small", "tiny"])
 @pytest.mark.parametrize("method", ["hpm", "hpm_paper", "random_half", "videomae"])
 def test_a_preset_of_each_kind_can_be_combined_in_any_order(size: str, method: str) -> None:
     assert not PRESETS[size].keys() & PRESETS[method].keys()
