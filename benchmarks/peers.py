@@ -172,6 +172,11 @@ def all_pairs_loss(predicted: Tensor, true: Tensor) -> Tensor:
 PRESETS = ("videomae", "random_half", "hpm", "hpm_paper")
 
 
+def preset_of(step: str) -> str:
+    """Return the preset of a step of ours or of the peer that a benchmark names: hf_videomae is videomae."""
+    return step.removeprefix("hf_")
+
+
 def make_steps(
     size: str, frames: int, side: int, batch: int, keys: Sequence[str], device: torch.device
 ) -> dict[str, Any]:
