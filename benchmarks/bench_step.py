@@ -56,7 +56,7 @@ LARGE = {"size": "b", "frames": 16, "side": 224, "batch": 8}
 SMALL = {"size": "ti", "frames": 8, "side": 112, "batch": 2}
 CURVES = ("videomae", "hpm", "hpm_paper")  # presets
 EPOCH_CLIPS = {name: recipe.num_train for name, recipe in zip(("SSv2", "K400"), RECIPES, strict=True)}
-NEEDED = {"hf_videomae": "videomae", **PRESETS, "naive_port": "hpm_paper"}  # the preset whose FLOPs a step needs
+NEEDED = {"hf_videomae": "videomae", **{name: name for name in PRESETS}, "naive_port": "hpm_paper"}  # the preset whose FLOPs a step needs
 EPOCHS = {"SSv2": (800, 2400), "K400": (800, 1600)}
 
 
