@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers import PRESETS, HuggingFaceStep, NaivePort, OurStep, make_config
+from peers import PRESET_OF, HuggingFaceStep, NaivePort, OurStep, make_config
 from timing import describe, make_parser, prepare, start, tell
 
 from hpm_video.config import PretrainConfig
@@ -51,8 +51,7 @@ def resident_bytes() -> int:
 def main(arguments: list[str]) -> None:
     given = make_parser(__doc__, batch=4, rounds=None).parse_args(arguments)
     device = prepare(given.threads)
-    presets = {"hf_videomae": "videomae", **PRESETS, "naive_port": "hpm_paper"}
-    variants = {name: [f"preset={preset}"] for name, preset in presets.items()}
+    variants = {name: [f"preset={preset}"] for name, preset in PRESET_OF.items()}
     variants |= {
         f"{name} + checkpointing": [*variants[name], "model.checkpointing=true"]
         for name in ("videomae", "hpm", "hpm_paper")

@@ -18,7 +18,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from peers import PRESETS, OurStep, make_config, make_steps
+from peers import PRESET_OF, OurStep, make_config, make_steps
 from timing import (
     describe,
     make_parser,
@@ -56,7 +56,6 @@ LARGE = {"size": "b", "frames": 16, "side": 224, "batch": 8}
 SMALL = {"size": "ti", "frames": 8, "side": 112, "batch": 2}
 CURVES = ("videomae", "hpm", "hpm_paper")  # presets
 EPOCH_CLIPS = {name: recipe.num_train for name, recipe in zip(("SSv2", "K400"), RECIPES, strict=True)}
-NEEDED = {"hf_videomae": "videomae", **{name: name for name in PRESETS}, "naive_port": "hpm_paper"}  # the preset whose FLOPs a step needs
 EPOCHS = {"SSv2": (800, 2400), "K400": (800, 1600)}
 
 
@@ -183,8 +182,10 @@ def main(arguments: list[str]) -> None:
     result |= {"clips_per_s": rates, "time_by_hf_videomae": ratios(seconds, "hf_videomae")}
     result["time_by_videomae"] = ratios(seconds, "videomae")
     sizes = (given.size, given.frames, given.side, given.batch)
-    needed = {p: dry_run(make_config(*sizes, [f"preset={p}", *given.keys]), 1, bf16=True) for p in set(NEEDED.values())}
-    flops = {name: 2 * needed[preset].macs for name, preset in NEEDED.items()}
+    needed = {
+        p: dry_run(make_config(*sizes, [f"preset={p}", *given.keys]), 1, bf16=True) for p in set(PRESET_OF.values())
+    }
+    flops = {name: 2 * needed[preset].macs for name, preset in PRESET_OF.items()}
     result["mfu"] = utilisation(flops, rates, device, result["machine"]["precision"] == "bf16")
     if device.type == "cuda":
         result["gpu_hours"] = {name: gpu_hours(rate["median"]) for name, rate in rates.items()}

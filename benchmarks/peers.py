@@ -170,11 +170,8 @@ def all_pairs_loss(predicted: Tensor, true: Tensor) -> Tensor:
 
 
 PRESETS = ("videomae", "random_half", "hpm", "hpm_paper")
-
-
-def preset_of(step: str) -> str:
-    """Return the preset of a step of ours or of the peer that a benchmark names: hf_videomae is videomae."""
-    return step.removeprefix("hf_")
+# the preset whose work each step of `make_steps` does
+PRESET_OF = {"hf_videomae": "videomae", **{name: name for name in PRESETS}, "naive_port": "hpm_paper"}
 
 
 def make_steps(

@@ -16,7 +16,7 @@ sys.path[:0] = [str(HOME), str(HOME.parent), str(HOME.parents[1])]
 
 from ceilings import CLIPS, PUBLISHED, SIZES, count, predict  # noqa: E402
 from pages import render  # noqa: E402
-from peers import preset_of  # noqa: E402
+from peers import PRESET_OF  # noqa: E402
 
 from hpm_video.errors import UserError  # noqa: E402
 from hpm_video.files import write_json, write_text  # noqa: E402
@@ -61,8 +61,8 @@ def predict_all(stages: dict[str, Any]) -> dict[str, Any]:
     """Return the prediction for each size and step that was measured, by 'SIZE NAME'. Takes seconds for each."""
     rows = stages.get("speed", {}).get("results", {}).get("measured", [])
     pairs = {(row["size"], row["name"]) for row in rows if row["clips_per_s"] and row["size"] in SIZES}
-    found = {pair: predict(count(*pair)) for pair in {(size, preset_of(name)) for size, name in pairs}}
-    return {f"{size} {name}": found[size, preset_of(name)] for size, name in sorted(pairs)}
+    found = {pair: predict(count(*pair)) for pair in {(size, PRESET_OF[name]) for size, name in pairs}}
+    return {f"{size} {name}": found[size, PRESET_OF[name]] for size, name in sorted(pairs)}
 
 
 def combine(stages: dict[str, Any]) -> dict[str, Any]:

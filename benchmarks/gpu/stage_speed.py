@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from context import SMALL, Context
-from peers import HuggingFaceStep, OurStep, make_config, preset_of
+from peers import PRESET_OF, HuggingFaceStep, OurStep, make_config
 from timing import peak_rate, prepare, product_rate, spread, time_all, time_once
 
 from hpm_video.config import PretrainConfig
@@ -103,7 +103,7 @@ def tell_fault(error: Exception) -> str:
 
 
 def make_settings(size: str, case: Case, clips: int, tiny: bool) -> PretrainConfig:
-    keys = [f"preset={preset_of(case.name)}", *MODES[case.mode][0], *(SMALL if tiny else [])]
+    keys = [f"preset={PRESET_OF[case.name]}", *MODES[case.mode][0], *(SMALL if tiny else [])]
     return make_config(size, *((4, 32) if tiny else (16, 224)), clips, keys)
 
 
