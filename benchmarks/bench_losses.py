@@ -1,9 +1,9 @@
-"""Time and memory of the ranking loss, forward and backward: ours in blocks of rows against all B x M x M pairs at once.
+"""Measure time and memory of the ranking loss, forward and backward: in blocks of rows, and with all B x M x M pairs at once.
 
     python benchmarks/bench_losses.py [--json] [--size s] [--batch 4] [--rounds 5]
 
-For the masked tubes and the masked tokens of a clip (176 and 1408 at 16 x 224 px and .9), and what share of a whole step of
-the preset hpm ours takes, measured in the same run. Memory: of the largest tensor, computed from its shape.
+Cases: the masked tubes and the masked tokens of a clip (176 and 1408 at 16 x 224 px and .9). The same run measures the share
+of our loss in a whole step of the preset hpm. Memory is that of the largest tensor, computed from its shape.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from hpm_video.report.document import Paragraph, Table
 
 
 def ranking(loss: Callable[..., torch.Tensor], batch: int, count: int, device: torch.device) -> Callable[[], None]:
+    """Return a function that runs the loss forward and backward on `count` random values per clip."""
     generator = torch.Generator().manual_seed(0)
     predicted, true = (torch.randn(batch, count, generator=generator).to(device) for _ in range(2))
 

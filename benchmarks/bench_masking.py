@@ -1,9 +1,10 @@
-"""Time of choosing hard masks for a batch: ours, on the device and for all clips at once, against a loop over the clips.
+"""Measure the time of choosing hard masks for a batch: on the device for all clips at once, and in a loop over the clips.
 
     python benchmarks/bench_masking.py [--json] [--rounds 20]
 
-From the difficulties of all tokens [B, N] to the mask [B, N]. The loop is that of the official image code: difficulties to
-the host, sorted clip by clip with numpy, the mask back (peers.py). Tubes (196 units) and single tokens (1568 units).
+Input: the difficulties of all tokens [B, N]; output: the mask [B, N]. The loop is that of the official image code (peers.py):
+it copies difficulties to the host, sorts them clip by clip with numpy, and copies the mask back. Units: tubes (196) and
+single tokens (1568).
 """
 
 from typing import Any
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> None:
 
 
 def choose_masks(difficulty: torch.Tensor, units: torch.Tensor, num_masked: int, num_hard: int) -> torch.Tensor:
+    """Return the mask [B, N] of difficulties [B, N]: the hardest units, then random ones."""
     keys = torch.rand(difficulty.shape[0], len(units), device=difficulty.device)
     chosen = mask_hard(aggregate(difficulty, units), keys, Plan(num_masked, num_hard))
     return to_tokens(chosen, units, num_masked).masked

@@ -1,10 +1,11 @@
-"""The most memory that a training step holds, by preset and against transformers' VideoMAE, beside what is estimated.
+"""Measure the peak memory of a training step, by preset and against transformers' VideoMAE, beside its estimate.
 
     python benchmarks/bench_memory.py [--json] [--size s] [--batch 4] [KEY=VALUE ...]
 
-Each variant runs two steps in a process of its own. On a GPU: the most that torch allocated. On a CPU: the most resident
-memory of the process less what it held before the model was built, so weights, gradients, moments, teacher and activations.
-Estimate: hpm_video/costs/memory.py, which `hpm-video doctor` prints. `+ checkpointing`: model.checkpointing=true.
+Each variant runs two steps in a process of its own. On a GPU the figure is the peak of torch's allocations. On a CPU it is
+the peak resident memory of the process, less its memory before the model was built: weights, gradients, moments, teacher and
+activations. The estimate is that of hpm_video/costs/memory.py, which `hpm-video doctor` prints. `+ checkpointing` sets
+model.checkpointing=true.
 """
 
 import gc
@@ -28,7 +29,7 @@ MIB = 2**20
 
 
 def measure(name: str, config: PretrainConfig, threads: int) -> int:
-    """Bytes, in a process that has done nothing before."""
+    """Return the peak bytes of two steps. Call it in a fresh process."""
     device = prepare(threads)
     gc.collect()
     before = resident_bytes()
@@ -41,7 +42,7 @@ def measure(name: str, config: PretrainConfig, threads: int) -> int:
 
 
 def resident_bytes() -> int:
-    """Of this process now; where the system does not say, the most so far."""
+    """Return the resident bytes of this process now; their peak if the system does not tell."""
     status = Path("/proc/self/status")
     if not status.is_file():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,15 +1,20 @@
-"""Clips per second of a whole training step, against transformers' VideoMAE and a plain port of HPM, in the same run.
+"""Measure clips per second of a whole training step, against transformers' VideoMAE and a plain port of HPM, in the same run.
 
     python benchmarks/bench_step.py [--json] [--size s] [--batch 2] [--rounds 3] [--scaling FOLDER] [--profile] [KEY=VALUE ...]
 
-A step: difficulties, masks, forward and backward pass, AdamW, EMA, three quarters through a run (so that the teacher is
-asked); no data. `videomae`, `random_half` (half of each masked tube decoded), `hpm`
-and `hpm_paper` are the presets, `naive_port` the published procedure as it stands, `hf_videomae` VideoMAEForPreTraining of
-transformers with the same sizes, masks and optimizer. `--scaling`: what a step costs as batch, frames, sides and models grow,
-counted for ViT-B at real sizes and timed at small ones; a picture of each and the fitted exponents. `--profile`: where the
-time of a step of `hpm` goes, by operation. MFU: FLOPs that the step needs (counted, recomputing left out; of `naive_port` those
-of hpm_paper) in units of what one large matrix product reaches in this run; on GPUs of `timing.PEAKS` also of the maker's figure.
-On a GPU also the hours that the recipes would take at the rate of this run.
+A step holds difficulties, masks, forward and backward pass, AdamW and EMA, without data loading. It stands three quarters
+through a run, so that the teacher runs too.
+
+Steps: `videomae`, `random_half` (half of each masked tube decoded), `hpm` and `hpm_paper` are the presets. `naive_port` is the
+published procedure as it stands. `hf_videomae` is VideoMAEForPreTraining of transformers, with the same sizes, masks and
+optimizer.
+
+MFU: the FLOPs that the step needs, in units of the rate of one large matrix product in this run. They are counted without
+recomputing; `naive_port` gets those of hpm_paper. On GPUs of `timing.PEAKS` a second column uses the maker's figure. On a GPU
+the script also prints the hours of the recipes at the rate of this run.
+
+`--scaling` gives the cost of a step as batch, frames, side and model grow: counted for ViT-B at real sizes and timed at small
+ones, with a picture of each and the fitted exponents. `--profile` prints the time of a step of `hpm` by operation.
 """
 
 from pathlib import Path
@@ -40,7 +45,7 @@ from hpm_video.report.document import Block, Heading, Paragraph, Table
 from hpm_video.report.literature import COSTS
 from hpm_video.report.recipe_costs import RECIPES
 
-COUNTED = {  # what grows: (name of the axis, its values, how a value changes the base: ViT-B, 16 frames of 224 px, 8 clips)
+COUNTED = {  # axis: (its unit, its values); the base is ViT-B, 16 frames of 224 px, 8 clips
     "batch": ("clips", (8, 16, 32, 64)),
     "frames": ("frames", (16, 32, 64)),
     "side": ("pixels", (112, 160, 224, 320, 384)),
@@ -60,12 +65,12 @@ EPOCHS = {"SSv2": (800, 2400), "K400": (800, 1600)}
 
 
 def fit_exponent(x: list[float], y: list[float]) -> float:
-    """k of the least-squares y = c x^k."""
+    """Return k of the least-squares fit y = c x^k."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def measure_scaling(folder: Path, rounds: int, device: Any) -> dict[str, Any]:
-    """Exponents by kind (counted, timed), axis and preset; SCALING.png in the folder."""
+    """Return curves and exponents by kind (counted, timed), axis and preset; write scaling.png into the folder."""
     found: dict[str, Any] = {}
     for kind, axes, base in (("counted", COUNTED, LARGE), ("timed", TIMED, SMALL)):
         for axis, (unit, values) in axes.items():
@@ -92,6 +97,7 @@ def measure_scaling(folder: Path, rounds: int, device: Any) -> dict[str, Any]:
 
 
 def draw_scaling(found: dict[str, Any], file: Path) -> None:
+    """Draw one plot for each kind and axis."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -111,7 +117,7 @@ def draw_scaling(found: dict[str, Any], file: Path) -> None:
 
 
 def gpu_hours(clips_per_s: float) -> dict[str, float]:
-    """Hours of one device for the recipes' clips, at this rate."""
+    """Return the hours of one device for each recipe at this rate."""
     return {
         f"{name}, {epochs} epochs": EPOCH_CLIPS[name] * epochs / clips_per_s / 3600
         for name, all_epochs in EPOCHS.items()
@@ -120,7 +126,7 @@ def gpu_hours(clips_per_s: float) -> dict[str, float]:
 
 
 def utilisation(flops: dict[str, float], rates: dict[str, Any], device: torch.device, bf16: bool) -> dict[str, Any]:
-    """MFU of each step by its name; flops: of one clip."""
+    """Return the MFU of each step by its name; `flops` are those of one clip."""
     reached = product_rate(device, bf16)
     peak = peak_rate(device, bf16)
     told: dict[str, Any] = {"product_flops": reached, "peak_flops": peak, "of_product": {}, "of_peak": {}}
@@ -132,7 +138,7 @@ def utilisation(flops: dict[str, float], rates: dict[str, Any], device: torch.de
 
 
 def profile(step: OurStep, device: torch.device) -> str:
-    """Where the time of a step goes, the dearest operations first."""
+    """Return a table of the time of a step by operation, the longest first."""
     kinds = [torch.profiler.ProfilerActivity.CPU]
     kinds += [torch.profiler.ProfilerActivity.CUDA] if device.type == "cuda" else []
     step()
@@ -143,7 +149,7 @@ def profile(step: OurStep, device: torch.device) -> str:
 
 def hours_blocks(result: dict[str, Any]) -> list[Block]:
     if "gpu_hours" not in result:
-        return [Paragraph("GPU-hours of SSv2 and K400: no GPU was measured.")]
+        return [Paragraph("GPU-hours of SSv2 and K400: not measured, there is no GPU.")]
     names = list(result["gpu_hours"])
     recipes = list(next(iter(result["gpu_hours"].values())))
     rows = [[recipe, *(f"{result['gpu_hours'][n][recipe]:.0f}" for n in names)] for recipe in recipes]
@@ -167,9 +173,9 @@ def scaling_blocks(scaling: dict[str, Any]) -> list[Block]:
 def main(arguments: list[str]) -> None:
     parser = make_parser(__doc__, batch=2, rounds=3)
     parser.add_argument(
-        "--scaling", type=Path, metavar="FOLDER", help="also cost against batch, frames, side and model"
+        "--scaling", type=Path, metavar="FOLDER", help="also measure cost by batch, frames, side and model"
     )
-    parser.add_argument("--profile", action="store_true", help="also where the time of a step of hpm goes")
+    parser.add_argument("--profile", action="store_true", help="also print the time of a step of hpm by operation")
     given = parser.parse_args(arguments)
     device = prepare(given.threads)
     steps = make_steps(given.size, given.frames, given.side, given.batch, given.keys, device)

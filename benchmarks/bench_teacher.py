@@ -1,9 +1,9 @@
-"""What one look of the teacher costs, by its settings, in units of a VideoMAE step measured in the same run.
+"""Measure the cost of one teacher pass by its settings, in units of a VideoMAE step of the same run.
 
     python benchmarks/bench_teacher.py [--json] [--size s] [--batch 2] [--rounds 3] [KEY=VALUE ...]
 
-Time of predict_difficulty alone, and of a whole step with these settings; multiply-adds of both are counted
-(hpm_video/costs/flops.py). What the settings do to features is another study: compare.py --study teacher.
+The script times predict_difficulty alone and a whole step with these settings, and counts the multiply-adds of both
+(hpm_video/costs/flops.py). The effect on features is another study: compare.py --study teacher.
 """
 
 from collections.abc import Callable
@@ -37,6 +37,7 @@ BASE = "VideoMAE step"
 
 
 def look(step: OurStep) -> Callable[[], torch.Tensor]:
+    """Return a function that runs one teacher pass."""
     return lambda: step.step.difficulty_of(step.engine, step.clip)
 
 
@@ -64,8 +65,8 @@ def main(arguments: list[str]) -> None:
         result["settings"][name] = case
         rows.append([name, *(show(case[key]) for key in ("look", "look_counted", "step", "step_counted"))])
     head = ["teacher", "look, time", "look, multiply-adds", "step, time", "step, multiply-adds"]
-    blocks = [Table(head, rows), Paragraph("In units of a VideoMAE step of the same sizes: 1 is as much.")]
-    tell(f"A look of the teacher, ViT-{given.size.upper()}", result, blocks, given.json)
+    blocks = [Table(head, rows), Paragraph("In units of a VideoMAE step of the same sizes. Look: one teacher pass.")]
+    tell(f"A teacher pass, ViT-{given.size.upper()}", result, blocks, given.json)
 
 
 if __name__ == "__main__":

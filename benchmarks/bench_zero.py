@@ -1,10 +1,10 @@
-"""Memory of a rank under DeepSpeed ZeRO 0 to 3: measured on two processes, computed for them and for 8 and 64 ranks.
+"""Measure the memory of a rank under DeepSpeed ZeRO 0 to 3 on two processes; compute it for 2, 8 and 64 ranks.
 
     python benchmarks/bench_zero.py [--json] [--size s] [KEY=VALUE ...]
 
-Measured: the bytes of all tensors that a rank holds after the backward pass of the second step (activations are gone by then), each
-storage once; with two GPUs on them, else on the CPU over gloo. Computed: weights, gradients, moments, DeepSpeed's copies and
-buffers, and the teacher, by hpm_video/costs/memory.py, for the preset hpm.
+Measured: the bytes of all tensors of a rank after the backward pass of the second step, each storage once. Activations are
+freed by then. It runs on two GPUs if there are two, else on the CPU over gloo. Computed by hpm_video/costs/memory.py for the
+preset hpm: weights, gradients, moments, DeepSpeed's copies and buffers, and the teacher.
 """
 
 import gc
@@ -35,13 +35,13 @@ MIB = 2**20
 
 
 def settings(size: str, frames: int, side: int, stage: int, ranks: int, keys: list[str]) -> PretrainConfig:
-    """One clip a rank."""
+    """Return a config with one clip per rank."""
     more = ["preset=hpm", "engine.kind=deepspeed", f"engine.zero_stage={stage}", "engine.num_threads=1"]
     return make_config(size, frames, side, ranks, [*more, *keys])
 
 
 def held_bytes() -> int:
-    """Of every tensor of this process that can be found, each storage once."""
+    """Return the bytes of all tensors that this process holds, each storage once."""
     found: dict[int, int] = {}
     for thing in gc.get_objects():
         if not torch.is_tensor(thing):
@@ -54,7 +54,7 @@ def held_bytes() -> int:
 
 
 def work(size: str, frames: int, side: int, stage: int, out: Path, keys: list[str]) -> None:
-    """Of one rank, under DeepSpeed's launcher: OUT/rank-N.json."""
+    """Train one rank under DeepSpeed's launcher and write its bytes to OUT/rank-N.json."""
     config = settings(size, frames, side, stage, int(os.environ["WORLD_SIZE"]), keys)
     device = prepare_process(config)
     gc.collect()
@@ -63,7 +63,7 @@ def work(size: str, frames: int, side: int, stage: int, out: Path, keys: list[st
     step = PretrainStep(config, student, device)
     engine = make_engine(student, config, device)
     clip = make_clip(config, device)[:1]
-    for number in range(2):  # the moments are there from the first update on
+    for number in range(2):  # the moments exist from the first update on
         result, journey = step(engine, clip, Place(engine.rank, engine.rank + 1, engine.world_size), NOW, STEPS)
         engine.backward(result.loss)
         if not number:
@@ -73,11 +73,11 @@ def work(size: str, frames: int, side: int, stage: int, out: Path, keys: list[st
     gc.collect()
     (out / f"rank-{engine.rank}.json").write_text(json.dumps({"bytes": held_bytes() - before}))
     sys.stdout.flush()
-    os._exit(0)  # the threads of the process group abort the interpreter's end now and then
+    os._exit(0)  # threads of the process group sometimes abort the exit of the interpreter
 
 
 def measure(size: str, frames: int, side: int, stage: int, keys: list[str]) -> list[float]:
-    """MiB of each of two ranks. Raises UserError where they did not end well."""
+    """Return the MiB of each of two ranks. Raise UserError if one of them failed."""
     home = Path(sys.executable).parent
     with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -107,20 +107,20 @@ def measure(size: str, frames: int, side: int, stage: int, keys: list[str]) -> l
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         files = sorted(Path(folder).glob("rank-*.json"))
         if done.returncode or len(files) != 2:
-            raise UserError(f"ZeRO-{stage}: the two processes did not end well: {done.stderr.strip()[-500:]}")
+            raise UserError(f"ZeRO-{stage}: the two processes failed: {done.stderr.strip()[-500:]}")
         return [json.loads(file.read_text())["bytes"] / MIB for file in files]
 
 
 def compute(config: PretrainConfig, num_ranks: int) -> dict[str, float]:
-    """MiB by what they are for, activations left out."""
+    """Return the MiB of each part of the estimate, without activations."""
     found = estimate_memory(config, dry_run(config, 1, bf16=True), num_ranks)
     return {name: size / MIB for name, size in found.items() if not name.startswith("activations")}
 
 
 def main(arguments: list[str]) -> None:
     parser = make_parser(__doc__, batch=None, rounds=None)
-    parser.add_argument("--work", type=Path, help="of a rank: where it writes (used by this script itself)")
-    parser.add_argument("--stage", type=int, default=0, help="of a rank: its ZeRO stage")
+    parser.add_argument("--work", type=Path, help="folder of a rank's result (the script sets it itself)")
+    parser.add_argument("--stage", type=int, default=0, help="ZeRO stage of a rank (the script sets it itself)")
     parser.add_argument("--local_rank", type=int)
     given = parser.parse_args(arguments)
     sizes = (given.size, given.frames, given.side)

@@ -1,14 +1,14 @@
-"""The comparison of masks: every variant at equal steps and at equal compute, several seeds, small models, real clips.
+"""Compare masks: every variant at equal steps and at equal compute, several seeds, small models, real clips.
 
     python benchmarks/compare.py --surv DIR --weizmann DIR [--out runs/compare] [--seeds 3] [--workers 2]
-    python benchmarks/compare.py --study why [...]        what could make HPM better or worse: synthetic set, equal steps
+    python benchmarks/compare.py --study why [...]        settings that could help or harm HPM: synthetic set, equal steps
     python benchmarks/compare.py --study teacher [...]    each way to a cheaper teacher: synthetic set
     python benchmarks/compare.py --study presets --surv DIR --weizmann DIR [...]    the presets of pretrain, on every task
 
-Goes on where it was stopped. Variants: random tubes; random tubes with a predictor that is trained and not used; HPM with the
-all-visible and with the partial-view teacher; inverted masks. Suffix `_reach`: the predictor's gradient trains the encoder
-(the paper's way); else it is stopped before it. Equal compute: each variant gets as many steps as cost the multiply-adds of
-`hpm_all` at the equal number of steps.
+Rerun a stopped command to resume it. Variants: random tubes; random tubes with a predictor that is trained and not used; HPM
+with the all-visible and with the partial-view teacher; inverted masks. With the suffix `_reach` the predictor's gradient
+trains the encoder, as in the paper; else it stops before the encoder. Equal compute: the steps of a variant cost the
+multiply-adds of `hpm_all` at the equal number of steps.
 """
 
 import argparse
@@ -78,7 +78,7 @@ TEACHERS = {
 
 
 class Job(NamedTuple):
-    """One pretraining run. compute: what is equal over the variants: steps, flops, or both."""
+    """Describe one pretraining run. compute: the quantity that is equal over the variants: steps, flops, or both."""
 
     data: str
     variant: str
@@ -90,6 +90,7 @@ class Job(NamedTuple):
 
 
 def overrides_of(data: str, variant: str, seed: int, out: Path, steps: int) -> list[str]:
+    """Return the keys of a run."""
     manifest, sampling = SETS[data]
     given = [f"data.root={out / 'data' / f'{manifest}-{seed}'}", f"train.seed={seed}", f"train.steps={steps}"]
     crop = "center" if data == "synthetic" else "multiscale"
@@ -98,15 +99,15 @@ def overrides_of(data: str, variant: str, seed: int, out: Path, steps: int) -> l
 
 
 class Comparison(NamedTuple):
-    """What is compared."""
+    """Describe a study: data sets, variants, and the way they are made equal."""
 
     config: Path
-    steps: dict[str, int]  # of each data set, where steps are equal
+    steps: dict[str, int]  # of each data set, at equal steps
     variants: dict[str, list[str]]
-    standard: str  # the variant whose multiply-adds all get where compute is equal
+    standard: str  # the variant whose multiply-adds all variants get at equal compute
     overrides_of: Callable[[str, str, int, Path, int], list[str]]  # data, variant, seed, out, steps
-    equal_compute: bool = True  # too, beside equal steps
-    tune: bool = False  # whether encoders are fine-tuned (where compute is equal), not only scored frozen
+    equal_compute: bool = True  # run it too, beside equal steps
+    tune: bool = False  # fine-tune the encoders of equal compute, beside scoring them frozen
 
     def config_of(self, data: str, variant: str, seed: int, out: Path, steps: int) -> PretrainConfig:
         return load_config(self.config, [*self.overrides_of(data, variant, seed, out, steps), "train.output=none"])
@@ -121,14 +122,14 @@ STUDIES = {
 
 
 def equal_compute_steps(data: str, variant: str, out: Path, compared: Comparison) -> int:
-    """Steps of this variant that cost what the standard costs at the equal number of steps, to the nearest."""
+    """Return the number of steps of this variant that costs as much as the standard at equal steps, rounded."""
     steps = compared.steps[data]
     budget, one = (run_flops(compared.config_of(data, v, 0, out, steps), steps) for v in (compared.standard, variant))
     return round(steps * budget / one)
 
 
 def plan(data_sets: list[str], seeds: int, out: Path, compared: Comparison) -> list[Job]:
-    """All runs, seed by seed; where equal steps are equal compute there is one run for both."""
+    """Return all runs, seed by seed. If equal steps are equal compute, one run serves both."""
     jobs = []
     for seed in range(seeds):
         for data in data_sets:
@@ -145,7 +146,7 @@ def plan(data_sets: list[str], seeds: int, out: Path, compared: Comparison) -> l
 
 
 def pretrain_job(job: Job) -> str:
-    """In a process of its own; what failed is said and does not stop the others."""
+    """Pretrain in a process of its own. A fault is returned as text and does not stop the other runs."""
     from hpm_video.train.metrics import start_logging
     from hpm_video.train.pretrain import pretrain
 
@@ -159,6 +160,7 @@ def pretrain_job(job: Job) -> str:
 
 
 def pretrain_all(jobs: list[Job], num_workers: int) -> None:
+    """Run the jobs that have no encoder yet."""
     left = [job for job in jobs if not (job.run / "encoder.safetensors").exists()]
     with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(pretrain_job, job): job for job in left}
@@ -169,9 +171,9 @@ def pretrain_all(jobs: list[Job], num_workers: int) -> None:
 
 
 def score_all(jobs: list[Job], tasks: list[Task], out: Path, num_workers: int, tune: bool) -> list[dict]:
-    """Every run on every task whose set it was trained on; fine-tuned too (if at all) where compute is equal."""
+    """Score every run on every task of its data set. With `tune`, also fine-tune the runs of equal compute."""
     spawn = get_context("spawn")
-    with ProcessPoolExecutor(num_workers, spawn, torch.set_num_threads, (1,)) as pool:  # else each takes every core
+    with ProcessPoolExecutor(num_workers, spawn, torch.set_num_threads, (1,)) as pool:  # else each uses all cores
         futures = [
             pool.submit(score_job, job, task, out / "data", tune and job.compute != "steps")
             for job in jobs

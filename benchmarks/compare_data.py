@@ -1,7 +1,7 @@
-"""The data of the comparison of masks: folds by camera or person, and playback direction as a task without new labels.
+"""Write the data of the comparison of masks: folds by camera or person, and playback as a task that needs no labels.
 
 Each set is written once under OUT/data, as manifests of ordinary files, so that the comparison runs the same commands as a
-user. What is held out is held out from pretraining too.
+user. Held-out videos are held out from pretraining too.
 """
 
 import csv
@@ -26,7 +26,7 @@ NUM_FRAMES = 8
 
 
 class Task(NamedTuple):
-    """Labelled videos on which a pretrained encoder is scored."""
+    """Name labelled videos on which a pretrained encoder is scored."""
 
     name: str
     pretrained_on: str
@@ -34,7 +34,7 @@ class Task(NamedTuple):
     sampling: tuple[str, ...] = ("data.sampling=segments",)
 
     def exams(self, seed: int) -> list[str]:
-        """Manifests whose training videos a probe is fitted on and whose validation videos it is scored on."""
+        """Return the manifests of the seed: a probe is fitted on the training videos and scored on the validation videos."""
         return [f"person-{p}" for p in range(seed % 3, 9, 3)] if self.name == "weizmann" else [f"{self.name}-{seed}"]
 
 
@@ -54,14 +54,14 @@ def read_labels(folder: Path) -> list[dict[str, str]]:
 def write_folds(
     out: Path, root: Path, rows: list[tuple[Row, int]], classes: list[str], folds: Iterable[Callable[[int], bool]]
 ) -> None:
-    """OUT-FOLD/manifest.json for each fold: a row whose key it chooses is for validation, every other for training."""
+    """Write OUT-FOLD/manifest.json for each fold: rows whose key the fold chooses are validation, the others training."""
     for number, held in enumerate(folds):
         splits = {"train": [r for r, k in rows if not held(k)], "validation": [r for r, k in rows if held(k)]}
         write_manifest(out.with_name(f"{out.name}-{number}"), out.name, root, splits, classes)
 
 
 def write_surv(source: Path, out: Path, num_folds: int) -> None:
-    """`fight` (two classes) and `playback` (four), the cameras of fold s held out for seed s."""
+    """Write `fight` (two classes) and `playback` (four). Seed s holds out the cameras of fold s."""
     copy = out / "files" / "surv"
     if not (out / f"fight-{num_folds - 1}").exists():
         command = [sys.executable, "-m", "hpm_video", "prepare", str(source), str(copy), "--short-side", "64"]
@@ -82,8 +82,11 @@ def write_surv(source: Path, out: Path, num_folds: int) -> None:
 
 
 def write_playback(file: Path, out: Path) -> list[Path]:
-    """Four films of 8 frames from the middle of one: as it is, backwards, one frame, every second frame. Each frame is coded
-    alone, all four have the same middle, length and rate: neither a frame nor the container tells them apart."""
+    """Write four videos of 8 frames from the middle of one: forward, reversed, one frame, every second frame.
+
+    Each frame is coded alone, and all four have the same middle, length and rate. So neither a frame nor the container
+    distinguishes them.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     paths = [out.with_name(f"{out.name}_{name.replace(' ', '_')}.mp4") for name in PLAYBACK]
     if all(p.exists() for p in paths):
@@ -99,8 +102,11 @@ def write_playback(file: Path, out: Path) -> list[Path]:
 
 
 def write_weizmann(source: Path, out: Path, num_folds: int) -> None:
-    """Nine people; seed s holds out the people s, s + 3, s + 6 from pretraining. A probe then leaves one of them out: over
-    three seeds each person once."""
+    """Write the folds of nine people.
+
+    Seed s holds out the people s, s + 3, s + 6 from pretraining. A probe then leaves out one of them: over three seeds each
+    person once.
+    """
     lines = read_labels(source)
     names = {int(line["label"]): line["class"] for line in lines}
     classes = [names[k] for k in sorted(names)]
@@ -112,6 +118,7 @@ def write_weizmann(source: Path, out: Path, num_folds: int) -> None:
 
 
 def write_synthetic(out: Path, num_folds: int) -> None:
+    """Write one synthetic set for each seed."""
     for seed in range(num_folds):
         command = [sys.executable, str(ROOT / "datasets" / "synthetic" / "prepare.py"), str(out / f"synthetic-{seed}")]
         command += ["--train", "1200", "--validation", "600", "--seed", str(seed), "--frame-size-px", "48"]
@@ -120,7 +127,7 @@ def write_synthetic(out: Path, num_folds: int) -> None:
 
 
 def write_data(surv: Path | None, weizmann: Path | None, out: Path, num_folds: int) -> list[Task]:
-    """Everything under OUT; a set that is not given is left out. Returns the tasks there are."""
+    """Write all sets that are given under OUT, and return their tasks."""
     out.mkdir(parents=True, exist_ok=True)
     if surv is not None:
         write_surv(surv, out, num_folds)

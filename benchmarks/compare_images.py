@@ -1,11 +1,11 @@
-"""The comparison on images: HPM against MAE at equal steps and at equal compute, several seeds, small models, frozen features.
+"""Compare HPM with MAE on images: equal steps and equal compute, several seeds, small models, frozen features.
 
     python benchmarks/compare_images.py --fashion DIR [--out runs/compare_images] [--seeds 3] [--workers 2]
 
-DIR holds the four .gz files of Fashion-MNIST (datasets/fashion_mnist/README.md); without it only the digits of scikit-learn
-are compared. Goes on where it was stopped. Variants: random masks (MAE); HPM with the all-visible and with the partial-view
-teacher; inverted masks. `hpm_reach`: the predictor's gradient trains the encoder (the paper's way); else it is stopped
-before it. Equal compute: each variant gets as many steps as cost the multiply-adds of `hpm` at the equal number of steps.
+DIR holds the four .gz files of Fashion-MNIST (datasets/fashion_mnist/README.md). Without it only the digits of scikit-learn
+are compared. Rerun a stopped command to resume it. Variants: random masks (MAE); HPM with the all-visible and with the
+partial-view teacher; inverted masks. In `hpm_reach` the predictor's gradient trains the encoder, as in the paper; else it
+stops before the encoder. Equal compute: the steps of a variant cost the multiply-adds of `hpm` at the equal number of steps.
 """
 
 import argparse
@@ -38,14 +38,14 @@ VARIANTS = {
     "hpm_partial": ["mask.mode=hpm", "teacher.view=partial"],
     "inverted": ["mask.mode=inverted"],
 }
-NUM_PROBED = 1000  # training images of each class of fashion that a probe is fitted on
+NUM_PROBED = 1000  # training images of each class of fashion for a probe
 HELD_SHARE = 1 / 3  # of the digits
-NUM_MASKS = 12  # random masks over which the loss of a token is averaged
+NUM_MASKS = 12  # random masks that the mean loss of a token is taken over
 TASKS = {name: Task(name, name, "mean") for name in SETS}
 
 
 def overrides_of(data: str, variant: str, seed: int, out: Path, steps: int) -> list[str]:
-    """Fashion-MNIST has a split of its own; of the digits each seed holds out others."""
+    """Return the keys of a run. Fashion-MNIST has a split of its own; each seed holds out other digits."""
     root = out / "data" / ("fashion" if data == "fashion" else f"{data}-{seed}")
     given = [f"data.root={root}", f"train.seed={seed}", f"train.steps={steps}"]
     return [*given, *SETS[data], f"train.measure_every_steps={max(1, steps // 4)}", *VARIANTS[variant]]
@@ -55,11 +55,11 @@ IMAGES = Comparison(CONFIG, STEPS, VARIANTS, "hpm", overrides_of)
 
 
 def write_fashion(source: Path, out: Path, num_seeds: int) -> None:
-    """`fashion`, all of it, and `fashion-SEED`, on which encoders are scored: the images of `choose_labelled`, all test images."""
+    """Write `fashion` for pretraining, and `fashion-SEED` for scores: the images of `choose_labelled`, and all test images."""
     recipe = ROOT / "datasets" / "fashion_mnist" / "prepare.py"
     if not (out / "fashion" / "manifest.json").exists():
         done = subprocess.run([sys.executable, str(recipe), str(source), str(out / "fashion")], check=False)
-        if done.returncode:  # it has said why
+        if done.returncode:  # the recipe has printed the reason
             raise SystemExit(done.returncode)
     train, test = (read_manifest(out / "fashion", split) for split in ("train", "validation"))
     assert train is not None and test is not None
@@ -70,7 +70,7 @@ def write_fashion(source: Path, out: Path, num_seeds: int) -> None:
 
 
 def choose_labelled(labels: list[int], num: int, seed: int) -> list[int]:
-    """Rows of `num` samples of each class, drawn by the seed."""
+    """Return the rows of `num` samples of each class, drawn by the seed."""
     rng, known = np.random.default_rng([seed, 3]), np.array(labels)
     return sorted(int(r) for k in np.unique(known) for r in rng.permutation(np.flatnonzero(known == k))[:num])
 
@@ -80,7 +80,7 @@ def rows_of(manifest: Manifest) -> list[Row]:
 
 
 def write_digits(out: Path, num_seeds: int) -> None:
-    """`digits-SEED`: the 1,797 digits of scikit-learn, 8 x 8 pixels of 0 to 16, a third of them held out by the seed."""
+    """Write `digits-SEED`: the 1,797 digits of scikit-learn, 8 x 8 pixels of 0 to 16; the seed holds out a third."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -98,7 +98,7 @@ def write_digits(out: Path, num_seeds: int) -> None:
 
 
 def write_data(fashion: Path | None, out: Path, num_seeds: int) -> list[Task]:
-    """Everything under OUT. Returns the tasks there are."""
+    """Write all sets that are given under OUT, and return their tasks."""
     out.mkdir(parents=True, exist_ok=True)
     write_digits(out, num_seeds)
     if fashion is not None:
@@ -107,9 +107,11 @@ def write_data(fashion: Path | None, out: Path, num_seeds: int) -> list[Task]:
 
 
 def rank_by_judge(run: Path, judge: Path) -> float:
-    """Rank correlation, over the tokens of an image, of the difficulty that a run's teacher gives them, as it is used to
-    choose masks, with the loss that the student of another run has on them, the mean over NUM_MASKS random masks. (The
-    predictor's own rank correlation is of masked tokens alone, which is what it is trained on.)"""
+    """Return the rank correlation of the teacher's difficulty with the loss of another run's student (the judge).
+
+    It is taken over the tokens of an image. The difficulty is the one that chooses masks; the loss is the mean over
+    NUM_MASKS random masks. The predictor's own rank correlation covers masked tokens alone, on which it is trained.
+    """
     import torch
 
     from hpm_video.method.objectives import rank_correlation
@@ -132,7 +134,7 @@ def rank_by_judge(run: Path, judge: Path) -> float:
 
 
 def write_ranks(jobs: list[Job]) -> str:
-    """Markdown: `rank_by_judge` of every run with a teacher at equal steps, judged by the MAE run of the same seed."""
+    """Return Markdown: `rank_by_judge` of every run with a teacher at equal steps; the judge is the MAE run of the same seed."""
     found: dict[tuple[str, str], list[float]] = {}
     for job in jobs:
         if job.variant in ("untrained", "random") or job.compute == "flops" or not (job.run / "results.json").exists():
@@ -151,7 +153,7 @@ def write_ranks(jobs: list[Job]) -> str:
 
 
 def write_costs(jobs: list[Job]) -> str:
-    """Markdown: what the runs that are there took, means over the seeds."""
+    """Return Markdown: the cost of the finished runs, means over the seeds."""
     runs: dict[tuple[str, str, str], list[Path]] = {}
     for job in jobs:
         if (job.run / "results.json").exists():
@@ -172,7 +174,7 @@ def write_costs(jobs: list[Job]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fashion", type=Path, help="folder of the four .gz files of Fashion-MNIST")
+    parser.add_argument("--fashion", type=Path, help="folder with the four .gz files of Fashion-MNIST")
     parser.add_argument("--out", type=Path, default=Path("runs/compare_images"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="runs at the same time, one thread each")

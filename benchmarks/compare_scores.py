@@ -1,4 +1,4 @@
-"""Scores of the runs of the comparison, frozen and fine-tuned; means and standard errors over the seeds; the tables."""
+"""Score the runs of the comparison, frozen and fine-tuned, and write the tables of means and standard errors over the seeds."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ LAST = ("held_out/hardness_gain", "held_out/rank_correlation", "held_out/pixel_l
 
 
 def score_frozen(run: Path, task: Task, seed: int, data: Path) -> dict[str, float]:
-    """kNN and linear probe of a run's encoder, over all test sets of this seed; what the run measured of itself beside them."""
+    """Return kNN and linear probe of a run's encoder over all test sets of this seed."""
     from hpm_video.evals.frozen.probe import score_run
 
     file = run / f"frozen-{task.name}.json"
@@ -39,7 +39,7 @@ def score_frozen(run: Path, task: Task, seed: int, data: Path) -> dict[str, floa
 
 
 def score_finetuned(run: Path, task: Task, seed: int, data: Path) -> dict[str, float]:
-    """Accuracy after fine-tuning from a run's encoder on the task's training videos, on its validation videos."""
+    """Fine-tune a run's encoder on the task's training videos, and return the accuracy on its validation videos."""
     from hpm_video.evals.finetuned.multi_view_test import examine_run
     from hpm_video.train.finetune import finetune, finetune_config
 
@@ -55,8 +55,11 @@ def score_finetuned(run: Path, task: Task, seed: int, data: Path) -> dict[str, f
 
 
 def gain_by_judge(run: Path, judge: Path) -> float:
-    """How much harder the masks of a run's teacher are than random ones for the student of another run, which never saw
-    such masks: ratio of its reconstruction losses on held-out clips. The run's own student is used to its teacher's masks."""
+    """Return how much harder a run's masks are than random ones for another run's student (the judge).
+
+    The value is the ratio of the judge's reconstruction losses on held-out clips. The judge never saw such masks; the run's
+    own student is used to them.
+    """
     import torch
 
     from hpm_video.report.pictures import held_out_clips, open_step
@@ -77,12 +80,13 @@ def gain_by_judge(run: Path, judge: Path) -> float:
 
 
 def last_measurements(run: Path) -> dict[str, float]:
+    """Return the last value of each name in LAST, NaN if there is none."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {name: next((line[name] for line in reversed(lines) if name in line), float("nan")) for name in LAST}
 
 
 def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
-    """Mean, and standard error of it, over the seeds."""
+    """Return the mean over the seeds and its standard error."""
     found = np.array([v for v in values if np.isfinite(v)])
     if not len(found):
         return float("nan"), float("nan")
@@ -93,8 +97,10 @@ def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
 def write_tables(
     rows: list[dict[str, Any]], tasks: Iterable[Task], variants: Iterable[str], standard: str = "hpm_all"
 ) -> str:
-    """Markdown: at equal steps, then at equal compute; a row for each variant, a column for each task and score.
-    standard: the variant whose multiply-adds all got at equal compute."""
+    """Return Markdown: equal steps, then equal compute; a row for each variant, a column for each task and score.
+
+    standard: the variant whose multiply-adds all variants got at equal compute.
+    """
     text, tasks = [], list(tasks)
     for compute, title in (("steps", "Equal steps"), ("flops", f"Equal compute (multiply-adds of {standard})")):
         for score, name in (("knn", "kNN"), ("linear", "linear probe"), ("finetuned", "fine-tuned")):
@@ -122,8 +128,10 @@ def write_tables(
 
 
 def write_differences(rows: list[dict[str, Any]], variants: Iterable[str]) -> str:
-    """Markdown: each variant less random masks of the same seed: mean, standard error and how many of them are above 0; a
-    column for each task and score, and for all tasks together."""
+    """Return Markdown: each variant less random masks of the same seed.
+
+    Cells hold mean, standard error and how many differences are above 0. Columns: each task and score, and all tasks together.
+    """
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     columns = [(t, s) for t in (*tasks, "all") for s in ("knn", "linear") if t != "all" or len(tasks) > 1]
     text = ["\n**Less random masks of the same seed** (in brackets: how many are above)\n"]
@@ -156,7 +164,7 @@ def _cell(values: Iterable[float], sign: str = "") -> str:
 
 
 def score_job(job: Any, task: Task, data: Path, tune: bool) -> dict[str, Any]:
-    """All scores of one run on one task, in a process of its own."""
+    """Return all scores of one run on one task. Runs in a process of its own."""
     from hpm_video.train.metrics import start_logging
 
     start_logging()

@@ -1,6 +1,6 @@
-"""Multiply-adds and bytes of each stage of a training step, from dry runs: `python benchmarks/flops.py [--json]`, Markdown.
+"""Count multiply-adds and bytes of each stage of a training step by dry runs: `python benchmarks/flops.py [--json]`.
 
-What is counted, and how: hpm_video/costs/dry_run.py. A step in which the teacher is asked, as all but the first are.
+The output is Markdown. hpm_video/costs/dry_run.py explains the count. The teacher runs in the step, as in all but the first.
 """
 
 import argparse
@@ -34,7 +34,7 @@ WASTED = "teacher: pixel decoder (result unused)"
 
 
 class Row(NamedTuple):
-    """One clip. macs: multiply-adds."""
+    """Hold the cost of a stage for one clip. macs: multiply-adds."""
 
     stage: str
     forward_macs: int
@@ -43,6 +43,8 @@ class Row(NamedTuple):
 
 
 class Result(NamedTuple):
+    """Hold the cost of a variant by stage."""
+
     size: str
     kind: str
     variant: str
@@ -57,11 +59,12 @@ class Result(NamedTuple):
 
     @property
     def forward_macs(self) -> int:
-        """Of the student."""
+        """Return the multiply-adds of the student's forward pass."""
         return sum(row.forward_macs for row in self.rows if not row.stage.startswith("teacher"))
 
 
 def count(size: str, kind: str, variant: str) -> Result:
+    """Return the cost of a variant by a dry run."""
     keys = ["data.root=x", "train.output=x", f"model.size={size}", *KINDS[kind], *VARIANTS[variant]]
     config = load_config(None, keys)
     run = dry_run(config, NUM_CLIPS, bf16=True)
@@ -81,7 +84,11 @@ def _row(stage: str, forward: Cost, backward: Cost) -> Row:
 
 
 def _wasted(config: PretrainConfig, run: DryRun) -> Row:
-    """As the student's, whose decoder sees as many tokens; the head is applied to all of them, not to the masked ones."""
+    """Return the cost of the teacher's unused pixel decoder.
+
+    Its decoder costs as much as the student's, which sees as many tokens. Its head runs on all tokens, not only on the
+    masked ones.
+    """
     decoder, head = run.forward["pixel decoder"], run.forward["head"]
     t, h, w = token_grid(config)
     num_units, num_masked = mask_counts(config)
@@ -100,13 +107,14 @@ def to_blocks(results: list[Result]) -> list[Block]:
 
 
 HOW_COUNTED = (
-    "Counted, not measured. Multiply-adds (G, half of the FLOPs) of linear maps and attention for one clip; a step is forward "
-    "and backward, the teacher's part forward alone, asked in this step. GB: bytes moved for one clip if each operation reads "
-    f"its inputs and writes its outputs once, attention fused, bf16 autocast over fp32 weights, {NUM_CLIPS} clips a forward "
-    "pass (which share the reading of the weights). Once for each update, whatever its batch: EMA (reads the student's "
-    "weights, reads and writes the teacher's, fp32) and AdamW (reads gradients, reads and writes weights and two moments). "
-    "Patches are embedded where they are seen; VideoMAE's and MAE's code embeds all of them and throws the masked ones away. "
-    "HPM's own code also runs the teacher's pixel decoder and uses nothing of it: counted apart, within the step."
+    "Counted, not measured. Multiply-adds (G, half of the FLOPs) are those of linear layers and attention for one clip. A step "
+    "is forward and backward; the teacher's part is forward alone and runs in this step. GB: bytes moved for one clip if each "
+    "operation reads its inputs and writes its outputs once, with fused attention, bf16 autocast over fp32 weights, and "
+    f"{NUM_CLIPS} clips in a forward pass (which share the reading of the weights). Once for each update, whatever its batch: "
+    "EMA (reads the student's weights, reads and writes the teacher's, fp32) and AdamW (reads gradients, reads and writes "
+    "weights and two moments). Only visible patches are embedded; VideoMAE's and MAE's code embeds all of them and throws the "
+    "masked ones away. HPM's own code also runs the teacher's pixel decoder and does not use it: a row of its own, within the "
+    "step."
 )
 
 
@@ -156,7 +164,7 @@ def _giga(number: int) -> str:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="everything, in units of 1, for another program")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON, in units of 1")
     given = parser.parse_args(arguments)
     results = [count(size, kind, variant) for kind in KINDS for size in SIZES for variant in VARIANTS]
     if given.json:

@@ -1,5 +1,7 @@
-"""Whole training steps to be timed beside each other: ours by its settings, transformers' VideoMAE, and the published
-procedure ported as it stands (`NaivePort`), the baseline that HPM for video is to be cheaper than."""
+"""Build whole training steps for timing: ours by preset, transformers' VideoMAE, and the published procedure as it stands.
+
+The last one (`NaivePort`) is the baseline: HPM for video must be cheaper than it.
+"""
 
 import copy
 from collections.abc import Sequence
@@ -26,19 +28,20 @@ LR, MOMENTUM = 1e-5, 0.999
 
 
 def make_config(size: str, frames: int, side: int, batch: int, keys: Sequence[str] = ()) -> PretrainConfig:
+    """Return the config of a step: `frames` of `side` px, `batch` clips, plain engine without graphs."""
     given = ["data.root=none", "train.output=none", "engine.kind=plain", "engine.graphs=never", f"model.size={size}"]
     given += [f"data.num_frames={frames}", f"data.frame_size_px=[{side},{side}]", f"optim.batch_size={batch}"]
     return load_config(None, [*given, *keys])
 
 
 def make_clip(config: PretrainConfig, device: torch.device) -> Tensor:
-    """[B, 3, T, H, W] of noise, normalised, stored as `Normalise` leaves clips: [B, T, H, W, 3]."""
+    """Return noise as a normalised clip [B, 3, T, H, W], stored as `Normalise` leaves clips: [B, T, H, W, 3]."""
     shape = (config.optim.batch_size, config.data.num_frames, *config.data.frame_size_px, 3)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device).permute(0, 4, 1, 2, 3)
 
 
 class OurStep:
-    """Run what the loop does in a step, without data and logs; with engine.graphs=auto recorded, if that is possible."""
+    """Run a step of the training loop, without data and logs; with engine.graphs=auto as CUDA graphs, if possible."""
 
     def __init__(self, config: PretrainConfig, device: torch.device, clip: Tensor | None = None) -> None:
         student = build_student(config)
@@ -57,7 +60,7 @@ class OurStep:
 
 
 class HuggingFaceStep:
-    """VideoMAEForPreTraining of transformers, of the same sizes, with the same tube masks and the same optimizer."""
+    """Run VideoMAEForPreTraining of transformers, with the same sizes, tube masks and optimizer."""
 
     def __init__(self, config: PretrainConfig, device: torch.device, clip: Tensor | None = None) -> None:
         from transformers import VideoMAEConfig, VideoMAEForPreTraining
@@ -82,11 +85,11 @@ class HuggingFaceStep:
         )
         self.layout, self.device, self.seed = make_layout(config, device), device, config.train.seed
         clip = make_clip(config, device) if clip is None else clip
-        self.clip = clip.contiguous()  # what its convolution reads quickest
+        self.clip = clip.contiguous()  # the layout that its convolution reads fastest
         self.engine = PlainEngine(VideoMAEForPreTraining(settings), config, device)
 
     def draw_mask(self) -> Tensor:
-        """bool [B, N], True = hidden: the tubes that our mode random draws at this step."""
+        """Return the mask, bool [B, N], True = hidden: the tubes that our mode random draws at this step."""
         units, num_masked, _ = self.layout
         count = self.clip.shape[0]
         keys = draw_keys(Place(0, count, count), len(units), seeded(self.device, self.seed, NOW))
@@ -101,10 +104,10 @@ class HuggingFaceStep:
 
 
 class NaivePort:
-    """HPM's published image procedure (method: arXiv 2304.05919) applied to video without a thought for its cost.
+    """Apply HPM's published image procedure (method: arXiv 2304.05919) to video, without saving any cost.
 
-    The teacher sees every token and runs its pixel decoder too, whose result nobody uses; the mask is made clip by clip on
-    the host; the ranking loss holds all pairs of masked tokens at once.
+    The teacher sees every token and also runs its pixel decoder, whose result is unused. The mask is made clip by clip on the
+    host. The ranking loss holds all pairs of masked tokens at once.
     """
 
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
@@ -137,7 +140,7 @@ class NaivePort:
 
 
 def look_at_everything(teacher: Student, clip: Tensor) -> Tensor:
-    """Predicted loss of every token [B, N]; the pixel decoder runs as well."""
+    """Return the predicted loss of every token [B, N]; the pixel decoder runs as well."""
     everything = torch.arange(teacher.encoder.num_tokens, device=clip.device).expand(len(clip), -1)
     latent = teacher.encoder(clip, everything)
     x = teacher._decoder_input(teacher.project(latent), everything, everything[:, :0])
@@ -147,7 +150,7 @@ def look_at_everything(teacher: Student, clip: Tensor) -> Tensor:
 
 
 def loop_masks(config: PretrainConfig, difficulty: Tensor, num_hard: int, rng: np.random.Generator) -> Tensor:
-    """bool [B, N]: of each clip the hardest tubes, then others at random; on the host, as the official image code does."""
+    """Return masks, bool [B, N]: the hardest tubes of each clip, then random ones; on the host, as in the official image code."""
     layout = make_layout(config, torch.device("cpu"))
     units, num_masked = layout.units.numpy(), layout.num_masked
     rows = []
@@ -162,7 +165,7 @@ def loop_masks(config: PretrainConfig, difficulty: Tensor, num_hard: int, rng: n
 
 
 def all_pairs_loss(predicted: Tensor, true: Tensor) -> Tensor:
-    """The relative loss over [B, M, M] pairs."""
+    """Return the ranking loss over [B, M, M] pairs."""
     margin = predicted.float()[:, :, None] - predicted.float()[:, None, :]
     harder, easier = (true[:, :, None] > true[:, None, :]).float(), (true[:, :, None] < true[:, None, :]).float()
     losses = -(harder * F.logsigmoid(margin) + easier * F.logsigmoid(-margin))
@@ -170,14 +173,14 @@ def all_pairs_loss(predicted: Tensor, true: Tensor) -> Tensor:
 
 
 PRESETS = ("videomae", "random_half", "hpm", "hpm_paper")
-# the preset whose work each step of `make_steps` does
+# the preset that matches the work of each step of `make_steps`
 PRESET_OF = {"hf_videomae": "videomae", **{name: name for name in PRESETS}, "naive_port": "hpm_paper"}
 
 
 def make_steps(
     size: str, frames: int, side: int, batch: int, keys: Sequence[str], device: torch.device
 ) -> dict[str, Any]:
-    """Every step by its name: the peer, ours, and the port of the published procedure."""
+    """Return every step by its name: the peer, ours, and the port of the published procedure."""
 
     def settings(preset: str) -> PretrainConfig:
         return make_config(size, frames, side, batch, [f"preset={preset}", *keys])

@@ -1,6 +1,6 @@
-"""A comparison of finished runs: `python benchmarks/report.py RUNS... --out DIR`, the same as `hpm-video report`.
+"""Compare finished runs: `python benchmarks/report.py RUNS... --out DIR`, the same as `hpm-video report`.
 
-`python benchmarks/report.py --recipes` writes what the recipes cost, from their configurations, to benchmarks/reports/.
+`python benchmarks/report.py --recipes` computes the cost of the recipes from their configurations and writes it to benchmarks/reports/.
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""From nothing to a first report, on two CPU cores in minutes: data, HPM, random masks at equal time, scores, report.html.
+"""Run the demo on two CPU cores in minutes: data, HPM, random masks at equal time, scores, report.html.
 
-Run by `make demo`. Each part is the command a user would run; nothing is computed here but the comparison.
+`make demo` starts it. Each part is the command that a user would run; only the comparison is computed here.
 """
 
 import argparse
@@ -18,18 +18,18 @@ from hpm_video.files import own_folder, replacing, top_names, write_json
 
 HOME = Path(__file__).resolve().parent.parent
 WRITTEN = ("data.log", "hpm.log", "random.log", "report.html", "results.json")
-CALIBRATION = (8, 4)  # places of the schedule, turns at each
+CALIBRATION = (8, 4)  # points of the schedule, repeats at each
 
 
 class Demo:
-    """The parts in their order; `commands` and `seconds` are what really ran."""
+    """Run the parts in their order. `commands` and `seconds` record what was run."""
 
     def __init__(self, out: Path, seed: int, extra: list[str], videos: tuple[int, int]) -> None:
         self.out, self.seed, self.extra, self.videos = out, seed, extra, videos
         self.data = out / "data"
         self.commands: list[str] = []
         self.seconds: dict[str, float] = {}
-        self.cost = 1.0  # of an HPM step, in steps with random masks
+        self.cost = 1.0  # cost of an HPM step, in steps with random masks
 
     def timed(self, name: str, part: Callable[[], Any]) -> Any:
         say(f"== {name}")
@@ -39,7 +39,7 @@ class Demo:
         return result
 
     def command(self, name: str, words: list[str]) -> None:
-        """Runs a command with its output shown; UserError that names the part where it fails."""
+        """Run a command and show its output. Raise UserError, which names the part, if it fails."""
         self.commands.append(" ".join(words).replace(f"{HOME}/", "").replace(f"{Path(sys.executable).parent}/", ""))
         env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         env["PYTHONUNBUFFERED"] = "1"
@@ -49,7 +49,7 @@ class Demo:
                 words, cwd=HOME, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
         except OSError as error:
-            raise UserError(f"the part '{name}' could not be started: {error}; `make install` puts it there") from error
+            raise UserError(f"the part '{name}' could not be started: {error}. Try `make install`") from error
         with replacing(log_file) as draft, draft.open("w") as log, started as process:
             assert process.stdout is not None
             for line in process.stdout:
@@ -58,7 +58,7 @@ class Demo:
                     say(line.rstrip())
         if process.returncode:
             raise UserError(
-                f"the part '{name}' failed with exit status {process.returncode}; all it said is in {log_file}"
+                f"the part '{name}' failed with exit status {process.returncode}; its output is in {log_file}"
             )
 
     def write_data(self) -> None:
@@ -69,7 +69,7 @@ class Demo:
         self.command("data", [*words, "--validation", str(validation), "--seed", str(self.seed)])
 
     def pretrain(self, run: str, *keys: str) -> dict[str, Any]:
-        """Steps, seconds and ranks of a finished run: the real main job, under DeepSpeed's launcher."""
+        """Run the main job under DeepSpeed's launcher. Return its steps, seconds and ranks."""
         ranks = min(2, len(os.sched_getaffinity(0)))
         launcher = [
             str(Path(sys.executable).parent / "deepspeed"),
@@ -88,10 +88,10 @@ class Demo:
         return {"steps": steps, "seconds": seconds, "ranks": results["world_size"]}
 
     def pretrain_both(self) -> dict[str, dict[str, Any]]:
-        """HPM for its steps; random masks for as many steps as cost the same time."""
+        """Pretrain with HPM, then with random masks for as many steps as take the same time."""
         hpm = self.timed("pretraining: hpm", lambda: self.pretrain("hpm", "mask.mode=hpm"))
         self.cost = self.timed("calibration", lambda: relative_cost(self.out / "hpm", hpm["steps"], hpm["ranks"]))
-        say(f"a step of HPM costs {self.cost:.2f} times one with random masks")
+        say(f"an HPM step takes {self.cost:.2f} times as long as one with random masks")
         steps = max(1, round(hpm["steps"] * self.cost))
         random = self.timed(
             "pretraining: random", lambda: self.pretrain("random", "mask.mode=random", f"train.steps={steps}")
@@ -157,15 +157,15 @@ class Demo:
 
 
 def find_older_demo(folder: Path) -> list[str] | None:
-    """The files of a demo of before there were marks; None if the folder is anything else."""
+    """Return the files of an older demo, whose folder has no mark; None for any other folder."""
     return top_names(folder, *WRITTEN, "data", "hpm", "random")
 
 
 def relative_cost(run: Path, steps: int, ranks: int) -> float:
-    """Seconds of an HPM step over those of one with random masks, as a mean over the schedule.
+    """Return the seconds of an HPM step divided by those of a step with random masks, a mean over the schedule.
 
-    Both are timed in turns in one process, and the fastest of the turns counts: what else the machine does slows both or
-    is left out. (Paces of runs one after the other differed by a factor of two on a shared machine.)
+    Both are timed in turns in one process, and the fastest of the turns counts. So other load on the machine slows both or
+    does not count. (Rates of runs one after the other differed by a factor of two on a shared machine.)
     """
     import numpy as np
     import torch
@@ -185,7 +185,7 @@ def relative_cost(run: Path, steps: int, ranks: int) -> float:
         config.mask.mode, config.optim.batch_size = mode, config.optim.batch_size // ranks
         clip = frames[torch.arange(config.optim.batch_size) % len(frames)]
         updates[mode] = make_update(config, clip, steps)
-        updates[mode](steps - 1)  # the first is slower
+        updates[mode](steps - 1)  # the first step is slower
     for place, now in enumerate(np.linspace(0, steps - 1, places).astype(int).tolist()):
         for _ in range(turns):
             for mode, update in updates.items():
@@ -196,7 +196,7 @@ def relative_cost(run: Path, steps: int, ranks: int) -> float:
 
 
 def make_update(config: Any, clip: Any, steps: int) -> Callable[[int], None]:
-    """One whole training step on this clip, at the given place of the schedule."""
+    """Return a function that runs one whole training step on this clip, at a given step of the schedule."""
     from hpm_video.method.step import PretrainStep
     from hpm_video.models.student import build_student
     from hpm_video.train.engines.plain import PlainEngine
@@ -216,14 +216,14 @@ def make_update(config: Any, clip: Any, steps: int) -> Callable[[int], None]:
 
 
 def free_port() -> int:
-    """A port nobody listens on, so that several jobs can run on one machine."""
+    """Return a free port, so that several jobs can run on one machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def is_chatter(line: str) -> bool:
-    """Lines of the launcher and of libraries; they stay in the log file."""
+    """Return whether a line comes from the launcher or a library; such lines stay in the log file."""
     marks = ("[INFO]", "[WARNING]", "cpp_extension.py", "ops.comm", "Gloo", "[Gloo]")
     return not line.strip() or any(mark in line for mark in marks)
 
@@ -247,13 +247,13 @@ def main() -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write(f"stopped; the same command goes on from here (checkpoints are in {given.out})\n")
+        sys.stderr.write(f"stopped. Rerun the command to resume (checkpoints are in {given.out})\n")
         return 130
     from hpm_video.report.demo_report import summarise
 
     for sentence in summarise(results):
         say(sentence)
-    say(f"{results['seconds']['total']:.0f} s in all; report: {given.out / 'report.html'}")
+    say(f"{results['seconds']['total']:.0f} s in total; report: {given.out / 'report.html'}")
     return 0
 
 

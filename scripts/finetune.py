@@ -1,4 +1,4 @@
-"""Fine-tuning and the test after it: `deepspeed scripts/finetune.py --config FILE data.root=DIR init.weights=RUN [KEY=VALUE ...]`."""
+"""Fine-tune a pretrained encoder, then test it: `deepspeed scripts/finetune.py --config FILE data.root=DIR init.weights=RUN [KEY=VALUE ...]`."""
 
 import sys
 

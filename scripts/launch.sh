@@ -1,6 +1,6 @@
 #!/bin/sh
-# launch.sh SCRIPT ARGUMENTS: a script of this folder, in the project's environment; by deepspeed where LAUNCH is set or there
-# are several GPUs, else in one process. A --config that is not found here is looked for in the project.
+# launch.sh SCRIPT ARGUMENTS: runs a script of this folder in the project's environment. It uses deepspeed if LAUNCH is set or
+# if there are several GPUs, else one process. If a --config is not found here, it is looked up in the project.
 set -eu
 here="$(cd "$(dirname "$0")" && pwd)"
 script="$here/$1"
@@ -14,8 +14,8 @@ if [ -z "${PYTHON:-}" ]; then
     PYTHON=python3
     [ -x "$here/../.venv/bin/python" ] && PYTHON="$here/../.venv/bin/python"
 fi
-command -v "$PYTHON" > /dev/null 2>&1 || { echo "error: no $PYTHON; expected Python with hpm-video installed (make install)" >&2; exit 1; }
-PATH="$(dirname "$(command -v "$PYTHON")"):$PATH" # where its deepspeed is, and what that starts
+command -v "$PYTHON" > /dev/null 2>&1 || { echo "error: $PYTHON not found; expected Python with hpm-video. Try make install" >&2; exit 1; }
+PATH="$(dirname "$(command -v "$PYTHON")"):$PATH" # finds its deepspeed, and the Python that deepspeed starts
 export PATH
 if [ -z "${LAUNCH:-}" ]; then
     gpus="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"

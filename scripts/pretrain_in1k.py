@@ -1,4 +1,4 @@
-"""HPM pretraining on ImageNet-1k: `deepspeed scripts/pretrain_in1k.py data.root=DIR [KEY=VALUE ...]`."""
+"""Pretrain with HPM on ImageNet-1k: `deepspeed scripts/pretrain_in1k.py data.root=DIR [KEY=VALUE ...]`."""
 
 import sys
 from pathlib import Path

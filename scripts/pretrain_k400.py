@@ -1,4 +1,4 @@
-"""HPM pretraining on Kinetics-400: `deepspeed scripts/pretrain_k400.py data.root=DIR [KEY=VALUE ...]`."""
+"""Pretrain with HPM on Kinetics-400: `deepspeed scripts/pretrain_k400.py data.root=DIR [KEY=VALUE ...]`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""HPM pretraining on Something-Something V2: `deepspeed scripts/pretrain_ssv2.py data.root=DIR [KEY=VALUE ...]`."""
+"""Pretrain with HPM on Something-Something V2: `deepspeed scripts/pretrain_ssv2.py data.root=DIR [KEY=VALUE ...]`."""
 
 import sys
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""A storm of kills on training runs: after each the same command resumes, and each run must end as one that nobody killed.
+"""Kill training runs at random moments and resume them: each run must end like one that was never killed.
 
     python scripts/storm.py runs/storm --kills 50
 
-For the plain engine and DeepSpeed's ZeRO 0 to 3 (two processes) it trains a reference without a stop, then the same run while
-it sends SIGKILL at random moments to the launcher, a rank or a loader worker, or while a checkpoint or a file is written
-(the process kills itself in that moment). It checks that every process has ended within 60 s of a kill, that the last
+For the plain engine and DeepSpeed's ZeRO 0 to 3 (two processes) the script trains a reference without a stop. It then trains
+the same run and sends SIGKILL at random moments to the launcher, a rank or a loader worker. Or the process kills itself
+while it writes a checkpoint or a file. The script checks that every process has ended within 60 s of a kill, that the last
 checkpoint equals the reference bit for bit, and that metrics.jsonl has every step once, with the reference's losses.
 """
 
@@ -39,8 +39,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the runs: new, empty, or of an earlier storm")
     parser.add_argument("--kills", type=int, default=50, help="kills over all engines (50)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and targets (0)")
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="all")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments and targets (0)")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="engines to test (all)")
     given = parser.parse_args()
     from hpm_video.errors import UserError
     from hpm_video.files import OwnFolder, write_json
@@ -64,6 +64,7 @@ def main() -> int:
 
 
 def make_videos(root: Path) -> Path:
+    """Write twelve small videos and return their folder."""
     from hpm_video.preprocess.encode import write_video
 
     root.mkdir(exist_ok=True)
@@ -75,19 +76,20 @@ def make_videos(root: Path) -> Path:
 
 
 class Storm:
-    """The reference and the killed run of one engine."""
+    """Train the reference and the killed runs of one engine."""
 
     def __init__(self, engine: str, videos: Path, out: Path, rng: random.Random) -> None:
         self.engine, self.videos, self.out, self.rng = engine, videos, out, rng
         self.ended = True
 
     def run(self, kills: int) -> dict:
+        """Run until `kills` kills are done, and return the checks."""
         reference = self.out / "reference"
         self.start(reference).wait()
         done, run_number, equal, rows_equal, targets = 0, 0, True, True, []
         while done < kills:
             run = self.out / f"run-{run_number}"
-            for _ in range(min(4, kills - done)):  # then it may end
+            for _ in range(min(4, kills - done)):  # then the run may finish
                 target = TARGETS[done % len(TARGETS)]
                 done += self.kill_once(run, target)
                 targets.append(target)
@@ -102,7 +104,7 @@ class Storm:
         return row
 
     def start(self, run: Path, moment: str = "") -> subprocess.Popen:
-        """Start the command in a session of its own; its processes carry the mark."""
+        """Start the command in a session of its own. Its processes carry the mark."""
         home = Path(sys.executable).parent
         path = f"{home}{os.pathsep}{os.environ['PATH']}"
         env = {**os.environ, "PATH": path, "DS_ACCELERATOR": "cpu", MARK: str(run), MOMENT: moment}
@@ -138,13 +140,13 @@ class Storm:
         began = time.monotonic()
         while find_marked(run) and time.monotonic() - began < LIMIT_S:
             if process.poll() is None and target == "worker" and time.monotonic() - began > LIMIT_S / 2:
-                break  # it goes on without that worker: the next kill, or the end, comes
+                break  # the run continues without that worker, to the next kill or its end
             time.sleep(0.1)
         if find_marked(run) and target != "worker":
             self.ended = False
         for pid in find_marked(run):
             kill(pid)
-        return int(killed or process.wait() != 0)  # a moment behind the last write of a run kills nothing
+        return int(killed or process.wait() != 0)  # a moment after the last write of a run kills nothing
 
 
 def kill(pid: int) -> None:
@@ -155,7 +157,7 @@ def kill(pid: int) -> None:
 
 
 def find_marked(run: Path) -> list[int]:
-    """Return the processes that carry the mark of a run, zombies left out."""
+    """Return the processes that carry the mark of a run, except zombies."""
     found = []
     for folder in Path("/proc").iterdir():
         try:
@@ -168,7 +170,7 @@ def find_marked(run: Path) -> list[int]:
 
 
 def find_victims(run: Path, target: str, launcher: int) -> list[int]:
-    """Return the processes of a kind: the one that was started, the ones that train, or their children."""
+    """Return the processes of a kind: the launcher, the ranks, or their loader workers."""
     if target == "launcher":
         return [launcher]
     parents = {pid: parent_of(pid) for pid in find_marked(run)}
@@ -198,7 +200,7 @@ def count_rows(run: Path) -> int:
 
 
 def read_rows(run: Path) -> list[tuple]:
-    """Return (step, loss, norm of the gradient) of every line; a half line raises ValueError."""
+    """Return (step, loss, norm of the gradient) of every line. Raise ValueError for half a line."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [(row["step"], row["loss"], row["grad_norm"]) for row in rows]
 

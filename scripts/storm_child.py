@@ -1,4 +1,4 @@
-"""A training run for `storm.py` that kills itself in the middle of a write, if HPM_STORM_MOMENT says so (save:N, rewrite:N)."""
+"""Train for `storm.py`; with HPM_STORM_MOMENT (save:N, rewrite:N) the process kills itself in the middle of a write."""
 
 import os
 import signal

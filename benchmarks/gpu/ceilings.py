@@ -1,14 +1,14 @@
-"""Predict what a GPU can reach at most: each stage of a step takes the time of its FLOPs or of its bytes, whichever is longer.
+"""Predict the highest rate of a GPU: each stage of a step takes the time of its FLOPs or of its bytes, whichever is longer.
 
     python benchmarks/gpu/ceilings.py [--sizes s b l] [--clips 64] [--flops 790e12] [--bytes 3.0e12]
 
-FLOPs and bytes are those of `hpm_video/costs/dry_run.py`: each operation reads its inputs and writes its outputs once, as
-without torch.compile, so a compiled step can be quicker than predicted. The two ceilings were published for an H100: large
+`hpm_video/costs/dry_run.py` counts FLOPs and bytes: each operation reads its inputs and writes its outputs once, as without
+torch.compile. A compiled step can therefore be quicker than predicted. The two ceilings were published for an H100: large
 matrix products in bf16, and copies within its memory. An update adds the bytes of AdamW and of the teacher's EMA.
 
-What the count decided. Targets and losses take 5 % of the bytes of `hpm` (ViT-B): with engine.compile they are gathered and
-normalised in one kernel. A bf16 copy of the teacher, kept beside its fp32 weights, would save .2, .4 and .5 % of a step of 64
-clips for S, B and L: there is none.
+The count led to two decisions. Targets and losses take 5 % of the bytes of `hpm` (ViT-B), so engine.compile gathers and
+normalises them in one kernel. The teacher has no bf16 copy beside its fp32 weights: it would save only .2, .4 and .5 % of a
+step of 64 clips for S, B and L.
 """
 
 import argparse
@@ -31,7 +31,7 @@ CLIPS = 64
 
 
 class Ceilings(NamedTuple):
-    """Hold what the device does at most in a second."""
+    """Hold the most FLOPs and bytes of a device in a second."""
 
     flops: float = MOST_FLOPS
     bytes: float = MOST_BYTES
@@ -41,7 +41,7 @@ class Ceilings(NamedTuple):
 
     @property
     def ridge(self) -> float:
-        """FLOPs for each byte from which on the products are the limit."""
+        """Return the FLOPs per byte above which the products are the limit."""
         return self.flops / self.bytes
 
 
@@ -51,12 +51,12 @@ PUBLISHED = Ceilings()
 def count(
     size: str, preset: str, clips: int = CLIPS, frames: int = 16, side: int = 224, keys: Sequence[str] = ()
 ) -> DryRun:
-    """Return the dry run of a step in bf16. Takes some seconds."""
+    """Return the dry run of a step in bf16. This takes some seconds."""
     return dry_run(make_config(size, frames, side, clips, [f"preset={preset}", *keys]), clips, bf16=True)
 
 
 def stage_rows(run: DryRun, ceilings: Ceilings = PUBLISHED) -> list[dict[str, Any]]:
-    """Return what each stage and the update compute, move, and take at least, the longest first."""
+    """Return FLOPs, bytes and least seconds of each stage and of the update, the longest first."""
     rows = []
     for part, costs in (("forward", run.forward), ("backward", run.backward)):
         rows += [_row(f"{stage}, {part}", costs[stage], ceilings) for stage in STAGES if any(costs.get(stage, ()))]
@@ -74,7 +74,7 @@ def _row(stage: str, cost: Cost, ceilings: Ceilings) -> dict[str, Any]:
 
 
 def predict(run: DryRun, ceilings: Ceilings = PUBLISHED) -> dict[str, Any]:
-    """Return clips a second, the share of its time in which a step is limited by bytes, and its MFU at that rate."""
+    """Return clips per second, the share of a step's time that bytes limit, and the MFU at that rate."""
     rows = stage_rows(run, ceilings)
     seconds = sum(row["seconds"] for row in rows)
     by_bytes = sum(row["seconds"] for row in rows if row["limit"] == "bytes")
@@ -84,16 +84,16 @@ def predict(run: DryRun, ceilings: Ceilings = PUBLISHED) -> dict[str, Any]:
 
 
 def blocks_of(predicted: dict[str, dict[str, Any]], ceilings: Ceilings) -> list[Block]:
-    """The table by model and preset."""
+    """Return the table by model and preset, and how it was predicted."""
     head = ["model, preset", "clips of a step", "clips/s, predicted", "time limited by bytes", "of the product's rate"]
     rows = [
         [name, str(p["clips"]), f"{p['clips_per_s']:,.0f}", f"{p['bytes_share']:.0%}", f"{p['of_product']:.0%}"]
         for name, p in predicted.items()
     ]
     text = (
-        f"Predicted, not measured: the time of each stage is that of its FLOPs at {ceilings.flops / 1e12:,.0f} TFLOP/s or of its "
-        f"bytes at {ceilings.bytes / 1e12:.1f} TB/s, whichever is longer; then AdamW and EMA. No operation is fused, the host "
-        "costs nothing."
+        f"Predicted, not measured: each stage takes the time of its FLOPs at {ceilings.flops / 1e12:,.0f} TFLOP/s or of its "
+        f"bytes at {ceilings.bytes / 1e12:.1f} TB/s, whichever is longer; AdamW and EMA are added. No operation is fused, and "
+        "the host costs nothing."
     )
     return [Table(head, rows), Paragraph(text)]
 
@@ -102,9 +102,9 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=["ti", *SIZES, "h"])
     parser.add_argument("--presets", nargs="+", default=list(PRESETS))
-    parser.add_argument("--clips", type=int, default=CLIPS, help=f"of a step ({CLIPS})")
-    parser.add_argument("--flops", type=float, default=MOST_FLOPS, help=f"a second ({MOST_FLOPS:g})")
-    parser.add_argument("--bytes", type=float, default=MOST_BYTES, help=f"a second ({MOST_BYTES:g})")
+    parser.add_argument("--clips", type=int, default=CLIPS, help=f"clips of a step ({CLIPS})")
+    parser.add_argument("--flops", type=float, default=MOST_FLOPS, help=f"most FLOPs per second ({MOST_FLOPS:g})")
+    parser.add_argument("--bytes", type=float, default=MOST_BYTES, help=f"most bytes per second ({MOST_BYTES:g})")
     given = parser.parse_args(arguments)
     ceilings = Ceilings(given.flops, given.bytes)
     predicted, stages = {}, []
@@ -119,7 +119,7 @@ def main(arguments: list[str]) -> None:
 
 
 def stage_table(rows: list[dict[str, Any]]) -> Table:
-    """The stages with their intensity, the longest first."""
+    """Return the stages with their intensity, the longest first."""
     whole = sum(row["seconds"] for row in rows)
     head = ["stage", "GFLOP", "GB", "FLOP/byte", "limit", "share of the time"]
     lines = []

@@ -1,4 +1,4 @@
-"""Hold what the stages of the GPU script share: the JSON file of a stage, the time it has, and the sizes of its small form."""
+"""Keep the JSON file of a stage of the GPU script, the time it has left, and the sizes of the small form."""
 
 import json
 import time
@@ -20,14 +20,14 @@ SMALL = [  # keys of the small form, for a CPU
 
 
 class Skip(Exception):
-    """Say why a stage has nothing to do here."""
+    """Tell why a stage has nothing to do here."""
 
 
 class Context:
-    """A stage's results. The file is whole at any time: what was put there stays if the process is killed."""
+    """Keep the results of a stage. The file is whole at any time: it keeps every result if the process is killed."""
 
     def __init__(self, file: Path, device: str, tiny: bool, until: float) -> None:
-        """file: with what run.py knows before the stage starts. until: time.time() at which the stage is killed."""
+        """Read `file`, which run.py wrote before the stage started. `until`: time.time() at which the stage is killed."""
         self.file, self.tiny, self.until, self.device_name = file, tiny, until, device
         self.started, self.content = time.time(), json.loads(file.read_text(encoding="utf-8"))
 
@@ -47,11 +47,12 @@ class Context:
         self._write()
 
     def end(self, status: str, reason: str = "") -> None:
+        """Write how the stage ended."""
         self.content |= {"status": status, "reason": reason}
         self._write()
 
     def left(self) -> float:
-        """Seconds until the stage is killed."""
+        """Return the seconds until the stage is killed."""
         return self.until - time.time()
 
     def _write(self) -> None:

@@ -1,4 +1,4 @@
-"""The blocks of a GPU's page, from its JSON file alone: a test holds the pages to their files."""
+"""Make the page of a GPU from its JSON file alone; a test compares each page with its file."""
 
 from typing import Any
 
@@ -22,10 +22,12 @@ def render(content: dict[str, Any]) -> str:
 
 
 def results_of(stages: Stages, name: str) -> dict[str, Any]:
+    """Return the results of a stage, {} if it has none."""
     return stages.get(name, {}).get("results", {})
 
 
 def head(stages: Stages) -> list[Block]:
+    """Return the command, the machine and how each stage ended."""
     one = next(iter(stages.values()))
     machine = one["machine"]
     commit = machine.get("commit") or {}
@@ -36,7 +38,7 @@ def head(stages: Stages) -> list[Block]:
         f"commit {(commit.get('commit') or 'unknown')[:12]}{' with changes' if commit.get('dirty') else ''}. "
         f"Driver {machine.get('driver') or 'unknown'}, CUDA {machine.get('cuda') or 'unknown'}, {machine.get('cores')} cores; "
         f"{', '.join(told) or 'versions unknown'}. Medians, with the least and the most of the rounds. Every figure is in the "
-        "JSON file of this page's name."
+        "JSON file of the same name."
     )
     rows = [[s["stage"], s["status"], f"{s['seconds']:.0f}", s["reason"]] for s in stages.values()]
     small = [Paragraph("**The small form: its figures mean nothing.**")] if one["tiny"] else []
@@ -44,6 +46,7 @@ def head(stages: Stages) -> list[Block]:
 
 
 def measured_rows(speed: dict[str, Any], size: str, name: str, mode: str | None = None) -> list[dict[str, Any]]:
+    """Return the rows of a step that have a rate."""
     return [
         row
         for row in speed.get("measured", [])
@@ -52,12 +55,12 @@ def measured_rows(speed: dict[str, Any], size: str, name: str, mode: str | None 
 
 
 def best_rate(speed: dict[str, Any], size: str, name: str) -> dict[str, Any] | None:
-    """Return the row of the quickest mode."""
+    """Return the row of the fastest mode."""
     return max(measured_rows(speed, size, name), key=lambda row: row["clips_per_s"]["median"], default=None)
 
 
 def time_ratio(speed: dict[str, Any], size: str, row: dict[str, Any] | None = None) -> float | None:
-    """Return the time of a clip in units of the peer's in the same rounds, the median; None: that of `hpm`, eager."""
+    """Return the median time of a clip in units of the peer's in the same rounds. Without a row: that of `hpm`, eager."""
     row = row or next(iter(measured_rows(speed, size, "hpm", "eager")), None)
     if row is None:
         return None
@@ -71,19 +74,22 @@ def time_ratio(speed: dict[str, Any], size: str, row: dict[str, Any] | None = No
 
 
 def idle_share(profile: dict[str, Any]) -> float | None:
-    """Return the share in which the GPU waits for the host, as training runs: with graphs if they were recorded, and
-    without a profiler, which slows the host."""
+    """Return the share of time in which the GPU waits for the host in training.
+
+    It is measured with graphs if they were recorded, and without a profiler, which slows the host.
+    """
     graphs = profile.get("step_with_graphs") or {}
     step = graphs if graphs.get("recorded") else profile.get("step") or {}
     return step.get("idle_share_without_profiler")
 
 
 def hours(rate: float, num_clips: int, epochs: int) -> float:
+    """Return the hours of a training at `rate` clips per second."""
     return num_clips * epochs / rate / 3600
 
 
 def targets(speed: dict[str, Any], profile: dict[str, Any]) -> list[tuple[str, float | None, str, bool | None]]:
-    """Return (aim, value, value as text, whether it is reached); None: not measured."""
+    """Return (aim, value, value as text, whether it is reached) of each aim; None: not measured."""
     found = []
 
     def add(aim: str, value: float | None, text: str, least: float | None = None, most: float | None = None) -> None:
@@ -155,8 +161,8 @@ def speed_blocks(speed: dict[str, Any], content: dict[str, Any]) -> list[Block]:
     peak, used = speed.get("peak_flops"), content["predicted_with"]
     told = f"{peak / 1e12:,.0f} TFLOP/s" if peak else "not known"
     text = (
-        f"16 x 224 px, {speed.get('precision')}, whole steps with optimizer and teacher, no data. The matrix product: "
-        f"{speed['product_flops'] / 1e12:,.3g} TFLOP/s; the maker's peak: {told}. MFU: of FLOPs counted from the shapes. "
+        f"16 x 224 px, {speed.get('precision')}, whole steps with optimizer and teacher, without data loading. The matrix product: "
+        f"{speed['product_flops'] / 1e12:,.3g} TFLOP/s; the maker's peak: {told}. MFU uses the FLOPs counted from the shapes. "
         f"Predicted: each stage takes the time of its FLOPs at {used['flops'] / 1e12:,.0f} TFLOP/s or of its bytes at "
         f"{used['bytes'] / 1e12:.1f} TB/s, with {used['clips']} clips and nothing fused."
     )

@@ -1,8 +1,8 @@
-"""The page of a run on a GPU: benchmarks/results/gpu_CARD_YYYYMM.md and, beside it, all its figures as .json.
+"""Write the page of a run on a GPU: benchmarks/results/gpu_CARD_YYYYMM.md and, beside it, all its figures as .json.
 
     python benchmarks/gpu/report.py DIR [--out FILE]
 
-DIR: what `benchmarks/gpu/run.py --out DIR` wrote. Results of `--device cpu` get a page only where --out says.
+DIR is the folder that `benchmarks/gpu/run.py --out DIR` wrote. Results of `--device cpu` get a page only with --out.
 """
 
 import argparse
@@ -28,26 +28,26 @@ RESULTS = HOME.parent / "results"
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """Return {stage: what it wrote}. Raises UserError if there is nothing, or something else."""
+    """Return {stage: content of its file}. Raise UserError if the folder holds no such file, or files of another program."""
     found = {}
     for stage in STAGES:
         file = folder / f"{stage}.json"
         if file.is_file():
             found[stage] = read_json(file, dict, "what benchmarks/gpu/run.py writes")
             if found[stage].get("stage") != stage or "results" not in found[stage]:
-                raise UserError(f"{file} is not of this script; expected what benchmarks/gpu/run.py writes")
+                raise UserError(f"{file} is not of this script; expected a file that benchmarks/gpu/run.py writes")
     if not found:
         raise UserError(f"{folder} holds no results; expected a folder that benchmarks/gpu/run.py --out wrote")
     return found
 
 
 def name_page(stages: dict[str, Any]) -> str:
-    """gpu_h100_202611, from card and date. Raises UserError for results of a CPU."""
+    """Return a name such as gpu_h100_202611, from card and date. Raise UserError if the results are of a CPU."""
     cards = {s["machine"].get("card") for s in stages.values() if s["device"] == "cuda"} - {None}
     if any(s["device"] != "cuda" for s in stages.values()) or not cards:
         raise UserError(
-            "these results are not of a GPU, and no page under a GPU's name is made of them; expected results of "
-            "--device cuda. --out FILE writes them to a page of your own"
+            "these results are not of a GPU, so they get no page under a GPU's name; expected results of --device cuda. "
+            "Try --out FILE for a page of your own"
         )
     if len(cards) > 1:
         raise UserError(f"the stages ran on several cards ({', '.join(sorted(cards))}); expected those of one run")
@@ -58,7 +58,7 @@ def name_page(stages: dict[str, Any]) -> str:
 
 
 def predict_all(stages: dict[str, Any]) -> dict[str, Any]:
-    """Return the prediction for each size and step that was measured, by 'SIZE NAME'. Takes seconds for each."""
+    """Return the prediction for each measured size and step, by 'SIZE NAME'. Each takes seconds."""
     rows = stages.get("speed", {}).get("results", {}).get("measured", [])
     pairs = {(row["size"], row["name"]) for row in rows if row["clips_per_s"] and row["size"] in SIZES}
     found = {pair: predict(count(*pair)) for pair in {(size, PRESET_OF[name]) for size, name in pairs}}
@@ -66,18 +66,18 @@ def predict_all(stages: dict[str, Any]) -> dict[str, Any]:
 
 
 def combine(stages: dict[str, Any]) -> dict[str, Any]:
-    """Return all that the page is made of."""
+    """Return the content of the page's JSON file."""
     about = {"clips": CLIPS, "flops": PUBLISHED.flops, "bytes": PUBLISHED.bytes}
     return {"format": GPU_FORMAT, "stages": stages, "predicted": predict_all(stages), "predicted_with": about}
 
 
 def check_free(page: Path) -> None:
-    """Raise UserError if a page or its figures would take the place of files that are not of this script."""
+    """Raise UserError if the page or its figures would replace files that this script did not write."""
     figures = page.with_suffix(".json")
     if not page.exists() and not figures.exists():
         return
     if not figures.is_file() or read_json(figures, dict, "the figures of a page").get("format") != GPU_FORMAT:
-        raise UserError(f"{page} or {figures.name} is there and not of this script; expected another --out FILE")
+        raise UserError(f"{page} or {figures.name} exists and was not written by this script. Try another --out FILE")
 
 
 def main(arguments: list[str]) -> int:

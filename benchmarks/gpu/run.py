@@ -1,11 +1,11 @@
-"""Everything that needs a GPU, in one command of some minutes: checks, speed, profile, feed, and the study of masks.
+"""Measure all that needs a GPU, in one command of some minutes: checks, speed, profile, feed, and the study of masks.
 
     python benchmarks/gpu/run.py --out DIR [--minutes 8] [--stages truth speed profile feed arena] [--device cpu --tiny]
 
-The stages run in order of value, each in a process group of its own, which is killed at the stage's limit. DIR gets
-STAGE.json of each stage, whole at any time, and run.log with all that they print. `python benchmarks/gpu/report.py DIR` makes
-the page. It works from a plain checkout: what is not installed is named at the start, with what cannot be done without it.
-`--device cpu --tiny` runs everything in a small form, whose figures mean nothing. Exit code 0: every stage is done, or
+The stages run in order of value. Each has a process group of its own, which is killed at the stage's limit. DIR gets a
+STAGE.json of each stage, whole at any time, and run.log with all output. `python benchmarks/gpu/report.py DIR` makes the
+page. The script works from a plain checkout: it starts by naming each missing package and the stage that is skipped without
+it. `--device cpu --tiny` runs everything in a small form, whose figures mean nothing. Exit code 0: every stage is done, or
 skipped for a stated reason.
 """
 
@@ -37,12 +37,12 @@ LIMITS_S = {
     "profile": 60.0,
     "feed": 60.0,
     "arena": float("inf"),
-}  # of MINUTES; inf: the rest
+}  # out of MINUTES; inf: all that is left
 EXAMINE_S, LEAST_S = 90.0, 5.0
 BASE = ("numpy", "yaml", "omegaconf", "filelock", "fsspec", "pyarrow", "safetensors", "jaxtyping", "einops")
 BASE += ("torch", "torchvision", "timm")
 NEEDS = {"truth": (*BASE, "pytest"), "speed": BASE, "profile": BASE, "feed": (*BASE, "av"), "arena": BASE}
-HELPFUL = {  # what else is used: stage, and what is left out without it
+HELPFUL = {  # optional packages: (stage that uses it, consequence if it is missing)
     "rich": ("feed", "videos are not prepared, training reads the raw files"),
     "pebble": ("feed", "videos are not prepared, training reads the raw files"),
     "tensorboard": ("feed", "no training from files is measured"),
@@ -53,8 +53,10 @@ HELPFUL = {  # what else is used: stage, and what is left out without it
 
 
 def find_missing(stages: list[str], environment: dict[str, str]) -> tuple[dict[str, dict[str, str]], dict[str, Any]]:
-    """Return {name: error, consequence} of what cannot be imported, and the machine. An import that ends the process counts
-    as one that fails; after EXAMINE_S the rest is taken for present."""
+    """Return {name: error, consequence} of the packages that cannot be imported, and the machine.
+
+    An import that ends the process counts as a failed one. After EXAMINE_S the remaining packages count as present.
+    """
     wanted = list(dict.fromkeys(name for stage in stages for name in NEEDS[stage]))
     wanted += [name for name, (stage, _) in HELPFUL.items() if stage in stages]
     missing: dict[str, dict[str, str]] = {}
@@ -81,7 +83,7 @@ def find_missing(stages: list[str], environment: dict[str, str]) -> tuple[dict[s
 
 
 def _read_output(words: list[str], environment: dict[str, str], most_s: float) -> tuple[str, int | None]:
-    """Return what a process printed and its status; None if it took longer than most_s, or could not be started."""
+    """Return the output of a process and its exit status; None if it took longer than most_s."""
     options: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "errors": "replace"}
     process = subprocess.Popen(words, cwd=ROOT, env=environment, start_new_session=True, **options)
     try:
@@ -98,14 +100,14 @@ def _miss(name: str, error: str, stages: list[str]) -> dict[str, str]:
 
 
 def kill_group(process: subprocess.Popen) -> None:
-    """Kill a process and all that it started in its group, and wait for it."""
+    """Kill a process and its group, and wait for it."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def supervise(words: list[str], file: Path, log: Path, limit_s: float, environment: dict[str, str]) -> dict[str, Any]:
-    """Run a stage that keeps its results in `file`; return its content, with how it ended."""
+    """Run a stage that keeps its results in `file`. Return its content, with how the stage ended."""
     began, killed = time.monotonic(), ""
     with log.open("ab") as stream:
         options: Any = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
@@ -113,7 +115,7 @@ def supervise(words: list[str], file: Path, log: Path, limit_s: float, environme
         try:
             process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            killed = f"its limit of {limit_s:.0f} s was over; the results are those of before"
+            killed = f"reached its limit of {limit_s:.0f} s; the results up to then are kept"
         except BaseException:
             _close(file, "killed", f"{COMMAND} was stopped", began)
             raise
@@ -123,11 +125,11 @@ def supervise(words: list[str], file: Path, log: Path, limit_s: float, environme
         return _close(file, "killed", killed, began)
     code = process.returncode
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return _close(file, "failed", f"its process ended with {how} before it was done (see {LOG})", began)
+    return _close(file, "failed", f"its process ended early with {how} (see {LOG})", began)
 
 
 def _close(file: Path, status: str, reason: str, began: float) -> dict[str, Any]:
-    """Write how a stage ended, if it has not done so itself."""
+    """Write how a stage ended, if the stage has not done so itself."""
     content = json.loads(file.read_text(encoding="utf-8"))
     if content["status"] == "running":
         content |= {"status": status, "reason": reason}
@@ -144,14 +146,14 @@ def run_stage(
     known: dict[str, Any],
     environment: dict[str, str],
 ) -> dict[str, Any]:
-    """Run one stage to its end or limit; its file is there before it starts. `known`: machine and missing packages."""
+    """Run one stage to its end or limit. Its file exists before it starts. `known`: machine and missing packages."""
     file = folder / f"{name}.json"
     about = {"format": FORMAT, "stage": name, "status": "running", "reason": "", "seconds": 0.0, "limit_s": limit_s}
     about |= {"date": time.strftime("%F"), "device": given.device, "tiny": given.tiny, **known, "results": {}}
     lacking = [package for package in NEEDS[name] if package in known["missing"]]
     if lacking:
         told = "; ".join(f"{package} ({known['missing'][package]['error']})" for package in lacking)
-        about |= {"status": "skipped", "reason": f"it needs what cannot be imported: {told}"}
+        about |= {"status": "skipped", "reason": f"it needs packages that cannot be imported: {told}"}
     elif limit_s < LEAST_S:
         about |= {"status": "skipped", "reason": "no time was left for it"}
     write_json(file, about)
@@ -163,7 +165,7 @@ def run_stage(
 
 
 def make_environment(device: str, tiny: bool) -> dict[str, str]:
-    """Return what the processes get: the project on their path; no GPU if the CPU is to be used, for little work one core."""
+    """Return the environment of the stages: the project on the path, no GPU for `cpu`, one thread for `tiny`."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     environment |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
@@ -171,7 +173,7 @@ def make_environment(device: str, tiny: bool) -> dict[str, str]:
 
 
 def make_teller(log: Path) -> Any:
-    """Return what writes a line both to the terminal and to the log."""
+    """Return a function that writes a line to the terminal and to the log."""
 
     def tell(line: str) -> None:
         sys.stdout.write(line + "\n")
@@ -183,7 +185,7 @@ def make_teller(log: Path) -> Any:
 
 
 def run_all(given: argparse.Namespace) -> int:
-    """Return the exit code. Raises UserError: a folder that is not its own, no GPU."""
+    """Run the stages and return the exit code. Raise UserError if the folder is not its own or if there is no GPU."""
     began, folder = time.monotonic(), given.out.resolve()
     names = [f"{stage}.json" for stage in LIMITS_S]
     own = OwnFolder.claim(folder, COMMAND)
@@ -198,7 +200,7 @@ def run_all(given: argparse.Namespace) -> int:
         tell(f"cannot import {name}: {about['error']}; {about['consequence']}")
     tell(f"machine: {machine.get('card') or 'no GPU'}, torch {machine.get('torch')}, {machine.get('cores')} cores")
     if given.device == "cuda" and machine and "torch" not in missing and machine.get("card") is None:
-        raise UserError("no CUDA device was found; expected one. --device cpu --tiny runs the small form without")
+        raise UserError("no CUDA device was found; expected one. Try --device cpu --tiny for the small form on a CPU")
     good = True
     for stage in stages:
         rest = 60 * given.minutes - (time.monotonic() - began)
@@ -211,16 +213,17 @@ def run_all(given: argparse.Namespace) -> int:
 
 
 def stop(number: int, frame: Any) -> NoReturn:
+    """Exit on a signal, so that the stage is killed too."""
     raise SystemExit(128 + number)
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results: new, empty or its own")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"in all; the limits grow with it ({MINUTES:g})")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results: new, empty or its own")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"in total; the limits scale ({MINUTES:g})")
     parser.add_argument("--stages", nargs="+", choices=list(LIMITS_S), default=list(LIMITS_S), metavar="STAGE")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="small models and few steps: a trial of the script itself")
+    parser.add_argument("--tiny", action="store_true", help="small models and few steps, to try the script itself")
     signal.signal(signal.SIGTERM, stop)
     try:
         return run_all(parser.parse_args(arguments))

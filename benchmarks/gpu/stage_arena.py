@@ -1,4 +1,4 @@
-"""The study of masks, if there is one: `benchmarks/studies/arena.py --minutes M --out FOLDER`. Its JSON files are kept."""
+"""Run the study of masks, if there is one: `benchmarks/studies/arena.py --minutes M --out FOLDER`. Keep its JSON files."""
 
 import json
 import subprocess
@@ -11,12 +11,12 @@ from context import Context, Skip
 from hpm_video.files import temporary_folder
 
 STUDY = Path(__file__).resolve().parents[1] / "studies" / "arena.py"
-MOST_BYTES, RESERVE_S = 2_000_000, 10  # of a file that is kept; before the stage is killed
+MOST_BYTES, RESERVE_S = 2_000_000, 10  # size of a kept file; time before the stage is killed
 
 
 def main(context: Context) -> str | None:
     if not STUDY.is_file():
-        raise Skip("there is no benchmarks/studies/arena.py yet")
+        raise Skip("benchmarks/studies/arena.py does not exist yet")
     with temporary_folder() as out:
         minutes = 0.1 if context.tiny else max(0.1, (context.left() - RESERVE_S) / 60)
         words = [sys.executable, str(STUDY), f"--minutes={minutes:.2f}", f"--out={out / 'arena'}"]
@@ -29,7 +29,7 @@ def main(context: Context) -> str | None:
 
 
 def keep(context: Context, out: Path) -> None:
-    """Put the JSON files that are new or have changed among the results."""
+    """Add JSON files that are new or have changed to the results."""
     found = {}
     for file in sorted(out.rglob("*.json")):
         if not file.name.startswith(".") and file.stat().st_size <= MOST_BYTES:

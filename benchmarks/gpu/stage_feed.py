@@ -1,6 +1,6 @@
-"""Measure what the loader delivers here by number of processes, and how much of it arrives: training from files, end to end.
+"""Measure the throughput of the loader by number of processes, and of whole training runs from files.
 
-The videos are made on the spot: moving textures in H.264, 340 x 256 px, 10 s, 30 frames a second, and their prepared copies.
+The stage makes its videos: moving textures in H.264, 340 x 256 px, 10 s, 30 frames per second, and their prepared copies.
 """
 
 import io
@@ -27,18 +27,18 @@ from hpm_video.preprocess.encode import write_video
 
 log = logging.getLogger("hpm_video")
 FPS = 30
-RESERVE_S = 4.0  # before the stage is killed
-TRAINING_S = 20.0  # that the loader leaves for training
+RESERVE_S = 4.0  # left before the stage is killed
+TRAINING_S = 20.0  # left for training after the loader
 
 
 class Sizes(NamedTuple):
-    """Say what the stage makes, and what it reads from it."""
+    """Hold the sizes of the videos, of the clips read from them, and of the training."""
 
     videos: int = 24
     shape: tuple[int, int, int] = (300, 256, 340)  # frames, height, width
     frames: int = 16
     side: int = 224
-    micro: int = 16  # clips of a batch of the loader
+    micro: int = 16  # clips in a batch of the loader
     seconds: float = 1.5  # for each number of processes
     batch: int = 128  # of the training
     steps: int = 25
@@ -73,7 +73,7 @@ def main(context: Context) -> str | None:
 
 
 def measure_loader(context: Context, root: Path, repeats: int, cores: int, sizes: Sizes, kept_s: float) -> None:
-    """Put the rates by number of processes, as long as more than `kept_s` seconds are left for others."""
+    """Add the rates by number of processes, while more than `kept_s` seconds stay left for other work."""
     rates: dict[str, float] = {}
     for workers in counts(cores):
         if context.left() > RESERVE_S + 2 * sizes.seconds + 2 + kept_s:
@@ -82,7 +82,7 @@ def measure_loader(context: Context, root: Path, repeats: int, cores: int, sizes
 
 
 def counts(cores: int) -> list[int]:
-    """1, 2, 4, ... and all cores."""
+    """Return 1, 2, 4, ... and all cores."""
     found, number = [], 1
     while number < cores:
         found.append(number)
@@ -91,7 +91,7 @@ def counts(cores: int) -> list[int]:
 
 
 def make_video(file: Path, number: int, shape: tuple[int, int, int]) -> None:
-    """A window that moves over a texture with detail at every scale, as natural pictures have."""
+    """Write a video of a window that moves over a texture with detail at every scale, as in natural images."""
     length, height, width = shape
     rng = np.random.default_rng(number)
     picture = np.zeros((height + length, width + length, 3), dtype=np.float32)
@@ -105,7 +105,7 @@ def make_video(file: Path, number: int, shape: tuple[int, int, int]) -> None:
 
 
 def prepare(raw: Path, out: Path, material: dict[str, Any]) -> tuple[Path, str]:
-    """Return the folder to read from and what it is: prepared copies, or the raw files if those cannot be made."""
+    """Return the folder to read from and its description: prepared copies, or the raw files if preparing fails."""
     began = time.perf_counter()
     try:
         status = hpm_video(["prepare", str(raw), str(out)])
@@ -117,7 +117,7 @@ def prepare(raw: Path, out: Path, material: dict[str, Any]) -> tuple[Path, str]:
 
 
 def deliver(root: Path, workers: int, repeats: int, sizes: Sizes) -> float:
-    """Return clips a second of so many processes, if nothing else is done with the clips."""
+    """Return the clips per second of `workers` processes, if nothing else is done with the clips."""
     side = [sizes.side, sizes.side]
     config = DataConfig(
         root=str(root), sampling="dense", num_frames=sizes.frames, stride=2, repeats=repeats, frame_size_px=side
@@ -126,7 +126,7 @@ def deliver(root: Path, workers: int, repeats: int, sizes: Sizes) -> float:
     assert source is not None
     dataset = ClipDataset(source, config, 0, training=True)
     stream = make_loader(dataset, sizes.micro, sizes.micro, 0, 1, 0, workers, 10**6)
-    for _ in range(2 * workers):  # what was read ahead while they started
+    for _ in range(2 * workers):  # batches that were read ahead during the start
         next(stream)
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < sizes.seconds or count < 2:
@@ -138,7 +138,7 @@ def deliver(root: Path, workers: int, repeats: int, sizes: Sizes) -> float:
 
 
 def train(context: Context, root: Path, folder: Path, cores: int, sizes: Sizes) -> str | None:
-    """Put clips a second and the share of waiting of whole runs; return a sentence if none of them ended well."""
+    """Add clips per second and the share of waiting of whole runs. Return a fault if none of them ended well."""
     workers = 1 if context.tiny else cores
     keys = [
         "preset=hpm",
@@ -182,7 +182,7 @@ def train(context: Context, root: Path, folder: Path, cores: int, sizes: Sizes) 
 
 
 def read_metrics(file: Path) -> dict[str, Any]:
-    """Return the median rate and share of waiting of the lines but the first two, in which all starts."""
+    """Return the median rate and share of waiting. The first two lines hold the start and do not count."""
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     lines = [line for line in lines if "clips_per_s" in line]
     steady = lines[2:-1] if len(lines) > 4 else lines[-1:]

@@ -1,4 +1,4 @@
-"""Where the time of a step of `hpm` goes: kernels, the share in which the GPU waits for the host, and each stage's ceiling."""
+"""Profile a step of `hpm`: kernels, the share of time in which the GPU waits for the host, and each stage's ceiling."""
 
 import gc
 import json
@@ -17,8 +17,8 @@ from timing import prepare, product_rate, time_once, wait
 from hpm_video.files import temporary_folder
 
 CLIPS, STEPS, TOP = 64, 3, 40
-KERNELS = ("kernel", "gpu_memcpy", "gpu_memset")  # what a trace of torch.profiler calls work of the GPU
-ON_CPU = ("cpu_op",)  # in the small form, to have something to count
+KERNELS = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of GPU work in a trace of torch.profiler
+ON_CPU = ("cpu_op",)  # stands for the kernels in the small form
 
 
 def main(context: Context) -> None:
@@ -45,7 +45,7 @@ def main(context: Context) -> None:
 
 
 def profile(step: Callable[[], Any], device: torch.device) -> dict[str, Any]:
-    """Return kernels by time, and how long the GPU was idle, of some steps in a row."""
+    """Return the kernels of some steps in a row by time, and the share of time in which the GPU was idle."""
     kinds = [torch.profiler.ProfilerActivity.CPU]
     kinds += [torch.profiler.ProfilerActivity.CUDA] if device.type == "cuda" else []
     plain = [time_once(step, device) for _ in range(STEPS)]
@@ -65,14 +65,14 @@ def profile(step: Callable[[], Any], device: torch.device) -> dict[str, Any]:
 
 
 def read_trace(file: Path, kinds: Iterable[str]) -> list[tuple[str, float, float]]:
-    """Return (name, start, end) of the events of these kinds, microseconds."""
+    """Return (name, start, end) of the events of these kinds, in microseconds."""
     events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
     taken = [event for event in events if event.get("ph") == "X" and event.get("cat") in kinds]
     return [(e["name"], float(e["ts"]), float(e["ts"]) + float(e.get("dur", 0))) for e in taken]
 
 
 def summarise(events: list[tuple[str, float, float]]) -> dict[str, Any]:
-    """Return the share of time without any kernel between the first and the last, and the kernels that took longest."""
+    """Return the kernels that took longest, and the share of time without a kernel between the first and the last."""
     if not events:
         return {"idle_share": None, "kernels": []}
     busy, reached = 0.0, float("-inf")
@@ -99,7 +99,7 @@ def summarise(events: list[tuple[str, float, float]]) -> dict[str, Any]:
 
 
 def time_copies(device: torch.device, size: int) -> dict[str, float]:
-    """Return GB/s: within the device (read and written), and to and from pinned memory of the host."""
+    """Return the GB/s of copies: within the device (read and written), to and from pinned memory of the host."""
     one = torch.zeros(size, dtype=torch.uint8, device=device)
     other = torch.empty_like(one)
     found = {"device": 2 * size / _best(lambda: other.copy_(one), device) / 1e9}

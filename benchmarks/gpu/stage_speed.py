@@ -1,7 +1,7 @@
-"""Clips a second of whole training steps, interleaved: the peer, VideoMAE, and the presets of HPM, by size and mode.
+"""Measure clips per second of whole training steps, interleaved: the peer, VideoMAE, and the presets of HPM, by size and mode.
 
-A group of steps is measured together, each with the largest micro batch that fits beside the others; the most valuable
-groups come first. A group that would not end in time is left out and named.
+The steps of a group are measured together, each with the largest micro batch that fits beside the others. The most valuable
+groups come first. A group that would not end in time is left out and listed.
 """
 
 import gc
@@ -21,34 +21,34 @@ from hpm_video.costs.memory import describe_shortage
 from hpm_video.train.engines.plain import use_bf16
 
 log = logging.getLogger("hpm_video")
-MODES = {  # keys of a mode, and the share of the GPU's memory that its group may fill
+MODES = {  # keys of a mode, and the share of the GPU memory that its group may fill
     "eager": ([], 0.85),
     "graphs": (["engine.graphs=auto"], 0.2),  # recorded steps keep their memory: hpm_video/train/graphs.py
     "compiled": (["engine.compile=true"], 0.85),
 }
 PROBES, MOST_CLIPS, MOST_ROUNDS = (4, 8), 256, 9
 UNKNOWN_CLIPS = 32
-RESIDENT_BYTES = 16  # of each parameter: weights, two moments, teacher
+RESIDENT_BYTES = 16  # per parameter: weights, two moments, teacher
 
 
 class Case(NamedTuple):
-    """One step to measure."""
+    """Name one step to measure."""
 
     name: str
     mode: str = "eager"
 
 
 class Group(NamedTuple):
-    """Name what is measured in the same rounds."""
+    """List the steps that are measured in the same rounds."""
 
     size: str
     cases: tuple[Case, ...]
-    share: float  # of the memory
-    least_s: float  # not started with less time than this
+    share: float  # of the GPU memory
+    least_s: float  # the group needs this much time to start
 
 
 def _group(size: str, least_s: float, *cases: str) -> Group:
-    """A case is 'name' or 'name mode'."""
+    """Make a group; a case is 'name' or 'name mode'."""
     found = tuple(Case(*case.split()) for case in cases)
     return Group(size, found, min(MODES[case.mode][1] for case in found), least_s)
 
@@ -91,7 +91,7 @@ def main(context: Context) -> str | None:
     failed = [
         f"{row['name']} {row['mode']} ViT-{row['size'].upper()}: {row['fault']}" for row in measured if row["fault"]
     ]
-    return None if any(row["clips_per_s"] for row in measured) else f"nothing could be measured: {'; '.join(failed)}"
+    return None if any(row["clips_per_s"] for row in measured) else f"no step could be measured: {'; '.join(failed)}"
 
 
 def describe(group: Group) -> str:
@@ -108,13 +108,13 @@ def make_settings(size: str, case: Case, clips: int, tiny: bool) -> PretrainConf
 
 
 def measure_group(group: Group, number: int, context: Context, peaks: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row for each case, those that failed too."""
+    """Return one row for each case, including those that failed."""
     began = time.perf_counter()
     rows: list[dict[str, Any]] = []
     steps: dict[Case, Any] = {}
     most = 2 if context.tiny else MOST_CLIPS
     shape = (most, *((4, 32, 32) if context.tiny else (16, 224, 224)), 3)
-    clips = torch.randn(shape, device=context.device).permute(0, 4, 1, 2, 3)  # stored as the loader's clips are
+    clips = torch.randn(shape, device=context.device).permute(0, 4, 1, 2, 3)  # in the layout of the loader's clips
     for case in group.cases:
         row = {"group": number, "size": group.size, **case._asdict(), "fault": None, "clips_per_s": None}
         rows.append(row)
@@ -141,12 +141,12 @@ def measure_group(group: Group, number: int, context: Context, peaks: dict[str, 
 def rate(
     case: Case, group: Group, step: Any, times: list[float], context: Context, peaks: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return clips a second, and their FLOPs in units of the two peaks. Recomputed FLOPs do not count."""
+    """Return clips per second, and their FLOPs in units of the two peaks. Recomputed FLOPs do not count."""
     clips = len(step.clip)
     found = spread([clips / seconds for seconds in times])
     flops = 2 * count_step(make_settings(group.size, case, clips, context.tiny)).step()
     told: dict[str, Any] = {"clips": clips, "clips_per_s": found, "rounds": len(times), "flops_per_clip": flops}
-    told["seconds_per_clip"] = [seconds / clips for seconds in times]  # by round: ratios within a round
+    told["seconds_per_clip"] = [seconds / clips for seconds in times]  # by round, for ratios within a round
     told["mfu_of_product"] = flops * found["median"] / peaks["product_flops"]
     told["mfu_of_peak"] = peaks["peak_flops"] and flops * found["median"] / peaks["peak_flops"]
     if case.mode == "graphs":
@@ -157,7 +157,7 @@ def rate(
 def build(
     group: Group, case: Case, clips: torch.Tensor, context: Context, steps: dict[Case, Any], row: dict[str, Any]
 ) -> Any:
-    """Make a step and find the clips of its micro batch, beside the steps of the group that are there and those to come."""
+    """Make a step and find its micro batch, leaving room for the other steps of the group."""
     kind = HuggingFaceStep if case.name == "hf_videomae" else OurStep
     step: Any = kind(make_settings(group.size, case, 1, context.tiny), context.device, clips[:1])
     if context.device.type != "cuda":
@@ -167,10 +167,10 @@ def build(
     for count in choose_sizes(group, case, clips, context, steps, step):
         step.clip = as_read(step, clips[:count])
         torch.cuda.empty_cache()
-        row["resident_gib"] = torch.cuda.memory_allocated() / 2**30  # of all steps of the group, and their clips
+        row["resident_gib"] = torch.cuda.memory_allocated() / 2**30  # all steps of the group so far, and their clips
         torch.cuda.reset_peak_memory_stats()
         try:
-            for _ in range(3):  # with graphs: without, the recording, a replay
+            for _ in range(3):  # with graphs: a plain step, the recording, a replay
                 step()
         except torch.OutOfMemoryError:
             continue
@@ -182,8 +182,11 @@ def build(
 def choose_sizes(
     group: Group, case: Case, clips: torch.Tensor, context: Context, steps: dict[Case, Any], step: Any
 ) -> Iterator[int]:
-    """Yield numbers of clips to try. Recorded and compiled steps take those of the eager one: each other number would cost
-    them a recording, or kernels for any number."""
+    """Yield numbers of clips to try.
+
+    Recorded and compiled steps use the number of the eager one: each other number would cost them a new recording, or
+    kernels for any number.
+    """
     if case.mode == "eager":
         others = len(group.cases) - len(steps) - 1
         reserved = others * RESIDENT_BYTES * sum(p.numel() for p in step.engine.module.parameters())
@@ -200,11 +203,11 @@ def choose_sizes(
 
 
 def find_sizes(step: Any, clips: torch.Tensor, share: float, reserved: float) -> Iterator[int]:
-    """Yield numbers of clips to try, from the largest that should fit by the slope of two small micro batches."""
+    """Yield numbers of clips to try, from the largest that should fit; two small micro batches give the slope."""
     peaks = []
     for count in PROBES:
         step.clip = as_read(step, clips[:count])
-        step()  # the first one also makes the moments
+        step()  # the first step also creates the moments
         torch.cuda.reset_peak_memory_stats()
         step()
         peaks.append(torch.cuda.max_memory_allocated())
@@ -219,5 +222,5 @@ def find_sizes(step: Any, clips: torch.Tensor, share: float, reserved: float) ->
 
 
 def as_read(step: Any, clips: torch.Tensor) -> torch.Tensor:
-    """Clips as a step reads them quickest: the peer's convolution wants them channels first."""
+    """Return the clips in the layout that a step reads fastest: channels first for the peer's convolution."""
     return clips.contiguous() if isinstance(step, HuggingFaceStep) else clips

@@ -1,4 +1,4 @@
-"""The tests of tests/gpu, one after the other, each with its outcome and the numbers that it recorded."""
+"""Run the tests of tests/gpu one after the other, and keep the outcome and the recorded numbers of each."""
 
 import os
 import signal
@@ -11,12 +11,12 @@ from context import Context
 
 TESTS = Path(__file__).resolve().parents[2] / "tests" / "gpu"
 FILES = ("test_numbers.py", "test_training.py", "test_device.py", "test_engines.py")  # in order of value
-TINY = "ranking or masks or (resume and not loader) or graphs or shortage"  # a handful, for a CPU
-MOST_S = 45.0  # of one test
+TINY = "ranking or masks or (resume and not loader) or graphs or shortage"  # a few, for a CPU
+MOST_S = 45.0  # limit of one test
 
 
 class Recorder:
-    """Puts each test among the results as soon as it is over, and ends one that takes too long."""
+    """Add each test to the results as soon as it is over, and end one that takes too long."""
 
     def __init__(self, context: Context) -> None:
         self.context, self.tests = context, list[dict[str, Any]]()
@@ -48,7 +48,7 @@ class Recorder:
 
 
 def _too_long(number: int, frame: Any) -> NoReturn:
-    raise TimeoutError(f"it took longer than {MOST_S:.0f} s")
+    raise TimeoutError(f"the test took longer than {MOST_S:.0f} s")
 
 
 def main(context: Context) -> str | None:
@@ -67,7 +67,7 @@ def main(context: Context) -> str | None:
         "-o",
         "addopts=",
         f"--rootdir={TESTS.parents[1]}",
-    ]  # without the type hook: it would slow what is compiled
+    ]  # without the type hook, which would slow compiled code
     words += ["-k", TINY] if context.tiny else []
     recorder = Recorder(context)
     code = pytest.main(words, plugins=[recorder])

@@ -1,4 +1,4 @@
-"""One stage of the GPU script in a process of its own, or a look at what can be imported. Started by run.py alone."""
+"""Run one stage of the GPU script in a process of its own, or check which packages can be imported. Only run.py starts it."""
 
 import argparse
 import contextlib
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 HOME = Path(__file__).resolve().parent
-SIGN = "@hpm "  # of the lines for run.py, among what libraries print
+SIGN = "@hpm "  # starts the lines for run.py, among the output of libraries
 PR_SET_PDEATHSIG = 1
 
 
 def run_stage(name: str, file: Path, device: str, tiny: bool, until: float) -> None:
-    """Run the stage and write how it ended. A stage returns None, or a sentence that says what has failed."""
+    """Run the stage and write how it ended. A stage returns None, or a sentence about its fault."""
     from context import Context, Skip
 
     context = Context(file, device, tiny, until)
@@ -35,7 +35,7 @@ def run_stage(name: str, file: Path, device: str, tiny: bool, until: float) -> N
 
 
 def examine(names: list[str]) -> None:
-    """Print for each name whether it can be imported, then the machine."""
+    """Print for each package whether it can be imported, then the machine."""
     for name in names:
         error = None
         try:
@@ -48,7 +48,7 @@ def examine(names: list[str]) -> None:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return card, driver, versions, commit and cores, as far as they can be found out."""
+    """Return card, driver, versions, commit and cores, as far as they are known."""
     found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "card": None, "driver": None}
     with contextlib.suppress(Exception):
         import torch
@@ -92,4 +92,4 @@ if __name__ == "__main__":
     main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # threads of libraries sometimes abort the interpreter's end
+    os._exit(0)  # threads of libraries sometimes abort the exit of the interpreter

@@ -141,7 +141,7 @@ def test_a_stage_survives_what_happens_to_the_others(faulty, tmp_path, monkeypat
     found, said = read(out), capsys.readouterr().out
     how = {stage: (found[stage]["status"], found[stage]["reason"]) for stage in STAGES}
     assert how["truth"] == ("failed", "its process ended with signal SIGSEGV before it was done (see run.log)")
-    assert how["speed"] == ("killed", "its limit of 10 s was over; the results are those of before")
+    assert how["speed"] == ("killed", "reached its limit of 10 s; the results up to then are kept")
     assert how["profile"] == ("failed", "ValueError: it is broken")
     assert how["feed"][0] == "skipped" and "av (ImportError: no wheel for this Python)" in how["feed"][1]
     assert how["arena"][0] in ("skipped", "done")

@@ -116,5 +116,5 @@ def test_demo_from_end_to_end(tmp_path, demo, capsys) -> None:
 def test_demo_names_the_part_that_fails(tmp_path, demo, capsys) -> None:
     assert demo("--out", tmp_path, "--train", 0) == 1
     said = capsys.readouterr().err
-    assert f"the part 'data' failed with exit status 2; all it said is in {tmp_path / 'data.log'}" in said
+    assert f"the part 'data' failed with exit status 2; its output is in {tmp_path / 'data.log'}" in said
     assert "Traceback" not in said and "--train" in (tmp_path / "data.log").read_text()
