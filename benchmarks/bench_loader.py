@@ -111,6 +111,7 @@ def _encode(video: Path, target: Path, short_side_px: int, codec: str, options: 
 
 
 def config_of(root: Path, stride: int, repeats: int = 1, reader: str = "auto") -> DataConfig:
+    """Return the data section of a case."""
     return DataConfig(
         root=str(root),
         sampling="dense",
@@ -284,6 +285,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def describe_machine() -> dict[str, Any]:
+    """Return Python, processor, cores and versions."""
     names = ("torch", "torchvision", "av", "decord", "torchcodec", "pillow", "numpy")
     return {
         "python": platform.python_version(),
@@ -306,6 +308,7 @@ def _version(name: str) -> str:
 
 
 def tell(report: dict[str, Any]) -> str:
+    """Return the report as text."""
     machine = report["machine"]
     lines = [
         f"{machine['cpu']}, {machine['cores']} cores; {machine['versions']}",

@@ -148,6 +148,7 @@ def profile(step: OurStep, device: torch.device) -> str:
 
 
 def hours_blocks(result: dict[str, Any]) -> list[Block]:
+    """Return the table of GPU-hours of the recipes."""
     if "gpu_hours" not in result:
         return [Paragraph("GPU-hours of SSv2 and K400: not measured, there is no GPU.")]
     names = list(result["gpu_hours"])
@@ -162,6 +163,7 @@ def hours_blocks(result: dict[str, Any]) -> list[Block]:
 
 
 def scaling_blocks(scaling: dict[str, Any]) -> list[Block]:
+    """Return the table of exponents."""
     rows = [
         [f"{kind}, by {axis}", *(f"{told['exponents'][preset]:.2f}" for preset in CURVES)]
         for kind, axes in scaling.items()

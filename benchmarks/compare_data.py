@@ -47,6 +47,7 @@ TASKS = (
 
 
 def read_labels(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of labels.csv."""
     with (folder / "labels.csv").open() as stream:
         return list(csv.DictReader(stream))
 

@@ -76,6 +76,7 @@ def choose_labelled(labels: list[int], num: int, seed: int) -> list[int]:
 
 
 def rows_of(manifest: Manifest) -> list[Row]:
+    """Return the samples of a manifest as rows of one frame."""
     return [Row(path, label, 1) for path, label in zip(manifest.paths, manifest.labels, strict=True)]
 
 

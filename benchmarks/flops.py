@@ -98,6 +98,7 @@ def _wasted(config: PretrainConfig, run: DryRun) -> Row:
 
 
 def to_blocks(results: list[Result]) -> list[Block]:
+    """Return the summary, then the stages of each size and kind."""
     blocks: list[Block] = [Paragraph(HOW_COUNTED), Heading("A training step"), _summary(results)]
     for kind in KINDS:
         for size in SIZES:

@@ -76,6 +76,7 @@ def time_all(variants: Mapping[str, Callable[[], Any]], rounds: int, device: tor
 
 
 def time_once(run: Callable[[], Any], device: torch.device) -> float:
+    """Return the seconds of one call, device work included."""
     wait(device)
     start = time.perf_counter()
     run()
@@ -84,6 +85,7 @@ def time_once(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
+    """Wait for the work of the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -32,6 +32,7 @@ class Demo:
         self.cost = 1.0  # cost of an HPM step, in steps with random masks
 
     def timed(self, name: str, part: Callable[[], Any]) -> Any:
+        """Run a part and record its seconds."""
         say(f"== {name}")
         began = time.perf_counter()
         result = part()
@@ -62,6 +63,7 @@ class Demo:
             )
 
     def write_data(self) -> None:
+        """Write the synthetic set, if it is not there yet."""
         if (self.data / "train.json").is_file():
             return
         train, validation = self.videos
@@ -99,6 +101,7 @@ class Demo:
         return {"hpm": hpm, "random": random}
 
     def score(self) -> dict[str, Any]:
+        """Score the frozen encoders, and single frames."""
         from hpm_video.evals.frozen.features import extract_features, first_weights, open_clips
         from hpm_video.evals.frozen.probe import score_features
         from hpm_video.evals.frozen.single_frame import single_frame_scores
@@ -118,6 +121,7 @@ class Demo:
         return results
 
     def report(self, results: dict[str, Any]) -> None:
+        """Write report.html."""
         from hpm_video.report.demo_report import write_report
         from hpm_video.report.pictures import draw_clips, draw_curves, draw_difficulty
 
@@ -134,6 +138,7 @@ class Demo:
             return self.run_parts()
 
     def run_parts(self) -> dict[str, Any]:
+        """Run all parts and return the results."""
         from hpm_video.report.pictures import read_metrics
         from hpm_video.runs.machine import describe_machine
 
@@ -229,6 +234,7 @@ def is_chatter(line: str) -> bool:
 
 
 def say(text: str) -> None:
+    """Print a line at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

@@ -195,6 +195,7 @@ def command_of(pid: int) -> bytes:
 
 
 def count_rows(run: Path) -> int:
+    """Return the number of lines of metrics.jsonl."""
     file = run / "metrics.jsonl"
     return len(file.read_text().splitlines()) if file.exists() else 0
 

@@ -37,6 +37,7 @@ class Ceilings(NamedTuple):
     bytes: float = MOST_BYTES
 
     def seconds(self, cost: Cost) -> float:
+        """Return the time of the FLOPs or of the bytes, whichever is longer."""
         return max(2 * cost.macs / self.flops, cost.moved_bytes / self.bytes)
 
     @property

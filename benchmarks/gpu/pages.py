@@ -117,11 +117,13 @@ def targets(speed: dict[str, Any], profile: dict[str, Any]) -> list[tuple[str, f
 
 
 def targets_table(speed: dict[str, Any], profile: dict[str, Any]) -> Table:
+    """Return the aims, the measured values and the verdicts."""
     words = {True: "reached", False: "not reached", None: NOT}
     return Table(["aim", "here", ""], [[aim, text, words[good]] for aim, _, text, good in targets(speed, profile)])
 
 
 def truth_blocks(truth: dict[str, Any]) -> list[Block]:
+    """Return the outcomes of the tests."""
     tests = truth.get("tests", [])
     left = [name for name in truth.get("planned", []) if name not in {test["name"] for test in tests}]
     rows = [[t["name"], t["outcome"], f"{t['seconds']:.1f}", _numbers(t["numbers"]), t["reason"]] for t in tests]
@@ -143,6 +145,7 @@ def _numbers(numbers: dict[str, Any]) -> str:
 
 
 def speed_blocks(speed: dict[str, Any], content: dict[str, Any]) -> list[Block]:
+    """Return the rates of all steps."""
     if not speed.get("measured"):
         return [Heading("Speed"), Paragraph(f"{NOT}.")]
     names = [
@@ -186,6 +189,7 @@ def _speed_row(row: dict[str, Any], speed: dict[str, Any], predicted: dict[str, 
 
 
 def profile_blocks(profile: dict[str, Any]) -> list[Block]:
+    """Return idle time, kernels and stages of a step."""
     step = profile.get("step")
     if not step:
         return [Heading("Profile"), Paragraph(f"{NOT}.")]
@@ -230,6 +234,7 @@ def _stage_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def feed_blocks(feed: dict[str, Any]) -> list[Block]:
+    """Return the rates of the loader and of training from files."""
     loaders = {repeats: feed.get(f"loader_repeats_{repeats}", {}) for repeats in (1, 4)}
     workers = list(dict.fromkeys([*loaders[1], *loaders[4]]))
     if not workers:
@@ -250,6 +255,7 @@ def feed_blocks(feed: dict[str, Any]) -> list[Block]:
 
 
 def missing_blocks(stages: Stages) -> list[Block]:
+    """Return the packages that were missing, and the consequence of each."""
     missing = {name: about for s in stages.values() for name, about in s["missing"].items()}
     if not missing:
         return []

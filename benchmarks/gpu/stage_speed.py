@@ -95,14 +95,17 @@ def main(context: Context) -> str | None:
 
 
 def describe(group: Group) -> str:
+    """Return the name of a group."""
     return f"ViT-{group.size.upper()}: " + ", ".join(f"{case.name} {case.mode}" for case in group.cases)
 
 
 def tell_fault(error: Exception) -> str:
+    """Return an error as one line."""
     return describe_shortage(error) or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]
 
 
 def make_settings(size: str, case: Case, clips: int, tiny: bool) -> PretrainConfig:
+    """Return the config of a case."""
     keys = [f"preset={PRESET_OF[case.name]}", *MODES[case.mode][0], *(SMALL if tiny else [])]
     return make_config(size, *((4, 32) if tiny else (16, 224)), clips, keys)
 
