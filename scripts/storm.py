@@ -4,8 +4,8 @@
 
 For the plain engine and DeepSpeed's ZeRO 0 to 3 (two processes) the script trains a reference without a stop. It then trains
 the same run and sends SIGKILL at random moments to the launcher, a rank or a loader worker. Or the process kills itself
-while it writes a checkpoint or a file. The script checks that every process has ended within 60 s of a kill, that the last
-checkpoint equals the reference bit for bit, and that metrics.jsonl has every step once, with the reference's losses.
+while it writes a checkpoint or a file. The script checks three things. Every process has ended within 60 s of a kill. The
+last checkpoint equals the reference bit for bit. metrics.jsonl has every step once, with the reference's losses.
 """
 
 import argparse

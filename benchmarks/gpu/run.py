@@ -220,7 +220,7 @@ def stop(number: int, frame: Any) -> NoReturn:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results: new, empty or its own")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"in total; the limits scale ({MINUTES:g})")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"in total; limits scale with it ({MINUTES:g})")
     parser.add_argument("--stages", nargs="+", choices=list(LIMITS_S), default=list(LIMITS_S), metavar="STAGE")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small models and few steps, to try the script itself")

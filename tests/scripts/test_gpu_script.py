@@ -140,7 +140,7 @@ def test_a_stage_survives_what_happens_to_the_others(faulty, tmp_path, monkeypat
     assert run["run_all"](given) == 1
     found, said = read(out), capsys.readouterr().out
     how = {stage: (found[stage]["status"], found[stage]["reason"]) for stage in STAGES}
-    assert how["truth"] == ("failed", "its process ended with signal SIGSEGV before it was done (see run.log)")
+    assert how["truth"] == ("failed", "its process ended early with signal SIGSEGV (see run.log)")
     assert how["speed"] == ("killed", "reached its limit of 10 s; the results up to then are kept")
     assert how["profile"] == ("failed", "ValueError: it is broken")
     assert how["feed"][0] == "skipped" and "av (ImportError: no wheel for this Python)" in how["feed"][1]
