@@ -15,7 +15,7 @@ from peers import loop_masks, make_config
 from timing import describe, make_parser, prepare, ratios, show, spread, start, tell, time_all
 
 from hpm_video.config.geometry import mask_counts
-from hpm_video.method.masking import Plan, aggregate, mask_hard, to_tokens
+from hpm_video.method.masking import MaskPlan, aggregate, mask_hard, to_tokens
 from hpm_video.method.step import make_layout
 from hpm_video.report.document import Table
 
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
 def choose_masks(difficulty: torch.Tensor, units: torch.Tensor, num_masked: int, num_hard: int) -> torch.Tensor:
     """Return the mask [B, N] of difficulties [B, N]: the hardest units, then random ones."""
     keys = torch.rand(difficulty.shape[0], len(units), device=difficulty.device)
-    chosen = mask_hard(aggregate(difficulty, units), keys, Plan(num_masked, num_hard))
+    chosen = mask_hard(aggregate(difficulty, units), keys, MaskPlan(num_masked, num_hard))
     return to_tokens(chosen, units, num_masked).masked
 
 

@@ -28,7 +28,7 @@ from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import build_student
 from hpm_video.report.document import Heading, Table
 from hpm_video.train.engines.start import make_engine, prepare_process
-from hpm_video.types import Place, UserError
+from hpm_video.types import BatchSlice, UserError
 
 STAGES, RANKS, SIZES = range(4), (2, 8, 64), ("s", "b", "l")
 MIB = 2**20
@@ -64,7 +64,7 @@ def work(size: str, frames: int, side: int, stage: int, out: Path, keys: list[st
     engine = make_engine(student, config, device)
     clip = make_clip(config, device)[:1]
     for number in range(2):  # the moments exist from the first update on
-        result, journey = step(engine, clip, Place(engine.rank, engine.rank + 1, engine.world_size), NOW, STEPS)
+        result, journey = step(engine, clip, BatchSlice(engine.rank, engine.rank + 1, engine.world_size), NOW, STEPS)
         engine.backward(result.loss)
         if not number:
             engine.step(LR)

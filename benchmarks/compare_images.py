@@ -118,7 +118,7 @@ def rank_by_judge(run: Path, judge: Path) -> float:
     from hpm_video.method.objectives import rank_correlation
     from hpm_video.report.pictures import held_out_clips, open_step
     from hpm_video.train.engines.plain import PlainEngine
-    from hpm_video.types import Place
+    from hpm_video.types import BatchSlice
     from hpm_video.weights.load import load_student
 
     config, student = load_student(run)
@@ -128,7 +128,7 @@ def rank_by_judge(run: Path, judge: Path) -> float:
     total, times = torch.zeros_like(difficulty), torch.zeros_like(difficulty)
     with torch.no_grad():
         for number in range(NUM_MASKS):
-            journey = step.travel(engine, clip, Place(0, len(clip), len(clip)), number, 0)
+            journey = step.forward(engine, clip, BatchSlice(0, len(clip), len(clip)), number, 0)
             total.scatter_add_(1, journey.mask.hidden, journey.losses.patch_loss)
             times += journey.mask.masked
     return float(rank_correlation(difficulty, total / times.clamp(min=1)))

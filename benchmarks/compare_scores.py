@@ -64,7 +64,7 @@ def gain_by_judge(run: Path, judge: Path) -> float:
 
     from hpm_video.report.pictures import held_out_clips, open_step
     from hpm_video.train.engines.plain import PlainEngine
-    from hpm_video.types import Place
+    from hpm_video.types import BatchSlice
     from hpm_video.weights.load import load_student
 
     config, student = load_student(run)
@@ -73,9 +73,9 @@ def gain_by_judge(run: Path, judge: Path) -> float:
     step, _, clip = open_step(config, student, run, held_out_clips(config, 60))
     engine = PlainEngine(load_student(judge)[1], config, torch.device("cpu"))
     engine.module.eval()
-    place = Place(0, len(clip), len(clip))
+    place = BatchSlice(0, len(clip), len(clip))
     with torch.no_grad():
-        hard, random = (step.travel(engine, clip, place, 0, n).losses.pixel for n in (step.num_hard(1.0), 0))
+        hard, random = (step.forward(engine, clip, place, 0, n).losses.pixel for n in (step.num_hard(1.0), 0))
     return float(hard / random)
 
 

@@ -21,7 +21,7 @@ from hpm_video.models.encoder import resolve_size
 from hpm_video.models.student import Student, build_student
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.graphs import make_micro_steps
-from hpm_video.types import Place, seeded
+from hpm_video.types import BatchSlice, seeded
 
 NOW, STEPS = 750, 1000  # three quarters through a run: alpha is .375 of .5
 LR, MOMENTUM = 1e-5, 0.999
@@ -52,7 +52,7 @@ class OurStep:
 
     def __call__(self) -> Tensor:
         count = self.clip.shape[0]
-        result, _ = self.micro_steps.forward(self.clip, Place(0, count, count), NOW, STEPS)
+        result, _ = self.micro_steps.forward(self.clip, BatchSlice(0, count, count), NOW, STEPS)
         self.micro_steps.backward(result.loss)
         self.engine.step(LR)
         self.step.after_update(self.engine, NOW, STEPS)
@@ -92,7 +92,7 @@ class HuggingFaceStep:
         """Return the mask, bool [B, N], True = hidden: the tubes that our mode random draws at this step."""
         units, num_masked, _ = self.layout
         count = self.clip.shape[0]
-        keys = draw_keys(Place(0, count, count), len(units), seeded(self.device, self.seed, NOW))
+        keys = draw_keys(BatchSlice(0, count, count), len(units), seeded(self.device, self.seed, NOW))
         return to_tokens(mask_random(keys, num_masked), units, num_masked).masked
 
     def __call__(self) -> Tensor:

@@ -30,7 +30,7 @@ from hpm_video.errors import UserError as UserError
 from hpm_video.item import Item as Item
 
 
-class Place(NamedTuple):
+class BatchSlice(NamedTuple):
     """Which rows of the global batch (all ranks, all accumulation rounds) a tensor of this rank holds."""
 
     start: int

@@ -205,14 +205,14 @@ def make_update(config: Any, clip: Any, steps: int) -> Callable[[int], None]:
     from hpm_video.method.step import PretrainStep
     from hpm_video.models.student import build_student
     from hpm_video.train.engines.plain import PlainEngine
-    from hpm_video.types import Place
+    from hpm_video.types import BatchSlice
 
     config.engine.micro_batch_size = None
     student = build_student(config)
     step, engine = PretrainStep(config, student, clip.device), PlainEngine(student, config, clip.device)
 
     def update(now: int) -> None:
-        result, _ = step(engine, clip, Place(0, len(clip), len(clip)), now, steps)
+        result, _ = step(engine, clip, BatchSlice(0, len(clip), len(clip)), now, steps)
         engine.backward(result.loss)
         engine.step(1e-4)
         step.after_update(engine, now, steps)

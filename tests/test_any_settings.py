@@ -25,7 +25,7 @@ from hpm_video.models.student import build_student
 from hpm_video.train.finetune import FinetuneStep, build_classifier
 from hpm_video.train.optim import lr_at, make_optimizer
 from hpm_video.train.run import num_steps
-from hpm_video.types import Place, UserError
+from hpm_video.types import BatchSlice, UserError
 
 QUICK: Any = {"derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 REQUIRED = ["data.root=somewhere", "train.output=run"]
@@ -336,7 +336,7 @@ def check_pretraining(values: dict[str, Any]) -> None:
     assert load_config(overrides=[f"{n}={json.dumps(v)}" for n, v in keys.items()] + REQUIRED) == config and to_yaml(
         config
     )
-    step, place, engine = PretrainStep(config, student, torch.device("cpu")), Place(0, 2, 2), Engine(student)
+    step, place, engine = PretrainStep(config, student, torch.device("cpu")), BatchSlice(0, 2, 2), Engine(student)
     split_batch(config.optim.batch_size, config.engine.micro_batch_size, 1)
     optimizer = make_optimizer(student, config.optim, torch.device("cpu"))
     seen, steps = [config, *([image_config(config)] if has_images(config) else [])], num_steps(config, 10)
@@ -364,7 +364,7 @@ def check_fine_tuning(values: dict[str, Any]) -> None:
     optimizer = make_optimizer(model, config.optim, torch.device("cpu"))
     for group in optimizer.param_groups:
         group["lr"] = lr_at(0, steps, config.optim)
-    result, _ = step(engine, clips, Place(0, 2, 2), 0, steps, torch.tensor([0, 2]))
+    result, _ = step(engine, clips, BatchSlice(0, 2, 2), 0, steps, torch.tensor([0, 2]))
     result.loss.backward()
     optimizer.step()
     step.after_update(engine, 0, steps)

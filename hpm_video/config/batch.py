@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from hpm_video.errors import UserError
-from hpm_video.types import Place
+from hpm_video.types import BatchSlice
 
 
 class Split(NamedTuple):
@@ -13,9 +13,9 @@ class Split(NamedTuple):
     micro: int
     rounds: int
 
-    def place(self, round: int, rank: int, world_size: int) -> Place:
+    def place(self, round: int, rank: int, world_size: int) -> BatchSlice:
         start = (round * world_size + rank) * self.micro
-        return Place(start, start + self.micro, self.batch_size)
+        return BatchSlice(start, start + self.micro, self.batch_size)
 
 
 def split_batch(batch_size: int, most: int | str | None, world_size: int) -> Split:

@@ -29,7 +29,7 @@ from hpm_video.costs.flops import count_target
 from hpm_video.method.step import PretrainStep, make_layout
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import FEATURE_WIDTH, Student, target_width
-from hpm_video.types import Place
+from hpm_video.types import BatchSlice
 
 STAGES = (
     "teacher: patch embedding",
@@ -249,9 +249,9 @@ def _go(
             saved[_storage_key(x)] = x.untyped_storage().nbytes()
         return x
 
-    place, num_hard = Place(0, len(clip), len(clip)), step.num_hard(1.0)
+    place, num_hard = BatchSlice(0, len(clip), len(clip)), step.num_hard(1.0)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        journey = step.travel(Machine(student, bf16), clip, place, 0, num_hard)
+        journey = step.forward(Machine(student, bf16), clip, place, 0, num_hard)
     forward = meter.take_costs()
     journey.losses.total.backward()
     return forward, meter.take_costs(), sum(saved.values())

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from hpm_video.config import AugmentConfig, DataConfig
 from hpm_video.data.transforms import Box, Transform, center_box, cut, random_resized_box
-from hpm_video.types import Place, seeded
+from hpm_video.types import BatchSlice, seeded
 
 NUM_BINS = 31  # torchvision's strengths 0 to 30 stand for timm's 0 to 10
 ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 3.3)
@@ -80,7 +80,7 @@ class RandAugment:
 
 
 def erase(
-    clip: Float[Tensor, "B C T H W"], config: AugmentConfig, seed: int, step: int, place: Place
+    clip: Float[Tensor, "B C T H W"], config: AugmentConfig, seed: int, step: int, place: BatchSlice
 ) -> Float[Tensor, "B C T H W"]:
     """Random erasing of normalised clips: some get a box, the same in all frames, of normal noise drawn for each value.
 
@@ -112,7 +112,7 @@ def mix(
     config: AugmentConfig,
     seed: int,
     step: int,
-    place: Place,
+    place: BatchSlice,
 ) -> tuple[Float[Tensor, "B C T H W"], Float[Tensor, "B K"]]:
     """Return a micro batch after mixup or cutmix of each clip with the one at the mirrored place (of B clips, i with
     B - 1 - i), and the soft targets, which sum to 1.

@@ -11,19 +11,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hpm_video.types import Mask, Place, seeded
+from hpm_video.types import BatchSlice, Mask, seeded
 
 DROP_PATH = 0x64726F70  # the stream of stochastic depth
 
 
-class Part(NamedTuple):
+class DecodePlan(NamedTuple):
     """What is decoded of the masked units: so many of them, so many tokens of each."""
 
     num_units: int
     num_tokens: int
 
 
-class Plan(NamedTuple):
+class MaskPlan(NamedTuple):
     """How many units of a clip are masked, and how many of those are chosen by difficulty."""
 
     num_masked: int
@@ -40,13 +40,15 @@ def make_units(grid: tuple[int, int, int], block: tuple[int, int, int]) -> Int[T
     return numbers.permute(0, 2, 4, 1, 3, 5).reshape(-1, dt * dh * dw)
 
 
-def draw_keys(place: Place, num_units: int, generator: torch.Generator) -> Float[Tensor, "B U"]:
+def draw_keys(place: BatchSlice, num_units: int, generator: torch.Generator) -> Float[Tensor, "B U"]:
     """Uniform keys for the rows of `place`, drawn for the whole global batch: equal for every split of it."""
     keys = torch.rand(place.global_size, num_units, generator=generator, device=generator.device)
     return keys[place.start : place.stop]
 
 
-def draw_drops(places: Sized, rows: Place, seed: int, step: int, device: torch.device) -> Float[Tensor, "B n"] | None:
+def draw_drops(
+    places: Sized, rows: BatchSlice, seed: int, step: int, device: torch.device
+) -> Float[Tensor, "B n"] | None:
     """Keys of the branches that stochastic depth leaves out, a column for each place; None if there is none."""
     return draw_keys(rows, len(places), seeded(device, seed, step, DROP_PATH)) if len(places) else None
 
@@ -71,7 +73,7 @@ def hardest_units(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], 
     return top(torch.where(difficulty > least, 2.0, torch.where(difficulty == least, keys, -1.0)), count)
 
 
-def mask_hard(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], plan: Plan) -> Bool[Tensor, "B U"]:
+def mask_hard(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], plan: MaskPlan) -> Bool[Tensor, "B U"]:
     """The `num_hard` most difficult units, the rest uniformly from the others (HPM, arXiv 2304.05919).
 
     With num_hard = 0 exactly `mask_random` of the same keys. Of equally difficult units those of the largest keys.
@@ -80,7 +82,7 @@ def mask_hard(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], plan
     return mask_random(keys.scatter(1, hardest, 2.0), plan.num_masked)  # keys are below 1
 
 
-def mask_inverted(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], plan: Plan) -> Bool[Tensor, "B U"]:
+def mask_inverted(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], plan: MaskPlan) -> Bool[Tensor, "B U"]:
     """The control: the same share num_hard / num_masked of the *visible* units is the most difficult ones."""
     num_kept = (keys.shape[1] - plan.num_masked) * plan.num_hard // plan.num_masked
     hardest = hardest_units(difficulty, keys, num_kept)
@@ -103,7 +105,7 @@ def to_tokens(
     masked_units: Bool[Tensor, "B U"],
     units: Int[Tensor, "U K"],
     num_masked: int,
-    part: Part | None = None,
+    part: DecodePlan | None = None,
     phases: Float[Tensor, "B U"] | None = None,
     num_tokens: int | None = None,
 ) -> Mask:
@@ -122,11 +124,11 @@ def to_tokens(
     masked = masked.scatter_(1, hidden.flatten(1), True)
     decoded = hidden
     if part is not None and phases is not None:
-        decoded = _take_part(hidden, part, phases.gather(1, chosen))
+        decoded = _take_some(hidden, part, phases.gather(1, chosen))
     return Mask(masked, visible, hidden.flatten(1), decoded.flatten(1))
 
 
-def _take_part(hidden: Int[Tensor, "B M K"], part: Part, phases: Float[Tensor, "B M"]) -> Int[Tensor, "B m k"]:
+def _take_some(hidden: Int[Tensor, "B M K"], part: DecodePlan, phases: Float[Tensor, "B M"]) -> Int[Tensor, "B m k"]:
     """The units of the largest phases; of each, tokens at even distances, where its phase says (after the running cell
     of VideoMAE V2, arXiv 2303.16727, which alternates over space). Each token is as likely as any other."""
     unit_size = hidden.shape[2]

@@ -12,8 +12,8 @@ from hpm_video.config.geometry import decoded_part, has_images, image_config, ma
 from hpm_video.data.mixture import ImageSteps
 from hpm_video.errors import UserError
 from hpm_video.method.masking import (
-    Part,
-    Plan,
+    DecodePlan,
+    MaskPlan,
     draw_drops,
     draw_keys,
     make_units,
@@ -27,7 +27,7 @@ from hpm_video.method.targets import IMAGE_MODELS, ImageFeatures, Target, featur
 from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at
 from hpm_video.models.layers import DropPaths, compile_blocks
 from hpm_video.models.student import Student
-from hpm_video.types import Engine, Losses, Mask, Place, StepResult, StudentOutput, seeded
+from hpm_video.types import BatchSlice, Engine, Losses, Mask, StepResult, StudentOutput, seeded
 
 
 class Draws(NamedTuple):
@@ -56,7 +56,7 @@ class Journey(NamedTuple):
     target: Target
     losses: Losses
     units: Int[Tensor, "U K"]  # of the clip's grid
-    part: Part  # what was decoded of the masked ones
+    part: DecodePlan  # what was decoded of the masked ones
     plan: StepPlan
 
 
@@ -65,12 +65,12 @@ class Layout(NamedTuple):
 
     units: Int[Tensor, "U K"]
     num_masked: int
-    part: Part  # what is decoded of the masked units
+    part: DecodePlan  # what is decoded of the masked units
 
 
 def make_layout(config: PretrainConfig, device: torch.device) -> Layout:
     units = make_units(token_grid(config), unit_block(config)).to(device)
-    return Layout(units, mask_counts(config)[1], Part(*decoded_part(config)))
+    return Layout(units, mask_counts(config)[1], DecodePlan(*decoded_part(config)))
 
 
 class PretrainStep:
@@ -87,10 +87,10 @@ class PretrainStep:
         self.image_steps = ImageSteps(config.images.share if has_images(config) else 0.0, config.train.seed)
         if has_images(config):
             self.layouts.setdefault(config.model.tubelet, make_layout(image_config(config), device))
-        self.mines = config.mask.mode in ("hpm", "inverted")  # whether difficulties choose masks
+        self.uses_difficulty = config.mask.mode in ("hpm", "inverted")  # whether difficulties choose masks
         self.teacher: Teacher | None = None
         target = config.objective.target
-        if self.mines or target == "teacher_features":
+        if self.uses_difficulty or target == "teacher_features":
             share = config.teacher.visible_share
             share = 1 - self.num_masked / self.num_units if share is None else share
             self.teacher = Teacher(student, config.teacher, share, self.units).to(device)
@@ -102,36 +102,36 @@ class PretrainStep:
         elif target in IMAGE_MODELS:
             self.features = ImageFeatures(config, device)
 
-    def travel(
+    def forward(
         self,
         engine: Engine,
         clip: Float[Tensor, "B C T H W"],
-        place: Place,
+        place: BatchSlice,
         step: int,
         num_hard: int,
         decode_all: bool = False,
     ) -> Journey:
         """A batch through the method; with mask.masks_per_clip r each clip counts r times in what comes out."""
         plan = StepPlan(num_hard, decode_all=decode_all)
-        return self.travel_with(engine, clip, self._draw(clip, place, step, plan), plan)
+        return self.forward_with(engine, clip, self._draw(clip, place, step, plan), plan)
 
-    def _draw(self, clip: Tensor, place: Place, step: int, plan: StepPlan) -> Draws:
+    def _draw(self, clip: Tensor, place: BatchSlice, step: int, plan: StepPlan) -> Draws:
         generator = seeded(clip.device, self.config.train.seed, step)
         units, num_masked, part = self._layout_of(clip)
         num_units, num_masks = units.shape[0], self.config.mask.masks_per_clip
-        rows = Place(*(num_masks * number for number in place))
+        rows = BatchSlice(*(num_masks * number for number in place))
         keys, views, phases = draw_keys(rows, num_units, generator), None, None
         if plan.num_hard and self.teacher is not None:  # not asked while every mask is random
             views = torch.stack([draw_keys(place, num_units, generator) for _ in range(self.config.teacher.num_views)])
-        if not plan.decode_all and part != Part(num_masked, units.shape[1]):
+        if not plan.decode_all and part != DecodePlan(num_masked, units.shape[1]):
             phases = draw_keys(rows, num_units, generator)
         return Draws(keys, views, phases, draw_drops(self.drop_paths, rows, self.config.train.seed, step, clip.device))
 
-    def travel_with(self, engine: Engine, clip: Float[Tensor, "B C T H W"], draws: Draws, plan: StepPlan) -> Journey:
-        """`travel` with these draws: nothing is drawn here, and nothing is read back from the device."""
+    def forward_with(self, engine: Engine, clip: Float[Tensor, "B C T H W"], draws: Draws, plan: StepPlan) -> Journey:
+        """`forward` with these draws: nothing is drawn here, and nothing is read back from the device."""
         units, num_masked, part = self._layout_of(clip)  # [U, K]
         num_masks = self.config.mask.masks_per_clip
-        part = Part(num_masked, units.shape[1]) if plan.decode_all else part
+        part = DecodePlan(num_masked, units.shape[1]) if plan.decode_all else part
         difficulty = None
         if draws.views is not None and self.teacher is not None:
             with engine.autocast():
@@ -139,7 +139,9 @@ class PretrainStep:
         if num_masks > 1:
             clip = clip.repeat_interleave(num_masks, dim=0)
             difficulty = None if difficulty is None else difficulty.repeat_interleave(num_masks, dim=0)
-        masked_units = self._choose(difficulty, draws.keys, Plan(num_masked, plan.num_hard))  # [B, U], True = hidden
+        masked_units = self._choose(
+            difficulty, draws.keys, MaskPlan(num_masked, plan.num_hard)
+        )  # [B, U], True = hidden
         mask = to_tokens(masked_units, units, num_masked, part, draws.phases)
         self.drop_paths.set(draws.drops)
         output = engine(clip, mask.visible, mask.decoded)  # pixels [B, Q, P], predicted_loss [B, Q]
@@ -154,7 +156,7 @@ class PretrainStep:
             raise UserError(f"clip: {list(clip.shape)}; expected [B, 3, T, H, W] with T = {frames} frames")
         return layout
 
-    def _choose(self, difficulty: Tensor | None, keys: Tensor, plan: Plan) -> Tensor:
+    def _choose(self, difficulty: Tensor | None, keys: Tensor, plan: MaskPlan) -> Tensor:
         if difficulty is None:
             return mask_random(keys, plan.num_masked)
         return (mask_inverted if self.config.mask.mode == "inverted" else mask_hard)(difficulty, keys, plan)
@@ -172,12 +174,14 @@ class PretrainStep:
         return None if self.teacher is None else self.teacher.network
 
     def __call__(
-        self, engine: Engine, clip: Tensor, place: Place, step: int, steps: int, label: Tensor | None = None
+        self, engine: Engine, clip: Tensor, place: BatchSlice, step: int, steps: int, label: Tensor | None = None
     ) -> tuple[StepResult, Journey]:
         """Labels are not looked at. What is logged of a step on images is named so."""
         return self.run(engine, clip, *self.draw(clip, place, step, steps))
 
-    def draw(self, clip: Float[Tensor, "B C T H W"], place: Place, step: int, steps: int) -> tuple[Draws, StepPlan]:
+    def draw(
+        self, clip: Float[Tensor, "B C T H W"], place: BatchSlice, step: int, steps: int
+    ) -> tuple[Draws, StepPlan]:
         """Return all that a step depends on beside its clips and the weights."""
         num_hard = self.num_hard(step / steps, self._layout_of(clip).num_masked)
         plan = StepPlan(num_hard, "_image" if step in self.image_steps else "")
@@ -187,7 +191,7 @@ class PretrainStep:
         self, engine: Engine, clip: Float[Tensor, "B C T H W"], draws: Draws, plan: StepPlan
     ) -> tuple[StepResult, Journey]:
         """Return the losses of a step that was drawn. Shapes depend on the plan and the clips' shape alone."""
-        journey = self.travel_with(engine, clip, draws, plan)
+        journey = self.forward_with(engine, clip, draws, plan)
         losses, kind = journey.losses, plan.kind
         metrics = {
             f"loss{kind}": losses.total.detach(),
@@ -208,7 +212,7 @@ class PretrainStep:
     def difficulty_of(self, engine: Engine, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B U"]:
         """What the teacher finds hard in these clips, with the same views at each call."""
         assert self.teacher is not None
-        place = Place(0, clip.shape[0], clip.shape[0])
+        place = BatchSlice(0, clip.shape[0], clip.shape[0])
         generator = seeded(clip.device, self.config.train.seed)
         views = torch.stack([draw_keys(place, self.num_units, generator) for _ in range(self.config.teacher.num_views)])
         with engine.autocast():
@@ -217,7 +221,7 @@ class PretrainStep:
     def num_hard(self, progress: float, num_masked: int | None = None) -> int:
         """Of the masked units (None: those of a video), how many are chosen by difficulty; in mode inverted of the visible
         ones the same share."""
-        if not self.mines:
+        if not self.uses_difficulty:
             return 0
         mask = self.config.mask
         return num_hard_at(progress, mask.hard_share_start, mask.hard_share_end, num_masked or self.num_masked)
@@ -227,7 +231,9 @@ class PretrainStep:
         if self.teacher is None:
             return {}
         settings = {"momentum": momentum_at(step / steps, self.config.teacher)}
-        return settings | ({"hard_share": self.num_hard(step / steps) / self.num_masked} if self.mines else {})
+        return settings | (
+            {"hard_share": self.num_hard(step / steps) / self.num_masked} if self.uses_difficulty else {}
+        )
 
 
 def unit_correlation(journey: Journey) -> Tensor | None:
@@ -272,7 +278,7 @@ def measure(  # noqa: PLR0913
     sums: dict[str, Any] = {}
     norms: dict[str, list[Tensor]] = {}
     for start in range(0, size, length):
-        place = Place(start, min(start + length, size), size)
+        place = BatchSlice(start, min(start + length, size), size)
         part, share = clip[place.start : place.stop], (place.stop - place.start) / size
         found, of_part = _measure_part(step, _Bare(engine), part, place, num_hard)
         for name, value in found.items():
@@ -287,10 +293,10 @@ def measure(  # noqa: PLR0913
 
 
 def _measure_part(
-    step: PretrainStep, engine: "_Bare", clip: Tensor, place: Place, num_hard: int
+    step: PretrainStep, engine: "_Bare", clip: Tensor, place: BatchSlice, num_hard: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return means over some of the clips, and the norms of their gradients."""
-    random = step.travel(engine, clip, place, 0, 0)
+    random = step.forward(engine, clip, place, 0, 0)
     norms = gradient_norms(random, step.config.objective.ranking_weight)
     found = {"held_out/pixel_loss": random.losses.pixel.detach()}
     correlation = unit_correlation(random)
@@ -298,7 +304,7 @@ def _measure_part(
         found["held_out/rank_correlation"] = correlation
     if num_hard:
         with torch.no_grad():
-            found["held_out/pixel_loss_hard"] = step.travel(engine, clip, place, 0, num_hard).losses.pixel
+            found["held_out/pixel_loss_hard"] = step.forward(engine, clip, place, 0, num_hard).losses.pixel
     return found, norms
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hpm_video.config import TeacherConfig
-from hpm_video.method.masking import Part, aggregate, mask_random, to_tokens
+from hpm_video.method.masking import DecodePlan, aggregate, mask_random, to_tokens
 from hpm_video.models.student import Student
 
 log = logging.getLogger("hpm_video")
@@ -60,7 +60,7 @@ class Teacher:
         for view in range(num_views):
             num_hidden = num_units - num_visible
             masked_units = mask_random(keys[view], num_hidden)  # [B, U]
-            asked = Part(num_hidden, min(units.shape[1], tokens_asked or units.shape[1]))
+            asked = DecodePlan(num_hidden, min(units.shape[1], tokens_asked or units.shape[1]))
             mask = to_tokens(masked_units, units, num_hidden, asked, (keys[view] * 4096).frac(), num_tokens)
             of_visible, of_hidden = self.network.predict_loss(clip, mask.visible, mask.decoded)
             scores = torch.zeros(mask.masked.shape, device=clip.device).scatter(1, mask.visible, of_visible)  # [B, N]

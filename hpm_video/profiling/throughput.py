@@ -19,7 +19,7 @@ from hpm_video.runs.results import peak_memory_gib
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.engines.start import prepare_process
 from hpm_video.train.pretrain import open_train_sets
-from hpm_video.types import Place
+from hpm_video.types import BatchSlice
 
 MOST_STEPS, CLIPS_A_BATCH = 20, 4  # of a trial
 
@@ -54,7 +54,7 @@ def _run_steps(config: PretrainConfig, device: torch.device, num_clips: int, lim
     losses: list[float] = []
     while not seconds or (len(seconds) < MOST_STEPS and sum(seconds[1:]) + seconds[-1] < limit_s):
         start = time.perf_counter()
-        result, _ = step(engine, clip, Place(0, num_clips, num_clips), 999, 1000)
+        result, _ = step(engine, clip, BatchSlice(0, num_clips, num_clips), 999, 1000)
         engine.backward(result.loss)
         engine.step(1e-4)
         step.after_update(engine, 999, 1000)

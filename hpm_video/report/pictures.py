@@ -27,7 +27,7 @@ from hpm_video.reading import read_rows
 from hpm_video.runs.settings import load_run_config
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.pretrain import open_train_sets
-from hpm_video.types import Place
+from hpm_video.types import BatchSlice
 from hpm_video.weights.load import load_student, load_teacher
 
 GREY = 0.5
@@ -62,21 +62,21 @@ def draw_clips(run: Path) -> bytes:
     config, student = load_student(run)
     held_out = open_held_out(config, max(1, config.train.num_pictures))
     step, engine, clip = open_step(config, student, run, held_out.clip)
-    place, rows = Place(0, len(clip), len(clip)), []
+    place, rows = BatchSlice(0, len(clip), len(clip)), []
 
     def rebuilt(journey: Journey) -> list[tuple[str, Tensor]]:
         return [] if step.features is not None else [("reconstruction", rebuild(clip, journey, config))]
 
     with torch.no_grad():
-        random = step.travel(engine, clip, place, 0, 0, decode_all=True)
+        random = step.forward(engine, clip, place, 0, 0, decode_all=True)
         rows += [("input", clip), ("random mask", hide(clip, random, config)), *rebuilt(random)]
-        if step.mines:
-            hard = step.travel(engine, clip, place, 0, max(1, step.num_hard(1.0)), decode_all=True)
+        if step.uses_difficulty:
+            hard = step.forward(engine, clip, place, 0, max(1, step.num_hard(1.0)), decode_all=True)
             assert hard.difficulty is not None
             rows += [("difficulty (teacher)", overlay(clip, _on_tokens(hard.difficulty, step.units), config))]
             rows += [("hard mask", hide(clip, hard, config)), *rebuilt(hard)]
     pictures = [(name, _to_rgb(row, config)) for name, row in rows]
-    return _draw_rows(pictures, held_out.names, _note_on_target(config.objective.target), scale=step.mines)
+    return _draw_rows(pictures, held_out.names, _note_on_target(config.objective.target), scale=step.uses_difficulty)
 
 
 def _note_on_target(target: str) -> str:

@@ -29,7 +29,7 @@ from hpm_video.train.engines.start import prepare_process
 from hpm_video.train.loop import Loop
 from hpm_video.train.micro_batch import explained_shortage, settle_micro_batch
 from hpm_video.train.run import Measure, Training
-from hpm_video.types import Engine, Place, StepResult
+from hpm_video.types import BatchSlice, Engine, StepResult
 from hpm_video.weights.load import write_classifier
 from hpm_video.weights.read import read_weights, weight_settings
 from hpm_video.weights.transfer import fill_encoder
@@ -146,7 +146,7 @@ class FinetuneStep:
             self.beside.to(device)
 
     def __call__(
-        self, engine: Engine, clip: Tensor, place: Place, step: int, steps: int, label: Tensor
+        self, engine: Engine, clip: Tensor, place: BatchSlice, step: int, steps: int, label: Tensor
     ) -> tuple[StepResult, None]:
         augment, seed = self.config.augment, self.config.train.seed
         clip = erase(clip, augment, seed, step, place)

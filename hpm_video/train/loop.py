@@ -23,7 +23,7 @@ from hpm_video.train.feed import Feed
 from hpm_video.train.graphs import make_micro_steps
 from hpm_video.train.metrics import Clock, MetricLog, format_line
 from hpm_video.train.optim import lr_at
-from hpm_video.types import Batch, Place, StepResult
+from hpm_video.types import Batch, BatchSlice, StepResult
 
 log = logging.getLogger("hpm_video")
 
@@ -38,7 +38,7 @@ class Step(Protocol):
         ...
 
     def __call__(
-        self, engine: Any, clip: Tensor, place: Place, step: int, steps: int, label: Tensor
+        self, engine: Any, clip: Tensor, place: BatchSlice, step: int, steps: int, label: Tensor
     ) -> tuple[StepResult, Any]: ...
 
     def inspect(self, journey: Any) -> dict[str, Tensor]: ...

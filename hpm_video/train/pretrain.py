@@ -138,7 +138,7 @@ def _make_measure(  # noqa: PLR0913
         values = {k: float(v) for k, v in measure(step, loop.engine, clip, now, loop.steps, micro).items()}
         if health is not None:
             values |= health(loop.engine.module, now)
-        if log_to is not None and step.mines and config.train.num_pictures:
+        if log_to is not None and step.uses_difficulty and config.train.num_pictures:
             log_to.write_difficulty(now, step.difficulty_of(loop.engine, clip[: config.train.num_pictures]).tolist())
         loop.engine.module.train()
         return values

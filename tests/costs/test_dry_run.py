@@ -13,7 +13,7 @@ from hpm_video.costs.flops import count_step
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.encoder import resolve_size
 from hpm_video.models.student import Student
-from hpm_video.types import Place
+from hpm_video.types import BatchSlice
 
 CPU = torch.device("cpu")
 CONFIGS = {
@@ -78,20 +78,20 @@ def _travel(config, smooth_clip, local_engine, num_clips=3):
     clip = smooth_clip(config, num_clips)
     for parameter in student.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    place, num_hard = Place(0, num_clips, num_clips), step.num_hard(1.0)
-    return student, lambda: step.travel(local_engine(student), clip, place, 0, num_hard)
+    place, num_hard = BatchSlice(0, num_clips, num_clips), step.num_hard(1.0)
+    return student, lambda: step.forward(local_engine(student), clip, place, 0, num_hard)
 
 
 def test_multiply_adds_are_those_of_the_real_step(config, run, smooth_clip, local_engine) -> None:
     """Torch's own count of real tensors, where attention is two plain products."""
-    _, travel = _travel(config, smooth_clip, local_engine)
+    _, forward = _travel(config, smooth_clip, local_engine)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        travel()
+        forward()
     assert counter.get_total_flops() == 2 * sum(cost.macs for cost in run.forward.values())
 
 
 def test_bytes_kept_for_the_backward_pass_are_those_of_the_real_step(config, run, smooth_clip, local_engine) -> None:
-    student, travel = _travel(config, smooth_clip, local_engine)
+    student, forward = _travel(config, smooth_clip, local_engine)
     own = {p.untyped_storage().data_ptr() for p in student.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -102,7 +102,7 @@ def test_bytes_kept_for_the_backward_pass_are_those_of_the_real_step(config, run
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        travel()
+        forward()
     assert run.saved_bytes == sum(storage.nbytes() for storage in kept.values())
 
 
@@ -116,9 +116,9 @@ def test_peak_of_memory_is_near_the_one_that_is_measured(tiny_config, smooth_cli
         model__depth=4,
         model__checkpointing=checkpointing,
     )
-    _, travel = _travel(config, smooth_clip, local_engine, 8)
+    _, forward = _travel(config, smooth_clip, local_engine, 8)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        journey = travel()  # which the loop holds as well
+        journey = forward()  # which the loop holds as well
         journey.losses.total.backward()
     alive = peak = 0
     for event in found.profiler.kineto_results.events():

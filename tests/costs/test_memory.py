@@ -11,7 +11,7 @@ from hpm_video.costs.memory import bytes_per_parameter, checkpoint_bytes, count_
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import build_student
 from hpm_video.train.engines.plain import PlainEngine
-from hpm_video.types import Place, UserError
+from hpm_video.types import BatchSlice, UserError
 
 RUN = DryRun(
     num_clips=4, forward={}, backward={}, saved_bytes=0, peak_bytes=77, num_parameters={"student": 1000, "teacher": 500}
@@ -32,7 +32,7 @@ def test_one_process_holds_weights_gradients_moments_and_teacher(tiny_config, sm
     student = build_student(config)
     step, engine = PretrainStep(config, student, torch.device("cpu")), PlainEngine(student, config, torch.device("cpu"))
     for _ in range(2):
-        result, journey = step(engine, smooth_clip(config, 2), Place(0, 2, 2), 9, 10)
+        result, journey = step(engine, smooth_clip(config, 2), BatchSlice(0, 2, 2), 9, 10)
         engine.backward(result.loss)
         held = [*student.parameters(), *(p.grad for p in student.parameters()), *step.beside.parameters()]
         moments = [m for p in student.parameters() for m in engine.optimizer.state.get(p, {}).values() if m.ndim]

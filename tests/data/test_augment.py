@@ -20,7 +20,7 @@ from hpm_video.data.augment import (
     view_boxes,
 )
 from hpm_video.data.transforms import center_box
-from hpm_video.types import Place
+from hpm_video.types import BatchSlice
 
 DATA = DataConfig(root="nowhere", frame_size_px=[32, 48])
 ALWAYS = AugmentConfig(op_probability=1.0)
@@ -96,7 +96,7 @@ def test_labels_that_know_left_and_right_are_never_mirrored() -> None:
 
 
 def every_use_of_the_borrowed_generator() -> list[Callable[[], object]]:
-    clip, label, place = torch.randn(4, 3, 2, 16, 16), torch.arange(4), Place(0, 4, 4)
+    clip, label, place = torch.randn(4, 3, 2, 16, 16), torch.arange(4), BatchSlice(0, 4, 4)
     sure = AugmentConfig(erase_probability=1.0)
     return [
         lambda: make_finetune_transform(DATA, ALWAYS, left_right=False)(still(), rng(0)),
@@ -149,7 +149,7 @@ def erased(clip: Tensor, result: Tensor) -> Tensor:
 
 def test_erasing_shares_sizes_and_noise() -> None:
     clip = torch.full((2000, 3, 2, 24, 32), 9.0)
-    result = erase(clip, AugmentConfig(), 0, 5, Place(0, 2000, 2000))
+    result = erase(clip, AugmentConfig(), 0, 5, BatchSlice(0, 2000, 2000))
     assert torch.equal(clip, torch.full_like(clip, 9.0))
     changed = erased(clip, result)
     hit = changed.flatten(1).any(1)
@@ -168,16 +168,18 @@ def test_erasing_shares_sizes_and_noise() -> None:
 def test_erasing_does_not_depend_on_the_split() -> None:
     clip = torch.randn(16, 3, 2, 16, 16)
     config = AugmentConfig(erase_probability=0.6)
-    whole = erase(clip, config, 3, 7, Place(0, 16, 16))
+    whole = erase(clip, config, 3, 7, BatchSlice(0, 16, 16))
     for size in (8, 4, 1):
-        parts = [erase(clip[s : s + size], config, 3, 7, Place(s, s + size, 16)) for s in range(0, 16, size)]
+        parts = [erase(clip[s : s + size], config, 3, 7, BatchSlice(s, s + size, 16)) for s in range(0, 16, size)]
         assert torch.equal(torch.cat(parts), whole)
     for seed, step in ((4, 7), (3, 8)):
-        assert not torch.equal(erased(clip, erase(clip, config, seed, step, Place(0, 16, 16))), erased(clip, whole))
+        assert not torch.equal(
+            erased(clip, erase(clip, config, seed, step, BatchSlice(0, 16, 16))), erased(clip, whole)
+        )
 
 
 def test_erasing_always_and_never() -> None:
-    clip, place = torch.randn(8, 3, 2, 16, 16), Place(0, 8, 8)
+    clip, place = torch.randn(8, 3, 2, 16, 16), BatchSlice(0, 8, 8)
     assert torch.equal(erase(clip, AugmentConfig(erase_probability=0.0), 0, 0, place), clip)
     assert erased(clip, erase(clip, AugmentConfig(erase_probability=1.0), 0, 0, place)).flatten(1).any(1).all()
     assert draw_erased_box(torch.zeros(3, 2, 1, 900), 1.0) is None  # every box is taller
@@ -201,7 +203,7 @@ def test_mixup_by_hand() -> None:
     clip, label = constant_clips(4), torch.tensor([2, 0, 1, 1])
     shares = []
     for step in range(40):
-        mixed, target = mix(clip, label, 3, MIXUP, 0, step, Place(0, 4, 4))
+        mixed, target = mix(clip, label, 3, MIXUP, 0, step, BatchSlice(0, 4, 4))
         share = 1 - float(mixed[0, 0, 0, 0, 0]) / 3  # clip 0 is share * 0 + (1 - share) * clip 3, which is 3
         shares.append(share)
         for i in range(4):
@@ -217,7 +219,7 @@ def test_cutmix_by_hand() -> None:
     clip, label = constant_clips(4), torch.arange(4)
     kept = []
     for step in range(40):
-        mixed, target = mix(clip, label, 4, CUTMIX, 0, step, Place(0, 4, 4))
+        mixed, target = mix(clip, label, 4, CUTMIX, 0, step, BatchSlice(0, 4, 4))
         foreign = erased(clip, mixed)  # the same box in all channels and frames
         assert torch.equal(foreign, foreign[:1].expand_as(foreign))  # and for all clips
         rows, columns = foreign[0].any(1).sum(), foreign[0].any(0).sum()
@@ -232,7 +234,7 @@ def test_cutmix_by_hand() -> None:
 
 
 def test_mixup_and_cutmix_take_turns() -> None:
-    clip, label, place = constant_clips(2), torch.arange(2), Place(0, 2, 2)
+    clip, label, place = constant_clips(2), torch.arange(2), BatchSlice(0, 2, 2)
 
     def num_cut(config: AugmentConfig) -> int:
         mixed = [mix(clip, label, 2, config, 0, step, place)[0] for step in range(200)]
@@ -247,7 +249,7 @@ def test_mixing_belongs_to_seed_step_and_place() -> None:
     clip, label = torch.randn(3, 3, 2, 12, 20), torch.arange(3)
 
     def value(seed: int, step: int, start: int) -> Tensor:
-        return mix(clip, label, 3, AugmentConfig(), seed, step, Place(start, start + 3, 9))[1]
+        return mix(clip, label, 3, AugmentConfig(), seed, step, BatchSlice(start, start + 3, 9))[1]
 
     assert torch.equal(value(1, 2, 3), value(1, 2, 3))
     for other in ((2, 2, 3), (1, 3, 3), (1, 2, 6)):
@@ -256,7 +258,7 @@ def test_mixing_belongs_to_seed_step_and_place() -> None:
 
 def test_nothing_is_mixed_where_both_are_off() -> None:
     clip, label = torch.randn(3, 3, 2, 8, 8), torch.tensor([0, 4, 2])
-    mixed, target = mix(clip, label, 5, AugmentConfig(mixup_alpha=0.0, cutmix_alpha=0.0), 0, 0, Place(0, 3, 3))
+    mixed, target = mix(clip, label, 5, AugmentConfig(mixup_alpha=0.0, cutmix_alpha=0.0), 0, 0, BatchSlice(0, 3, 3))
     assert torch.equal(mixed, clip) and torch.equal(target, smooth(label, 5, 0.1))
 
 

@@ -20,7 +20,7 @@ from hpm_video.runs.state import RunState
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.feed import Feed
 from hpm_video.train.loop import Loop
-from hpm_video.types import Batch, Place
+from hpm_video.types import Batch, BatchSlice
 
 ON_GPU = {
     "data.num_frames": 8,
@@ -120,7 +120,7 @@ class Trainer:
         self.engine = PlainEngine(student, config, device)
 
     def run(self, clips: Tensor, now: int, lr: float = 1e-3) -> float:
-        draws, plan = self.planner.draw(clips, Place(0, len(clips), len(clips)), now, self.steps)
+        draws, plan = self.planner.draw(clips, BatchSlice(0, len(clips), len(clips)), now, self.steps)
         moved = type(draws)(*(None if d is None else d.to(self.device) for d in draws))
         result, _ = self.step.run(self.engine, clips.to(self.device), moved, plan)
         self.engine.backward(result.loss)

@@ -15,7 +15,7 @@ from hpm_video.models.student import build_student
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.feed import Feed
 from hpm_video.train.micro_batch import explained_shortage
-from hpm_video.types import Batch, Place, UserError
+from hpm_video.types import Batch, BatchSlice, UserError
 
 pytestmark = pytest.mark.gpu
 SYNCS = 2  # of a step: is the loss a number, and the norm of the gradient
@@ -56,7 +56,7 @@ def test_the_estimate_of_memory_is_within_a_tenth(gpu, record_property) -> None:
     step, engine = PretrainStep(config, student, gpu), PlainEngine(student, config, gpu)
     for _ in range(3):
         torch.cuda.reset_peak_memory_stats()
-        result, _ = step(engine, clips, Place(0, len(clips), len(clips)), 750, 1000)
+        result, _ = step(engine, clips, BatchSlice(0, len(clips), len(clips)), 750, 1000)
         engine.backward(result.loss)
         engine.step(1e-5)
         step.after_update(engine, 750, 1000)

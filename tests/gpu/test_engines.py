@@ -23,7 +23,7 @@ from hpm_video.models.student import build_student
 from hpm_video.train.engines.deepspeed import DeepSpeedEngine
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.engines.start import prepare_process
-from hpm_video.types import Place
+from hpm_video.types import BatchSlice
 keys, steps = json.loads(sys.argv[1]), int(sys.argv[2])
 found = {}
 for stage in (None, 0, 1, 2, 3):
@@ -38,7 +38,7 @@ for stage in (None, 0, 1, 2, 3):
     clip = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device).permute(0, 4, 1, 2, 3)
     losses = []
     for now in range(steps, 2 * steps):
-        result, _ = step(engine, clip, Place(0, count, count), now, 2 * steps)
+        result, _ = step(engine, clip, BatchSlice(0, count, count), now, 2 * steps)
         engine.backward(result.loss)
         engine.step(1e-3)
         step.after_update(engine, now, 2 * steps)

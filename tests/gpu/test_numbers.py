@@ -9,7 +9,16 @@ import torch.nn.functional as F
 
 from hpm_video.config import load_finetune_config
 from hpm_video.config.geometry import mask_counts, token_grid, unit_block
-from hpm_video.method.masking import Part, Plan, aggregate, make_units, mask_hard, mask_inverted, mask_random, to_tokens
+from hpm_video.method.masking import (
+    DecodePlan,
+    MaskPlan,
+    aggregate,
+    make_units,
+    mask_hard,
+    mask_inverted,
+    mask_random,
+    to_tokens,
+)
 from hpm_video.method.objectives import rank_correlation, relative_loss
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.classifier import Classifier
@@ -141,7 +150,7 @@ def test_masks_and_units_are_those_of_the_cpu(device, settings) -> None:
     units = make_units(token_grid(config), unit_block(config))
     num_units, num_masked = mask_counts(config)
     keys, difficulty, phases = torch.rand(3, 16, num_units)
-    plan, part = Plan(num_masked, num_masked // 3), Part(num_masked - 1, max(1, units.shape[1] // 2))
+    plan, part = MaskPlan(num_masked, num_masked // 3), DecodePlan(num_masked - 1, max(1, units.shape[1] // 2))
     for choose in (mask_hard, mask_inverted, lambda d, k, p: mask_random(k, p.num_masked)):
         here, there = choose(difficulty, keys, plan), choose(difficulty.to(device), keys.to(device), plan)
         assert torch.equal(here, there.cpu())

@@ -19,7 +19,7 @@ from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import build_student
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.finetune import build_classifier
-from hpm_video.types import Place
+from hpm_video.types import BatchSlice
 from hpm_video.weights.load import load_encoder
 
 CPU = torch.device("cpu")
@@ -92,7 +92,7 @@ def masks_of_steps(keys: str, clip: Tensor, steps: list[int], num_steps: int) ->
     student = build_student(config)
     step, engine = PretrainStep(config, student, CPU), PlainEngine(student, config, CPU)
     for now in steps:
-        _, journey = step(engine, clip, Place(0, len(clip), len(clip)), now, num_steps)
+        _, journey = step(engine, clip, BatchSlice(0, len(clip), len(clip)), now, num_steps)
         mask = journey.mask
         yield {"masked": mask.masked, "visible": mask.visible, "hidden": mask.hidden, "decoded": mask.decoded}
 
@@ -106,13 +106,13 @@ def choose(mode: str, difficulty: Tensor, keys: Tensor, num_masked: int, num_har
     """Choose the masked units of clips, bool [B, U]."""
     if mode == "random":
         return masking.mask_random(keys, num_masked)
-    plan = masking.Plan(num_masked, num_hard)
+    plan = masking.MaskPlan(num_masked, num_hard)
     return {"hpm": masking.mask_hard, "inverted": masking.mask_inverted}[mode](difficulty, keys, plan)
 
 
 def decoded_of(masked: Tensor, units: Tensor, num_masked: int, part: tuple[int, int], phases: Tensor) -> Tensor:
     """Return the decoded tokens of masked units, if so many units and so many tokens of each are decoded."""
-    return masking.to_tokens(masked, units, num_masked, masking.Part(*part), phases).decoded
+    return masking.to_tokens(masked, units, num_masked, masking.DecodePlan(*part), phases).decoded
 
 
 def encode(run: Path, clip: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import Student
 from hpm_video.preprocess.encode import write_video
 from hpm_video.train.optim import lr_at
-from hpm_video.types import Place
+from hpm_video.types import BatchSlice
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 REQUIRED = ["data.root=x", "train.output=y"]
@@ -54,7 +54,7 @@ def test_an_image_is_a_one_frame_clip_bitwise(tiny_config, local_engine, clips_o
     image, video, folder = (clips_of(suffix) for suffix in (".png", ".mkv", ""))
     assert torch.equal(image, video) and torch.equal(image, folder)
     assert torch.equal(student.encoder(image), student.encoder(video))
-    of_image, of_video = (step(engine, clip, Place(0, 3, 3), 4, 10)[1] for clip in (image, video))
+    of_image, of_video = (step(engine, clip, BatchSlice(0, 3, 3), 4, 10)[1] for clip in (image, video))
     for name in ("masked", "visible", "hidden"):
         assert torch.equal(getattr(of_image.mask, name), getattr(of_video.mask, name))
     assert torch.equal(of_image.losses.total, of_video.losses.total) and float(of_image.losses.total.detach()) > 0

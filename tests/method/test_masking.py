@@ -5,7 +5,7 @@ import torch
 from scipy.stats import chisquare
 
 from hpm_video.method.masking import (
-    Plan,
+    MaskPlan,
     aggregate,
     draw_keys,
     make_units,
@@ -14,17 +14,17 @@ from hpm_video.method.masking import (
     mask_random,
     to_tokens,
 )
-from hpm_video.types import Place, seeded
+from hpm_video.types import BatchSlice, seeded
 
 
 def keys_of(num_clips: int, num_units: int, seed: int = 0) -> torch.Tensor:
-    return draw_keys(Place(0, num_clips, num_clips), num_units, seeded(torch.device("cpu"), seed))
+    return draw_keys(BatchSlice(0, num_clips, num_clips), num_units, seeded(torch.device("cpu"), seed))
 
 
 @pytest.mark.parametrize("num_hard", [0, 1, 7, 12])
 def test_counts_are_exact_and_the_hardest_are_in(num_hard) -> None:
     keys, difficulty = keys_of(500, 16), torch.randn(500, 16)
-    masked = mask_hard(difficulty, keys, Plan(12, num_hard))
+    masked = mask_hard(difficulty, keys, MaskPlan(12, num_hard))
     assert (masked.sum(1) == 12).all()
     hardest = difficulty.argsort(dim=1, descending=True)[:, :num_hard]
     assert masked.gather(1, hardest).all()
@@ -32,12 +32,12 @@ def test_counts_are_exact_and_the_hardest_are_in(num_hard) -> None:
 
 def test_num_hard_zero_is_random_masking() -> None:
     keys = keys_of(50, 16)
-    assert torch.equal(mask_hard(torch.randn(50, 16), keys, Plan(12, 0)), mask_random(keys, 12))
+    assert torch.equal(mask_hard(torch.randn(50, 16), keys, MaskPlan(12, 0)), mask_random(keys, 12))
 
 
 def test_the_rest_is_uniform() -> None:
     difficulty = torch.arange(16.0).expand(8000, -1)  # units 12 to 15 are the hardest
-    masked = mask_hard(difficulty, keys_of(8000, 16, seed=3), Plan(10, 4))
+    masked = mask_hard(difficulty, keys_of(8000, 16, seed=3), MaskPlan(10, 4))
     counts = masked[:, :12].sum(0)
     assert int(counts.sum()) == 8000 * 6
     assert chisquare(counts.numpy()).pvalue > 1e-3
@@ -52,10 +52,10 @@ def test_random_masks_are_uniform_over_pairs() -> None:
 
 def test_inverted_keeps_the_hardest_visible() -> None:
     difficulty = torch.randn(300, 20)
-    masked = mask_inverted(difficulty, keys_of(300, 20), Plan(10, 5))
+    masked = mask_inverted(difficulty, keys_of(300, 20), MaskPlan(10, 5))
     assert (masked.sum(1) == 10).all()
     assert not masked.gather(1, difficulty.topk(5, dim=1).indices).any()
-    assert torch.equal(mask_inverted(difficulty, keys_of(300, 20), Plan(10, 0)), mask_random(keys_of(300, 20), 10))
+    assert torch.equal(mask_inverted(difficulty, keys_of(300, 20), MaskPlan(10, 0)), mask_random(keys_of(300, 20), 10))
 
 
 def test_units_partition_the_tokens() -> None:
@@ -85,8 +85,10 @@ def test_keys_do_not_depend_on_the_split() -> None:
     def draw(place):
         return draw_keys(place, 9, seeded(torch.device("cpu"), 5, 7))
 
-    assert torch.equal(torch.cat([draw(Place(0, 3, 8)), draw(Place(3, 8, 8))]), draw(Place(0, 8, 8)))
-    assert not torch.equal(draw(Place(0, 8, 8)), draw_keys(Place(0, 8, 8), 9, seeded(torch.device("cpu"), 5, 8)))
+    assert torch.equal(torch.cat([draw(BatchSlice(0, 3, 8)), draw(BatchSlice(3, 8, 8))]), draw(BatchSlice(0, 8, 8)))
+    assert not torch.equal(
+        draw(BatchSlice(0, 8, 8)), draw_keys(BatchSlice(0, 8, 8), 9, seeded(torch.device("cpu"), 5, 8))
+    )
 
 
 def test_aggregate_by_loops() -> None:

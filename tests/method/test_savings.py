@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hpm_video.config import load_config
 from hpm_video.costs.flops import count_step
-from hpm_video.method.masking import Part, make_units, mask_random, to_tokens
+from hpm_video.method.masking import DecodePlan, make_units, mask_random, to_tokens
 from hpm_video.method.step import PretrainStep
 from hpm_video.method.targets import make_target
 from hpm_video.models.student import Student
-from hpm_video.types import Place, UserError, seeded
+from hpm_video.types import BatchSlice, UserError, seeded
 
 CPU = torch.device("cpu")
 HARD = {"mask__hard_share_start": 0.5, "mask__hard_share_end": 0.5, "data__num_frames": 8}  # tubes of 4 tokens
@@ -49,7 +49,7 @@ def make(tiny_config, **overrides):
 def test_a_part_of_every_unit_is_decoded(unit_size: int, kept: int) -> None:
     units, phases = make_units((unit_size, 3, 5), (unit_size, 1, 1)), torch.rand(400, 15)
     masked_units = mask_random(torch.rand(400, 15), 11)
-    mask = to_tokens(masked_units, units, 11, Part(11, kept), phases)
+    mask = to_tokens(masked_units, units, 11, DecodePlan(11, kept), phases)
     assert mask.hidden.shape == (400, 11 * unit_size) and mask.decoded.shape == (400, 11 * kept)
     times, places = mask.decoded.view(400, 11, kept) // 15, mask.decoded.view(400, 11, kept) % 15
     assert (places == places[:, :, :1]).all()  # beside each other
@@ -62,7 +62,7 @@ def test_a_part_of_every_unit_is_decoded(unit_size: int, kept: int) -> None:
 
 def test_a_part_of_the_units_is_decoded_where_a_unit_is_one_token() -> None:
     units, keys = torch.arange(20)[:, None], torch.rand(300, 20)
-    mask = to_tokens(mask_random(torch.rand(300, 20), 12), units, 12, Part(5, 1), keys)
+    mask = to_tokens(mask_random(torch.rand(300, 20), 12), units, 12, DecodePlan(5, 1), keys)
     assert mask.decoded.shape == (300, 5) and mask.masked.gather(1, mask.decoded).all()
     assert all(len(set(row)) == 5 for row in mask.decoded.tolist())
     largest = keys.masked_fill(~mask.masked, -1).topk(5).indices
@@ -73,7 +73,7 @@ def test_a_part_of_the_units_is_decoded_where_a_unit_is_one_token() -> None:
 def test_losses_and_gradients_do_not_depend_on_the_split(tiny_config, smooth_clip, local_engine, overrides) -> None:
     config, student, step = make(tiny_config, **overrides)
     clip, engine, gradients, losses = smooth_clip(config, 8), local_engine(student), [], []
-    for places in ([Place(0, 8, 8)], [Place(0, 4, 8), Place(4, 8, 8)]):
+    for places in ([BatchSlice(0, 8, 8)], [BatchSlice(0, 4, 8), BatchSlice(4, 8, 8)]):
         student.zero_grad()
         results = [step(engine, clip[place.start : place.stop], place, 4, 10)[0].loss / len(places) for place in places]
         sum(results).backward()
@@ -89,7 +89,7 @@ def test_losses_and_gradients_do_not_depend_on_the_split(tiny_config, smooth_cli
 def test_the_hardest_units_by_the_teacher_are_masked(tiny_config, smooth_clip, local_engine, overrides) -> None:
     config, student, step = make(tiny_config, **overrides)
     clip = smooth_clip(config, 3)
-    _, journey = step(local_engine(student), clip, Place(0, 3, 3), 4, 10)
+    _, journey = step(local_engine(student), clip, BatchSlice(0, 3, 3), 4, 10)
     hidden_units = journey.mask.masked[:, step.units[:, 0]]
     assert (hidden_units.sum(1) == step.num_masked).all()
     assert hidden_units.gather(1, journey.difficulty.topk(step.num_masked // 2, dim=1).indices).all()
@@ -146,7 +146,7 @@ def test_the_default_preset_against_loops(tiny_config, smooth_clip, local_engine
         tiny_config, mask__decoded_share=0.5, teacher__view="partial", teacher__num_views=num_views
     )
     clip = smooth_clip(config, 4, seed=num_views)
-    result, journey = step(local_engine(student), clip, Place(0, 4, 4), 4, 10)
+    result, journey = step(local_engine(student), clip, BatchSlice(0, 4, 4), 4, 10)
     difficulties, pixel, ranking = in_loops(config, student, step, clip, 4)
     torch.testing.assert_close(journey.difficulty.tolist(), difficulties, atol=1e-5, rtol=1e-5)
     found = [float(x.detach()) for x in (journey.losses.pixel, journey.losses.ranking)]
@@ -157,11 +157,11 @@ def test_decoding_all_is_what_a_share_of_one_does(tiny_config, smooth_clip, loca
     """Also: what of the tokens is decoded changes neither the mask nor the encoder's output."""
     _, student, step = make(tiny_config, mask__decoded_share=0.5)
     _, _, whole = make(tiny_config, mask__decoded_share=1.0)
-    clip, place, engine = smooth_clip(step.config, 2), Place(0, 2, 2), local_engine(student)
+    clip, place, engine = smooth_clip(step.config, 2), BatchSlice(0, 2, 2), local_engine(student)
     part, everything, reference = (
-        step.travel(engine, clip, place, 4, 0),
-        step.travel(engine, clip, place, 4, 0, decode_all=True),
-        whole.travel(engine, clip, place, 4, 0),
+        step.forward(engine, clip, place, 4, 0),
+        step.forward(engine, clip, place, 4, 0, decode_all=True),
+        whole.forward(engine, clip, place, 4, 0),
     )
     assert torch.equal(everything.losses.total, reference.losses.total)
     assert torch.equal(everything.mask.decoded, reference.mask.hidden)
@@ -192,7 +192,7 @@ def test_two_masks_are_of_one_look(tiny_config, smooth_clip, local_engine, monke
     clip, seen = smooth_clip(step.config, 3), []
     ask = step.teacher.predict_difficulty
     monkeypatch.setattr(step.teacher, "predict_difficulty", lambda clip, *a: seen.append(len(clip)) or ask(clip, *a))
-    journey = step.travel(local_engine(student), clip, Place(0, 3, 3), 4, 6)
+    journey = step.forward(local_engine(student), clip, BatchSlice(0, 3, 3), 4, 6)
     assert seen == [3] and journey.mask.masked.shape[0] == 6
     assert torch.equal(journey.difficulty[::2], journey.difficulty[1::2])
     first, second = journey.mask.masked[::2], journey.mask.masked[1::2]
@@ -207,7 +207,7 @@ def test_a_stopped_gradient_reaches_neither_encoder_nor_pixel_decoder(
 ) -> None:
     for reaches in (True, False):
         _, student, step = make(tiny_config, **overrides, objective__ranking_reaches_encoder=reaches)
-        journey = step.travel(local_engine(student), smooth_clip(step.config, 2), Place(0, 2, 2), 0, 6)
+        journey = step.forward(local_engine(student), smooth_clip(step.config, 2), BatchSlice(0, 2, 2), 0, 6)
         journey.losses.ranking.backward()
         reached = {
             n.split(".")[0] for n, p in student.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0
@@ -243,7 +243,7 @@ def test_multiply_adds_are_those_torch_counts(tiny_config, smooth_clip, local_en
     config, student, step = make(tiny_config, **overrides, mask__mode=mode)
     clip, cost = smooth_clip(config, 1), count_step(config)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        step.travel(local_engine(student), clip, Place(0, 1, 1), 4, 6 if mode == "hpm" else 0)
+        step.forward(local_engine(student), clip, BatchSlice(0, 1, 1), 4, 6 if mode == "hpm" else 0)
     assert counter.get_total_flops() == 2 * (cost.forward + cost.teacher)
 
 

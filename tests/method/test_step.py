@@ -10,7 +10,7 @@ from hpm_video.method.masking import aggregate, mask_random, to_tokens
 from hpm_video.method.step import PretrainStep, gradient_norms, gradient_shares, measure
 from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at, warn_slow_teacher
 from hpm_video.models.student import Student
-from hpm_video.types import Place, UserError
+from hpm_video.types import BatchSlice, UserError
 
 CPU = torch.device("cpu")
 HARD = {"mask__hard_share_start": 0.5, "mask__hard_share_end": 0.5}
@@ -113,9 +113,9 @@ def test_teacher_is_not_run_while_every_mask_is_random(make, monkeypatch) -> Non
     _, _, step, engine, clip = make()
     calls = []
     monkeypatch.setattr(step.teacher, "predict_difficulty", lambda *a: calls.append(1) or torch.zeros(4, 16))
-    step(engine, clip, Place(0, 4, 4), 0, 10)
+    step(engine, clip, BatchSlice(0, 4, 4), 0, 10)
     assert not calls
-    step(engine, clip, Place(0, 4, 4), 9, 10)
+    step(engine, clip, BatchSlice(0, 4, 4), 9, 10)
     assert calls
 
 
@@ -124,14 +124,14 @@ def test_teacher_is_not_run_while_every_mask_is_random(make, monkeypatch) -> Non
 )
 def test_losses_do_not_depend_on_the_split_of_the_batch(make, overrides) -> None:
     _, _, step, engine, clip = make(8, **overrides)
-    whole = step(engine, clip, Place(0, 8, 8), 3, 10)[0].loss
-    halves = [step(engine, clip[s : s + 4], Place(s, s + 4, 8), 3, 10)[0].loss for s in (0, 4)]
+    whole = step(engine, clip, BatchSlice(0, 8, 8), 3, 10)[0].loss
+    halves = [step(engine, clip[s : s + 4], BatchSlice(s, s + 4, 8), 3, 10)[0].loss for s in (0, 4)]
     assert float(whole.detach()) == pytest.approx(float(sum(halves).detach()) / 2, abs=1e-6)
 
 
 def test_hpm_masks_what_its_teacher_finds_hard(make) -> None:
     _, _, step, engine, clip = make(**HARD)
-    _, journey = step(engine, clip, Place(0, 4, 4), 0, 10)
+    _, journey = step(engine, clip, BatchSlice(0, 4, 4), 0, 10)
     hidden_units = journey.mask.masked[:, step.units[:, 0]]
     hardest = journey.difficulty.topk(6, dim=1).indices
     assert hidden_units.gather(1, hardest).all() and (hidden_units.sum(1) == 12).all()
@@ -141,7 +141,7 @@ def test_hpm_masks_what_its_teacher_finds_hard(make) -> None:
 @pytest.mark.parametrize("image", [False, True])
 def test_every_mode_for_image_and_video(make, mode, image) -> None:
     _, _, step, engine, clip = make(mask__mode=mode, image=image, **HARD)
-    result, journey = step(engine, clip, Place(0, 4, 4), 5, 10)
+    result, journey = step(engine, clip, BatchSlice(0, 4, 4), 5, 10)
     assert torch.isfinite(result.loss)
     assert (journey.difficulty is None) == (mode in ("predictor_only", "random"))
     assert (float(result.metrics["ranking_loss"]) > 0) == (mode != "random")
@@ -151,13 +151,13 @@ def test_every_mode_for_image_and_video(make, mode, image) -> None:
 def test_a_clip_of_another_size_is_refused(make, shape) -> None:
     _, _, step, engine, _ = make(**HARD)
     with pytest.raises(UserError, match=re.escape(f"clip: {list(shape)}; expected [B, 3, ")):
-        step(engine, torch.zeros(shape), Place(0, 4, 4), 5, 10)
+        step(engine, torch.zeros(shape), BatchSlice(0, 4, 4), 5, 10)
 
 
 def test_gradient_shares(make) -> None:
     for reaches in (True, False):
         _, _, step, engine, clip = make(objective__ranking_reaches_encoder=reaches)
-        _, journey = step(engine, clip, Place(0, 4, 4), 0, 10)
+        _, journey = step(engine, clip, BatchSlice(0, 4, 4), 0, 10)
         shares = gradient_shares(gradient_norms(journey, 1.0))
         assert float(sum(shares.values())) == pytest.approx(1.0, abs=1e-5)
         assert (float(shares["encoder_gradient_share/ranking"]) > 0) == reaches
@@ -187,7 +187,7 @@ def test_one_clip_overfits(make) -> None:
     optimizer = torch.optim.AdamW(student.parameters(), lr=3e-3)
     losses = []
     for _ in range(150):
-        result, _ = step(engine, clip, Place(0, 1, 1), 0, 10)
+        result, _ = step(engine, clip, BatchSlice(0, 1, 1), 0, 10)
         optimizer.zero_grad()
         result.loss.backward()
         optimizer.step()

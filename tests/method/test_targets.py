@@ -16,7 +16,7 @@ from hpm_video.method.targets import IMAGE_MODELS, ImageFeatures, feature_target
 from hpm_video.models import student as students
 from hpm_video.models.student import Student
 from hpm_video.models.tokens import take
-from hpm_video.types import Place, StudentOutput, UserError
+from hpm_video.types import BatchSlice, StudentOutput, UserError
 
 CPU = torch.device("cpu")
 SMALL_VIT = "test_vit.r160_in1k"  # timm's own for tests: patches of 16 pixels, width 64
@@ -93,7 +93,7 @@ def test_the_names_are_timms_vit_b() -> None:
 @pytest.mark.parametrize("target", ["teacher_features", "dino", "clip"])
 def test_the_difficulty_is_learned_from_the_loss_of_the_target(vit, make, target, mode) -> None:
     step, engine, clip = make(target, objective__target_weights=vit[1], mask__mode=mode, **HARD)
-    result, journey = step(engine, clip, Place(0, 4, 4), 9, 10)
+    result, journey = step(engine, clip, BatchSlice(0, 4, 4), 9, 10)
     width = 32 if target == "teacher_features" else 64
     assert journey.output.pixels.shape == (4, 24, width) and not journey.target.values.requires_grad
     features = take(step.features(clip), journey.mask.hidden)
@@ -107,7 +107,7 @@ def test_the_difficulty_is_learned_from_the_loss_of_the_target(vit, make, target
     network = step.features.network if target != "teacher_features" else step.teacher.network
     assert all(p.grad is None and not p.requires_grad for p in network.parameters())
     assert engine.module.pixel_head.weight.grad.abs().sum() > 0
-    assert (journey.difficulty is not None) == (mode == "hpm") and step.mines == (mode == "hpm")
+    assert (journey.difficulty is not None) == (mode == "hpm") and step.uses_difficulty == (mode == "hpm")
 
 
 def test_loss_is_zero_where_the_prediction_is_the_target(make) -> None:

@@ -7,7 +7,7 @@ from hpm_video.method.masking import aggregate, mask_random
 from hpm_video.method.step import PretrainStep
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.student import Student
-from hpm_video.types import Place
+from hpm_video.types import BatchSlice
 
 CPU = torch.device("cpu")
 HARD = {"mask__hard_share_start": 0.5, "mask__hard_share_end": 0.5}
@@ -76,7 +76,7 @@ def test_difficulty_has_no_gradient_and_draws_nothing_of_its_own(tiny_config, sm
         student, clip = Student(config), smooth_clip(config, 2)
         step = PretrainStep(config, student, CPU)
         before = torch.get_rng_state()
-        _, journey = step(local_engine(student), clip, Place(0, 2, 2), 0, 10)
+        _, journey = step(local_engine(student), clip, BatchSlice(0, 2, 2), 0, 10)
         assert torch.equal(torch.get_rng_state(), before)
         assert journey.difficulty is None or not journey.difficulty.requires_grad
 
@@ -96,7 +96,7 @@ def test_gradients_do_not_depend_on_the_split(tiny_config, smooth_clip, local_en
     student, clip = Student(config), smooth_clip(config, 8)
     step, engine = PretrainStep(config, student, CPU), local_engine(student)
     gradients = []
-    for places in ([Place(0, 8, 8)], [Place(0, 4, 8), Place(4, 8, 8)]):
+    for places in ([BatchSlice(0, 8, 8)], [BatchSlice(0, 4, 8), BatchSlice(4, 8, 8)]):
         student.zero_grad()
         for place in places:
             result, _ = step(engine, clip[place.start : place.stop], place, 4, 10)

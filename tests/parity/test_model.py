@@ -14,8 +14,7 @@ import torch
 
 from hpm_video.config import load_config
 from hpm_video.config.geometry import mask_counts
-from hpm_video.method.masking import Plan as MaskPlan
-from hpm_video.method.masking import mask_hard, mask_inverted
+from hpm_video.method.masking import MaskPlan, mask_hard, mask_inverted
 from hpm_video.method.objectives import absolute_loss
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.encoder import resolve_size
@@ -23,7 +22,7 @@ from hpm_video.models.layers import DropPath, DropPaths
 from hpm_video.models.student import Student
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.optim import parameter_groups
-from hpm_video.types import Place
+from hpm_video.types import BatchSlice
 
 CPU = torch.device("cpu")
 REQUIRED = ["data.root=x", "train.output=y"]
@@ -155,10 +154,10 @@ def test_what_stochastic_depth_leaves_out_does_not_depend_on_the_split(tiny_conf
                 parameter.copy_(
                     torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())) * 0.1
                 )
-        travel, engine = PretrainStep(config, student, CPU), PlainEngine(student, config, CPU)
+        forward, engine = PretrainStep(config, student, CPU), PlainEngine(student, config, CPU)
         total = 0.0
         for start in range(0, 8, micro):
-            result, _ = travel(engine, clip[start : start + micro], Place(start, start + micro, 8), step, 10)
+            result, _ = forward(engine, clip[start : start + micro], BatchSlice(start, start + micro, 8), step, 10)
             (result.loss * micro / 8).backward()
             total += float(result.loss.detach()) * micro / 8
         return total, {name: p.grad for name, p in student.named_parameters() if p.grad is not None}

@@ -10,7 +10,7 @@ from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import StepSampler, make_loader
 from hpm_video.data.manifest import ShuffledOrder, open_manifest
 from hpm_video.preprocess.encode import write_video
-from hpm_video.types import Place
+from hpm_video.types import BatchSlice
 
 # Partner of each clip: x.flip(0) of the batch of one GPU, --mixup_mode batch. Odd batches are refused there.
 # Source: github.com/MCG-NJU/VideoMAE, commit 14ef8d8, mixup.py; repeated clips beside each other: utils.py, the collate function.
@@ -25,7 +25,7 @@ FOREIGN = 0.9 * (1 / 2 + 77 / 240) / 2  # 0.369
 def shares(num_clips: int, labels: list[int]) -> torch.Tensor:
     """[STEPS, B]: the share of another class in each target."""
     label, clip = torch.tensor(labels), torch.zeros(num_clips, 1, 1, 112, 112)
-    place, found = Place(0, num_clips, num_clips), []
+    place, found = BatchSlice(0, num_clips, num_clips), []
     for step in range(STEPS):
         target = mix(clip, label, NUM_CLASSES, AugmentConfig(), 0, step, place)[1]
         found.append(1 - target[torch.arange(num_clips), label] - (NUM_CLASSES - 1) * 0.1 / NUM_CLASSES)
@@ -125,7 +125,7 @@ def test_a_cutmix_box_cuts_height_and_width_of_all_frames() -> None:
     """rand_bbox of mixup.py takes the last two sides of [B, C, T, H, W]."""
     clip = torch.arange(4).float().view(-1, 1, 1, 1, 1).expand(4, 3, 5, 12, 20).contiguous()
     for step in range(20):
-        mixed, _ = mix(clip, torch.arange(4), 4, AugmentConfig(mixup_alpha=0.0), 0, step, Place(0, 4, 4))
+        mixed, _ = mix(clip, torch.arange(4), 4, AugmentConfig(mixup_alpha=0.0), 0, step, BatchSlice(0, 4, 4))
         cut = mixed != clip
         assert torch.equal(cut, cut[:1, :1, :1].expand_as(cut))
         rows, columns = cut[0, 0, 0].any(1).sum(), cut[0, 0, 0].any(0).sum()

@@ -19,7 +19,7 @@ from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import Student
 from hpm_video.preprocess.encode import write_video
 from hpm_video.train.run import num_steps
-from hpm_video.types import Place, UserError
+from hpm_video.types import BatchSlice, UserError
 
 TINY = (
     "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=32 "
@@ -131,7 +131,7 @@ def test_every_mode_masks_images(tiny_config, smooth_clip, local_engine, mode, v
     student = Student(config)
     step, image = PretrainStep(config, student, CPU), smooth_clip(config, 4)[:, :, :2]
     now = next(s for s in range(10) if s in step.image_steps)
-    result, journey = step(local_engine(student), image, Place(0, 4, 4), now, 10)
+    result, journey = step(local_engine(student), image, BatchSlice(0, 4, 4), now, 10)
     assert torch.isfinite(result.loss) and "pixel_loss_image" in result.metrics
     assert journey.mask.masked.shape == (4, 16) and (journey.mask.masked.sum(1) == 12).all()
     if mode == "hpm":

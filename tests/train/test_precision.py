@@ -8,7 +8,7 @@ import torch
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import build_student
 from hpm_video.train.engines.plain import PlainEngine
-from hpm_video.types import Place
+from hpm_video.types import BatchSlice
 
 CPU = torch.device("cpu")
 
@@ -19,7 +19,7 @@ def train(config, clip, num_steps: int = 3):
     step, engine = PretrainStep(config, student, CPU), PlainEngine(student, config, CPU)
     losses, gradients = [], {}
     for number in range(num_steps):
-        result, _ = step(engine, clip, Place(0, len(clip), len(clip)), 5 + number, 10)
+        result, _ = step(engine, clip, BatchSlice(0, len(clip), len(clip)), 5 + number, 10)
         engine.backward(result.loss)
         gradients = gradients or {n: p.grad.clone() for n, p in student.named_parameters()}
         engine.step(1e-3)

@@ -9,7 +9,7 @@ from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import Student
 from hpm_video.report.demo_report import summarise, write_report
 from hpm_video.report.pictures import hide, overlay, rebuild
-from hpm_video.types import Place
+from hpm_video.types import BatchSlice
 
 
 def test_pictures_keep_what_is_visible(tiny_config, smooth_clip, local_engine) -> None:
@@ -17,7 +17,7 @@ def test_pictures_keep_what_is_visible(tiny_config, smooth_clip, local_engine) -
     student, clip = Student(config), smooth_clip(config, 2)
     step = PretrainStep(config, student, torch.device("cpu"))
     with torch.no_grad():
-        journey = step.travel(local_engine(student), clip, Place(0, 2, 2), 0, 6)
+        journey = step.forward(local_engine(student), clip, BatchSlice(0, 2, 2), 0, 6)
     shown = (
         journey.mask.masked.view(2, 1, 2, 4, 4).repeat_interleave(2, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
     )
