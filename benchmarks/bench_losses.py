@@ -14,8 +14,8 @@ from peers import OurStep, all_pairs_loss, make_config
 from timing import describe, make_parser, prepare, ratios, show, spread, start, tell, time_all
 
 from hpm_video.config.geometry import mask_counts
+from hpm_video.method.masking.units import make_layout
 from hpm_video.method.objectives import ROWS, relative_loss
-from hpm_video.method.step import make_layout
 from hpm_video.report.document import Paragraph, Table
 
 

@@ -15,8 +15,8 @@ from peers import loop_masks, make_config
 from timing import describe, make_parser, prepare, ratios, show, spread, start, tell, time_all
 
 from hpm_video.config.geometry import mask_counts
-from hpm_video.method.masking import MaskPlan, aggregate, mask_hard, to_tokens
-from hpm_video.method.step import make_layout
+from hpm_video.method.masking.strategies import MaskPlan, mask_hard
+from hpm_video.method.masking.units import aggregate, make_layout, to_tokens
 from hpm_video.report.document import Table
 
 BATCHES = (8, 32, 64)

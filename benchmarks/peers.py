@@ -14,14 +14,17 @@ from torch import Tensor
 
 from hpm_video.config import PretrainConfig, load_config
 from hpm_video.config.geometry import mask_counts
-from hpm_video.method.masking import draw_keys, mask_random, to_tokens
-from hpm_video.method.step import PretrainStep, make_layout
-from hpm_video.method.targets import make_target
+from hpm_video.method.masking.keys import draw_keys
+from hpm_video.method.masking.strategies import mask_random
+from hpm_video.method.masking.units import make_layout, to_tokens
+from hpm_video.method.step import PretrainStep
+from hpm_video.method.targets.pixels import make_target
 from hpm_video.models.encoder import resolve_size
 from hpm_video.models.student import Student, build_student
+from hpm_video.streams import seeded
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.graphs import make_micro_steps
-from hpm_video.types import BatchSlice, seeded
+from hpm_video.types import BatchSlice
 
 NOW, STEPS = 750, 1000  # three quarters through a run: alpha is .375 of .5
 LR, MOMENTUM = 1e-5, 0.999

@@ -8,10 +8,10 @@ Shape letters, used everywhere:
 | C | colour channels, 3 | | V | visible tokens of a clip |
 | T, H, W | frames, height, width of a clip | | M | masked tokens of a clip |
 | t, h, w | T / tubelet, H / patch, W / patch | | D | width of the encoder |
-| N | tokens of a clip, t * h * w | | Q | masked tokens that are decoded, all of M where not said |
+| N | tokens of a clip, t * h * w | | Q | masked tokens that are decoded, all M by default |
 | | | | P | pixel values of a token, tubelet * patch * patch * C |
 
-Words: *frames* are decoded uint8 pictures, a *clip* is what the model is given, a *token* one embedded tubelet, a *unit*
+Words: *frames* are decoded uint8 pictures, a *clip* is the input of the model, a *token* one embedded tubelet, a *unit*
 the tokens that are masked as one, a *tube* a unit over all time, *difficulty* the teacher's predicted loss of a unit,
 *predicted_loss* the student's own prediction, *patch_loss* the true reconstruction error of a token, *target* what is
 reconstructed. `masked` is bool and True means hidden from the encoder, everywhere.
@@ -19,7 +19,7 @@ reconstructed. `masked` is bool and True means hidden from the encoder, everywhe
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -29,9 +29,11 @@ from hpm_video.errors import UnreadableVideo as UnreadableVideo
 from hpm_video.errors import UserError as UserError
 from hpm_video.item import Item as Item
 
+Kind = Literal["video", "image"]  # image: from images.* in a run on videos; everything else is a video, of any length
+
 
 class BatchSlice(NamedTuple):
-    """Which rows of the global batch (all ranks, all accumulation rounds) a tensor of this rank holds."""
+    """The rows of the global batch (all ranks, all accumulation rounds) that a tensor of this rank holds."""
 
     start: int
     stop: int
@@ -49,26 +51,36 @@ class Batch(NamedTuple):
     """Clips as the loader gives them: uint8, not yet normalised."""
 
     clip: UInt8[Tensor, "B C T H W"]
-    label: Int[Tensor, " B"]  # -1 where the data has no labels
+    label: Int[Tensor, " B"]  # -1 if the data has no labels
     sample: Int[Tensor, " B"]  # row of the manifest
     failures: tuple[Failure, ...] = ()  # samples that were replaced in this batch
+    kind: Kind = "video"
 
 
 class Mask(NamedTuple):
-    """Which tokens the encoder sees. Counts are equal for each clip of a batch."""
+    """The tokens that the encoder sees, and those it does not. Counts are equal for each clip of a batch."""
 
     masked: Bool[Tensor, "B N"]  # True = hidden from the encoder
     visible: Int[Tensor, "B V"]  # token numbers, ascending
     hidden: Int[Tensor, "B M"]  # token numbers, unit after unit: M = num_masked units * tokens of a unit
     decoded: Int[Tensor, "B Q"]  # those of `hidden` that are reconstructed and ranked, unit after unit
+    weights: Float[Tensor, "B Q"] | None = None  # of their losses in the mean; None = all 1
 
 
 class StudentOutput(NamedTuple):
-    """What the student says of the masked tokens, in the order of `Mask.decoded`."""
+    """The student's predictions for masked tokens, in the order of `Mask.decoded`."""
 
     pixels: Float[Tensor, "B Q P"]
-    predicted_loss: Float[Tensor, "B Q"] | None  # None where no predictor is trained
+    predicted_loss: Float[Tensor, "B Q"] | None  # None if no predictor is trained
     latent: Float[Tensor, "B V D"]  # encoder output, before the projection to the decoder
+
+
+class Target(NamedTuple):
+    """What is to be predicted, and what turns it back into pixels: values * std + mean; None if it is features."""
+
+    values: Float[Tensor, "B M P"]
+    mean: Float[Tensor, "B M 1 #C"] | None = None
+    std: Float[Tensor, "B M 1 #C"] | None = None
 
 
 class Losses(NamedTuple):
@@ -81,7 +93,7 @@ class Losses(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """What the loop needs of one forward pass: a loss, and things to log (scalars on the device)."""
+    """The result of one forward pass for the loop: a loss, and scalars to log, on the device."""
 
     loss: Float[Tensor, ""]
     metrics: dict[str, Tensor]
@@ -97,19 +109,10 @@ class Engine(Protocol):
     device: torch.device
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """Forward pass of the student."""
+        """Run the forward pass of the student."""
 
     def autocast(self) -> AbstractContextManager:
-        """The precision of the forward pass, for what runs beside the student."""
+        """Enter the precision of the forward pass, for what runs beside the student."""
 
     def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
-        """Whole (gathered) weights by name, in groups; a group is valid until the next one is asked for."""
-
-
-def seeded(device: torch.device, *numbers: int) -> torch.Generator:
-    """A generator for these numbers (seed, step, ...): the same on every rank, unrelated for other numbers."""
-    mixed = 0
-    for number in numbers:
-        mixed = (mixed ^ (number & 0xFFFFFFFFFFFFFFFF)) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
-        mixed ^= mixed >> 29
-    return torch.Generator(device=device).manual_seed(mixed >> 1)
+        """Yield whole (gathered) weights by name, in groups; a group is valid until the next one is requested."""

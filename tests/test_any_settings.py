@@ -20,9 +20,10 @@ from hpm_video.config.schema import all_fields, default_of
 from hpm_video.data.augment import make_finetune_transform
 from hpm_video.data.transforms import Normalise, make_transform
 from hpm_video.evals.finetuned.views import cut_views
+from hpm_video.method.finetune_step import FinetuneStep
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import build_student
-from hpm_video.train.finetune import FinetuneStep, build_classifier
+from hpm_video.train.finetune import build_classifier
 from hpm_video.train.optim import lr_at, make_optimizer
 from hpm_video.train.run import num_steps
 from hpm_video.types import BatchSlice, UserError

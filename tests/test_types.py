@@ -2,7 +2,8 @@
 
 import torch
 
-from hpm_video.types import Engine, seeded
+from hpm_video.streams import seeded
+from hpm_video.types import Engine
 
 CPU = torch.device("cpu")
 

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from hpm_video.catalog.texts import is_utf8, keep_utf8, one_line
 from hpm_video.catalog.texts import read_json as read_json
 from hpm_video.catalog.texts import read_lines as read_lines
 from hpm_video.errors import UserError
+from hpm_video.streams import VALIDATION_SHARE
 
 SUFFIXES = tuple(".webm .mp4 .mkv .avi .mov .m4v .mpg .mpeg .ogv .gif .flv .3gp .wmv .asf .ts".split())
 IMAGE_SUFFIXES = tuple(".jpg .jpeg .png .webp .bmp .tif .tiff".split())
@@ -207,7 +206,7 @@ def hold_out_share(found: Found, share: float, seed: int, pattern: str = "") -> 
     left = Counter(row.label for row in rows)
     drawn: set[int] = set()
     listed = list(units.values())
-    for unit in np.random.default_rng([seed, 2]).permutation(len(listed)):
+    for unit in VALIDATION_SHARE.numpy(seed).permutation(len(listed)):
         members = listed[unit]
         taken = Counter(rows[number].label for number in members)
         if len(drawn) + len(members) / 2 <= share * len(rows) and all(left[k] > n for k, n in taken.items()):

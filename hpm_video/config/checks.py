@@ -3,6 +3,7 @@
 import math
 
 from hpm_video.config.geometry import decoded_part, has_images, image_config, mask_counts, token_grid, unit_block
+from hpm_video.config.needs import ranks_by_predictor, trains_predictor
 from hpm_video.config.run_sections import FinetuneConfig, PretrainConfig, RunConfig
 from hpm_video.errors import UserError
 
@@ -29,12 +30,12 @@ def check_combinations(config: PretrainConfig) -> None:
         raise UserError(
             f"mask.hard_share_start: {config.mask.hard_share_start} is above mask.hard_share_end {config.mask.hard_share_end}; expected easy to hard"
         )
-    if config.objective.ranking_weight == 0 and config.mask.mode in ("hpm", "inverted"):
+    if config.objective.ranking_weight == 0 and ranks_by_predictor(config):
         raise UserError(
             f"objective.ranking_weight: 0 with mask.mode {config.mask.mode}; the teacher would rank by an untrained predictor: expected above 0"
         )
     _check_savings(config, grid[0])
-    if config.objective.level == "unit" and num_masked < 2 and config.mask.mode != "random":
+    if config.objective.level == "unit" and num_masked < 2 and trains_predictor(config):
         raise UserError(f"mask.ratio: {config.mask.ratio} masks {num_masked} unit; ranking needs at least 2")
     if has_images(config):
         if config.images.share == 1:
@@ -57,7 +58,7 @@ def _check_savings(config: PretrainConfig, num_steps: int) -> None:
             "blocks see the whole encoder"
         )
     num_units, num_tokens = decoded_part(config)
-    ranks = config.mask.mode != "random" and mask_counts(config)[1] > 1  # else another check says it
+    ranks = trains_predictor(config) and mask_counts(config)[1] > 1  # else another check says it
     if min(num_units, num_tokens) < 1 or (ranks and num_units < 2):
         raise UserError(f"mask.decoded_share: {config.mask.decoded_share} leaves too little to rank; expected more")
 

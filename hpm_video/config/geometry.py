@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from hpm_video.config.choices import DECODE_CHOICES
 from hpm_video.config.data_sections import ImagesConfig
 from hpm_video.config.run_sections import PretrainConfig, RunConfig
 from hpm_video.errors import UserError
@@ -71,6 +72,6 @@ def decoded_part(config: PretrainConfig) -> tuple[int, int]:
     num_units, num_masked = mask_counts(config)
     (t, h, w), share = token_grid(config), config.mask.decoded_share
     unit_size = t * h * w // num_units
-    if unit_size > 1:
+    if unit_size > 1 and not DECODE_CHOICES[config.mask.decode].whole_units:
         return num_masked, max(1, round(share * unit_size)) if share else 0
-    return round(share * num_masked), 1
+    return round(share * num_masked), unit_size

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from hpm_video.config.choices import DECODE_CHOICES, DIFFICULTY_SOURCES, MASK_STRATEGIES, TARGETS
 from hpm_video.config.schema import key
 
 
@@ -73,11 +74,8 @@ class ClassifierConfig(EncoderConfig):
 
 @dataclass(kw_only=True)
 class MaskConfig:
-    mode: str = key(
-        "hpm",
-        "hpm; predictor_only (random masks, predictor trained); random (VideoMAE, MAE); inverted (hardest kept visible)",
-        ["hpm", "predictor_only", "random", "inverted"],
-    )
+    mode: str = key("hpm", "which units are masked", MASK_STRATEGIES)
+    difficulty: str = key("teacher", "where the difficulty of units comes from", DIFFICULTY_SOURCES)
     unit: str = key(
         "tube", "tokens masked as one: tube (a place over all time), token, block", ["tube", "token", "block"]
     )
@@ -85,10 +83,11 @@ class MaskConfig:
     ratio: float = key(0.9, "share of the units that is masked", least=0, most=1)
     decoded_share: float = key(
         0.5,
-        "share of each masked unit's tokens (of the masked units, where a unit is one token) that is decoded and ranked",
+        "share of each masked unit's tokens (of the masked units, if a unit is one token) that is decoded and ranked",
         least=0,
         most=1,
     )
+    decode: str = key("even", "which tokens are decoded, if mask.decoded_share is below 1", DECODE_CHOICES)
     round_down: str = key(
         "masked",
         "if ratio x units is no whole number, what is rounded down: the masked units (VideoMAE) or the visible ones (MAE, HPM)",
@@ -131,12 +130,7 @@ class TeacherConfig:
 
 @dataclass(kw_only=True)
 class ObjectiveConfig:
-    target: str = key(
-        "norm_channel",
-        "raw pixels; norm_token (MAE: all values of a token together); norm_channel (VideoMAE); features of the EMA "
-        "teacher, or of DINO's or CLIP's ViT-B/16",
-        ["raw", "norm_token", "norm_channel", "teacher_features", "dino", "clip"],
-    )
+    target: str = key("norm_channel", "what is predicted of a masked token", TARGETS)
     target_weights: str | None = key(None, "file of the weights of dino or clip; nothing is downloaded", path=True)
     clip_features: str = key(
         "projected",

@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from hpm_video.config.tables import Table
 from hpm_video.errors import UserError
 from hpm_video.files import expand_home
 from hpm_video.reading import brief, check_references, one_line, read_value, read_yaml
@@ -31,7 +32,7 @@ MOST_CHARACTERS, MOST_NAME_BYTES = 4000, 255  # of paths, on the usual file syst
 def key(  # noqa: PLR0913
     default: Any,
     help: str,
-    choices: Sequence[str] = (),
+    choices: Sequence[str] | Table = (),
     least: float | None = None,
     most: float | None = None,
     any_length: bool = False,
@@ -40,9 +41,10 @@ def key(  # noqa: PLR0913
     """A field of the schema: default, one line of help with the unit, and what values it may take.
 
     A list has as many values as its default, but for `any_length`, where it has at least one. In a `path` a leading ~ is
-    the home folder.
+    the home folder. `choices` of a table are those that it has when they are asked for.
     """
-    metadata = {"help": help, "choices": tuple(choices), "least": least, "most": most, "any_length": any_length}
+    choices = choices if isinstance(choices, Table) else tuple(choices)
+    metadata = {"help": help, "choices": choices, "least": least, "most": most, "any_length": any_length}
     metadata["path"] = path
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
@@ -170,8 +172,14 @@ def describe_fields(schema: type) -> str:
             section = name.split(".")[0]
             lines.append(f"\n{section}")
         choices = f" [{'|'.join(f.metadata['choices'])}]" if f.metadata["choices"] else ""
-        lines.append(f"  {name:<36} {_shown(default_of(f)):<14} {f.metadata['help']}{choices}")
+        lines.append(f"  {name:<36} {_shown(default_of(f)):<14} {help_of(f)}{choices}")
     return "\n".join(lines).lstrip("\n")
+
+
+def help_of(f: dataclasses.Field) -> str:
+    """Return the help of a key, with that of each row if its choices are a table."""
+    text, choices = f.metadata["help"], f.metadata["choices"]
+    return f"{text}: {choices.describe()}" if isinstance(choices, Table) else text
 
 
 def _shown(default: Any) -> str:

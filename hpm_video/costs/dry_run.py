@@ -24,11 +24,14 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.config.choices import TARGETS
 from hpm_video.config.geometry import token_grid
 from hpm_video.costs.flops import count_target
-from hpm_video.method.step import PretrainStep, make_layout
+from hpm_video.method.masking.units import make_layout
+from hpm_video.method.step import PretrainStep
+from hpm_video.method.targets.features import FeatureTarget
 from hpm_video.models.classifier import Classifier
-from hpm_video.models.student import FEATURE_WIDTH, Student, target_width
+from hpm_video.models.student import Student, target_width
 from hpm_video.types import BatchSlice
 
 STAGES = (
@@ -216,12 +219,11 @@ def dry_run_classifier(config: FinetuneConfig, num_classes: int, bf16: bool) -> 
 
 def _build_step(config: PretrainConfig, student: Student) -> PretrainStep:
     """The network that gives features as targets needs a file of weights: in its place, features of its shape."""
-    target = config.objective.target
-    if target not in FEATURE_WIDTH:
+    if TARGETS[config.objective.target].network is None:
         return PretrainStep(config, student, META)
     step = PretrainStep(replace(config, objective=replace(config.objective, target="raw")), student, META)
     t, h, w = token_grid(config)
-    step.features = lambda clip: clip.new_empty(clip.shape[0], t * h * w, target_width(config))
+    step.target = FeatureTarget(lambda clip: clip.new_empty(clip.shape[0], t * h * w, target_width(config)))
     return step
 
 
@@ -229,7 +231,7 @@ def _place(config: PretrainConfig, student: Student, step: PretrainStep) -> None
     """From the meta device to tensors that say they are on the CPU, where autocast is known."""
     student.to_empty(device=CPU)
     layout = make_layout(config, CPU)
-    step.layouts, step.units = {config.data.num_frames: layout}, layout.units
+    step.layouts, step.units = {"video": layout}, layout.units
     if step.teacher is not None:
         step.teacher.network.to_empty(device=CPU)
         step.teacher.units = layout.units
@@ -249,9 +251,9 @@ def _go(
             saved[_storage_key(x)] = x.untyped_storage().nbytes()
         return x
 
-    place, num_hard = BatchSlice(0, len(clip), len(clip)), step.num_hard(1.0)
+    rows, num_hard = BatchSlice(0, len(clip), len(clip)), step.num_hard(1.0)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        journey = step.forward(Machine(student, bf16), clip, place, 0, num_hard)
+        journey = step.forward(Machine(student, bf16), clip, rows, 0, num_hard)
     forward = meter.take_costs()
     journey.losses.total.backward()
     return forward, meter.take_costs(), sum(saved.values())
@@ -294,7 +296,7 @@ def _watch(meter: Meter, network: Student, prefix: str) -> None:
 
 def _target_cost(config: PretrainConfig, num_clips: int) -> Cost:
     """Of teacher_features it is among the teacher's; the bytes of the others are not known."""
-    return Cost(num_clips * count_target(config)) if config.objective.target in FEATURE_WIDTH else Cost()
+    return Cost(num_clips * count_target(config)) if TARGETS[config.objective.target].network else Cost()
 
 
 def _count_parameters(student: Student, step: PretrainStep) -> dict[str, int]:

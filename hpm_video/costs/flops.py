@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.config.choices import TARGETS
 from hpm_video.config.geometry import decoded_part, has_images, image_config, mask_counts, token_grid
-from hpm_video.method.teacher import num_hard_at
+from hpm_video.config.needs import asks_teacher, trains_predictor
+from hpm_video.method.schedules import num_hard_at
 from hpm_video.models.encoder import resolve_size
-from hpm_video.models.student import FEATURE_WIDTH, target_width
+from hpm_video.models.student import target_width
 
 
 def block_macs(num_tokens: int, width: int, mlp_ratio: float = 4.0) -> int:
@@ -51,7 +53,7 @@ def count_step(config: PretrainConfig) -> StepCost:
     visible, decoded = unit_size * (num_units - num_masked), units_decoded * tokens_decoded
     narrow, masks, extra = size.decoder_width, config.mask.masks_per_clip, int(model.cls_token)
     teacher = 0
-    if config.mask.mode in ("hpm", "inverted"):
+    if asks_teacher(config):
         steps = unit_size if config.teacher.num_steps is None else min(unit_size, config.teacher.num_steps)
         views, seen_units = _teacher_view(config)
         seen = steps * seen_units
@@ -62,7 +64,7 @@ def count_step(config: PretrainConfig) -> StepCost:
     own_map = 0 if model.predictor_encoder_depth is None else (visible + extra) * size.width * narrow
     decoder_blocks = size.decoder_depth * block_macs(visible + decoded + extra, narrow, size.mlp_ratio)
     predictor = (
-        0 if config.mask.mode == "random" else own_map + _count_predictor(config, visible + decoded + extra, decoded)
+        0 if not trains_predictor(config) else own_map + _count_predictor(config, visible + decoded + extra, decoded)
     )
     return StepCost(
         embed=masks * visible * pixels * size.width,
@@ -102,11 +104,12 @@ def count_target(config: PretrainConfig) -> int:
     """Multiply-adds of the network whose features are the target, for one clip: the teacher's encoder, or ViT-B/16 on one frame
     of each time step."""
     model, (t, h, w) = config.model, token_grid(config)
-    if config.objective.target in FEATURE_WIDTH:
-        width = target_width(config)
-        projection = 0 if width == 768 else h * w * 768 * width
-        return t * (12 * block_macs(h * w + 1, 768) + h * w * 16 * 16 * 3 * 768 + projection)
-    if config.objective.target != "teacher_features":
+    row = TARGETS[config.objective.target]
+    if row.network is not None:
+        (_, width, depth, patch), num_outputs = row.network, target_width(config)
+        projection = 0 if num_outputs == width else h * w * width * num_outputs
+        return t * (depth * block_macs(h * w + 1, width) + h * w * patch * patch * 3 * width + projection)
+    if not row.needs_teacher:
         return 0
     size, num_tokens = resolve_size(model), t * h * w
     embed = num_tokens * model.tubelet * model.patch_px**2 * 3 * size.width
@@ -115,7 +118,7 @@ def count_target(config: PretrainConfig) -> int:
 
 def teacher_share(config: PretrainConfig, steps: int) -> float:
     """Share of the steps in which the teacher is asked: those with at least one unit chosen by difficulty."""
-    if config.mask.mode not in ("hpm", "inverted"):
+    if not asks_teacher(config):
         return 0.0
     mask, num_masked = config.mask, mask_counts(config)[1]
     asked = [num_hard_at(s / steps, mask.hard_share_start, mask.hard_share_end, num_masked) > 0 for s in range(steps)]

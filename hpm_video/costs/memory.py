@@ -18,10 +18,11 @@ import torch
 
 from hpm_video.config import PretrainConfig, RunConfig
 from hpm_video.config.batch import split_batch
+from hpm_video.config.choices import TARGETS
 from hpm_video.config.deepspeed_settings import deepspeed_settings
 from hpm_video.costs.dry_run import DryRun
 from hpm_video.costs.flops import count_classifier, count_step
-from hpm_video.method.targets import IMAGE_MODELS, create_image_model
+from hpm_video.method.targets.image_models import create_image_model
 from hpm_video.models.encoder import resolve_size
 
 GIB = 2**30
@@ -73,7 +74,7 @@ def estimate_memory(config: RunConfig, run: DryRun, num_ranks: int) -> dict[str,
 
 def count_target_parameters(config: RunConfig) -> int:
     """Of the network beside the training that gives its features as targets; 0 where there is none."""
-    if not isinstance(config, PretrainConfig) or config.objective.target not in IMAGE_MODELS:
+    if not isinstance(config, PretrainConfig) or TARGETS[config.objective.target].network is None:
         return 0
     with torch.device("meta"):
         network = create_image_model(config)

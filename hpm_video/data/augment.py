@@ -2,11 +2,8 @@
 
 A clip at a time in the loader, on uint8: random resized crop, RandAugment, flip. A micro batch at a time on the device,
 normalised: random erasing, then mixup or cutmix. All as in VideoMAE's recipe, done by torchvision; departures are named.
-torchvision draws from torch's global generator: it is borrowed and given back as it was (`torch_seeded`).
+torchvision draws from torch's global generator: it is borrowed and given back as it was (`Stream.torch_global`).
 """
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,11 +15,11 @@ from torchvision.transforms import v2
 
 from hpm_video.config import AugmentConfig, DataConfig
 from hpm_video.data.transforms import Box, Transform, center_box, cut, random_resized_box
-from hpm_video.types import BatchSlice, seeded
+from hpm_video.streams import ERASE_BOX, ERASE_NOISE, MIX, RAND_AUGMENT
+from hpm_video.types import BatchSlice
 
 NUM_BINS = 31  # torchvision's strengths 0 to 30 stand for timm's 0 to 10
 ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 3.3)
-ERASE_BOX, ERASE_NOISE, MIX = 1, 2, 3  # what is drawn for the same seed, step and sample is unrelated
 
 
 def make_finetune_transform(config: DataConfig, augment: AugmentConfig, left_right: bool) -> Transform:
@@ -66,7 +63,7 @@ class RandAugment:
 
     def __call__(self, frames: UInt8[Tensor, "T C H W"], rng: Generator) -> UInt8[Tensor, "T C H W"]:
         strengths = self.draw_strengths(rng)
-        with torch_seeded(int(rng.integers(2**63))):
+        with RAND_AUGMENT.torch_global(int(rng.integers(2**63))):
             for strength in strengths:
                 frames = self.by_strength[strength](frames)
         return frames
@@ -88,11 +85,11 @@ def erase(
     """
     clip = clip.clone()
     for place_of_clip, one in enumerate(clip, start=place.start):
-        with torch_seeded(seed, step, place_of_clip, ERASE_BOX):
+        with ERASE_BOX.torch_global(seed, step, place_of_clip):
             box = draw_erased_box(one, config.erase_probability)
         if box is not None:
             inside = one[..., box.top : box.top + box.height, box.left : box.left + box.width]
-            noise = seeded(clip.device, seed, step, place_of_clip, ERASE_NOISE)
+            noise = ERASE_NOISE.torch(clip.device, seed, step, place_of_clip)
             inside.copy_(torch.randn(inside.shape, generator=noise, device=clip.device))
     return clip
 
@@ -123,7 +120,7 @@ def mix(
     one. A clip that is alone stays as it is.
     """
     target = smooth(label, num_classes, config.label_smoothing)
-    with torch_seeded(seed, step, place.start, MIX):
+    with MIX.torch_global(seed, step, place.start):
         mixer = draw_mixer(config)
         if mixer is None:
             return clip, target
@@ -172,14 +169,3 @@ def view_boxes(height: int, width: int, target: tuple[int, int], num_crops: int)
         middle._replace(top=spare_height * i // (num_crops - 1), left=spare_width * i // (num_crops - 1))
         for i in range(num_crops)
     ]
-
-
-@contextmanager
-def torch_seeded(*numbers: int) -> Iterator[None]:
-    """torch's global generator of the CPU belongs to these numbers inside, and is as before outside.
-
-    Not by torch.manual_seed: that would seed the GPUs' generators too, for good.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seeded(torch.device("cpu"), *numbers).initial_seed())
-        yield

@@ -20,6 +20,7 @@ from hpm_video.data.transforms import Transform, make_transform
 from hpm_video.data.watch import DECODING, Watch
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.item import Item
+from hpm_video.streams import SAMPLE
 from hpm_video.types import Batch, Failure
 
 MAX_TRIES = 20
@@ -68,7 +69,7 @@ class ClipDataset(Dataset):
 
     def _read_group(self, keys: list[Key]) -> list[Sample]:
         row, first = keys[0][0], keys[0][1] // self.config.repeats * self.config.repeats
-        rng = np.random.default_rng([self.seed, first])
+        rng = SAMPLE.numpy(self.seed, first)
         failures: list[Failure] = []
         for _ in range(MAX_TRIES):
             name = self.source.name(row)
@@ -79,7 +80,7 @@ class ClipDataset(Dataset):
                 failures.append(Failure(name, error.reason))
                 row = int(rng.integers(len(self)))
                 continue
-            drawn = [rng if p == first else np.random.default_rng([self.seed, p]) for _, p in keys]
+            drawn = [rng if p == first else SAMPLE.numpy(self.seed, p) for _, p in keys]
             return [Sample(self.transform(frames, r), label, row, tuple(failures)) for r in drawn]
         named = "; ".join(f"{f.path}: {f.reason}" for f in failures[:3])
         raise UserError(f"no readable video in {MAX_TRIES} tries in {self.source.source} ({named}; ...)")

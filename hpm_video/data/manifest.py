@@ -24,6 +24,7 @@ from hpm_video.config import DataConfig
 from hpm_video.errors import UserError
 from hpm_video.files import disk_faults, replacing, write_csv, write_json
 from hpm_video.item import Item
+from hpm_video.streams import HELD_OUT, ORDER
 
 log = logging.getLogger("hpm_video")
 HEADER = "manifest.json"
@@ -66,7 +67,7 @@ class ShuffledOrder:
 
     def row(self, seed: int, epoch: int, place: int) -> int:
         if self._drawn != (seed, epoch):
-            self._rows = np.random.default_rng([seed, 2, epoch]).permutation(self.num_samples)
+            self._rows = ORDER.numpy(seed, epoch).permutation(self.num_samples)
             self._drawn = (seed, epoch)
         return int(self._rows[place])
 
@@ -205,7 +206,7 @@ def hold_out(source: Source, num: int, seed: int) -> tuple[Source, Source]:
         return source, source
     num = min(num, max(1, count // 4))
     if isinstance(source, Manifest):
-        drawn = np.random.default_rng([seed, 1]).permutation(count)[:num].tolist()
+        drawn = HELD_OUT.numpy(seed).permutation(count)[:num].tolist()
         return source.select(sorted(set(range(count)) - set(drawn))), source.select(sorted(drawn))
     from hpm_video.data.shards import Shards
 

@@ -4,10 +4,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import ClipStream, make_loader
+from hpm_video.streams import IMAGE_STEPS
 from hpm_video.types import Batch
 
 
@@ -15,7 +14,7 @@ class ImageSteps:
     """Which steps have images, a function of (seed, step): evenly spread, and of the first n steps share * n, to within one."""
 
     def __init__(self, share: float, seed: int) -> None:
-        self.share, self.offset = share, float(np.random.default_rng([seed, 3]).random())
+        self.share, self.offset = share, float(IMAGE_STEPS.numpy(seed).random())
 
     def __contains__(self, step: int) -> bool:
         return self.before(step + 1) > self.before(step)
@@ -43,7 +42,7 @@ class MixedStream:
         if step not in self.image_steps:
             return next(self.videos)
         batch = next(self.images)
-        return batch._replace(sample=batch.sample + len(self.videos.dataset))
+        return batch._replace(sample=batch.sample + len(self.videos.dataset), kind="image")
 
 
 def make_mixed_loader(

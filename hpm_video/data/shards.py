@@ -17,6 +17,7 @@ from hpm_video.data.store import HEADER, describe
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.item import Item
 from hpm_video.reading import parse_json
+from hpm_video.streams import SHARD_ORDER, WINDOW_ORDER
 
 FORMAT = "hpm-video shards 1"
 WINDOW_SHARDS = 64
@@ -136,13 +137,13 @@ class WindowedOrder:
             shards = self._shards[window * self.window_shards : (window + 1) * self.window_shards]
             rows = (shards[:, None] * self.samples_per_shard + np.arange(self.samples_per_shard)).ravel()
             rows = rows[rows < self.num_samples]  # the last shard is short
-            self._rows = np.random.default_rng([seed, 4, epoch, window]).permutation(rows)
+            self._rows = WINDOW_ORDER.numpy(seed, epoch, window).permutation(rows)
             self._window = window
         return int(self._rows[place - int(self._ends[window])])  # counted from the window's end
 
     def _draw_shards(self, seed: int, epoch: int) -> None:
         num_shards = -(-self.num_samples // self.samples_per_shard)
-        self._shards = np.random.default_rng([seed, 3, epoch]).permutation(num_shards)
+        self._shards = SHARD_ORDER.numpy(seed, epoch).permutation(num_shards)
         sizes = np.full(num_shards, self.samples_per_shard)
         sizes[self._shards == num_shards - 1] -= num_shards * self.samples_per_shard - self.num_samples
         self._ends = np.add.reduceat(sizes, np.arange(0, num_shards, self.window_shards)).cumsum()

@@ -1,4 +1,4 @@
-"""Losses: reconstruction of the masked tokens, and the ranking of how hard each of them was. All in fp32."""
+"""Losses: the reconstruction of the masked tokens, and the ranking of their difficulty. All in fp32."""
 
 from typing import Any
 
@@ -8,16 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hpm_video.config import ObjectiveConfig
-from hpm_video.method.targets import Target
-from hpm_video.types import Losses, StudentOutput
+from hpm_video.types import Losses, StudentOutput, Target
 
-ROWS = 32  # rows of the pair matrix that exist at one time
+ROWS = 32  # rows of the pair matrix in memory at once
 
 
 class _PairwiseRanking(torch.autograd.Function):
-    """Sum over pairs in blocks of ROWS rows; the gradient is formed in the same pass, so memory is O(M) per clip.
+    """Sum over pairs in blocks of ROWS rows. The same pass forms the gradient, so memory is O(M) per clip.
 
-    In the order of their true losses, from hard to easy, each is compared with those behind it alone: half of the pairs.
+    Tokens are sorted by their true loss, from hard to easy. Each is compared only with those behind it: half of the pairs.
     """
 
     @staticmethod
@@ -49,7 +48,7 @@ class _PairwiseRanking(torch.autograd.Function):
 
 
 def relative_loss(predicted: Float[Tensor, "B K"], true: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
-    """Mean over the pairs with true_i > true_j of -log sigmoid(predicted_i - predicted_j) (HPM, arXiv 2304.05919).
+    """Return the mean over the pairs with true_i > true_j of -log sigmoid(predicted_i - predicted_j) (HPM, arXiv 2304.05919).
 
     The paper sums over ordered pairs, where each pair occurs twice with the same value. Departure: the mean is taken per
     clip, then over clips (the official code: over all pairs of the batch), so that the loss does not depend on how the
@@ -59,7 +58,7 @@ def relative_loss(predicted: Float[Tensor, "B K"], true: Float[Tensor, "B K"]) -
 
 
 def absolute_loss(predicted: Float[Tensor, "B K"], true: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
-    """Squared error to the true losses, standardised within each clip by their unbiased variance (HPM, arXiv 2304.05919, and
+    """Return the squared error to the true losses, standardised within each clip by their unbiased variance (HPM, arXiv 2304.05919, and
     its code). A single loss counts as its mean."""
     true = true.detach().float()
     count = max(2, true.shape[1])
@@ -68,11 +67,20 @@ def absolute_loss(predicted: Float[Tensor, "B K"], true: Float[Tensor, "B K"]) -
     return F.mse_loss(predicted.float(), (true - mean) / (var + 1e-6).sqrt())
 
 
-def hpm_losses(output: StudentOutput, target: Target, objective: ObjectiveConfig, unit_size: int) -> Losses:
-    """Reconstruction + weight * ranking; the predictor's target is the detached reconstruction error of each token.
-    unit_size: how many tokens of a unit are decoded; they stand beside each other."""
+def hpm_losses(
+    output: StudentOutput,
+    target: Target,
+    objective: ObjectiveConfig,
+    unit_size: int,
+    weights: Float[Tensor, "B Q"] | None = None,
+) -> Losses:
+    """Return reconstruction + weight * ranking; the predictor's target is the detached reconstruction error of each token.
+
+    unit_size: how many tokens of a unit are decoded; they stand beside each other. weights: of the tokens in the mean of the
+    reconstruction; None = all 1.
+    """
     patch_loss = F.mse_loss(output.pixels.float(), target.values, reduction="none").mean(-1)  # [B, Q]
-    pixel = patch_loss.mean()
+    pixel = patch_loss.mean() if weights is None else (weights * patch_loss).mean()
     if output.predicted_loss is None:
         return Losses(pixel, pixel, torch.zeros_like(pixel), patch_loss.detach())
     predicted, true = output.predicted_loss, patch_loss.detach()
@@ -83,7 +91,7 @@ def hpm_losses(output: StudentOutput, target: Target, objective: ObjectiveConfig
 
 
 def rank_correlation(predicted: Float[Tensor, "B K"], true: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
-    """Spearman's, per clip, mean over clips; ties are ranked in order of place."""
+    """Return Spearman's correlation of each clip, averaged over clips; ties are ranked in order of place."""
     ranks = torch.stack([x.float().argsort(dim=1).argsort(dim=1).float() for x in (predicted, true)])  # [2, B, K]
     ranks = ranks - ranks.mean(-1, keepdim=True)
     return F.cosine_similarity(ranks[0], ranks[1], dim=-1).mean()

@@ -7,25 +7,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig
+from hpm_video.config.choices import TARGETS
 from hpm_video.config.geometry import position_grid
+from hpm_video.config.needs import trains_predictor
 from hpm_video.errors import UserError
 from hpm_video.models.encoder import Encoder, resolve_size
 from hpm_video.models.layers import NORM_EPS, BlockStack, reset_weights
 from hpm_video.models.tokens import Positions
+from hpm_video.streams import first_weights
 from hpm_video.types import StudentOutput
-
-FEATURE_WIDTH = {"dino": 768, "clip": 512}  # of ViT-B/16; CLIP's after its projection
-LAST_WIDTH = 768  # CLIP's before it
 
 
 def target_width(config: PretrainConfig) -> int:
-    """P: how many numbers are predicted of a token, its pixel values or its features."""
-    target, model = config.objective.target, config.model
-    if target == "teacher_features":
-        return resolve_size(model).width
-    if target == "clip" and config.objective.clip_features == "last":
-        return LAST_WIDTH
-    return FEATURE_WIDTH.get(target, model.tubelet * model.patch_px**2 * 3)
+    """Return P: how many numbers are predicted of a token, its pixel values or its features."""
+    return TARGETS[config.objective.target].width(config, resolve_size(config.model).width)
 
 
 class Student(nn.Module):
@@ -63,7 +58,7 @@ class Student(nn.Module):
                 f"model.predictor_encoder_depth: {self.early_depth}; expected at most model.depth {size.depth}"
             )
         self.predictor: BlockStack | None = None
-        if config.mask.mode != "random":
+        if trains_predictor(config):
             depth = size.decoder_depth if model.predictor_depth is None else model.predictor_depth
             self.predictor = make_blocks(depth=depth)
             self.loss_head = nn.Linear(size.decoder_width, 1)
@@ -109,7 +104,7 @@ class Student(nn.Module):
         self, clip: Float[Tensor, "B C T H W"], visible: Int[Tensor, "B V"], decoded: Int[Tensor, "B Q"]
     ) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B Q"]]:
         """Predicted loss of the visible tokens and of `decoded` (Q may be 0). Runs what the predictor stands on, no more."""
-        assert self.predictor is not None, "a student of mask.mode=random has no predictor"
+        assert self.predictor is not None, "a student without mined masks has no predictor"
         if self.early_depth is not None:
             seen = self._early_input(self.encoder.encode_early(clip, visible, self.early_depth), visible, decoded)
         else:
@@ -139,6 +134,5 @@ class Student(nn.Module):
 
 def build_student(config: PretrainConfig) -> Student:
     """The student as every run with this seed starts: the same on every rank and for every engine."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
+    with first_weights(config.train.seed):
         return Student(config)

@@ -24,6 +24,7 @@ from hpm_video.errors import UserError
 from hpm_video.preprocess.jobs import SPECIAL, is_special
 from hpm_video.preprocess.shard_target import BAD, SETTINGS, Target, open_target
 from hpm_video.reading import parse_json
+from hpm_video.streams import PACKING
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def make_plans(config: DataConfig, seed: int, num_workers: int) -> tuple[list[Pl
         check_paths(source)
         rows = np.arange(len(source))
         if split == "train":
-            rows = np.random.default_rng([seed, 5]).permutation(rows)
+            rows = PACKING.numpy(seed).permutation(rows)
         with ThreadPoolExecutor(num_workers) as pool:
             blocks = np.array_split(rows, -(-len(rows) // 1000))
             faults = [fault for block in pool.map(partial(_find_faults, source), blocks) for fault in block]

@@ -13,14 +13,16 @@ from numpy import ndarray
 from torch import Tensor
 
 from hpm_video.config import PretrainConfig
+from hpm_video.config.choices import TARGETS
 from hpm_video.config.geometry import token_grid, unit_block
 from hpm_video.data.loader import HeldOut, load_held_out
 from hpm_video.data.transforms import Normalise
 from hpm_video.files import all_names, own_folder, write_bytes
 from hpm_video.fonts import fonts_for, name_file
-from hpm_video.method.masking import make_units
-from hpm_video.method.step import Journey, PretrainStep
-from hpm_video.method.targets import to_pixels
+from hpm_video.method.journey import Journey
+from hpm_video.method.masking.units import make_units
+from hpm_video.method.step import PretrainStep
+from hpm_video.method.targets.pixels import to_pixels
 from hpm_video.models.student import Student
 from hpm_video.models.tokens import patchify, unpatchify
 from hpm_video.reading import read_rows
@@ -62,10 +64,10 @@ def draw_clips(run: Path) -> bytes:
     config, student = load_student(run)
     held_out = open_held_out(config, max(1, config.train.num_pictures))
     step, engine, clip = open_step(config, student, run, held_out.clip)
-    place, rows = BatchSlice(0, len(clip), len(clip)), []
+    place, rows, row = BatchSlice(0, len(clip), len(clip)), [], TARGETS[config.objective.target]
 
     def rebuilt(journey: Journey) -> list[tuple[str, Tensor]]:
-        return [] if step.features is not None else [("reconstruction", rebuild(clip, journey, config))]
+        return [] if not row.is_pixels else [("reconstruction", rebuild(clip, journey, config))]
 
     with torch.no_grad():
         random = step.forward(engine, clip, place, 0, 0, decode_all=True)
@@ -81,9 +83,10 @@ def draw_clips(run: Path) -> bytes:
 
 def _note_on_target(target: str) -> str:
     """What must be known of the reconstructions."""
-    if target in ("norm_token", "norm_channel"):
+    row = TARGETS[target]
+    if row.is_normalised:
         return f"Reconstructions use the true mean and standard deviation of each patch (objective.target={target})"
-    return "" if target == "raw" else f"No reconstructions: objective.target={target} is features, not pixels"
+    return "" if row.is_pixels else f"No reconstructions: objective.target={target} is features, not pixels"
 
 
 def open_step(

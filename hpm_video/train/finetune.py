@@ -1,35 +1,32 @@
 """A fine-tuning run: the whole encoder and a head, on labels, by the loop and engine of pretraining; rerunning it resumes."""
 
-import copy
 import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Int
+from torch import Tensor
 
 from hpm_video.config import FinetuneConfig, load_finetune_config
 from hpm_video.costs.flops import finetune_flops
-from hpm_video.data.augment import erase, make_finetune_transform, mix
+from hpm_video.data.augment import make_finetune_transform
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut, make_loader
 from hpm_video.data.manifest import LABELS_HINT, Manifest, Source, hold_out, open_manifest
 from hpm_video.errors import UserError
-from hpm_video.method.masking import draw_drops
+from hpm_video.method.finetune_step import FinetuneStep
 from hpm_video.models.classifier import Classifier
-from hpm_video.models.layers import DropPaths
 from hpm_video.runs.folder import RunFolder, open_run
 from hpm_video.runs.ranks import rank
 from hpm_video.runs.settings import load_classes, save_classes
+from hpm_video.streams import first_weights
 from hpm_video.train.duration import announce_duration
 from hpm_video.train.engines.start import prepare_process
 from hpm_video.train.loop import Loop
 from hpm_video.train.micro_batch import explained_shortage, settle_micro_batch
 from hpm_video.train.run import Measure, Training
-from hpm_video.types import BatchSlice, Engine, StepResult
 from hpm_video.weights.load import write_classifier
 from hpm_video.weights.read import read_weights, weight_settings
 from hpm_video.weights.transfer import fill_encoder
@@ -91,8 +88,7 @@ def finetune_config(file: Path | None, overrides: list[str]) -> FinetuneConfig:
 
 def build_classifier(config: FinetuneConfig, num_classes: int) -> Classifier:
     """As every run with this seed starts: the same on every rank and for every engine."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
+    with first_weights(config.train.seed):
         return Classifier(config, num_classes)
 
 
@@ -129,52 +125,6 @@ def check_classes(source: Source, part: str) -> None:
     if empty:
         named = ", ".join(source.classes[k] for k in empty[:3]) + (", ..." if len(empty) > 3 else "")
         log.warning("%d of %d classes have no %s sample: %s", len(empty), len(source.classes), part, named)
-
-
-class FinetuneStep:
-    """Erasing, mixup or cutmix on the device; cross-entropy with soft targets; optionally an EMA of the weights."""
-
-    def __init__(self, config: FinetuneConfig, model: Classifier) -> None:
-        self.config, self.num_classes = config, model.num_classes
-        self.drop_paths = DropPaths(model)
-        self.beside: nn.Module | None = None
-        if config.optim.average_decay is not None:
-            self.beside = copy.deepcopy(model).float().eval().requires_grad_(False)
-
-    def to(self, device: torch.device) -> None:
-        if self.beside is not None:
-            self.beside.to(device)
-
-    def __call__(
-        self, engine: Engine, clip: Tensor, place: BatchSlice, step: int, steps: int, label: Tensor
-    ) -> tuple[StepResult, None]:
-        augment, seed = self.config.augment, self.config.train.seed
-        clip = erase(clip, augment, seed, step, place)
-        clip, target = mix(clip, label, self.num_classes, augment, seed, step, place)
-        self.drop_paths.set(draw_drops(self.drop_paths, place, seed, step, clip.device))
-        logits = engine(clip)
-        loss = soft_cross_entropy(logits, target)
-        return StepResult(loss, {"loss": loss.detach()}), None
-
-    def inspect(self, journey: None) -> dict[str, Tensor]:
-        return {}
-
-    def settings_now(self, step: int, steps: int) -> dict[str, float]:
-        return {}
-
-    @torch.no_grad()
-    def after_update(self, engine: Engine, step: int, steps: int) -> None:
-        decay = self.config.optim.average_decay
-        if self.beside is None or decay is None:
-            return
-        own = dict(self.beside.named_parameters())
-        for group in engine.weight_groups():
-            torch._foreach_lerp_([own[n] for n in group], [w.float() for w in group.values()], 1 - decay)
-
-
-def soft_cross_entropy(logits: Float[Tensor, "B K"], target: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
-    """Mean over clips of - sum_k target_k log softmax(logits)_k, in fp32."""
-    return F.cross_entropy(logits.float(), target)
 
 
 def _make_measure(loop: Loop, held_out: HeldOut, count_flops: Callable[[int], float]) -> Measure:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from hpm_video.config import RunConfig
 from hpm_video.train.engines.plain import PlainEngine
-from hpm_video.types import BatchSlice, StepResult
+from hpm_video.types import Batch, BatchSlice, StepResult
 
 log = logging.getLogger("hpm_video")
 MOST_SHARE = 0.25
@@ -31,7 +31,9 @@ Made = tuple[StepResult, Any]  # with the journey of the step
 class Recordable(Protocol):
     """A step whose random numbers are drawn before it runs."""
 
-    def draw(self, clip: Tensor, place: BatchSlice, step: int, steps: int) -> tuple[tuple[Tensor | None, ...], Any]:
+    def draw(
+        self, clip: Tensor, rows: BatchSlice, step: int, steps: int, batch: Batch | None = None
+    ) -> tuple[tuple[Tensor | None, ...], Any]:
         """Return the draws, and what else the step depends on: hashable."""
         ...
 
@@ -44,8 +46,8 @@ class MicroSteps:
     def __init__(self, engine: PlainEngine, step: Any) -> None:
         self.engine, self.step = engine, step
 
-    def forward(self, clip: Tensor, place: BatchSlice, now: int, steps: int, label: Tensor | None = None) -> Made:
-        return self.step(self.engine, clip, place, now, steps, label)
+    def forward(self, clip: Tensor, rows: BatchSlice, now: int, steps: int, batch: Batch | None = None) -> Made:
+        return self.step(self.engine, clip, rows, now, steps, batch)
 
     def backward(self, loss: Tensor) -> None:
         """Add to the gradients those of the last forward pass."""
@@ -106,8 +108,8 @@ class RecordedSteps(MicroSteps):
         self.refused = False
         self.last: Recording | None = None
 
-    def forward(self, clip: Tensor, place: BatchSlice, now: int, steps: int, label: Tensor | None = None) -> Made:
-        draws, plan = self.step.draw(clip, place, now, steps)
+    def forward(self, clip: Tensor, rows: BatchSlice, now: int, steps: int, batch: Batch | None = None) -> Made:
+        draws, plan = self.step.draw(clip, rows, now, steps, batch)
         self.last = self._find(clip, draws, plan)
         if self.last is None:
             return self.step.run(self.engine, clip, draws, plan)

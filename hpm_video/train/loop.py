@@ -18,6 +18,7 @@ from hpm_video.data.loader import FailureLog
 from hpm_video.data.transforms import Normalise
 from hpm_video.errors import UserError
 from hpm_video.runs.state import RunState
+from hpm_video.streams import seed_dropout
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.feed import Feed
 from hpm_video.train.graphs import make_micro_steps
@@ -38,10 +39,12 @@ class Step(Protocol):
         ...
 
     def __call__(
-        self, engine: Any, clip: Tensor, place: BatchSlice, step: int, steps: int, label: Tensor
+        self, engine: Any, clip: Tensor, rows: BatchSlice, step: int, steps: int, batch: Batch
     ) -> tuple[StepResult, Any]: ...
 
     def inspect(self, journey: Any) -> dict[str, Tensor]: ...
+
+    def observe(self, batch: Batch, journey: Any) -> None: ...
 
     def after_update(self, engine: Any, step: int, steps: int) -> None: ...
 
@@ -161,10 +164,9 @@ class Loop:
         num_kept = 0
         for round in range(split.rounds):
             batch = self._next(feed)
-            place = split.place(round, engine.rank, engine.world_size)
-            torch.manual_seed(hash((self.config.train.seed, now, place.start)) & 0x7FFFFFFF)  # dropout
-            clip, label = self.normalise(batch.clip), batch.label.to(engine.device, non_blocking=True)
-            result, journey = self.micro_steps.forward(clip, place, now, self.steps, label)
+            rows = split.place(round, engine.rank, engine.world_size)
+            seed_dropout(self.config.train.seed, now, rows.start)
+            result, journey = self.micro_steps.forward(self.normalise(batch.clip), rows, now, self.steps, batch)
             if self.engine.sum_over_ranks(not bool(torch.isfinite(result.loss)))[0] > 0:
                 clips = ", ".join(self.name_of(row) for row in batch.sample.tolist())
                 self._skipped(f"loss {float(result.loss.detach())} on rank {engine.rank}, clips {clips}")
@@ -173,6 +175,7 @@ class Loop:
             if measuring:
                 metrics |= self.step.inspect(journey)
             self.micro_steps.backward(result.loss)
+            self.step.observe(batch, journey)
             feed.read_ahead()
             num_kept += 1
             for name, value in metrics.items():

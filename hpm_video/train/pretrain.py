@@ -16,12 +16,14 @@ from hpm_video.costs.flops import run_flops
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut
 from hpm_video.data.manifest import Source, hold_out, open_manifest
-from hpm_video.data.mixture import make_mixed_loader, name_row
+from hpm_video.data.mixture import ImageSteps, make_mixed_loader, name_row
 from hpm_video.errors import UserError
-from hpm_video.method.step import PretrainStep, measure
-from hpm_video.method.teacher import warn_slow_teacher
+from hpm_video.method.measurements import measure
+from hpm_video.method.schedules import warn_slow_teacher
+from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import build_student
 from hpm_video.runs.folder import RunFolder, open_run
+from hpm_video.streams import IMAGES
 from hpm_video.train.duration import announce_duration
 from hpm_video.train.engines.start import prepare_process
 from hpm_video.train.loop import Loop
@@ -54,7 +56,7 @@ def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, heal
     weights = read_weights(Path(config.init.weights or ""), config.init.trust_pickle) if starting else None
     if weights is not None:
         _tell(fill_student(student, weights, config.objective.target))
-    step = PretrainStep(config, student, device)
+    step = PretrainStep(config, student, device, len(train_set))
     if weights is not None and weights.teacher is not None and step.teacher is not None:
         _tell("teacher, " + fill_student(step.teacher.network, weights.teacher, config.objective.target))
 
@@ -80,7 +82,9 @@ def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, heal
     )
     if has_images(config):
         images = open_images(config)
-        training.make_loader = partial(make_mixed_loader, images=images, image_steps=step.image_steps)
+        training.make_loader = partial(
+            make_mixed_loader, images=images, image_steps=ImageSteps(config.images.share, config.train.seed)
+        )
         training.name_of = partial(name_row, videos, images)
         training.others = {"images": images.source}
         training.about += f"; {config.images.share:.0%} of the steps of {len(images)} images ({images.source.source})"
@@ -107,7 +111,7 @@ def open_images(config: PretrainConfig) -> ClipDataset:
     except UserError as error:
         raise UserError(re.sub(r"data\.(root|format|annotations)", r"images.\1", str(error))) from error
     assert source is not None  # only the validation split may be absent
-    return ClipDataset(source, data, config.train.seed + 1, training=True)  # unrelated to what is drawn for the videos
+    return ClipDataset(source, data, IMAGES.seed(config.train.seed), training=True)
 
 
 def open_train_sets(config: PretrainConfig) -> tuple[Source, Source]:

@@ -13,13 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig, RunConfig
+from hpm_video.config.choices import TARGETS
 from hpm_video.errors import UserError
 from hpm_video.files import replacing, write_json
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.encoder import Encoder, resolve_size
 from hpm_video.models.student import Student
 from hpm_video.weights.convert_out import to_timm, to_transformers, to_videomae
-from hpm_video.weights.read import TARGET_KINDS, read_weights
+from hpm_video.weights.read import read_weights
 from hpm_video.weights.transfer import fill_encoder, fill_student
 
 Model = Student | Classifier
@@ -227,7 +228,7 @@ def _need(library: str, package: str) -> Any:
 
 def _check_is_videomae(config: RunConfig, encoder: Encoder, target: str) -> None:
     positions = encoder.positions
-    if isinstance(config, PretrainConfig) and config.objective.target in TARGET_KINDS:
+    if isinstance(config, PretrainConfig) and not TARGETS[config.objective.target].is_pixels:
         raise UserError(
             f"--to {target}: this model predicts {config.objective.target}; VideoMAE's decoder predicts pixels"
         )

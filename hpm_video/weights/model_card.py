@@ -7,6 +7,7 @@ from typing import Any
 
 from hpm_video import __version__
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
+from hpm_video.config.needs import trains_predictor
 from hpm_video.errors import UserError
 from hpm_video.files import write_text
 from hpm_video.models.classifier import Classifier
@@ -83,7 +84,7 @@ def _training(config: RunConfig, results: Mapping[str, Any]) -> list[str]:
             ("masks", f"mode {mask.mode}, unit {mask.unit}, ratio {mask.ratio:g}"),
             ("target", config.objective.target),
         ]
-        if mask.mode != "random":
+        if trains_predictor(config):
             rows += [("share of hard units", f"{mask.hard_share_start:g} to {mask.hard_share_end:g}")]
             rows += [("teacher", f"view {config.teacher.view}, momentum {config.teacher.momentum_end:g}")]
     else:

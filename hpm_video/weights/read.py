@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from hpm_video.config import EncoderConfig, InitConfig, ModelConfig
+from hpm_video.config.choices import TARGETS
 from hpm_video.errors import UserError
-from hpm_video.method.targets import PIXELS
+from hpm_video.method.targets.image_models import PIXELS
 from hpm_video.models.tokens import Grid
 from hpm_video.reading import read_json
 from hpm_video.runs.checkpoints import list_checkpoints, read_tensors
@@ -23,7 +24,6 @@ from hpm_video.weights.files import INDEX, WANTED, read_said, whole
 from hpm_video.weights.folders import find_shards, read_weights_of
 
 DECODER_KEYS = {f.name for f in dataclasses.fields(ModelConfig)} - {f.name for f in dataclasses.fields(EncoderConfig)}
-TARGET_KINDS = {name: name for name in ("teacher_features", "dino", "clip")}
 VIDEO_PROJECTS = ("VideoMAE", "transformers VideoMAE", "MAE-ST")  # the first two fine-tune with a fixed table
 CLIP_KEYS = ("num_frames", "frame_size_px", "mean", "std")
 PIXELS_OF = {"MAE-ST": {"mean": [0.45] * 3, "std": [0.225] * 3}}
@@ -76,6 +76,11 @@ def weight_settings(init: InitConfig, pretraining: bool = False) -> dict[str, An
     if init.weights is None:
         return None
     return read_weights(Path(init.weights), init.trust_pickle).settings(pretraining)
+
+
+def target_kind(target: str | None) -> str:
+    """Return what a head predicts for objective.target: pixels, or the features of that name."""
+    return "pixels" if target not in TARGETS or TARGETS[str(target)].is_pixels else str(target)
 
 
 def read_weights(path: Path, trust_pickle: bool = False) -> Weights:
@@ -187,7 +192,7 @@ def _own(file: Path, tensors: Mapping[str, Tensor]) -> Weights:
         rest=rest,
         model=model,
         decoder={n: config["model"][n] for n in DECODER_KEYS if n in config["model"]} if rest else {},
-        target=TARGET_KINDS.get(config.get("objective", {}).get("target"), "pixels"),
+        target=target_kind(config.get("objective", {}).get("target")),
         data=data,
         grid=(data["num_frames"] // model["tubelet"], height, width),
         kind=kind,

@@ -13,7 +13,7 @@ from hpm_video.models.student import Student
 from hpm_video.models.tokens import Grid, fixed_table
 from hpm_video.weights.convert_in import count_blocks, fold_projection
 from hpm_video.weights.files import whole
-from hpm_video.weights.read import TARGET_KINDS, Weights
+from hpm_video.weights.read import Weights, target_kind
 
 # what is loaded whole or not at all, in this order: the others stand on the first one's projection and mask token
 PARTS = {
@@ -75,9 +75,7 @@ def _fill_student(model: Student, weights: Weights, target: str) -> str:
     reasons = []
     for part, prefixes in PARTS.items():
         names = [n for n in own if n.startswith(prefixes)]
-        reason = _unfit(
-            own, tensors, names, weights.target != TARGET_KINDS.get(target, "pixels") and part == "pixel head"
-        )
+        reason = _unfit(own, tensors, names, weights.target != target_kind(target) and part == "pixel head")
         if part != "pixel decoder" and not any(n.startswith("project.") for n in loaded):
             continue  # the reason is the decoder's
         if reason is None:

@@ -9,16 +9,9 @@ import torch.nn.functional as F
 
 from hpm_video.config import load_finetune_config
 from hpm_video.config.geometry import mask_counts, token_grid, unit_block
-from hpm_video.method.masking import (
-    DecodePlan,
-    MaskPlan,
-    aggregate,
-    make_units,
-    mask_hard,
-    mask_inverted,
-    mask_random,
-    to_tokens,
-)
+from hpm_video.method.masking.decoding import DecodePlan
+from hpm_video.method.masking.strategies import MaskPlan, mask_hard, mask_inverted, mask_random
+from hpm_video.method.masking.units import aggregate, make_units, to_tokens
 from hpm_video.method.objectives import rank_correlation, relative_loss
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.classifier import Classifier

@@ -12,7 +12,7 @@ from hpm_video.config.geometry import mask_counts, token_grid
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.manifest import Manifest, Row, open_manifest
 from hpm_video.data.transforms import Normalise
-from hpm_video.method.masking import make_units
+from hpm_video.method.masking.units import make_units
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import Student
 from hpm_video.preprocess.encode import write_video

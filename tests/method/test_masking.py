@@ -4,17 +4,11 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from hpm_video.method.masking import (
-    MaskPlan,
-    aggregate,
-    draw_keys,
-    make_units,
-    mask_hard,
-    mask_inverted,
-    mask_random,
-    to_tokens,
-)
-from hpm_video.types import BatchSlice, seeded
+from hpm_video.method.masking.keys import draw_keys
+from hpm_video.method.masking.strategies import MaskPlan, mask_hard, mask_inverted, mask_random
+from hpm_video.method.masking.units import aggregate, make_units, to_tokens
+from hpm_video.streams import seeded
+from hpm_video.types import BatchSlice
 
 
 def keys_of(num_clips: int, num_units: int, seed: int = 0) -> torch.Tensor:

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpm_video.config import ObjectiveConfig
-from hpm_video.method.masking import make_units
+from hpm_video.method.masking.units import make_units
 from hpm_video.method.objectives import (
     ROWS,
     absolute_loss,
@@ -16,7 +16,7 @@ from hpm_video.method.objectives import (
     rank_correlation,
     relative_loss,
 )
-from hpm_video.method.targets import make_target, to_pixels
+from hpm_video.method.targets.pixels import make_target, to_pixels
 from hpm_video.models.tokens import patchify
 from hpm_video.types import StudentOutput
 

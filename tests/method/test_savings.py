@@ -10,11 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hpm_video.config import load_config
 from hpm_video.costs.flops import count_step
-from hpm_video.method.masking import DecodePlan, make_units, mask_random, to_tokens
+from hpm_video.method.masking.decoding import DecodePlan
+from hpm_video.method.masking.strategies import mask_random
+from hpm_video.method.masking.units import make_units, to_tokens
 from hpm_video.method.step import PretrainStep
-from hpm_video.method.targets import make_target
+from hpm_video.method.targets.pixels import make_target
 from hpm_video.models.student import Student
-from hpm_video.types import BatchSlice, UserError, seeded
+from hpm_video.streams import seeded
+from hpm_video.types import BatchSlice, UserError
 
 CPU = torch.device("cpu")
 HARD = {"mask__hard_share_start": 0.5, "mask__hard_share_end": 0.5, "data__num_frames": 8}  # tubes of 4 tokens

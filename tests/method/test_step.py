@@ -6,9 +6,12 @@ import re
 import pytest
 import torch
 
-from hpm_video.method.masking import aggregate, mask_random, to_tokens
-from hpm_video.method.step import PretrainStep, gradient_norms, gradient_shares, measure
-from hpm_video.method.teacher import Teacher, momentum_at, num_hard_at, warn_slow_teacher
+from hpm_video.method.masking.strategies import mask_random
+from hpm_video.method.masking.units import aggregate, to_tokens
+from hpm_video.method.measurements import gradient_norms, gradient_shares, measure
+from hpm_video.method.schedules import momentum_at, num_hard_at, warn_slow_teacher
+from hpm_video.method.step import PretrainStep
+from hpm_video.method.teacher import Teacher
 from hpm_video.models.student import Student
 from hpm_video.types import BatchSlice, UserError
 

@@ -12,7 +12,9 @@ from hpm_video.data.transforms import Normalise
 from hpm_video.method import targets
 from hpm_video.method.objectives import hpm_losses
 from hpm_video.method.step import PretrainStep
-from hpm_video.method.targets import IMAGE_MODELS, ImageFeatures, feature_target
+from hpm_video.method.targets import IMAGE_MODELS
+from hpm_video.method.targets.features import feature_target
+from hpm_video.method.targets.image_models import ImageFeatures
 from hpm_video.models import student as students
 from hpm_video.models.student import Student
 from hpm_video.models.tokens import take

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hpm_video.method.masking import aggregate, mask_random
+from hpm_video.method.masking.strategies import mask_random
+from hpm_video.method.masking.units import aggregate
 from hpm_video.method.step import PretrainStep
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.student import Student

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from hpm_video.config import load_config
-from hpm_video.method.masking import mask_random, to_tokens
+from hpm_video.method.masking.strategies import mask_random
+from hpm_video.method.masking.units import to_tokens
 from hpm_video.models.encoder import SIZES, Encoder
 from hpm_video.models.layers import reset_weights
 from hpm_video.models.student import Student
@@ -159,7 +160,7 @@ def test_agrees_with_transformers_videomae(tiny_config) -> None:
         row[torch.randperm(16)[:12]] = True
         row[16:] = row[:16]
     visible, hidden = (torch.stack([torch.nonzero(m if h else ~m)[:, 0] for m in masked]) for h in (False, True))
-    from hpm_video.method.targets import make_target
+    from hpm_video.method.targets.pixels import make_target
 
     with torch.no_grad():
         expected = other(clip.transpose(1, 2), bool_masked_pos=masked).loss

@@ -14,7 +14,7 @@ import torch
 
 from hpm_video.config import load_config
 from hpm_video.config.geometry import mask_counts
-from hpm_video.method.masking import MaskPlan, mask_hard, mask_inverted
+from hpm_video.method.masking.strategies import MaskPlan, mask_hard, mask_inverted
 from hpm_video.method.objectives import absolute_loss
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.encoder import resolve_size

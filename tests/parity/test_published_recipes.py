@@ -12,7 +12,7 @@ import torch
 
 from hpm_video.config import FinetuneConfig, load_config, load_finetune_config
 from hpm_video.data.sampling import PROTOCOLS
-from hpm_video.method.teacher import momentum_at
+from hpm_video.method.schedules import momentum_at
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.encoder import resolve_size
 from hpm_video.train.optim import lr_at, lr_scales, parameter_groups, peak_lr

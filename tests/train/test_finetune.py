@@ -13,9 +13,10 @@ from hpm_video.catalog.annotations import Row
 from hpm_video.cli import main
 from hpm_video.config import load_finetune_config
 from hpm_video.data.manifest import write_manifest
+from hpm_video.method.finetune_step import FinetuneStep, soft_cross_entropy
 from hpm_video.preprocess.encode import write_video
 from hpm_video.train.engines.plain import PlainEngine
-from hpm_video.train.finetune import FinetuneStep, build_classifier, finetune, finetune_config, soft_cross_entropy
+from hpm_video.train.finetune import build_classifier, finetune, finetune_config
 from hpm_video.train.metrics import start_logging
 from hpm_video.types import BatchSlice, UserError
 from hpm_video.weights.load import load_classifier

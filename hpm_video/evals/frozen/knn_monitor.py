@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from hpm_video.config import PretrainConfig
@@ -11,6 +10,7 @@ from hpm_video.data.manifest import Source, open_manifest
 from hpm_video.evals.frozen.clips import Clips, load_clips
 from hpm_video.evals.frozen.features import default_pooling, extract_features
 from hpm_video.evals.frozen.knn import predict_knn
+from hpm_video.streams import KNN_CLIPS
 
 Measure = Callable[[nn.Module, int], dict[str, float]]  # (student or encoder, step) -> metrics by name
 
@@ -48,5 +48,5 @@ def make_knn_health(config: PretrainConfig, num_clips: int) -> Measure | None:
 
 
 def _draw(source: Source, config: PretrainConfig, num: int) -> Clips:
-    rows = np.random.default_rng([config.train.seed, 5]).permutation(len(source))[:num]
+    rows = KNN_CLIPS.numpy(config.train.seed).permutation(len(source))[:num]
     return load_clips(source, config.data, sorted(rows.tolist()))

@@ -1,82 +1,46 @@
-"""What is to be predicted of the hidden tokens: their pixels, or features that a network gives them which no gradient trains.
-
-HPM's feature targets (arXiv 2304.05919, table of targets). Its code scales prediction and target of a token to unit length
-and takes the squared distance. Departure: here the target alone is normalised, to mean 0 and variance 1 (layer norm without
-affine), and the loss is the mean squared error, so that one loss, and one difficulty, serve every target.
-"""
+"""Features of a frozen image model of timm as the target: DINO's or CLIP's ViT-B/16, or those of another row."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from timm.models import load_state_dict
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 
 from hpm_video.config import ObjectiveConfig, PretrainConfig
+from hpm_video.config.choices import TARGETS
 from hpm_video.config.geometry import token_grid
 from hpm_video.data.transforms import Normalise
 from hpm_video.errors import UserError
+from hpm_video.method.targets.features import FeatureTarget
+from hpm_video.method.teacher import Teacher
 from hpm_video.models.student import target_width
-from hpm_video.models.tokens import take, take_patches
 
-IMAGE_MODELS = {"dino": "vit_base_patch16_224.dino", "clip": "vit_base_patch16_clip_quickgelu_224.openai"}  # timm's
 LAST_CLIP = "vit_base_patch16_clip_224.openai"  # objective.clip_features=last: the same weights under a plain GELU
-PATCH_PX = 16  # of all
 PIXELS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # ImageNet's
 
 
-class Target(NamedTuple):
-    """What is to be predicted, and what turns it back into pixels: values * std + mean; None where it is features."""
-
-    values: Float[Tensor, "B M P"]
-    mean: Float[Tensor, "B M 1 #C"] | None = None
-    std: Float[Tensor, "B M 1 #C"] | None = None
-
-
-def make_target(
-    clip: Float[Tensor, "B C T H W"], hidden: Int[Tensor, "B M"], kind: str, tubelet: int, patch: int
-) -> Target:
-    """Pixels of the hidden tokens. kind: raw; norm_token (MAE, all values of a token); norm_channel (VideoMAE)."""
-    tokens = take_patches(clip, hidden, tubelet, patch).float()  # [B, M, P]
-    if kind == "raw":
-        nothing = tokens.new_zeros(tokens.shape[0], tokens.shape[1], 1, 1)
-        return Target(tokens, nothing, nothing + 1)
-    channels = clip.shape[1] if kind == "norm_channel" else 1
-    values = tokens.unflatten(2, (-1, channels))  # [B, M, P / channels, channels]
-    var, mean = torch.var_mean(values, 2, keepdim=True)  # unbiased, as both codes
-    std = var.sqrt() + 1e-6 if kind == "norm_channel" else (var + 1e-6).sqrt()
-    return Target((values - mean).div_(std).flatten(2), mean, std)
-
-
-def to_pixels(values: Float[Tensor, "B M P"], target: Target) -> Float[Tensor, "B M P"]:
-    """Undo the normalisation of a target of pixels with its true mean and std: for pictures."""
-    assert target.mean is not None and target.std is not None
-    channels = target.mean.shape[-1]
-    return (values.unflatten(2, (-1, channels)) * target.std + target.mean).flatten(2)
-
-
-def feature_target(features: Float[Tensor, "B N P"], hidden: Int[Tensor, "B M"]) -> Target:
-    """Features of the hidden tokens, each with mean 0 and variance 1."""
-    values = take(features, hidden).detach().float()
-    return Target(F.layer_norm(values, values.shape[-1:]))
+def make_image_target(config: PretrainConfig, teacher: Teacher | None, device: torch.device) -> FeatureTarget:
+    """Return the target that an image model gives. Raises UserError if its weights are absent or of another model."""
+    return FeatureTarget(ImageFeatures(config, device))
 
 
 class ImageFeatures:
-    """A frozen image model of timm, and what it says of each token of a clip: its last features, normed, without the class
-    token; CLIP's projected (objective.clip_features).
+    """A frozen image model of timm. Gives each token of a clip its last features, normed, without the class token; CLIP's
+    are projected (objective.clip_features).
 
-    Of the frames of a token the middle one is looked at: half the cost of both for tubelet 2, and features of a picture that
-    there is, where a mean over moving things would be of none. Frames are resized so that its patches are our tokens, and
-    normalised as the model was trained; for CLIP projected as HPM's code does, with the mean and std of ImageNet.
+    The model sees the middle frame of each token: half the cost of both for tubelet 2, and features of a picture that
+    exists, which a mean over moving things is not. Frames are resized so that its patches are our tokens, and normalised as
+    the model was trained; for projected CLIP as HPM's code does, with the mean and std of ImageNet.
     """
 
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
-        """Raises UserError where the weights are absent or of another model."""
+        """Raise UserError if the weights are absent or of another model."""
         self.tubelet, self.size = config.model.tubelet, _picture_size(config)
         self.network = load_image_model(config).to(device)
         self.projects = is_projected(config.objective)
@@ -97,17 +61,20 @@ class ImageFeatures:
 
 
 def is_projected(objective: ObjectiveConfig) -> bool:
+    """Return whether the target is CLIP's features after its projection."""
     return objective.target == "clip" and objective.clip_features == "projected"
 
 
 def image_model_name(objective: ObjectiveConfig) -> str:
-    """Return timm's name of the model for dino or clip."""
+    """Return timm's name of the model that gives the target."""
     is_last = objective.target == "clip" and not is_projected(objective)
-    return LAST_CLIP if is_last else IMAGE_MODELS[objective.target]
+    network = TARGETS[objective.target].network
+    assert network is not None, f"{objective.target} is no image model"
+    return LAST_CLIP if is_last else network.timm_name
 
 
 def create_image_model(config: PretrainConfig) -> Any:
-    """Return timm's model for dino or clip, for pictures of the clip's grid, with random weights."""
+    """Return timm's model that gives the target, for pictures of the clip's grid, with random weights."""
     num_outputs = target_width(config) if is_projected(config.objective) else 0
     return timm.create_model(
         image_model_name(config.objective), num_classes=num_outputs, img_size=_picture_size(config)
@@ -115,8 +82,9 @@ def create_image_model(config: PretrainConfig) -> Any:
 
 
 def _picture_size(config: PretrainConfig) -> tuple[int, int]:
-    _, h, w = token_grid(config)
-    return (h * PATCH_PX, w * PATCH_PX)
+    (_, h, w), network = token_grid(config), TARGETS[config.objective.target].network
+    assert network is not None
+    return (h * network.patch_px, w * network.patch_px)
 
 
 def load_image_model(config: PretrainConfig) -> Any:
@@ -132,7 +100,7 @@ def load_image_model(config: PretrainConfig) -> Any:
             f"objective.target: {config.objective.target}, but objective.target_weights is not set; expected {expected}"
         )
     if not Path(weights).is_file():
-        raise UserError(f"objective.target_weights: {weights} is no file; expected {expected}")
+        raise UserError(f"objective.target_weights: {weights} is not a file; expected {expected}")
     network: Any = create_image_model(config)
     try:
         found = checkpoint_filter_fn(load_state_dict(weights, weights_only=True), network)  # positions for this grid

@@ -1,0 +1,42 @@
+"""What a pretraining run needs beside its student, read from the rows of its choices."""
+
+from hpm_video.config.choices import DECODE_CHOICES, DIFFICULTY_SOURCES, MASK_STRATEGIES, TARGETS, SourceRow
+from hpm_video.config.run_sections import PretrainConfig
+
+
+def masks_by_difficulty(config: PretrainConfig) -> bool:
+    """Return whether difficulties choose masks."""
+    return MASK_STRATEGIES[config.mask.mode].needs_difficulty
+
+
+def decodes_by_difficulty(config: PretrainConfig) -> bool:
+    """Return whether difficulties choose what is decoded."""
+    return DECODE_CHOICES[config.mask.decode].needs_difficulty
+
+
+def difficulty_source(config: PretrainConfig) -> SourceRow | None:
+    """Return the source of difficulty; None if nothing asks for difficulties."""
+    asked = masks_by_difficulty(config) or decodes_by_difficulty(config)
+    return DIFFICULTY_SOURCES[config.mask.difficulty] if asked else None
+
+
+def ranks_by_predictor(config: PretrainConfig) -> bool:
+    """Return whether difficulties are predicted by the loss predictor."""
+    source = difficulty_source(config)
+    return source is not None and source.needs_predictor
+
+
+def trains_predictor(config: PretrainConfig) -> bool:
+    """Return whether the student has a loss predictor."""
+    return MASK_STRATEGIES[config.mask.mode].trains_predictor or ranks_by_predictor(config)
+
+
+def asks_teacher(config: PretrainConfig) -> bool:
+    """Return whether difficulties come from the teacher."""
+    source = difficulty_source(config)
+    return source is not None and source.needs_teacher
+
+
+def has_teacher(config: PretrainConfig) -> bool:
+    """Return whether an EMA of the student is kept: for difficulties, or as the target."""
+    return asks_teacher(config) or TARGETS[config.objective.target].needs_teacher

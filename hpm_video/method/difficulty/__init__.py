@@ -1,0 +1,1 @@
+"""Where the difficulty of units comes from: one file per source."""

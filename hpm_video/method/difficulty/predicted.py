@@ -1,0 +1,25 @@
+"""Difficulty as HPM finds it: the loss that the teacher predicts (arXiv 2304.05919)."""
+
+import torch
+from torch import Tensor
+
+from hpm_video.method.difficulty.source import DifficultySource, SourceContext
+from hpm_video.method.masking.keys import draw_keys
+from hpm_video.method.masking.units import Layout
+from hpm_video.types import Batch, BatchSlice
+
+
+class PredictedLoss(DifficultySource):
+    """Ask the teacher, in as many random views as teacher.num_views says."""
+
+    def __init__(self, context: SourceContext) -> None:
+        assert context.teacher is not None, "the row of this source needs a teacher"
+        self.teacher, self.num_views = context.teacher, context.config.teacher.num_views
+
+    def prepare(self, rows: BatchSlice, layout: Layout, generator: torch.Generator, batch: Batch | None) -> Tensor:
+        """Draw the views, [views, B, U]: which units the teacher sees."""
+        return torch.stack([draw_keys(rows, layout.units.shape[0], generator) for _ in range(self.num_views)])
+
+    def predict(self, clip: Tensor, prepared: Tensor | None, layout: Layout) -> Tensor:
+        assert prepared is not None
+        return self.teacher.predict_difficulty(clip, prepared, layout.units, layout.part.num_tokens)

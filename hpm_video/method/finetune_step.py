@@ -1,0 +1,70 @@
+"""The step of fine-tuning: erasing, mixup or cutmix, cross-entropy, and an average of the weights."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hpm_video.config import FinetuneConfig
+from hpm_video.data.augment import erase, mix
+from hpm_video.method.masking.keys import draw_drops
+from hpm_video.models.classifier import Classifier
+from hpm_video.models.layers import DropPaths
+from hpm_video.types import Batch, BatchSlice, Engine, StepResult
+
+
+class FinetuneStep:
+    """Erasing, mixup or cutmix on the device; cross-entropy with soft targets; optionally an EMA of the weights."""
+
+    def __init__(self, config: FinetuneConfig, model: Classifier) -> None:
+        self.config, self.num_classes = config, model.num_classes
+        self.drop_paths = DropPaths(model)
+        self.beside: nn.Module | None = None  # the averaged weights
+        if config.optim.average_decay is not None:
+            self.beside = copy.deepcopy(model).float().eval().requires_grad_(False)
+
+    def to(self, device: torch.device) -> None:
+        """Move the averaged weights to a device."""
+        if self.beside is not None:
+            self.beside.to(device)
+
+    def __call__(
+        self, engine: Engine, clip: Tensor, rows: BatchSlice, step: int, steps: int, batch: Batch
+    ) -> tuple[StepResult, None]:
+        """Return the loss of a micro batch of normalised clips [B, C, T, H, W] with the labels of `batch`."""
+        augment, seed = self.config.augment, self.config.train.seed
+        clip = erase(clip, augment, seed, step, rows)
+        label = batch.label.to(clip.device, non_blocking=True)
+        clip, target = mix(clip, label, self.num_classes, augment, seed, step, rows)
+        self.drop_paths.set(draw_drops(self.drop_paths, rows, seed, step, clip.device))
+        logits = engine(clip)
+        loss = soft_cross_entropy(logits, target)
+        return StepResult(loss, {"loss": loss.detach()}), None
+
+    def inspect(self, journey: None) -> dict[str, Tensor]:
+        """Return nothing: there is no more to log than the loss."""
+        return {}
+
+    def observe(self, batch: Batch, journey: None) -> None:
+        """Learn nothing from a micro batch beside its gradient."""
+
+    def settings_now(self, step: int, steps: int) -> dict[str, float]:
+        """Return nothing: there is no schedule but the learning rate's."""
+        return {}
+
+    @torch.no_grad()
+    def after_update(self, engine: Engine, step: int, steps: int) -> None:
+        """Let the averaged weights follow the model; every rank calls it."""
+        decay = self.config.optim.average_decay
+        if self.beside is None or decay is None:
+            return
+        own = dict(self.beside.named_parameters())
+        for group in engine.weight_groups():
+            torch._foreach_lerp_([own[n] for n in group], [w.float() for w in group.values()], 1 - decay)
+
+
+def soft_cross_entropy(logits: Float[Tensor, "B K"], target: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
+    """Return the mean over clips of - sum_k target_k log softmax(logits)_k, in fp32."""
+    return F.cross_entropy(logits.float(), target)

@@ -1,0 +1,83 @@
+"""Units: the tokens that are masked as one. What is chosen of units is spread over their tokens here."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hpm_video.config import PretrainConfig
+from hpm_video.config.geometry import decoded_part, mask_counts, token_grid, unit_block
+from hpm_video.method.masking.decoding import DecodeChoice, Decoded, DecodePlan, decode_evenly
+from hpm_video.types import Mask
+
+
+class Layout(NamedTuple):
+    """How clips of one grid are masked."""
+
+    num_frames: int
+    grid: tuple[int, int, int]  # units along time, height and width
+    units: Int[Tensor, "U K"]
+    num_masked: int
+    part: DecodePlan  # what is decoded of the masked units
+
+
+def make_layout(config: PretrainConfig, device: torch.device) -> Layout:
+    """Return the layout of a configuration's clips, with its tensor on the device."""
+    grid, block = token_grid(config), unit_block(config)
+    t, h, w = (length // size for length, size in zip(grid, block, strict=True))
+    units, num_masked = make_units(grid, block).to(device), mask_counts(config)[1]
+    return Layout(config.data.num_frames, (t, h, w), units, num_masked, DecodePlan(*decoded_part(config)))
+
+
+def make_units(grid: tuple[int, int, int], block: tuple[int, int, int]) -> Int[Tensor, "U K"]:
+    """Return the token numbers of each unit, for a grid (t, h, w) cut into blocks (dt, dh, dw) that divide it.
+
+    Tubes are blocks (t, 1, 1), tokens are blocks (1, 1, 1); of an image, with t = 1, the two are the same.
+    """
+    (t, h, w), (dt, dh, dw) = grid, block
+    numbers = torch.arange(t * h * w).view(t // dt, dt, h // dh, dh, w // dw, dw)
+    return numbers.permute(0, 2, 4, 1, 3, 5).reshape(-1, dt * dh * dw)
+
+
+def aggregate(
+    token_values: Float[Tensor, "B N"], units: Int[Tensor, "U K"], how: str = "mean", top_k: int = 1
+) -> Float[Tensor, "B U"]:
+    """Return the value of each unit from those of its tokens. how: mean, max, or topk = mean of the top_k largest."""
+    values = token_values.index_select(1, units.flatten()).unflatten(1, units.shape)  # [B, U, K]
+    if how == "max":
+        return values.amax(dim=-1)
+    if how == "topk":
+        values = values.topk(min(top_k, units.shape[1]), dim=-1).values
+    return values.mean(dim=-1)
+
+
+def to_tokens(
+    masked_units: Bool[Tensor, "B U"],
+    units: Int[Tensor, "U K"],
+    num_masked: int,
+    part: DecodePlan | None = None,
+    phases: Float[Tensor, "B U"] | None = None,
+    num_tokens: int | None = None,
+    decode: DecodeChoice = decode_evenly,
+    difficulty: Float[Tensor, "B U"] | None = None,
+) -> Mask:
+    """Spread a choice of units over their tokens. `num_masked` is the (known) number of True in each row: no host sync.
+
+    part: how much of the masked units is decoded, chosen by `decode` from `phases` (uniform in 0..1) and `difficulty`; all of
+    them if either is None. num_tokens: tokens of the clip, if the units do not hold all of them.
+    """
+    order = masked_units.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    chosen = order[:, :num_masked]
+    tokens = units.index_select(0, order.flatten()).unflatten(0, order.shape)  # [B, U, K]
+    hidden, visible = tokens[:, :num_masked], tokens[:, num_masked:]
+    visible = visible.flatten(1).sort(dim=1).values  # [B, V]
+    shape = (masked_units.shape[0], num_tokens or units.numel())
+    masked = torch.zeros(shape, dtype=torch.bool, device=masked_units.device)
+    masked = masked.scatter_(1, hidden.flatten(1), True)
+    decoded = Decoded(hidden)
+    if part is not None and phases is not None:
+        of_hidden = None if difficulty is None else difficulty.gather(1, chosen)
+        decoded = decode(hidden, phases.gather(1, chosen), part, of_hidden)
+    weights = None if decoded.weights is None else decoded.weights.flatten(1)
+    return Mask(masked, visible, hidden.flatten(1), decoded.tokens.flatten(1), weights)

@@ -1,0 +1,112 @@
+"""Measurements of the student between the steps."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from hpm_video.config import PretrainConfig
+from hpm_video.method.journey import Journey
+from hpm_video.method.objectives import rank_correlation
+from hpm_video.types import BatchSlice, Engine, StudentOutput
+
+
+@runtime_checkable
+class MeasuredStep(Protocol):
+    """What a measurement needs of the step (`PretrainStep`)."""
+
+    config: PretrainConfig
+
+    def num_hard(self, progress: float) -> int: ...
+
+    def forward(self, engine: Any, clip: Tensor, rows: BatchSlice, step: int, num_hard: int) -> Journey: ...
+
+
+def unit_correlation(journey: Journey) -> Tensor | None:
+    """Return the rank correlation of the student's predicted loss with the true one over the masked units of each clip."""
+    if journey.output.predicted_loss is None:
+        return None
+    pair = (journey.output.predicted_loss.detach(), journey.losses.patch_loss)
+    return rank_correlation(*(x.unflatten(1, (-1, journey.part.num_tokens)).mean(-1) for x in pair))
+
+
+def gradient_norms(journey: Journey, ranking_weight: float) -> dict[str, Tensor]:
+    """Return the norm of each loss's gradient at the encoder's output."""
+    losses, latent = journey.losses, journey.output.latent
+    parts = {"pixel": losses.pixel, "ranking": losses.ranking * ranking_weight}
+    norms = {}
+    for name, loss in parts.items():
+        gradient = (
+            torch.autograd.grad(loss, latent, retain_graph=True, allow_unused=True)[0] if loss.requires_grad else None
+        )
+        norms[name] = latent.new_zeros(()) if gradient is None else gradient.float().norm()
+    return norms
+
+
+def gradient_shares(norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return each norm as a share of their sum."""
+    whole = sum(norms.values()).clamp(min=1e-30)  # type: ignore[union-attr]
+    return {f"encoder_gradient_share/{name}": norm / whole for name, norm in norms.items()}
+
+
+def measure(
+    step: MeasuredStep, engine: Engine, clip: Tensor, now: int, steps: int, most_clips: int | None = None
+) -> dict[str, Tensor]:
+    """Measure the student on fixed held-out clips, with the same masks at each call (without the engine around it).
+
+    held_out/pixel_loss under random masks, held_out/pixel_loss_hard under the current ones, and their ratio
+    held_out/hardness_gain: above 1 if mining finds harder masks than chance. Also the rank correlation of predicted and true
+    loss, and the share of each loss in the gradients' norms at the encoder's output. most_clips: of one forward pass, which
+    needs as much memory as one of training; None = all.
+    """
+    size, num_hard = clip.shape[0], step.num_hard(now / steps)
+    length = min(size, most_clips or size)
+    sums: dict[str, Any] = {}
+    norms: dict[str, list[Tensor]] = {}
+    for start in range(0, size, length):
+        rows = BatchSlice(start, min(start + length, size), size)
+        part, share = clip[rows.start : rows.stop], (rows.stop - rows.start) / size
+        found, of_part = _measure_part(step, BareEngine(engine), part, rows, num_hard)
+        for name, value in found.items():
+            sums[name] = sums.get(name, 0.0) + share * value
+        for name, norm in of_part.items():  # losses are means over the clips
+            norms.setdefault(name, []).append(share * norm)
+    whole = {name: values[0] if len(values) == 1 else torch.stack(values).norm() for name, values in norms.items()}
+    metrics = gradient_shares(whole) | sums
+    if num_hard:
+        metrics["held_out/hardness_gain"] = sums["held_out/pixel_loss_hard"] / sums["held_out/pixel_loss"]
+    return metrics
+
+
+def _measure_part(
+    step: MeasuredStep, engine: "BareEngine", clip: Tensor, rows: BatchSlice, num_hard: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return means over some of the clips, and the norms of their gradients."""
+    random = step.forward(engine, clip, rows, 0, 0)
+    norms = gradient_norms(random, step.config.objective.ranking_weight)
+    found = {"held_out/pixel_loss": random.losses.pixel.detach()}
+    correlation = unit_correlation(random)
+    if correlation is not None:
+        found["held_out/rank_correlation"] = correlation
+    if num_hard:
+        with torch.no_grad():
+            found["held_out/pixel_loss_hard"] = step.forward(engine, clip, rows, 0, num_hard).losses.pixel
+    return found, norms
+
+
+class BareEngine:
+    """The student without its engine, in the engine's precision: for measurements between the steps."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.module, self.rank, self.world_size, self.device = (
+            engine.module,
+            engine.rank,
+            engine.world_size,
+            engine.device,
+        )
+        self.autocast, self.weight_groups = engine.autocast, engine.weight_groups
+
+    def __call__(self, *inputs: Tensor) -> StudentOutput:
+        with self.autocast():
+            return self.module(*inputs)

@@ -1,0 +1,31 @@
+"""Features as the target (HPM, arXiv 2304.05919, table of targets): those that a network gives the tokens, untrained by them.
+
+HPM's code scales prediction and target of a token to unit length and takes the squared distance. Departure: here the target
+alone is normalised, to mean 0 and variance 1 (layer norm without affine), and the loss is the mean squared error, so that one
+loss, and one difficulty, serve every target.
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hpm_video.models.tokens import take
+from hpm_video.types import Target
+
+
+class FeatureTarget:
+    """Features of the decoded tokens. features: clip [B, C, T, H, W] -> [B, N, P]."""
+
+    def __init__(self, features: Callable[[Tensor], Tensor]) -> None:
+        self.features = features
+
+    def __call__(self, clip: Float[Tensor, "B C T H W"], decoded: Int[Tensor, "B M"]) -> Target:
+        return feature_target(self.features(clip), decoded)
+
+
+def feature_target(features: Float[Tensor, "B N P"], decoded: Int[Tensor, "B M"]) -> Target:
+    """Return the features of the decoded tokens, each with mean 0 and variance 1."""
+    values = take(features, decoded).detach().float()
+    return Target(F.layer_norm(values, values.shape[-1:]))

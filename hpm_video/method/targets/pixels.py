@@ -1,0 +1,44 @@
+"""Pixels as the target: raw, or normalised by the mean and standard deviation of each patch."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hpm_video.config import PretrainConfig
+from hpm_video.method.teacher import Teacher
+from hpm_video.models.tokens import take_patches
+from hpm_video.types import Target
+
+
+class PixelTarget:
+    """Pixels of the decoded tokens, normalised as objective.target says."""
+
+    def __init__(self, config: PretrainConfig, teacher: Teacher | None, device: torch.device) -> None:
+        self.kind, self.tubelet, self.patch = config.objective.target, config.model.tubelet, config.model.patch_px
+        # compiled, gathering and normalising the pixels are one kernel, which reads the clip once
+        self.make = torch.compile(make_target, dynamic=False) if config.engine.compile else make_target
+
+    def __call__(self, clip: Float[Tensor, "B C T H W"], decoded: Int[Tensor, "B M"]) -> Target:
+        return self.make(clip, decoded, self.kind, self.tubelet, self.patch)
+
+
+def make_target(
+    clip: Float[Tensor, "B C T H W"], decoded: Int[Tensor, "B M"], kind: str, tubelet: int, patch: int
+) -> Target:
+    """Return the pixels of tokens. kind: raw; norm_token (MAE, all values of a token); norm_channel (VideoMAE)."""
+    tokens = take_patches(clip, decoded, tubelet, patch).float()  # [B, M, P]
+    if kind == "raw":
+        nothing = tokens.new_zeros(tokens.shape[0], tokens.shape[1], 1, 1)
+        return Target(tokens, nothing, nothing + 1)
+    channels = clip.shape[1] if kind == "norm_channel" else 1
+    values = tokens.unflatten(2, (-1, channels))  # [B, M, P / channels, channels]
+    var, mean = torch.var_mean(values, 2, keepdim=True)  # unbiased, as both codes
+    std = var.sqrt() + 1e-6 if kind == "norm_channel" else (var + 1e-6).sqrt()
+    return Target((values - mean).div_(std).flatten(2), mean, std)
+
+
+def to_pixels(values: Float[Tensor, "B M P"], target: Target) -> Float[Tensor, "B M P"]:
+    """Undo the normalisation of a target of pixels with its true mean and standard deviation, for pictures."""
+    assert target.mean is not None and target.std is not None
+    channels = target.mean.shape[-1]
+    return (values.unflatten(2, (-1, channels)) * target.std + target.mean).flatten(2)
