@@ -93,7 +93,7 @@ class HuggingFaceStep:
 
     def draw_mask(self) -> Tensor:
         """Return the mask, bool [B, N], True = hidden: the tubes that our mode random draws at this step."""
-        units, num_masked, _ = self.layout
+        units, num_masked = self.layout.units, self.layout.num_masked
         count = self.clip.shape[0]
         keys = draw_keys(BatchSlice(0, count, count), len(units), seeded(self.device, self.seed, NOW))
         return to_tokens(mask_random(keys, num_masked), units, num_masked).masked

@@ -1,9 +1,9 @@
 """Named random streams: all that a run draws comes from its seed, the name of a stream and numbers (step, place, epoch).
 
-The same numbers give the same draws in every process, and no two names share a stream. Tags of the first versions are kept as
-they are, because new ones would change every run. Three pairs of these old streams begin alike, which NumPy and the mixing
-below allow: the samples at positions 1 to 5 of a run begin as the streams HELD_OUT (1), ORDER of epoch 0 and VALIDATION_SHARE
-(2), SHARD_ORDER of epoch 0 (3), WINDOW_ORDER of window 0 and epoch 0 (4) and KNN_CLIPS (5). New streams cannot: see `Stream`.
+The same numbers give the same draws in every process. Old tags are kept, because new ones would change every run, although
+NumPy takes [seed, 2] and [seed, 2, 0] for the same numbers: the samples at positions 1 to 5 of a run begin as HELD_OUT (1),
+ORDER of epoch 0 and VALIDATION_SHARE (2), SHARD_ORDER of epoch 0 (3), WINDOW_ORDER of epoch 0 and window 0 (4) and KNN_CLIPS
+(5). What they draw has nothing to do with each other. Nothing coincides with a `spawned` stream: new ones are such.
 """
 
 from collections.abc import Iterator

@@ -26,7 +26,7 @@ from hpm_video.models.student import build_student
 from hpm_video.train.finetune import build_classifier
 from hpm_video.train.optim import lr_at, make_optimizer
 from hpm_video.train.run import num_steps
-from hpm_video.types import BatchSlice, UserError
+from hpm_video.types import Batch, BatchSlice, UserError
 
 QUICK: Any = {"derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 REQUIRED = ["data.root=somewhere", "train.output=run"]
@@ -337,13 +337,17 @@ def check_pretraining(values: dict[str, Any]) -> None:
     assert load_config(overrides=[f"{n}={json.dumps(v)}" for n, v in keys.items()] + REQUIRED) == config and to_yaml(
         config
     )
-    step, place, engine = PretrainStep(config, student, torch.device("cpu")), BatchSlice(0, 2, 2), Engine(student)
+    step, rows, engine = PretrainStep(config, student, torch.device("cpu")), BatchSlice(0, 2, 2), Engine(student)
     split_batch(config.optim.batch_size, config.engine.micro_batch_size, 1)
     optimizer = make_optimizer(student, config.optim, torch.device("cpu"))
-    seen, steps = [config, *([image_config(config)] if has_images(config) else [])], num_steps(config, 10)
+    seen, steps = {"video": config}, num_steps(config, 10)
+    if has_images(config):
+        seen["image"] = image_config(config)
     for now in (0, steps - 1):
-        for one in seen:
-            result, _ = step(engine, clips_of(one, make_transform(one.data, training=True)), place, now, steps)
+        for kind, one in seen.items():
+            clips = clips_of(one, make_transform(one.data, training=True))
+            batch = Batch(clips, torch.tensor([-1, -1]), torch.arange(2), kind=kind)
+            result, _ = step(engine, clips, rows, now, steps, batch)
         for group in optimizer.param_groups:
             group["lr"] = lr_at(now, steps, config.optim)
         result.loss.backward()
@@ -365,7 +369,7 @@ def check_fine_tuning(values: dict[str, Any]) -> None:
     optimizer = make_optimizer(model, config.optim, torch.device("cpu"))
     for group in optimizer.param_groups:
         group["lr"] = lr_at(0, steps, config.optim)
-    result, _ = step(engine, clips, BatchSlice(0, 2, 2), 0, steps, torch.tensor([0, 2]))
+    result, _ = step(engine, clips, BatchSlice(0, 2, 2), 0, steps, Batch(clips, torch.tensor([0, 2]), torch.arange(2)))
     result.loss.backward()
     optimizer.step()
     step.after_update(engine, 0, steps)

@@ -30,7 +30,7 @@ from hpm_video.runs.settings import load_run_config
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.pretrain import open_train_sets
 from hpm_video.types import BatchSlice
-from hpm_video.weights.load import load_student, load_teacher
+from hpm_video.weights.load import load_beside, load_student
 
 GREY = 0.5
 DIFFICULTY = "inferno"  # colours of difficulty: dark is easy, bright is hard
@@ -75,7 +75,12 @@ def draw_clips(run: Path) -> bytes:
         if step.uses_difficulty:
             hard = step.forward(engine, clip, place, 0, max(1, step.num_hard(1.0)), decode_all=True)
             assert hard.difficulty is not None
-            rows += [("difficulty (teacher)", overlay(clip, _on_tokens(hard.difficulty, step.units), config))]
+            rows += [
+                (
+                    f"difficulty ({config.mask.difficulty})",
+                    overlay(clip, _on_tokens(hard.difficulty, step.units), config),
+                )
+            ]
             rows += [("hard mask", hide(clip, hard, config)), *rebuilt(hard)]
     pictures = [(name, _to_rgb(row, config)) for name, row in rows]
     return _draw_rows(pictures, held_out.names, _note_on_target(config.objective.target), scale=step.uses_difficulty)
@@ -94,8 +99,8 @@ def open_step(
 ) -> tuple[PretrainStep, PlainEngine, Tensor]:
     """A run's step with its teacher, an engine around its student, and the frames as clips."""
     step = PretrainStep(config, student, torch.device("cpu"))
-    if step.teacher is not None:
-        load_teacher(run, step.teacher)
+    if step.beside is not None:
+        load_beside(run, step.beside)
     return step, PlainEngine(student.eval(), config, torch.device("cpu")), Normalise(config.data)(frames)
 
 

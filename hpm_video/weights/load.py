@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.files import replacing
 from hpm_video.files import write_json as write_json
-from hpm_video.method.teacher import Teacher
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import Student
@@ -75,10 +74,10 @@ def load_student(run: Path) -> tuple[PretrainConfig, Student]:
     return config, student.eval()
 
 
-def load_teacher(run: Path, teacher: Teacher) -> None:
-    """The weights of the latest checkpoint, into a teacher of the same model."""
+def load_beside(run: Path, beside: nn.Module) -> None:
+    """Load what the latest checkpoint has beside the student (`PretrainStep.beside`)."""
     folder = latest_checkpoint(run)
-    load_weights(teacher.network, read_tensors(folder / "teacher.safetensors"), folder)
+    load_weights(beside, read_tensors(folder / "teacher.safetensors"), folder)
 
 
 def load_encoder(run: Path) -> tuple[PretrainConfig, Encoder]:

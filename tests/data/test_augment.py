@@ -16,10 +16,10 @@ from hpm_video.data.augment import (
     make_finetune_transform,
     mix,
     smooth,
-    torch_seeded,
     view_boxes,
 )
 from hpm_video.data.transforms import center_box
+from hpm_video.streams import MIX
 from hpm_video.types import BatchSlice
 
 DATA = DataConfig(root="nowhere", frame_size_px=[32, 48])
@@ -112,7 +112,7 @@ def test_torch_global_generators_are_left_alone(monkeypatch) -> None:
         before = torch.get_rng_state()
         use()
         assert torch.equal(torch.get_rng_state(), before)
-    with pytest.raises(ZeroDivisionError), torch_seeded(3):
+    with pytest.raises(ZeroDivisionError), MIX.torch_global(3):
         torch.rand(1 // 0)
     assert torch.equal(torch.get_rng_state(), before) and not seeded_devices
 

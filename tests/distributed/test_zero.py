@@ -93,7 +93,7 @@ def round_left_out(runs) -> Path:
     """The plain engine, of whose rounds the first of the second step (the same clips) is left out."""
     real = PretrainStep.__call__
 
-    def poisoned(self, engine, clip, place, step, steps, label=None):
+    def poisoned(self, engine, clip, rows, step, steps, batch=None):
         result, journey = real(self, engine, clip, place, step, steps, label)
         return (result._replace(loss=result.loss * float("nan")) if (step, place.start) == (1, 0) else result), journey
 

@@ -14,7 +14,7 @@ from hpm_video.config import FinetuneConfig, PretrainConfig, load_config, load_f
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import make_loader
 from hpm_video.data.manifest import open_manifest
-from hpm_video.method import masking
+from hpm_video.method.masking import decoding, strategies, units
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import build_student
 from hpm_video.train.engines.plain import PlainEngine
@@ -99,20 +99,20 @@ def masks_of_steps(keys: str, clip: Tensor, steps: list[int], num_steps: int) ->
 
 def units_of(grid: tuple[int, int, int], block: tuple[int, int, int]) -> Tensor:
     """Return the token numbers of each unit, [U, K]."""
-    return masking.make_units(grid, block)
+    return units.make_units(grid, block)
 
 
 def choose(mode: str, difficulty: Tensor, keys: Tensor, num_masked: int, num_hard: int) -> Tensor:
     """Choose the masked units of clips, bool [B, U]."""
     if mode == "random":
-        return masking.mask_random(keys, num_masked)
-    plan = masking.MaskPlan(num_masked, num_hard)
-    return {"hpm": masking.mask_hard, "inverted": masking.mask_inverted}[mode](difficulty, keys, plan)
+        return strategies.mask_random(keys, num_masked)
+    plan = strategies.MaskPlan(num_masked, num_hard)
+    return {"hpm": strategies.mask_hard, "inverted": strategies.mask_inverted}[mode](difficulty, keys, plan)
 
 
-def decoded_of(masked: Tensor, units: Tensor, num_masked: int, part: tuple[int, int], phases: Tensor) -> Tensor:
+def decoded_of(masked: Tensor, token_numbers: Tensor, num_masked: int, part: tuple[int, int], phases: Tensor) -> Tensor:
     """Return the decoded tokens of masked units, if so many units and so many tokens of each are decoded."""
-    return masking.to_tokens(masked, units, num_masked, masking.DecodePlan(*part), phases).decoded
+    return units.to_tokens(masked, token_numbers, num_masked, decoding.DecodePlan(*part), phases).decoded
 
 
 def encode(run: Path, clip: Tensor) -> Tensor:

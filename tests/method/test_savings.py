@@ -102,7 +102,7 @@ def test_the_hardest_units_by_the_teacher_are_masked(tiny_config, smooth_clip, l
 
 def in_loops(config, student, step, clip, now: int) -> tuple[list[list[float]], float, float]:
     """Difficulties, pixel and ranking loss of a step of the default preset: clip by clip, unit by unit, in float64."""
-    units, num_masked, part = step.units.tolist(), step.num_masked, step.layouts[clip.shape[2]].part
+    units, num_masked, part = step.units.tolist(), step.num_masked, step.layouts["video"].part
     generator, shape = seeded(CPU, config.train.seed, now), (len(clip), len(units))
     keys, *views, phases = (torch.rand(shape, generator=generator) for _ in range(2 + config.teacher.num_views))
     student, teacher = (copy.deepcopy(network).double() for network in (student, step.teacher.network))

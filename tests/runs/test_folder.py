@@ -407,8 +407,8 @@ def test_metrics_hold_no_literal_that_is_not_json(videos, tmp_path, monkeypatch)
 
     real = PretrainStep.__call__
 
-    def poisoned(self, engine, clip, place, step, steps, label):
-        result, journey = real(self, engine, clip, place, step, steps)
+    def poisoned(self, engine, clip, rows, step, steps, batch):
+        result, journey = real(self, engine, clip, rows, step, steps)
         return result._replace(loss=result.loss * float("nan")), journey
 
     monkeypatch.setattr(PretrainStep, "__call__", poisoned)
@@ -423,9 +423,9 @@ def test_a_round_that_is_left_out_does_not_shrink_the_others(videos, tmp_path, m
 
     real, factor = PretrainStep.__call__, [float("nan")]
 
-    def scaled(self, engine, clip, place, step, steps, label):
-        result, journey = real(self, engine, clip, place, step, steps)
-        return (result._replace(loss=result.loss * factor[0]) if place.start == 0 else result), journey
+    def scaled(self, engine, clip, rows, step, steps, batch):
+        result, journey = real(self, engine, clip, rows, step, steps)
+        return (result._replace(loss=result.loss * factor[0]) if rows.start == 0 else result), journey
 
     monkeypatch.setattr(PretrainStep, "__call__", scaled)
     norms = {}

@@ -18,7 +18,7 @@ from hpm_video.preprocess.encode import write_video
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.finetune import build_classifier, finetune, finetune_config
 from hpm_video.train.metrics import start_logging
-from hpm_video.types import BatchSlice, UserError
+from hpm_video.types import Batch, BatchSlice, UserError
 from hpm_video.weights.load import load_classifier
 
 PRETRAIN = (
@@ -160,7 +160,9 @@ def test_the_average_follows_its_formula(data) -> None:
     model = build_classifier(config, 3)
     step, engine = FinetuneStep(config, model), PlainEngine(model, config, torch.device("cpu"))
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
-    result, _ = step(engine, torch.randn(6, 3, 4, 16, 16), BatchSlice(0, 6, 6), 0, 10, torch.tensor([0, 1, 2, 0, 1, 2]))
+    clip = torch.randn(6, 3, 4, 16, 16)
+    batch = Batch(clip, torch.tensor([0, 1, 2, 0, 1, 2]), torch.arange(6))
+    result, _ = step(engine, clip, BatchSlice(0, 6, 6), 0, 10, batch)
     engine.backward(result.loss)
     engine.step(0.1)
     step.after_update(engine, 0, 10)

@@ -19,7 +19,7 @@ from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import Student
 from hpm_video.preprocess.encode import write_video
 from hpm_video.train.run import num_steps
-from hpm_video.types import BatchSlice, UserError
+from hpm_video.types import Batch, BatchSlice, UserError
 
 TINY = (
     "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=32 "
@@ -110,7 +110,7 @@ def test_an_image_has_the_tokens_and_units_of_the_first_time_step(tiny_config, s
     first = torch.arange(16).expand(2, -1)
     still = torch.cat([image, video[:, :, 2:]], dim=2)
     assert torch.equal(student.encoder(image, first), student.encoder(still, first))
-    layout = step.layouts[2]
+    layout = step.layouts["image"]
     assert layout.units.shape == (8, 2) and sorted(layout.units.flatten().tolist()) == list(range(16))
     assert layout.num_masked == 6 and token_grid(image_config(config)) == (1, 4, 4)
     in_step_0 = step.units[:, :2]  # of each unit of the video, what it has in time step 0
@@ -130,8 +130,8 @@ def test_every_mode_masks_images(tiny_config, smooth_clip, local_engine, mode, v
     )
     student = Student(config)
     step, image = PretrainStep(config, student, CPU), smooth_clip(config, 4)[:, :, :2]
-    now = next(s for s in range(10) if s in step.image_steps)
-    result, journey = step(local_engine(student), image, BatchSlice(0, 4, 4), now, 10)
+    batch = Batch(image, torch.full((4,), -1), torch.arange(4), kind="image")
+    result, journey = step(local_engine(student), image, BatchSlice(0, 4, 4), 5, 10, batch)
     assert torch.isfinite(result.loss) and "pixel_loss_image" in result.metrics
     assert journey.mask.masked.shape == (4, 16) and (journey.mask.masked.sum(1) == 12).all()
     if mode == "hpm":

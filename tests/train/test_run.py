@@ -251,8 +251,8 @@ def test_not_finite_losses_are_left_out_and_stop_after_a_number(videos, tmp_path
 
     real = PretrainStep.__call__
 
-    def poisoned(self, engine, clip, place, step, steps, label):
-        result, journey = real(self, engine, clip, place, step, steps)
+    def poisoned(self, engine, clip, rows, step, steps, batch):
+        result, journey = real(self, engine, clip, rows, step, steps)
         return (result._replace(loss=result.loss * float("nan")) if step in BAD else result), journey
 
     monkeypatch.setattr(PretrainStep, "__call__", poisoned)
