@@ -64,9 +64,9 @@ VALIDATION_SHARE = Stream(2)  # which samples of a data set without a validation
 SHARD_ORDER = Stream(3)  # epoch
 WINDOW_ORDER = Stream(4)  # epoch, window: order of the samples of some shards
 KNN_CLIPS = Stream(5)  # which clips the kNN monitor looks at
-IMAGE_STEPS = Stream(1, spawned=True)  # from which step on a run on videos has steps of images
-IMAGES = Stream(2, spawned=True)  # the seed of the images of a run on videos
-PACKING = Stream(3, spawned=True)  # order in which samples are packed into shards
+IMAGE_STEPS = Stream(0x73746570, spawned=True)  # from which step on a run on videos has steps of images
+IMAGES = Stream(0x696D6167, spawned=True)  # the seed of the images of a run on videos
+PACKING = Stream(0x7061636B, spawned=True)  # order in which samples are packed into shards
 
 # torch: the method
 MASKS = Stream(None)  # step: keys of masks, views of the teacher, decoded tokens

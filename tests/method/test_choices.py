@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,7 +128,7 @@ def test_new_rows_train_and_need_no_other_change(own_rows, smooth_clip, local_en
         float(step.forward(engine, clip, BatchSlice(0, 4, 4), 0, 6).difficulty[0, 0]) == 7
     )  # no loader gave these clips
     again = PretrainStep(config, student, CPU, num_samples=9)  # what is saved beside the student comes back
-    load_weights(again.beside, {n: p.detach() for n, p in step.beside.named_parameters()}, "a checkpoint")
+    load_weights(again.beside, {n: p.detach() for n, p in step.beside.named_parameters()}, Path("checkpoint"))
     assert torch.equal(again.source.state.losses, losses)
 
 
@@ -142,15 +143,17 @@ def test_help_and_errors_follow_from_the_rows(own_rows) -> None:
     told = describe_keys()
     for words in ("soft: odds by rank", "memory: remembered losses", "hardest: hard units", "brightness: how bright"):
         assert words in told
-    with pytest.raises(UserError, match="mask.mode: hard; expected one of hpm, predictor_only, random, inverted, soft"):
+    with pytest.raises(
+        UserError, match="mask.mode: 'hard'; expected one of hpm, predictor_only, random, inverted, soft"
+    ):
         load_config(overrides=[*TINY, "mask.mode=hard"])
-    with pytest.raises(UserError, match="mask.difficulty: no; expected one of teacher, memory"):
-        load_config(overrides=[*TINY, "mask.difficulty=no"])
+    with pytest.raises(UserError, match="mask.difficulty: 'none_such'; expected one of teacher, memory"):
+        load_config(overrides=[*TINY, "mask.difficulty=none_such"])
 
 
 def test_rows_of_others_are_unknown() -> None:
     assert "soft" not in describe_keys()
-    with pytest.raises(UserError, match="objective.target: brightness; expected one of raw, "):
+    with pytest.raises(UserError, match="objective.target: 'brightness'; expected one of raw, "):
         load_config(overrides=[*TINY, "objective.target=brightness"])
 
 

@@ -144,7 +144,9 @@ def test_the_image_model_is_no_part_of_a_checkpoint(vit, make) -> None:
     assert step.beside is None and not any("network" in name for name, _ in engine.module.named_parameters())
 
 
-@pytest.mark.parametrize(("content", "words"), [(None, "is no file"), (b"cut short", "expected the weights of timm's")])
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "is not a file"), (b"cut short", "expected the weights of timm's")]
+)
 def test_absent_or_damaged_weights_say_what_is_needed(vit, make, tmp_path, content, words) -> None:
     file = tmp_path / "other.safetensors"
     if content:
