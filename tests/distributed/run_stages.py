@@ -58,14 +58,14 @@ plain_call = PretrainStep.__call__
 
 def poisoned(self, engine, clip, rows, step, steps, batch=None):
     """One rank's losses of one step are not a number."""
-    result, journey = plain_call(self, engine, clip, place, step, steps, label)
+    result, journey = plain_call(self, engine, clip, rows, step, steps, batch)
     return (result._replace(loss=result.loss * float("nan")) if (step, engine.rank) == (2, 1) else result), journey
 
 
 def one_round_poisoned(self, engine, clip, rows, step, steps, batch=None):
     """The loss of one of the rounds of the second step is not a number, on one rank."""
-    result, journey = plain_call(self, engine, clip, place, step, steps, label)
-    return (result._replace(loss=result.loss * float("nan")) if (step, place.start) == (1, 0) else result), journey
+    result, journey = plain_call(self, engine, clip, rows, step, steps, batch)
+    return (result._replace(loss=result.loss * float("nan")) if (step, rows.start) == (1, 0) else result), journey
 
 
 PretrainStep.__call__ = one_round_poisoned

@@ -94,8 +94,8 @@ def round_left_out(runs) -> Path:
     real = PretrainStep.__call__
 
     def poisoned(self, engine, clip, rows, step, steps, batch=None):
-        result, journey = real(self, engine, clip, place, step, steps, label)
-        return (result._replace(loss=result.loss * float("nan")) if (step, place.start) == (1, 0) else result), journey
+        result, journey = real(self, engine, clip, rows, step, steps, batch)
+        return (result._replace(loss=result.loss * float("nan")) if (step, rows.start) == (1, 0) else result), journey
 
     keys = [*KEYS, "engine.micro_batch_size=4", "train.steps=2"]
     with pytest.MonkeyPatch.context() as patch:
