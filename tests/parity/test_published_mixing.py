@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from hpm_video.config import AugmentConfig, DataConfig
-from hpm_video.data.augment import mirrored_places, mix
+from hpm_video.data import augment
+from hpm_video.data.augment import mix
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import StepSampler, make_loader
 from hpm_video.data.manifest import ShuffledOrder, open_manifest
@@ -34,7 +35,7 @@ def shares(num_clips: int, labels: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize(("num_clips", "partners"), PARTNERS.items())
 def test_the_partner_is_at_the_mirrored_place(num_clips, partners) -> None:
-    assert mirrored_places(num_clips) == partners
+    assert augment.mirrored_places(num_clips) == partners
 
 
 @pytest.mark.parametrize(
@@ -48,9 +49,9 @@ def test_shares_of_mixed_targets(num_clips, labels) -> None:
 
 
 def test_an_odd_micro_batch_mixes_every_clip() -> None:
-    assert mirrored_places(5) == [4, 3, 4, 1, 0] and mirrored_places(1) == [0]
+    assert augment.mirrored_places(5) == [4, 3, 4, 1, 0] and augment.mirrored_places(1) == [0]
     for num_clips in range(2, 40):
-        assert all(place != partner for place, partner in enumerate(mirrored_places(num_clips)))
+        assert all(place != partner for place, partner in enumerate(augment.mirrored_places(num_clips)))
 
 
 def same_video(micro: int, repeats: int, batch_size: int, num_videos: int) -> float:
@@ -60,7 +61,7 @@ def same_video(micro: int, repeats: int, batch_size: int, num_videos: int) -> fl
     return float(
         np.mean(
             [
-                [row == micro_rows[p] for row, p in zip(micro_rows, mirrored_places(micro), strict=True)]
+                [row == micro_rows[p] for row, p in zip(micro_rows, augment.mirrored_places(micro), strict=True)]
                 for micro_rows in rows
             ]
         )
