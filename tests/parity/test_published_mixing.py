@@ -1,16 +1,21 @@
 """HOW clips of a batch are mixed while clips of one video stand beside each other (data.repeats)."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from hpm_video.data.annotations import Row
 
 from hpm_video.config import AugmentConfig, DataConfig
 from hpm_video.data import augment
 from hpm_video.data.augment import mix
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import StepSampler, make_loader
-from hpm_video.data.manifest import ShuffledOrder, open_manifest
+from hpm_video.data.manifest import ShuffledOrder, open_manifest, write_manifest
 from hpm_video.preprocess.encode import write_video
+from hpm_video.train import finetune
 from hpm_video.types import Place
 
 # Partner of each clip: x.flip(0) of the batch of one GPU, --mixup_mode batch. Odd batches are refused there.
@@ -84,6 +89,22 @@ def test_a_micro_batch_of_less_than_two_videos_mixes_too(micro, repeats, batch_s
     assert same_video(micro, repeats, batch_size, 1000) == expected
 
 
+def test_fine_tuning_in_micro_batches_of_two_clips_mixes_videos(tmp_path, monkeypatch) -> None:
+    """data.repeats=2: with the two clips of a video in one micro batch no target would be mixed."""
+    rng, rows = np.random.default_rng(0), [Row(f"{number}.mkv", number) for number in range(8)]
+    for row in rows:
+        write_video(tmp_path / row.path, rng.integers(0, 255, (8, 16, 16, 3), dtype=np.uint8), 10)
+    write_manifest(tmp_path, "toy", tmp_path, {"train": rows, "validation": rows}, [str(n) for n in range(8)])
+    targets, plain = [], finetune.soft_cross_entropy
+    monkeypatch.setattr(finetune, "soft_cross_entropy", lambda logits, t: targets.append(t) or plain(logits, t))
+    keys = "data.num_frames=2 data.frame_size_px=[16,16] data.num_workers=0 data.repeats=2 model.patch_px=8 model.width=16 "
+    keys += "model.depth=1 model.num_heads=1 optim.batch_size=8 engine.micro_batch_size=2 train.steps=6 engine.precision=fp32"
+    places = [f"data.root={tmp_path}", f"train.output={tmp_path / 'run'}"]
+    assert finetune.finetune(finetune.finetune_config(None, [*keys.split(), *places, "augment.cutmix_alpha=0"]))
+    foreign = 1 - torch.cat(targets).max(1)[0] - 7 * 0.1 / 8
+    assert len(foreign) == 6 * 8 and float((foreign < 0.01).float().mean()) < 0.15
+
+
 def test_every_clip_of_a_step_is_there_once_however_it_is_split() -> None:
     def step_of(micro: int, world_size: int, spread: bool, start: int = 0) -> list[list[tuple[int, int]]]:
         samplers = [
@@ -132,3 +153,11 @@ def test_a_cutmix_box_cuts_height_and_width_of_all_frames() -> None:
         rows, columns = cut[0, 0, 0].any(1).sum(), cut[0, 0, 0].any(0).sum()
         assert rows * columns == cut[0, 0, 0].sum()
         assert torch.equal(mixed[cut], clip.flip(0)[cut])
+
+
+def test_what_is_told_of_a_cutmix_box() -> None:
+    """An earlier text said that VideoMAE cuts time and height, and that this was a departure."""
+    page = Path(__file__).parents[2] / "docs" / "departures.md"
+    for text in (lambda: str(mix.__doc__), lambda: page.read_text(encoding="utf-8")):
+        told = " ".join(text().split())
+        assert re.search(r"cutmix box cuts height and width,? over all frames", told) and "time and height" not in told
