@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hpm_video.data.annotations import Row
 
+from hpm_video.catalog.annotations import Row
 from hpm_video.config import AugmentConfig, DataConfig
 from hpm_video.data import augment
 from hpm_video.data.augment import mix
