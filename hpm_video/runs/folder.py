@@ -234,7 +234,7 @@ def check_same_run(run: Path, config: RunConfig, step: int) -> None:
                     continue  # what auto meant for a folder with train/ and val/
             raise UserError(
                 f"{dotted}: {value}, but the run in {run} was started with {before[section][name]}; expected the same "
-                f"to resume, or another train.output for a new run"
+                f"to resume (--config {run / CONFIG} gives all of its settings), or another train.output for a new run"
             )
 
 

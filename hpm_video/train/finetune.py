@@ -19,8 +19,9 @@ from hpm_video.errors import UserError
 from hpm_video.method.finetune_step import FinetuneStep
 from hpm_video.models.classifier import Classifier
 from hpm_video.runs.folder import RunFolder, open_run
+from hpm_video.runs.kind import CONFIG
 from hpm_video.runs.ranks import rank
-from hpm_video.runs.settings import load_classes, save_classes
+from hpm_video.runs.settings import load_classes, read_config, save_classes
 from hpm_video.streams import first_weights
 from hpm_video.train.duration import announce_duration
 from hpm_video.train.engines.start import prepare_process
@@ -81,9 +82,15 @@ def _train(config: FinetuneConfig, folder: RunFolder, device: torch.device) -> b
 
 
 def finetune_config(file: Path | None, overrides: list[str]) -> FinetuneConfig:
-    """`load_finetune_config` above what the weights of init say of model and clips."""
-    init = load_finetune_config(file, overrides, check=False).init
-    return load_finetune_config(file, overrides, weight_settings(init))
+    """`load_finetune_config` above what the weights of init say of model and clips. A run that resumes keeps fixed positions:
+    an earlier version did not train the table of MAE's and HPM's weights."""
+    given = load_finetune_config(file, overrides, check=False)
+    settings, run = weight_settings(given.init), Path(given.train.output)
+    if settings is not None and settings["model"]["positions"] == "learned" and (run / CONFIG).is_file():
+        before = read_config(run).model
+        if before.positions != "learned":
+            settings["model"] |= {"positions": before.positions, "position_grid": before.position_grid}
+    return load_finetune_config(file, overrides, settings)
 
 
 def build_classifier(config: FinetuneConfig, num_classes: int) -> Classifier:

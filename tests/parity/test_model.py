@@ -17,11 +17,10 @@ from hpm_video.config.geometry import mask_counts
 from hpm_video.method.masking.strategies import MaskPlan, mask_hard, mask_inverted
 from hpm_video.method.objectives import absolute_loss
 from hpm_video.method.step import PretrainStep
+from hpm_video.models import layers
 from hpm_video.models.encoder import resolve_size
-from hpm_video.models.layers import DropPath, DropPaths
-from hpm_video.models.student import Student
+from hpm_video.models.student import Student, build_student
 from hpm_video.train.engines.plain import PlainEngine
-from hpm_video.train.optim import parameter_groups
 from hpm_video.types import BatchSlice
 
 CPU = torch.device("cpu")
@@ -35,11 +34,11 @@ def config_of(*keys: str):
 @pytest.mark.parametrize(("size", "depth"), [("s", 4), ("b", 4), ("l", 12), ("h", 12)])
 @pytest.mark.parametrize("preset", ["videomae", "hpm", "hpm_paper", "random_half"])
 def test_depth_of_the_decoder(size, depth, preset) -> None:
-    model = config_of(f"preset={preset}", f"model.size={size}").model
-    assert resolve_size(model).decoder_depth == depth
     with torch.device("meta"):
         student = Student(config_of(f"preset={preset}", f"model.size={size}", "model.depth=1"))
     assert len(student.decoder.blocks) == depth
+    model = config_of(f"preset={preset}", f"model.size={size}").model
+    assert resolve_size(model).decoder_depth == depth
     if preset == "hpm_paper":
         assert len(student.predictor.blocks) == depth
     older = config_of(f"preset={preset}", f"model.size={size}", "model.decoder_depth=4").model
@@ -99,11 +98,11 @@ def test_how_many_are_masked(ratio) -> None:
 
 def test_decay_of_tokens() -> None:
     def decayed(*keys: str) -> set[str]:
-        config = config_of("model.depth=1", "model.decoder_depth=1", "model.cls_token=true", *keys)
-        with torch.device("meta"):
-            student = Student(config)
+        sizes = ["model.width=32", "model.num_heads=2", "model.decoder_width=16", "model.decoder_heads=2"]
+        config = config_of(*sizes, "model.depth=1", "model.decoder_depth=1", "model.cls_token=true", *keys)
+        student = Student(config)
         names = {parameter: name for name, parameter in student.named_parameters()}
-        groups = parameter_groups(student, 0.05, 1.0, config.optim.decay_tokens)
+        groups = PlainEngine(student, config, CPU).optimizer.param_groups
         return {names[p] for group in groups for p in group["params"] if group["weight_decay"]}
 
     tokens = {"mask_token", "encoder.cls_token"}
@@ -147,13 +146,8 @@ def test_what_stochastic_depth_leaves_out_does_not_depend_on_the_split(tiny_conf
     clip = smooth_clip(config, 8)
 
     def gradients(micro: int, step: int) -> tuple[float, dict]:
+        student = build_student(config)
         torch.manual_seed(micro)  # what the global generator gives has no part in it
-        student = Student(config)
-        with torch.no_grad():
-            for parameter in student.parameters():
-                parameter.copy_(
-                    torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())) * 0.1
-                )
         forward, engine = PretrainStep(config, student, CPU), PlainEngine(student, config, CPU)
         total = 0.0
         for start in range(0, 8, micro):
@@ -169,10 +163,10 @@ def test_what_stochastic_depth_leaves_out_does_not_depend_on_the_split(tiny_conf
 
 
 def test_stochastic_depth_by_hand() -> None:
-    place = DropPath(0.25).train()
+    place = layers.DropPath(0.25).train()
     x = torch.randn(4000, 3)
     keys = torch.rand(4000, 1, generator=torch.Generator().manual_seed(0))
-    DropPaths(place).set(keys)
+    layers.DropPaths(place).set(keys)
     torch.testing.assert_close(place(x), x * (keys >= 0.25) / 0.75)
     place.factors = None
     assert float((place(x) == 0).all(1).float().mean()) == pytest.approx(0.25, abs=0.03)

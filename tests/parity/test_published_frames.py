@@ -98,7 +98,8 @@ def test_dense_clips(what, kind, key) -> None:
 def test_pretraining_recipes_sample_as_published() -> None:
     for key, stride in (("ssv2", 2), ("k400", 4)):
         data = recipe("pretrain", key).data
-        assert (data.sampling, data.stride, data.rule, data.flip) == ("dense", stride, "videomae", False)
+        assert (data.sampling, data.stride, data.flip) == ("dense", stride, False), key
+        assert data.rule == "videomae"
         assert (data.crop, data.crop_scales, data.num_frames) == ("multiscale", [1.0, 0.875, 0.75, 0.66], 16)
 
 

@@ -1,15 +1,22 @@
 """HOW clips of a batch are mixed while clips of one video stand beside each other (data.repeats)."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from hpm_video.catalog.annotations import Row
 from hpm_video.config import AugmentConfig, DataConfig
-from hpm_video.data.augment import mirrored_places, mix
+from hpm_video.data import augment
+from hpm_video.data.augment import mix
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import StepSampler, make_loader
-from hpm_video.data.manifest import ShuffledOrder, open_manifest
+from hpm_video.data.manifest import ShuffledOrder, open_manifest, write_manifest
+from hpm_video.method import finetune_step
 from hpm_video.preprocess.encode import write_video
+from hpm_video.train.finetune import finetune, finetune_config
 from hpm_video.types import BatchSlice
 
 # Partner of each clip: x.flip(0) of the batch of one GPU, --mixup_mode batch. Odd batches are refused there.
@@ -34,7 +41,7 @@ def shares(num_clips: int, labels: list[int]) -> torch.Tensor:
 
 @pytest.mark.parametrize(("num_clips", "partners"), PARTNERS.items())
 def test_the_partner_is_at_the_mirrored_place(num_clips, partners) -> None:
-    assert mirrored_places(num_clips) == partners
+    assert augment.mirrored_places(num_clips) == partners
 
 
 @pytest.mark.parametrize(
@@ -48,9 +55,9 @@ def test_shares_of_mixed_targets(num_clips, labels) -> None:
 
 
 def test_an_odd_micro_batch_mixes_every_clip() -> None:
-    assert mirrored_places(5) == [4, 3, 4, 1, 0] and mirrored_places(1) == [0]
+    assert augment.mirrored_places(5) == [4, 3, 4, 1, 0] and augment.mirrored_places(1) == [0]
     for num_clips in range(2, 40):
-        assert all(place != partner for place, partner in enumerate(mirrored_places(num_clips)))
+        assert all(place != partner for place, partner in enumerate(augment.mirrored_places(num_clips)))
 
 
 def same_video(micro: int, repeats: int, batch_size: int, num_videos: int) -> float:
@@ -60,7 +67,7 @@ def same_video(micro: int, repeats: int, batch_size: int, num_videos: int) -> fl
     return float(
         np.mean(
             [
-                [row == micro_rows[p] for row, p in zip(micro_rows, mirrored_places(micro), strict=True)]
+                [row == micro_rows[p] for row, p in zip(micro_rows, augment.mirrored_places(micro), strict=True)]
                 for micro_rows in rows
             ]
         )
@@ -81,6 +88,22 @@ def same_video(micro: int, repeats: int, batch_size: int, num_videos: int) -> fl
 )
 def test_a_micro_batch_of_less_than_two_videos_mixes_too(micro, repeats, batch_size, expected) -> None:
     assert same_video(micro, repeats, batch_size, 1000) == expected
+
+
+def test_fine_tuning_in_micro_batches_of_two_clips_mixes_videos(tmp_path, monkeypatch) -> None:
+    """data.repeats=2: with the two clips of a video in one micro batch no target would be mixed."""
+    rng, rows = np.random.default_rng(0), [Row(f"{number}.mkv", number) for number in range(8)]
+    for row in rows:
+        write_video(tmp_path / row.path, rng.integers(0, 255, (8, 16, 16, 3), dtype=np.uint8), 10)
+    write_manifest(tmp_path, "toy", tmp_path, {"train": rows, "validation": rows}, [str(n) for n in range(8)])
+    targets, plain = [], finetune_step.soft_cross_entropy
+    monkeypatch.setattr(finetune_step, "soft_cross_entropy", lambda logits, t: targets.append(t) or plain(logits, t))
+    keys = "data.num_frames=2 data.frame_size_px=[16,16] data.num_workers=0 data.repeats=2 model.patch_px=8 model.width=16 "
+    keys += "model.depth=1 model.num_heads=1 optim.batch_size=8 engine.micro_batch_size=2 train.steps=6 engine.precision=fp32"
+    places = [f"data.root={tmp_path}", f"train.output={tmp_path / 'run'}"]
+    assert finetune(finetune_config(None, [*keys.split(), *places, "augment.cutmix_alpha=0"]))
+    foreign = 1 - torch.cat(targets).max(1)[0] - 7 * 0.1 / 8
+    assert len(foreign) == 6 * 8 and float((foreign < 0.01).float().mean()) < 0.15
 
 
 def test_every_clip_of_a_step_is_there_once_however_it_is_split() -> None:
@@ -131,3 +154,11 @@ def test_a_cutmix_box_cuts_height_and_width_of_all_frames() -> None:
         rows, columns = cut[0, 0, 0].any(1).sum(), cut[0, 0, 0].any(0).sum()
         assert rows * columns == cut[0, 0, 0].sum()
         assert torch.equal(mixed[cut], clip.flip(0)[cut])
+
+
+def test_what_is_told_of_a_cutmix_box() -> None:
+    """An earlier text said that VideoMAE cuts time and height, and that this was a departure."""
+    page = Path(__file__).parents[2] / "docs" / "departures.md"
+    for text in (lambda: str(mix.__doc__), lambda: page.read_text(encoding="utf-8")):
+        told = " ".join(text().split())
+        assert re.search(r"cutmix box cuts height and width,? over all frames", told) and "time and height" not in told

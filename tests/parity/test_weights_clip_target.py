@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from hpm_video.config import load_config, to_yaml
 from hpm_video.data.transforms import Normalise
-from hpm_video.method.targets.image_models import ImageFeatures, image_model_name
+from hpm_video.method.targets.image_models import ImageFeatures
 from hpm_video.models.student import Student, target_width
+from hpm_video.runs import folder as run_folder
 from hpm_video.runs.checkpoints import Checkpoint, save_checkpoint
-from hpm_video.runs.folder import check_same_run, keep_older_behaviour
+from hpm_video.runs.folder import check_same_run
 from hpm_video.runs.settings import read_config
 from hpm_video.types import UserError
 from hpm_video.weights.load import load_student
@@ -113,7 +114,7 @@ def test_runs_from_before_the_choice_load_as_they_were(tiny_config, tmp_path) ->
     command = tiny_config(objective__target="clip")
     with pytest.raises(UserError, match="objective.clip_features: projected, but the run in .* was started with last"):
         check_same_run(tmp_path / "old", command, 1)
-    keep_older_behaviour(tmp_path / "old", command)  # as every resumed run
+    run_folder.keep_older_behaviour(tmp_path / "old", command)  # as every resumed run
     assert command.objective.clip_features == "last"
     check_same_run(tmp_path / "old", command, 1)
 

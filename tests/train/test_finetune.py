@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
 
 from hpm_video.catalog.annotations import Row
 from hpm_video.cli import main
 from hpm_video.config import load_finetune_config
 from hpm_video.data.manifest import write_manifest
 from hpm_video.method.finetune_step import FinetuneStep, soft_cross_entropy
+from hpm_video.models.tokens import fixed_table
 from hpm_video.preprocess.encode import write_video
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.finetune import build_classifier, finetune, finetune_config
@@ -214,9 +217,35 @@ def test_a_class_without_samples_is_said(data, tmp_path, capsys) -> None:
 
 
 def test_other_settings_and_other_runs_are_not_resumed(data, pretrained, whole, tmp_path) -> None:
-    shutil.copytree(whole, tmp_path / "run")
-    with pytest.raises(UserError, match="optim.layer_decay: 0.5, but the run in .* was started with 0.75"):
-        tune(data, pretrained, tmp_path / "run", "optim.layer_decay=0.5")
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    with pytest.raises(UserError, match="optim.layer_decay: 0.5, but the run in .* was started with 0.75") as told:
+        tune(data, pretrained, run, "optim.layer_decay=0.5")
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    assert f"--config {run / 'config.yaml'}" in str(told.value)
+    assert finetune(finetune_config(run / "config.yaml", [f"train.output={run}"]))
+    found, expected = (folder / "checkpoints/step-00000006/student.safetensors" for folder in (run, whole))
+    assert found.read_bytes() == expected.read_bytes()
     shutil.copytree(pretrained, tmp_path / "pretrained")
     with pytest.raises(UserError, match="classes.json does not exist|is a pretrain run; expected another train.output"):
         tune(data, pretrained, tmp_path / "pretrained")
+
+
+def test_an_older_run_from_mae_weights_resumes_with_its_fixed_positions(data, tmp_path) -> None:
+    """An earlier version did not train MAE's table: such a run was started with model.positions=sincos2d and says so."""
+    other = VisionTransformer(img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=0)
+    table = F.pad(fixed_table("sincos2d", (1, 4, 4), 32), (0, 0, 1, 0))[None]
+    torch.save({"model": {**other.state_dict(), "pos_embed": table}}, tmp_path / "mae.pth")
+    out, keys = tmp_path / "run", ["model.num_heads=2", "model.drop_path=0"]
+
+    def go(run: Path, *more: str) -> dict[str, torch.Tensor]:
+        assert tune(data, tmp_path / "mae.pth", run, *keys, *more)
+        return load_file(run / "checkpoints" / "step-00000006" / "student.safetensors")
+
+    expected = go(out, "model.positions=sincos2d")
+    for attempt in range(2):  # the second reads what the first wrote
+        shutil.rmtree(out / "checkpoints" / "step-00000006")
+        found = go(out)
+        assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items()), attempt
+    with pytest.raises(UserError, match="model.positions: learned, but the run in .* was started with sincos2d"):
+        go(out, "model.positions=learned")
+    assert "encoder.positions.table" in go(tmp_path / "new") and "encoder.positions.table" not in expected
