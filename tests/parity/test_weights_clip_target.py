@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hpm_video.config import load_config, to_yaml
 from hpm_video.data.transforms import Normalise
-from hpm_video.method.targets.image_models import ImageFeatures
+from hpm_video.method.targets.image_models import ImageFeatures, image_model_name
 from hpm_video.models.student import Student, target_width
 from hpm_video.runs import folder as run_folder
 from hpm_video.runs.checkpoints import Checkpoint, save_checkpoint
