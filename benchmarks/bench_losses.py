@@ -13,7 +13,7 @@ import torch
 from peers import OurStep, all_pairs_loss, make_config
 from timing import describe, make_parser, prepare, ratios, show, spread, start, tell, time_all
 
-from hpm_video.config.geometry import mask_counts
+from hpm_video.config.geometry import Geometry
 from hpm_video.method.masking.units import make_layout
 from hpm_video.method.objectives import ROWS, relative_loss
 from hpm_video.report.document import Paragraph, Table
@@ -35,8 +35,9 @@ def main(arguments: list[str]) -> None:
     given = make_parser(__doc__, batch=4, rounds=5).parse_args(arguments)
     device = prepare(given.threads)
     config = make_config(given.size, given.frames, given.side, given.batch, ["preset=hpm", *given.keys])
-    _, num_masked = mask_counts(config)
-    counts = {"tubes": num_masked, "tokens": num_masked * make_layout(config, device).units.shape[1]}
+    geometry = Geometry.of(config)
+    num_masked = geometry.num_masked
+    counts = {"tubes": num_masked, "tokens": num_masked * make_layout(geometry, device).units.shape[1]}
     variants: dict[str, Any] = {"step": OurStep(config, device)}
     for name, count in counts.items():
         variants[f"{name}, ours"] = ranking(relative_loss, given.batch, count, device)

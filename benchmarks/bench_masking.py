@@ -14,7 +14,7 @@ import torch
 from peers import loop_masks, make_config
 from timing import describe, make_parser, prepare, ratios, show, spread, start, tell, time_all
 
-from hpm_video.config.geometry import mask_counts
+from hpm_video.config.geometry import Geometry
 from hpm_video.method.masking.strategies import MaskPlan, mask_hard
 from hpm_video.method.masking.units import aggregate, make_layout, to_tokens
 from hpm_video.report.document import Table
@@ -29,7 +29,8 @@ def main(arguments: list[str]) -> None:
     rows = []
     for unit in ("tube", "token"):
         config = make_config(given.size, given.frames, given.side, 1, [f"mask.unit={unit}", *given.keys])
-        layout, (num_units, num_masked) = make_layout(config, device), mask_counts(config)
+        geometry = Geometry.of(config)
+        layout, num_units, num_masked = make_layout(geometry, device), geometry.num_units, geometry.num_masked
         num_hard = num_masked // 2
         for batch in (given.batch,) if given.batch else BATCHES:
             difficulty = torch.rand(batch, layout.units.numel(), device=device)

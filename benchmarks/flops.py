@@ -9,8 +9,9 @@ import sys
 from typing import Any, NamedTuple
 
 from hpm_video.config import PretrainConfig, load_config
-from hpm_video.config.geometry import mask_counts, token_grid
-from hpm_video.costs.dry_run import Cost, DryRun, dry_run
+from hpm_video.config.geometry import Geometry
+from hpm_video.costs.dry_run import DryRun, dry_run
+from hpm_video.costs.meter import Cost
 from hpm_video.report.document import Block, Heading, Paragraph, Table, to_markdown
 
 SIZES = ("s", "b", "l")
@@ -90,10 +91,9 @@ def _wasted(config: PretrainConfig, run: DryRun) -> Row:
     masked ones.
     """
     decoder, head = run.forward["pixel decoder"], run.forward["head"]
-    t, h, w = token_grid(config)
-    num_units, num_masked = mask_counts(config)
-    masked = t * h * w // num_units * num_masked
-    macs, moved = (x + y * t * h * w // masked for x, y in zip(decoder, head, strict=True))
+    geometry = Geometry.of(config)
+    num_masked = geometry.num_tokens - geometry.num_visible
+    macs, moved = (x + y * geometry.num_tokens // num_masked for x, y in zip(decoder, head, strict=True))
     return _row(WASTED, Cost(macs, moved), Cost())
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hpm_video.config import PretrainConfig, load_config
-from hpm_video.config.geometry import mask_counts
+from hpm_video.config.geometry import Geometry
 from hpm_video.method.masking.keys import draw_keys
 from hpm_video.method.masking.strategies import mask_random
 from hpm_video.method.masking.units import make_layout, to_tokens
@@ -86,7 +86,7 @@ class HuggingFaceStep:
             use_mean_pooling=False,
             norm_pix_loss=True,
         )
-        self.layout, self.device, self.seed = make_layout(config, device), device, config.train.seed
+        self.layout, self.device, self.seed = make_layout(Geometry.of(config), device), device, config.train.seed
         clip = make_clip(config, device) if clip is None else clip
         self.clip = clip.contiguous()  # the layout that its convolution reads fastest
         self.engine = PlainEngine(VideoMAEForPreTraining(settings), config, device)
@@ -122,7 +122,7 @@ class NaivePort:
 
     def __call__(self) -> Tensor:
         clip = self.clip
-        num_hard = int(0.5 * NOW / STEPS * mask_counts(self.config)[1])
+        num_hard = int(0.5 * NOW / STEPS * Geometry.of(self.config).num_masked)
         with torch.no_grad(), self.engine.autocast():
             difficulty = look_at_everything(self.teacher, clip)
         masked = loop_masks(self.config, difficulty, num_hard, self.rng)  # [B, N]
@@ -154,7 +154,7 @@ def look_at_everything(teacher: Student, clip: Tensor) -> Tensor:
 
 def loop_masks(config: PretrainConfig, difficulty: Tensor, num_hard: int, rng: np.random.Generator) -> Tensor:
     """Return masks, bool [B, N]: the hardest tubes of each clip, then random ones; on the host, as in the official image code."""
-    layout = make_layout(config, torch.device("cpu"))
+    layout = make_layout(Geometry.of(config), torch.device("cpu"))
     units, num_masked = layout.units.numpy(), layout.num_masked
     rows = []
     for clip in range(len(difficulty)):

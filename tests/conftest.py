@@ -264,7 +264,7 @@ def trained(tmp_path) -> Callable[..., Trained]:
         values |= {name.replace("__", "."): value for name, value in overrides.items()}
         config = load_finetune_config(None, [f"{name}={json.dumps(value)}" for name, value in values.items()])
         torch.manual_seed(1)
-        weights = Classifier(config, len(CLASSES)).state_dict()
+        weights = Classifier.of(config, len(CLASSES)).state_dict()
         weights["encoder.embed.linear.weight"] *= 20  # the answers shall depend on the video
         save_file(weights, run / "classifier.safetensors")
         (run / "config.yaml").write_text(to_yaml(config))

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hpm_video.cli import main
-from hpm_video.config import FinetuneConfig, PretrainConfig, load_config, load_finetune_config, to_yaml
+from hpm_video.config import DataConfig, FinetuneConfig, PretrainConfig, load_config, load_finetune_config, to_yaml
 from hpm_video.config.batch import split_batch
-from hpm_video.config.geometry import has_images, image_config
+from hpm_video.config.geometry import has_images, image_data
 from hpm_video.config.schema import all_fields, default_of
 from hpm_video.data.augment import make_finetune_transform
 from hpm_video.data.transforms import Normalise, make_transform
@@ -319,11 +319,11 @@ class Engine:
         yield {name: parameter.detach() for name, parameter in self.module.named_parameters()}
 
 
-def clips_of(config: Any, transform: Callable) -> torch.Tensor:
+def clips_of(data: DataConfig, transform: Callable) -> torch.Tensor:
     """Two clips of random frames, cut by the transform."""
     rng = np.random.default_rng(0)
-    frames = rng.integers(0, 255, (config.data.num_frames, 20, 25, 3)).astype(np.uint8)
-    return Normalise(config.data)(torch.stack([transform(frames, rng) for _ in range(2)]))
+    frames = rng.integers(0, 255, (data.num_frames, 20, 25, 3)).astype(np.uint8)
+    return Normalise(data)(torch.stack([transform(frames, rng) for _ in range(2)]))
 
 
 def check_pretraining(values: dict[str, Any]) -> None:
@@ -340,12 +340,12 @@ def check_pretraining(values: dict[str, Any]) -> None:
     step, rows, engine = PretrainStep(config, student, torch.device("cpu")), BatchSlice(0, 2, 2), Engine(student)
     split_batch(config.optim.batch_size, config.engine.micro_batch_size, 1)
     optimizer = make_optimizer(student, config.optim, torch.device("cpu"))
-    seen, steps = {"video": config}, num_steps(config, 10)
+    seen, steps = {"video": config.data}, num_steps(config, 10)
     if has_images(config):
-        seen["image"] = image_config(config)
+        seen["image"] = image_data(config)
     for now in (0, steps - 1):
         for kind, one in seen.items():
-            clips = clips_of(one, make_transform(one.data, training=True))
+            clips = clips_of(one, make_transform(one, training=True))
             batch = Batch(clips, torch.tensor([-1, -1]), torch.arange(2), kind=kind)
             result, _ = step(engine, clips, rows, now, steps, batch)
         for group in optimizer.param_groups:
@@ -364,7 +364,7 @@ def check_fine_tuning(values: dict[str, Any]) -> None:
         model = build_classifier(config, 3)
     except UserError:
         return
-    clips = clips_of(config, make_finetune_transform(config.data, config.augment, False))
+    clips = clips_of(config.data, make_finetune_transform(config.data, config.augment, False))
     step, engine, steps = FinetuneStep(config, model), Engine(model), num_steps(config, 10)
     optimizer = make_optimizer(model, config.optim, torch.device("cpu"))
     for group in optimizer.param_groups:

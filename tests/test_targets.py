@@ -66,7 +66,7 @@ def world(tmp_path_factory) -> World:
     assert main(words) == 0
     config = load_finetune_config(None, [*SHAPE, f"data.root={labelled}", f"train.output={root / 'tuned'}"])
     torch.manual_seed(1)
-    save_file(Classifier(config, 2).state_dict(), root / "tuned" / "classifier.safetensors")
+    save_file(Classifier.of(config, 2).state_dict(), root / "tuned" / "classifier.safetensors")
     (root / "tuned" / "config.yaml").write_text(to_yaml(config))
     save_classes(root / "tuned", ["x", "y"])
     return World(root / "videos", root / "run", root / "tuned", labelled)

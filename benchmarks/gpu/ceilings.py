@@ -22,7 +22,9 @@ if __name__ == "__main__":
 
 from peers import make_config
 
-from hpm_video.costs.dry_run import STAGES, Cost, DryRun, dry_run
+from hpm_video.costs.dry_run import DryRun, dry_run
+from hpm_video.costs.meter import Cost
+from hpm_video.costs.stages import STAGE_NAMES
 from hpm_video.report.document import Block, Heading, Paragraph, Table, to_markdown
 
 SIZES, PRESETS = ("s", "b", "l"), ("videomae", "random_half", "hpm", "hpm_paper")
@@ -60,7 +62,7 @@ def stage_rows(run: DryRun, ceilings: Ceilings = PUBLISHED) -> list[dict[str, An
     """Return FLOPs, bytes and least seconds of each stage and of the update, the longest first."""
     rows = []
     for part, costs in (("forward", run.forward), ("backward", run.backward)):
-        rows += [_row(f"{stage}, {part}", costs[stage], ceilings) for stage in STAGES if any(costs.get(stage, ()))]
+        rows += [_row(f"{stage}, {part}", costs[stage], ceilings) for stage in STAGE_NAMES if any(costs.get(stage, ()))]
     rows.append(_row("AdamW", Cost(0, run.optimizer_bytes), ceilings))
     if run.ema_bytes:
         rows.append(_row("EMA of the teacher", Cost(0, run.ema_bytes), ceilings))

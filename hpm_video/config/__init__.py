@@ -1,7 +1,6 @@
-"""Every key of a run, its default, its unit, and the checks between keys: pretraining and fine-tuning.
+"""Every key of a run with its default and unit, and the checks between keys: pretraining and fine-tuning.
 
-How values come in, and what is said of wrong ones: `hpm_video/config/schema.py`. The numbers that follow from them:
-`hpm_video/config/geometry.py`.
+`schema.py` reads values and refuses wrong ones; `geometry.py` holds the numbers that follow from them.
 """
 
 from hpm_video.config.data_sections import AugmentConfig as AugmentConfig

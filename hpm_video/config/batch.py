@@ -1,4 +1,4 @@
-"""How the global batch is cut into micro batches: rounds of accumulation, and ranks."""
+"""Cut the global batch into micro batches, over ranks and rounds of gradient accumulation."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from hpm_video.types import BatchSlice
 
 
 class Split(NamedTuple):
-    """How the global batch is cut: micro batch of round r on rank k = rows [(r * world_size + k) * micro, + micro)."""
+    """A global batch cut into micro batches: round r on rank k has the rows [(r * world_size + k) * micro, + micro)."""
 
     batch_size: int
     micro: int
@@ -19,8 +19,11 @@ class Split(NamedTuple):
 
 
 def split_batch(batch_size: int, most: int | str | None, world_size: int) -> Split:
-    """Return the largest micro batch of at most `most` clips that divides. None, and an `auto` that nobody has settled
-    (`hpm_video.train.micro_batch`), mean the whole share of a rank. Raises UserError if the ranks do not divide batch_size."""
+    """Return the split with the largest micro batch of at most `most` clips that divides a rank's share.
+
+    None, and an `auto` that is not settled yet (`hpm_video.train.micro_batch`), mean the whole share. Raises UserError if the
+    ranks do not divide batch_size.
+    """
     if batch_size % world_size:
         raise UserError(f"optim.batch_size: {batch_size} is not a multiple of the {world_size} ranks")
     share = batch_size // world_size

@@ -2,25 +2,19 @@
 
 import math
 
-from hpm_video.config.geometry import decoded_part, has_images, image_config, mask_counts, token_grid, unit_block
+from hpm_video.config.geometry import Geometry, has_images, image_config
 from hpm_video.config.needs import ranks_by_predictor, trains_predictor
 from hpm_video.config.run_sections import FinetuneConfig, PretrainConfig, RunConfig
 from hpm_video.errors import UserError
 
 MOST_TOKENS = 1 << 20  # of a clip; 16 frames of 224 x 224 pixels have 1568
-
-
 LEAST_ALPHA = 1e-3  # of mixup and cutmix
 
 
 def check_combinations(config: PretrainConfig) -> None:
-    """Keys against each other: the grid, the mask counts, the schedule."""
-    grid = check_clip(config)
-    unit = unit_block(config)
-    for name, cells, size in zip(("time", "height", "width"), grid, unit, strict=True):
-        if size < 1 or cells % size:
-            raise UserError(f"mask.block: {unit}; {size} does not divide the {cells} tokens in {name}")
-    num_units, num_masked = mask_counts(config)
+    """Raise UserError if keys of pretraining contradict each other: grid, mask counts, schedule."""
+    geometry = check_clip(config)
+    num_units, num_masked = geometry.num_units, geometry.num_masked
     if not 0 < num_masked < num_units:
         kept = "masked" if num_masked == 0 else "visible"
         raise UserError(
@@ -34,7 +28,7 @@ def check_combinations(config: PretrainConfig) -> None:
         raise UserError(
             f"objective.ranking_weight: 0 with mask.mode {config.mask.mode}; the teacher would rank by an untrained predictor: expected above 0"
         )
-    _check_savings(config, grid[0])
+    _check_savings(config, geometry)
     if config.objective.level == "unit" and num_masked < 2 and trains_predictor(config):
         raise UserError(f"mask.ratio: {config.mask.ratio} masks {num_masked} unit; ranking needs at least 2")
     if has_images(config):
@@ -45,9 +39,9 @@ def check_combinations(config: PretrainConfig) -> None:
         check_combinations(image_config(config))
 
 
-def _check_savings(config: PretrainConfig, num_steps: int) -> None:
-    """The settings that make HPM cheaper."""
-    model, looked_at = config.model, config.teacher.num_steps
+def _check_savings(config: PretrainConfig, geometry: Geometry) -> None:
+    """Raise UserError if the settings that make HPM cheaper leave it too little."""
+    model, looked_at, num_steps = config.model, config.teacher.num_steps, geometry.grid[0]
     if looked_at is not None and config.mask.unit != "tube":
         raise UserError(f"teacher.num_steps: {looked_at}, but mask.unit is {config.mask.unit}; expected tube, or null")
     if looked_at is not None and looked_at > num_steps:
@@ -57,39 +51,34 @@ def _check_savings(config: PretrainConfig, num_steps: int) -> None:
             "model.predictor_encoder_depth, model.predictor_shared_depth: both are set; expected one, as the decoder's first "
             "blocks see the whole encoder"
         )
-    num_units, num_tokens = decoded_part(config)
-    ranks = trains_predictor(config) and mask_counts(config)[1] > 1  # else another check says it
-    if min(num_units, num_tokens) < 1 or (ranks and num_units < 2):
+    ranks = trains_predictor(config) and geometry.num_masked > 1  # else another check refuses it
+    if geometry.num_decoded < 1 or (ranks and geometry.num_decoded_units < 2):
         raise UserError(f"mask.decoded_share: {config.mask.decoded_share} leaves too little to rank; expected more")
 
 
-def check_clip(config: RunConfig) -> tuple[int, int, int]:
-    """What every run asks of its clips; their token grid."""
-    grid = token_grid(config)
-    if config.model.positions == "sincos2d" and grid[0] != 1:
+def check_clip(config: RunConfig) -> Geometry:
+    """Return the geometry of the clips of any run. Raise UserError if model and clips do not fit each other."""
+    geometry = Geometry.of(config)
+    if config.model.positions == "sincos2d" and geometry.grid[0] != 1:
         raise UserError(
-            f"model.positions: sincos2d is for one frame; the clip has {grid[0]} steps in time: use sincos1d, sincos3d or learned"
-        )
-    made_for = config.model.position_grid
-    if made_for is not None and (len(made_for) != 3 or min(made_for) < 1):
-        raise UserError(
-            f"model.position_grid: {made_for}; expected three numbers above 0: tokens in time, height, width"
+            f"model.positions: sincos2d is for one frame; the clip has {geometry.grid[0]} steps in time: use sincos1d, "
+            "sincos3d or learned"
         )
     if min(config.data.std) <= 0:
         raise UserError(f"data.std: {config.data.std}; expected values above 0")
-    if math.prod(grid) > MOST_TOKENS:
+    if geometry.num_tokens > MOST_TOKENS:
         raise UserError(
-            f"data.num_frames, data.frame_size_px: a clip of {math.prod(grid):,} tokens; expected at most {MOST_TOKENS:,}: "
-            "fewer frames or pixels, or a larger model.patch_px"
+            f"data.num_frames, data.frame_size_px: a clip of {geometry.num_tokens:,} tokens; expected at most "
+            f"{MOST_TOKENS:,}: fewer frames or pixels, or a larger model.patch_px"
         )
-    if made_for is not None and math.prod(made_for) > MOST_TOKENS:
-        raise UserError(f"model.position_grid: {made_for}; expected at most {MOST_TOKENS:,} tokens")
+    if geometry.position_grid is not None and math.prod(geometry.position_grid) > MOST_TOKENS:
+        raise UserError(f"model.position_grid: {geometry.position_grid}; expected at most {MOST_TOKENS:,} tokens")
     _check_shares(config)
-    return grid
+    return geometry
 
 
 def _check_shares(config: RunConfig) -> None:
-    """Lists of shares: of the crops, and of what AdamW keeps."""
+    """Raise UserError for lists of shares outside their bounds: crops, and the betas of AdamW."""
     if not all(0 <= beta < 1 for beta in config.optim.betas):
         raise UserError(f"optim.betas: {config.optim.betas}; expected two values from 0 to below 1, as [0.9, 0.95]")
     scales = config.data.crop_scales

@@ -50,19 +50,15 @@ class FrozenViT(NamedTuple):
 class TargetRow(Row):
     """A target: `make(config, teacher or None, device) -> TargetMaker`.
 
-    width: how many numbers are predicted of a token, from the configuration and the width of the encoder.
+    width: how many numbers are predicted of a token, from the configuration and the width of the encoder; None = its pixel
+    values.
     """
 
-    width: Callable[[Any, int], int]
+    width: Callable[[Any, int], int] | None = None
     is_pixels: bool = False  # predictions can be drawn, and exported as pixels
     is_normalised: bool = False  # pixels without the mean and standard deviation of their patch
     needs_teacher: bool = False
     network: FrozenViT | None = None  # with weights of objective.target_weights
-
-
-def pixel_width(config: Any, encoder_width: int) -> int:
-    """Return the pixel values of a token."""
-    return config.model.tubelet * config.model.patch_px**2 * 3
 
 
 MASK_STRATEGIES = Table(
@@ -104,18 +100,16 @@ PIXELS = f"{METHOD}.targets.pixels:PixelTarget"
 IMAGE_MODEL = f"{METHOD}.targets.image_models:make_image_target"
 
 TARGETS = Table(
-    raw=TargetRow(help="pixels", implementation=PIXELS, width=pixel_width, is_pixels=True),
+    raw=TargetRow(help="pixels", implementation=PIXELS, is_pixels=True),
     norm_token=TargetRow(
         help="pixels, all values of a token normalised together (MAE)",
         implementation=PIXELS,
-        width=pixel_width,
         is_pixels=True,
         is_normalised=True,
     ),
     norm_channel=TargetRow(
         help="pixels, each channel of a token normalised (VideoMAE)",
         implementation=PIXELS,
-        width=pixel_width,
         is_pixels=True,
         is_normalised=True,
     ),

@@ -1,4 +1,4 @@
-"""DeepSpeed's own configuration, from ours."""
+"""Write DeepSpeed's own configuration from ours."""
 
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ MOST_REDUCED = 100_000_000  # numbers, 0.37 GiB
 
 
 def bucket_size(num_parameters: int) -> int:
-    """Numbers of DeepSpeed's buffer to reduce gradients, which every rank allocates: all of them in one go, in parts of at
-    most MOST_REDUCED. DeepSpeed's own default (5e8) takes 1.9 GiB of a rank for a model of any size."""
+    """Return the size of DeepSpeed's buffer to reduce gradients, in numbers; every rank allocates it.
+
+    It holds all gradients, at most MOST_REDUCED. DeepSpeed's default (5e8) takes 1.9 GiB per rank for a model of any size.
+    """
     return min(num_parameters, MOST_REDUCED)
 
 
 def deepspeed_settings(config: RunConfig, split: Split, bf16: bool, num_parameters: int) -> dict[str, Any]:
-    """DeepSpeed's own configuration, from ours; engine.deepspeed_json may add keys, never change one."""
+    """Return DeepSpeed's configuration; engine.deepspeed_json may add keys, never change one. Raises UserError."""
     ours: dict[str, Any] = {
         "train_batch_size": split.batch_size,
         "train_micro_batch_size_per_gpu": split.micro,

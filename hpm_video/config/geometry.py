@@ -1,77 +1,155 @@
-"""The numbers that follow from a configuration: grid, units, masked and decoded tokens."""
+"""The numbers that follow from a configuration: grid, units, masked and decoded tokens. No other room computes them."""
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 
 from hpm_video.config.choices import DECODE_CHOICES
-from hpm_video.config.data_sections import ImagesConfig
+from hpm_video.config.data_sections import DataConfig, ImagesConfig
+from hpm_video.config.model_sections import MaskConfig
 from hpm_video.config.run_sections import PretrainConfig, RunConfig
 from hpm_video.errors import UserError
 
+Grid = tuple[int, int, int]  # (t, h, w) tokens
+
+
+def cut_grid(size: tuple[int, int, int], tubelet: int, patch_px: int) -> Grid:
+    """Return the grid of the whole tokens in a clip of this size: frames, height and width in pixels."""
+    num_frames, height, width = size
+    return num_frames // tubelet, height // patch_px, width // patch_px
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """How a clip is cut into tokens, tokens into units, and how many of those are masked and decoded.
+
+    Resolve it once, with `of` or `of_images`, and pass it on. Raises UserError if the sizes do not divide each other.
+    """
+
+    clip_shape: tuple[int, int, int, int]  # (C, T, H, W): channels, frames, pixels, pixels
+    tubelet: int  # frames of a token
+    patch_px: int  # side of a token, pixels
+    position_grid: Grid | None = None  # the grid for which fixed positions are made; None = the clip's own
+    block: Grid = (1, 1, 1)  # tokens of a unit in time, height, width
+    num_masked: int = 0  # masked units of a clip; fine-tuning masks none
+    num_decoded_units: int = 0  # masked units of a clip that are decoded
+    decoded_per_unit: int = 0  # tokens decoded of each of those
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Geometry":
+        """Return the geometry of a run's clips; with `images`, of its videos. Raises UserError."""
+        (height, width), made_for = config.data.frame_size_px, config.model.position_grid
+        if made_for is not None and (len(made_for) != 3 or min(made_for) < 1):
+            raise UserError(
+                f"model.position_grid: {made_for}; expected three numbers above 0: tokens in time, height, width"
+            )
+        geometry = cls(
+            clip_shape=(len(config.data.mean), config.data.num_frames, height, width),
+            tubelet=config.model.tubelet,
+            patch_px=config.model.patch_px,
+            position_grid=None if made_for is None else (made_for[0], made_for[1], made_for[2]),
+        )
+        return _add_masks(geometry, config.mask) if isinstance(config, PretrainConfig) else geometry
+
+    @classmethod
+    def of_images(cls, config: PretrainConfig) -> "Geometry":
+        """Return the geometry of the images that a video run trains on as well. Raises UserError."""
+        return cls.of(image_config(config))
+
+    def __post_init__(self) -> None:
+        _, num_frames, height, width = self.clip_shape
+        for name, length, divisor_name, divisor in (
+            ("data.num_frames", num_frames, "model.tubelet", self.tubelet),
+            ("data.frame_size_px", height, "model.patch_px", self.patch_px),
+            ("data.frame_size_px", width, "model.patch_px", self.patch_px),
+        ):
+            if length < divisor or length % divisor:
+                below, above = length // divisor * divisor, -(-length // divisor) * divisor
+                near = f"{below} or {above}" if below > 0 else f"{max(above, divisor)}"
+                raise UserError(
+                    f"{name}: {length} is not a multiple of {divisor_name} {divisor}; the nearest that work: {near}"
+                )
+        for name, cells, size in zip(("time", "height", "width"), self.grid, self.block, strict=True):
+            if size < 1 or cells % size:
+                raise UserError(f"mask.block: {self.block}; {size} does not divide the {cells} tokens in {name}")
+
+    @property
+    def grid(self) -> Grid:
+        """(t, h, w): tokens of a clip in time, height, width."""
+        return cut_grid(self.clip_shape[1:], self.tubelet, self.patch_px)
+
+    @property
+    def num_tokens(self) -> int:
+        """N: tokens of a clip."""
+        return math.prod(self.grid)
+
+    @property
+    def values_per_token(self) -> int:
+        """P: pixel values of a token, all channels."""
+        return self.tubelet * self.patch_px**2 * self.clip_shape[0]
+
+    @property
+    def values_per_clip(self) -> int:
+        return math.prod(self.clip_shape)
+
+    @property
+    def unit_size(self) -> int:
+        """Tokens of a unit."""
+        return math.prod(self.block)
+
+    @property
+    def unit_grid(self) -> Grid:
+        """Units of a clip in time, height, width."""
+        (t, h, w), (dt, dh, dw) = self.grid, self.block
+        return t // dt, h // dh, w // dw
+
+    @property
+    def num_units(self) -> int:
+        """U: units of a clip."""
+        return math.prod(self.unit_grid)
+
+    @property
+    def num_visible(self) -> int:
+        """V: visible tokens of a clip."""
+        return self.unit_size * (self.num_units - self.num_masked)
+
+    @property
+    def num_decoded(self) -> int:
+        """Q: decoded tokens of a clip."""
+        return self.num_decoded_units * self.decoded_per_unit
+
+
+def _add_masks(geometry: Geometry, mask: MaskConfig) -> Geometry:
+    """Return the geometry with units, masked and decoded tokens. 196 tubes at ratio 0.9 give 176 masked, as VideoMAE."""
+    dt, dh, dw = mask.block
+    blocks = {"tube": (geometry.grid[0], 1, 1), "token": (1, 1, 1), "block": (dt, dh, dw)}
+    geometry = replace(geometry, block=blocks[mask.unit])
+    num_masked = int(round(mask.ratio * geometry.num_units, 6))
+    if mask.round_down == "visible":
+        num_masked = geometry.num_units - int(round((1 - mask.ratio) * geometry.num_units, 6))
+    # a share of the tokens of every masked unit, or of the masked units (if a unit is one token, or mask.decode says so)
+    num_decoded_units, decoded_per_unit = round(mask.decoded_share * num_masked), geometry.unit_size
+    if geometry.unit_size > 1 and not DECODE_CHOICES[mask.decode].whole_units:
+        share = mask.decoded_share
+        num_decoded_units, decoded_per_unit = num_masked, max(1, round(share * geometry.unit_size)) if share else 0
+    return replace(
+        geometry, num_masked=num_masked, num_decoded_units=num_decoded_units, decoded_per_unit=decoded_per_unit
+    )
+
 
 def has_images(config: RunConfig) -> bool:
+    """Return True if a run trains on images besides its videos."""
     return isinstance(config, PretrainConfig) and config.images.root is not None and config.images.share > 0
 
 
-def image_config(config: PretrainConfig) -> PretrainConfig:
-    """The configuration as the clips of `images` see it: the same model and units, on a grid of one time step."""
+def image_data(config: PretrainConfig) -> DataConfig:
+    """Return how the clips of `images` are read: as one time step of equal frames."""
     images, data = config.images, config.data
     data = replace(data, root=images.root or data.root, format=images.format, annotations=images.annotations)
-    data = replace(data, num_frames=config.model.tubelet, sampling="segments", fps=None, repeats=1)
+    return replace(data, num_frames=config.model.tubelet, sampling="segments", fps=None, repeats=1)
+
+
+def image_config(config: PretrainConfig) -> PretrainConfig:
+    """Return the configuration that the clips of `images` see: the same model and units, on a grid of one time step."""
     mask = replace(config.mask, block=[1, *config.mask.block[1:]])
-    teacher = replace(config.teacher, num_steps=None)  # of one there is nothing to choose
-    return replace(config, data=data, images=ImagesConfig(), mask=mask, teacher=teacher)
-
-
-def token_grid(config: RunConfig) -> tuple[int, int, int]:
-    """(t, h, w) of the clip; UserError with the nearest sizes that work where something does not divide."""
-    height, width = config.data.frame_size_px
-    sides = (
-        ("data.num_frames", config.data.num_frames, "model.tubelet", config.model.tubelet),
-        ("data.frame_size_px", height, "model.patch_px", config.model.patch_px),
-        ("data.frame_size_px", width, "model.patch_px", config.model.patch_px),
-    )
-    for name, length, divisor_name, divisor in sides:
-        if length < divisor or length % divisor:
-            below, above = length // divisor * divisor, -(-length // divisor) * divisor
-            near = f"{below} or {above}" if below > 0 else f"{max(above, divisor)}"
-            raise UserError(
-                f"{name}: {length} is not a multiple of {divisor_name} {divisor}; the nearest that work: {near}"
-            )
-    return (
-        config.data.num_frames // config.model.tubelet,
-        height // config.model.patch_px,
-        width // config.model.patch_px,
-    )
-
-
-def position_grid(config: RunConfig) -> tuple[int, int, int] | None:
-    """The grid for which fixed positions are made; None = that of the clip."""
-    given = config.model.position_grid
-    return None if given is None else (given[0], given[1], given[2])
-
-
-def unit_block(config: PretrainConfig) -> tuple[int, int, int]:
-    """(dt, dh, dw): tokens of a unit along time, height and width."""
-    num_steps = token_grid(config)[0]
-    dt, dh, dw = config.mask.block
-    return {"tube": (num_steps, 1, 1), "token": (1, 1, 1), "block": (dt, dh, dw)}[config.mask.unit]
-
-
-def mask_counts(config: PretrainConfig) -> tuple[int, int]:
-    """(units of a clip, masked units of a clip). 196 tubes at 0.9 give 176, as VideoMAE."""
-    (t, h, w), (dt, dh, dw) = token_grid(config), unit_block(config)
-    num_units, ratio = (t // dt) * (h // dh) * (w // dw), config.mask.ratio
-    if config.mask.round_down == "visible":
-        return num_units, num_units - int(round((1 - ratio) * num_units, 6))
-    return num_units, int(round(ratio * num_units, 6))
-
-
-def decoded_part(config: PretrainConfig) -> tuple[int, int]:
-    """(masked units of a clip that are decoded, tokens decoded of each): mask.decoded_share of the tokens of every masked
-    unit, where a unit has more than one; else of the units."""
-    num_units, num_masked = mask_counts(config)
-    (t, h, w), share = token_grid(config), config.mask.decoded_share
-    unit_size = t * h * w // num_units
-    if unit_size > 1 and not DECODE_CHOICES[config.mask.decode].whole_units:
-        return num_masked, max(1, round(share * unit_size)) if share else 0
-    return round(share * num_masked), unit_size
+    teacher = replace(config.teacher, num_steps=None)  # one step leaves no choice
+    return replace(config, data=image_data(config), images=ImagesConfig(), mask=mask, teacher=teacher)

@@ -22,8 +22,11 @@ def load_config(
     base: Mapping[str, Any] | None = None,
     check: bool = True,
 ) -> PretrainConfig:
-    """Of pretraining: defaults <- `base` (what the weights of init say of the model) <- YAML file <- dotted overrides, typed
-    and (unless `check` is off) checked across keys. The override preset=NAME stands for those of PRESETS. Raises UserError."""
+    """Load a configuration of pretraining: defaults <- `base` <- YAML file <- dotted overrides.
+
+    base: settings that the weights of init determine. The override preset=NAME stands for those of PRESETS. Unless `check`
+    is off, keys are checked against each other. Raises UserError.
+    """
     config = read_values(PretrainConfig, None if file is None else Path(file), without_presets(overrides), base)
     if check:
         check_combinations(config)
@@ -36,7 +39,7 @@ def load_finetune_config(
     base: Mapping[str, Any] | None = None,
     check: bool = True,
 ) -> FinetuneConfig:
-    """Of fine-tuning: defaults <- `base` (what the pretrained weights say of the model) <- YAML file <- overrides."""
+    """Load a configuration of fine-tuning, as `load_config` does. Raises UserError."""
     config = read_values(FinetuneConfig, None if file is None else Path(file), overrides, base)
     if not check:
         return config
@@ -46,12 +49,14 @@ def load_finetune_config(
             "model.pooling: cls, but model.cls_token is false; expected mean, or a model with a class token"
         )
     if (config.data.crop, config.data.flip) != (DataConfig.crop, DataConfig.flip):
-        raise UserError("data.crop, data.flip: of pretraining; fine-tuning takes augment.crop_area and augment.flip")
+        raise UserError(
+            "data.crop, data.flip: keys of pretraining; fine-tuning takes augment.crop_area and augment.flip"
+        )
     return config
 
 
 def describe_keys(schema: type = PretrainConfig) -> str:
-    """Every key with default, type and help, and the presets of pretraining: the text of --help."""
+    """Return the text of --help: every key with default, type and help, and the presets of pretraining."""
     presets = ["presets (one of the first four and one of the last two can be combined):"]
     for name, keys in PRESETS.items():
         use = f" ({PRESET_USES[name]})" if name in PRESET_USES else ""
@@ -60,5 +65,5 @@ def describe_keys(schema: type = PretrainConfig) -> str:
 
 
 def to_yaml(config: RunConfig) -> str:
-    """The whole configuration as YAML, every key written out; `load_config` reads it back."""
+    """Return the whole configuration as YAML, every key written out; `load_config` reads it back."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))

@@ -1,4 +1,4 @@
-"""Keys of the model and of the method: masks, teacher, objectives."""
+"""The keys of the model and of the method: masks, teacher, objectives."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,11 @@ from hpm_video.config.schema import key
 
 @dataclass(kw_only=True)
 class EncoderConfig:
+    """The encoder of any run."""
+
     size: str = key(
         "b",
-        "encoder: ti 192x12, s 384x12, b 768x12, l 1024x24, h 1280x32, g 1408x40 (width x blocks; g: with patch_px=14)",
+        "encoder, width x blocks: ti 192x12, s 384x12, b 768x12, l 1024x24, h 1280x32, g 1408x40 (with patch_px=14)",
         ["ti", "s", "b", "l", "h", "g"],
     )
     patch_px: int = key(16, "side of a patch, pixels", least=1, most=1024)
@@ -25,18 +27,22 @@ class EncoderConfig:
     )
     position_grid: list[int] | None = key(
         None,
-        "tokens in time, height, width for which fixed positions are made, to be interpolated to the clip's; null = the "
-        "clip's own (fine-tuning takes it from the weights)",
+        "grid (tokens in time, height, width) for which fixed positions are made, then interpolated to the clip's; null = the "
+        "clip's own grid (fine-tuning takes it from the weights)",
         any_length=True,
     )
-    cls_token: bool = key(False, "a class token before the patch tokens (MAE has one, VideoMAE none)")
-    drop_path: float = key(0.0, "largest rate of stochastic depth, rising linearly with the block", least=0, most=0.99)
-    checkpointing: bool = key(False, "recompute the blocks in the backward pass: less memory, about a third more time")
+    cls_token: bool = key(False, "add a class token before the patch tokens (MAE has one, VideoMAE none)")
+    drop_path: float = key(
+        0.0, "stochastic depth: rate of the last block; rates rise linearly from 0", least=0, most=0.99
+    )
+    checkpointing: bool = key(
+        False, "recompute the blocks in the backward pass: less memory, about one third more time"
+    )
 
 
 @dataclass(kw_only=True)
 class ModelConfig(EncoderConfig):
-    """The encoder, and what pretraining puts behind it."""
+    """The encoder, and the decoder and predictor of pretraining."""
 
     decoder_width: int | None = key(None, "pixel decoder and predictor width; null = of the size", least=1, most=65_536)
     decoder_depth: int | None = key(
@@ -44,28 +50,36 @@ class ModelConfig(EncoderConfig):
     )
     decoder_heads: int | None = key(None, "pixel decoder and predictor heads; null = of the size", least=1, most=65_536)
     predictor_depth: int | None = key(
-        1, "loss predictor blocks; null = as many as the pixel decoder has (paper)", least=0, most=1024
+        1, "blocks of the loss predictor; null = as many as the pixel decoder has (paper)", least=0, most=1024
     )
     predictor_encoder_depth: int | None = key(
-        None, "encoder blocks whose tokens the predictor sees, through a norm and a map of its own; null = all", least=1
+        None,
+        "the predictor sees the tokens after this many encoder blocks, through its own norm and linear map; null = after all",
+        least=1,
     )
-    predictor_shared_depth: int = key(0, "first blocks of the pixel decoder that the predictor stands on", least=0)
+    predictor_shared_depth: int = key(
+        0, "number of first blocks of the pixel decoder whose output the predictor takes", least=0
+    )
     first_weights: str = key(
         "mae",
-        "before training: mae (Xavier maps, normal tokens); hpm (that, and a loss head as the mean of as many rows as a token has "
-        "values); videomae (torch's own for the embedding and the map to the decoder, tokens cut at one standard deviation)",
+        "random initialisation: mae (Xavier linear maps, normal tokens); hpm (as mae; the loss head is the mean of one row for "
+        "each value of a token); videomae (torch's own for patch embedding and decoder map, tokens cut at one standard deviation)",
         ["mae", "hpm", "videomae"],
     )
 
 
 @dataclass(kw_only=True)
 class ClassifierConfig(EncoderConfig):
-    """The encoder, and what fine-tuning puts behind it. From pretrained weights come size, patches and positions."""
+    """The encoder and the head of fine-tuning. Size, patches and positions come from the pretrained weights."""
 
     pooling: str = key(
-        "mean", "what the head sees: mean over the tokens, then a norm (VideoMAE), or the class token", ["mean", "cls"]
+        "mean",
+        "input of the head: mean over the tokens, then a norm (VideoMAE); or cls, the class token",
+        ["mean", "cls"],
     )
-    drop_path: float = key(0.1, "largest rate of stochastic depth, rising linearly with the block", least=0, most=0.99)
+    drop_path: float = key(
+        0.1, "stochastic depth: rate of the last block; rates rise linearly from 0", least=0, most=0.99
+    )
     head_init: float = key(1e-3, "factor on the first weights of the head (VideoMAE)", least=0)
     head_dropout: float = key(
         0.0, "dropout before the head (VideoMAE: 0.5 for UCF101 and for ViT-H)", least=0, most=0.99
@@ -74,53 +88,61 @@ class ClassifierConfig(EncoderConfig):
 
 @dataclass(kw_only=True)
 class MaskConfig:
+    """Which tokens are hidden from the encoder, and which of those are decoded."""
+
     mode: str = key("hpm", "which units are masked", MASK_STRATEGIES)
     difficulty: str = key("teacher", "where the difficulty of units comes from", DIFFICULTY_SOURCES)
     unit: str = key(
-        "tube", "tokens masked as one: tube (a place over all time), token, block", ["tube", "token", "block"]
+        "tube", "tokens masked together: tube (a place over all time), token, block", ["tube", "token", "block"]
     )
-    block: list[int] = key([1, 1, 1], "unit block: tokens in time, height, width")
-    ratio: float = key(0.9, "share of the units that is masked", least=0, most=1)
+    block: list[int] = key([1, 1, 1], "with unit=block: tokens of a unit in time, height, width")
+    ratio: float = key(0.9, "share of the units that are masked", least=0, most=1)
     decoded_share: float = key(
         0.5,
-        "share of each masked unit's tokens (of the masked units, if a unit is one token) that is decoded and ranked",
+        "share of the tokens of each masked unit that are decoded and ranked (of the masked units, if a unit is one token)",
         least=0,
         most=1,
     )
     decode: str = key("even", "which tokens are decoded, if mask.decoded_share is below 1", DECODE_CHOICES)
     round_down: str = key(
         "masked",
-        "if ratio x units is no whole number, what is rounded down: the masked units (VideoMAE) or the visible ones (MAE, HPM)",
+        "which count is rounded down if ratio x units is not a whole number: masked (VideoMAE) or visible (MAE, HPM) units",
         ["masked", "visible"],
     )
     masks_per_clip: int = key(
         1,
-        "masks of each clip in a step, from one look of the teacher; a batch is then so many times as large",
+        "masks per clip, all from one teacher pass; multiplies the batch size",
         least=1,
         most=1000,
     )
     hard_share_start: float = key(
-        0.0, "alpha_0: share of the masked units chosen by difficulty at the start", least=0, most=1
+        0.0, "alpha_0: share of the masked units that are chosen by difficulty at the start of the run", least=0, most=1
     )
-    hard_share_end: float = key(0.5, "alpha_T: the same at the end, linear in between", least=0, most=1)
+    hard_share_end: float = key(0.5, "alpha_T: the same at the end of the run; linear in between", least=0, most=1)
 
 
 @dataclass(kw_only=True)
 class TeacherConfig:
+    """The EMA of the student that predicts how difficult each unit is."""
+
     view: str = key(
         "partial",
-        "all: sees every token (paper); partial: sees a random share of the units, as a student does",
+        "tokens that the teacher sees: all (paper), or partial: a random share of the units, as a student sees",
         ["all", "partial"],
     )
     visible_share: float | None = key(
-        None, "partial view: share of the units the teacher sees; null = 1 - mask.ratio", least=0, most=1
+        None, "with view=partial: share of the units that the teacher sees; null = 1 - mask.ratio", least=0, most=1
     )
-    num_views: int = key(1, "partial view: random views whose predictions are averaged", least=1, most=1000)
+    num_views: int = key(1, "with view=partial: random views whose predictions are averaged", least=1, most=1000)
     num_steps: int | None = key(
-        None, "steps in time, at even distances, that the teacher looks at (unit tube); null = all", least=1
+        None, "with unit=tube: time steps, evenly spaced, that the teacher sees; null = all", least=1
     )
-    aggregate: str = key("mean", "difficulty of a unit from its tokens", ["mean", "max", "topk"])
-    top_k: int = key(2, "aggregate topk: mean of the k hardest tokens of a unit", least=1)
+    aggregate: str = key(
+        "mean",
+        "how the difficulty of a unit follows from its tokens: mean, max, or topk (mean of the top_k largest)",
+        ["mean", "max", "topk"],
+    )
+    top_k: int = key(2, "with aggregate=topk: number of hardest tokens of a unit", least=1)
     momentum_start: float = key(0.999, "EMA momentum at the start", least=0, most=1)
     momentum_end: float = key(0.9999, "EMA momentum after the rise", least=0, most=1)
     momentum_rise: float = key(
@@ -130,17 +152,21 @@ class TeacherConfig:
 
 @dataclass(kw_only=True)
 class ObjectiveConfig:
+    """The target, and the losses of pixel decoder and predictor."""
+
     target: str = key("norm_channel", "what is predicted of a masked token", TARGETS)
-    target_weights: str | None = key(None, "file of the weights of dino or clip; nothing is downloaded", path=True)
+    target_weights: str | None = key(None, "file of the weights of dino or clip (nothing is downloaded)", path=True)
     clip_features: str = key(
         "projected",
-        "target clip: projected (HPM: QuickGELU, after CLIP's projection, 512 wide, pixels with ImageNet's mean and std) or last "
-        "(runs before this key: plain GELU, before the projection, 768 wide, CLIP's mean and std)",
+        "with target=clip: projected (HPM: QuickGELU, after CLIP's projection, width 512, ImageNet's mean and std) or last (as "
+        "runs older than this key: plain GELU, before the projection, width 768, CLIP's mean and std)",
         ["projected", "last"],
     )
     ranking: str = key(
-        "relative", "relative (all pairs of masked units) or absolute (z-scored loss)", ["relative", "absolute"]
+        "relative",
+        "loss of the predictor: relative (all pairs of masked units) or absolute (z-scored true loss)",
+        ["relative", "absolute"],
     )
-    level: str = key("unit", "what is ranked: masked units or masked tokens", ["unit", "token"])
+    level: str = key("unit", "rank masked units or masked tokens", ["unit", "token"])
     ranking_weight: float = key(1.0, "weight of the predictor's loss (paper: 1)", least=0)
-    ranking_reaches_encoder: bool = key(False, "whether the predictor's gradient trains the encoder (paper: true)")
+    ranking_reaches_encoder: bool = key(False, "the predictor's gradient trains the encoder too (paper: true)")

@@ -1,4 +1,4 @@
-"""Presets: names for sets of keys."""
+"""The presets: names for sets of keys."""
 
 import logging
 from collections.abc import Iterable
@@ -73,7 +73,7 @@ RENAMED = {"random": "random_half"}  # names of before, which keep working
 
 
 def without_presets(overrides: Iterable[str]) -> list[str]:
-    """Replace each preset=NAME by its keys; keys after it change single values of it. Raises UserError."""
+    """Replace each preset=NAME by its keys; later overrides change single values. Raises UserError for an unknown name."""
     found: list[str] = []
     for override in overrides:
         name, _, value = override.partition("=")

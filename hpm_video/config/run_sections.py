@@ -1,4 +1,4 @@
-"""Keys of optimizer, training, tests and engine, and the two kinds of run that all sections make up."""
+"""The keys of optimizer, training, tests and engine; and the two kinds of run, each made of sections."""
 
 from dataclasses import dataclass, field
 
@@ -11,42 +11,48 @@ from hpm_video.config.schema import key
 
 @dataclass(kw_only=True)
 class OptimConfig:
+    """AdamW and its schedule."""
+
     batch_size: int = key(
-        256, "clips of an optimizer step: all ranks, all accumulation rounds", least=1, most=10_000_000
+        256, "clips per optimizer step, over all ranks and accumulation rounds", least=1, most=10_000_000
     )
     base_lr: float = key(1.5e-4, "learning rate for 256 clips; lr = base_lr * batch_size / 256", least=0)
     min_lr: float = key(1e-5, "learning rate at the end of the cosine, for 256 clips", least=0)
-    betas: list[float] = key([0.9, 0.95], "AdamW")
-    eps: float = key(1e-8, "AdamW", least=0)
-    weight_decay: float = key(0.05, "AdamW; none for biases, norms, positions and single tokens", least=0)
-    decay_tokens: bool = key(False, "weight decay for the class and mask token too (MAE, HPM)")
-    warmup_share: float = key(
-        0.05, "share of the run with rising learning rate (VideoMAE: 40 of 800 epochs)", least=0, most=1
+    betas: list[float] = key([0.9, 0.95], "betas of AdamW")
+    eps: float = key(1e-8, "epsilon of AdamW", least=0)
+    weight_decay: float = key(
+        0.05, "weight decay of AdamW; none for biases, norms, positions and single tokens", least=0
     )
-    clip_norm: float | None = key(None, "largest norm of the gradient; null = not clipped", least=0)
+    decay_tokens: bool = key(False, "apply weight decay to the class and mask token too (MAE, HPM)")
+    warmup_share: float = key(
+        0.05, "share of the run in which the learning rate rises (VideoMAE: 40 of 800 epochs)", least=0, most=1
+    )
+    clip_norm: float | None = key(None, "clip the gradient to this norm; null = do not clip", least=0)
 
 
 @dataclass(kw_only=True)
 class FinetuneOptimConfig(OptimConfig):
     base_lr: float = key(1e-3, "learning rate for 256 clips; lr = base_lr * batch_size / 256", least=0)
     min_lr: float = key(1e-6, "learning rate at the end of the cosine, for 256 clips", least=0)
-    betas: list[float] = key([0.9, 0.999], "AdamW")
+    betas: list[float] = key([0.9, 0.999], "betas of AdamW")
     warmup_share: float = key(
-        0.1, "share of the run with rising learning rate (VideoMAE: 5 of 50 epochs)", least=0, most=1
+        0.1, "share of the run in which the learning rate rises (VideoMAE: 5 of 50 epochs)", least=0, most=1
     )
     layer_decay: float = key(
         0.75,
-        "of n blocks, block k learns at layer_decay ** (n + 1 - k) of the head's rate, the embedding as if k = 0; 1 = equal",
+        "learning rate of block k of n: layer_decay ** (n + 1 - k) times the head's; of the embedding as if k = 0; 1 = equal",
         least=0.01,
         most=1,
     )
     average_decay: float | None = key(
-        None, "EMA of the weights, tested in their place (0.9999); null = none", least=0, most=1
+        None, "decay of an EMA of the weights, which is then tested (0.9999); null = none", least=0, most=1
     )
 
 
 @dataclass(kw_only=True)
 class TrainConfig:
+    """Length of a run, and what it writes when."""
+
     output: str = key(MISSING, "folder of the run; rerunning with the same folder resumes", path=True)
     epochs: float = key(
         800.0,
@@ -57,24 +63,28 @@ class TrainConfig:
     steps: int | None = key(None, "optimizer steps; overrides epochs", least=1)
     accept: str = key(
         "none",
-        "what may differ when train.output is resumed: data (files were added or changed), steps (a longer run; train.steps or "
+        "what may differ from the run in train.output on resume: data (files were added or changed), steps (train.steps or "
         "train.epochs), all; noted in RUN/results.json",
         ["none", "data", "steps", "all"],
     )
-    seed: int = key(0, "of weights, order, crops and masks", least=0)
-    log_every_steps: int = key(20, "steps from one log line to the next", least=1)
-    measure_every_steps: int = key(200, "steps from one hardness gain and gradient share to the next", least=1)
-    save_every_steps: int = key(1000, "steps from one checkpoint to the next", least=1)
-    keep_checkpoints: int = key(2, "latest checkpoints kept", least=1)
-    max_nonfinite_steps: int = key(10, "stop after this many skipped steps with a non-finite loss or gradient", least=0)
+    seed: int = key(0, "seed of weights, order, crops and masks", least=0)
+    log_every_steps: int = key(20, "steps between log lines", least=1)
+    measure_every_steps: int = key(
+        200, "steps between measurements on held-out clips (hardness gain, gradient shares)", least=1
+    )
+    save_every_steps: int = key(1000, "steps between checkpoints", least=1)
+    keep_checkpoints: int = key(2, "number of latest checkpoints to keep", least=1)
+    max_nonfinite_steps: int = key(
+        10, "stop after skipping this many steps with a non-finite loss or gradient", least=0
+    )
 
 
 @dataclass(kw_only=True)
 class PretrainTrainConfig(TrainConfig):
-    knn_clips: int = key(
-        0, "labelled training clips, and as many for validation, whose kNN accuracy is measured too; 0 = none", least=0
+    knn_clips: int = key(0, "labelled clips of each split for kNN accuracy during training; 0 = none", least=0)
+    num_pictures: int = key(
+        4, "held-out clips whose masks and reconstructions are drawn at the end of the run", least=0
     )
-    num_pictures: int = key(4, "held-out clips whose masks and reconstructions are drawn at the end", least=0)
 
 
 @dataclass(kw_only=True)
@@ -85,56 +95,63 @@ class FinetuneTrainConfig(TrainConfig):
         least=0,
         most=1_000_000,
     )
-    measure_every_steps: int = key(
-        1000, "steps from one quick look at num_held_out validation clips to the next", least=1
-    )
+    measure_every_steps: int = key(1000, "steps between quick tests on data.num_held_out validation clips", least=1)
 
 
 @dataclass(kw_only=True)
 class InitConfig:
+    """Weights to start from."""
+
     weights: str | None = key(
         None,
-        "what the model starts from (pretraining: decoder, predictor and teacher too, where they fit): a run folder, a file "
-        "of weights, or a checkpoint folder of DeepSpeed; null = from nothing",
+        "weights to start from (pretraining: decoder, predictor and teacher too, if they fit): a run folder, a file of weights, "
+        "or a checkpoint folder of DeepSpeed; null = random initialisation",
         path=True,
     )
     trust_pickle: bool = key(
-        False, "load files that hold pickled Python objects too: they can run any code, so only from sources you trust"
+        False,
+        "also load files of pickled Python objects: they can run any code, so use it only for sources that you trust",
     )
 
 
 @dataclass(kw_only=True)
 class TestConfig:
-    __test__ = False  # no test class
+    """The multi-view test of a fine-tuned model."""
 
-    split: str = key("auto", "auto: test where it has labels, else validation", ["auto", "validation", "test"])
+    __test__ = False  # pytest shall not collect it
+
+    split: str = key(
+        "auto", "split to test on; auto: test if it has labels, else validation", ["auto", "validation", "test"]
+    )
     num_clips: int | None = key(
         None,
-        "clips of each video, spread over its time; null = of the data set (2 SSv2, 5 K400)",
+        "clips per video, spread over its time; null = the protocol of the data set (SSv2 2, K400 5)",
         least=1,
         most=1000,
     )
     num_crops: int | None = key(
-        None, "crops of each clip, along its longer side; null = of the data set (3)", least=1, most=1000
+        None, "crops per clip, along its longer side; null = the protocol of the data set (3)", least=1, most=1000
     )
     average: str = key(
         "probabilities",
-        "what is averaged over the views: probabilities (VideoMAE) or logits",
+        "average over the views: probabilities (VideoMAE) or logits",
         ["probabilities", "logits"],
     )
-    batch_size: int = key(16, "views of one forward pass of one rank", least=1, most=1_000_000)
+    batch_size: int = key(16, "views per forward pass of a rank", least=1, most=1_000_000)
 
 
 @dataclass(kw_only=True)
 class EngineConfig:
+    """How a step runs on this machine."""
+
     kind: str = key(
-        "auto", "auto: deepspeed when started by its launcher, else plain (one process)", ["auto", "plain", "deepspeed"]
+        "auto", "auto: deepspeed if started by its launcher, else plain (one process)", ["auto", "plain", "deepspeed"]
     )
     zero_stage: int = key(1, "DeepSpeed ZeRO stage", least=0, most=3)
     micro_batch_size: int | str | None = key(
         "auto",
-        "most clips of one forward pass of one rank (less than batch_size / ranks = gradient accumulation); auto = as many "
-        "as fit in the free memory, kept with the run; null = batch_size / ranks",
+        "most clips per forward pass of a rank (fewer than batch_size / ranks = gradient accumulation); auto = as many as fit in "
+        "the free memory, kept with the run; null = batch_size / ranks",
         ["auto"],
         least=1,
     )
@@ -142,22 +159,22 @@ class EngineConfig:
         "auto", "auto: bf16 on a GPU, else fp32; bf16 = autocast, weights stay fp32", ["auto", "fp32", "bf16"]
     )
     deepspeed_json: str | None = key(
-        None, "file of further DeepSpeed settings; a key that is set here too is an error", path=True
+        None, "file of more DeepSpeed settings; an error if it sets a key that other keys here determine", path=True
     )
-    compile: bool = key(False, "torch.compile the transformer blocks of student and teacher, and the targets")
+    compile: bool = key(False, "compile the transformer blocks of student and teacher, and the targets (torch.compile)")
     graphs: str = key(
         "auto",
-        "CUDA graphs: auto = the plain engine on a GPU records the micro step once and replays it, if a trial gives the loss "
-        "of one without; never",
+        "CUDA graphs: auto = the plain engine on a GPU records a micro step and replays it, if a trial reproduces the loss; "
+        "never = no graphs",
         ["auto", "never"],
     )
-    num_threads: int | None = key(
-        None, "CPU threads of each rank; null = cores / ranks of the machine", least=1, most=1024
-    )
+    num_threads: int | None = key(None, "CPU threads per rank; null = cores / ranks of the machine", least=1, most=1024)
 
 
 @dataclass(kw_only=True)
 class PretrainConfig:
+    """All keys of pretraining."""
+
     init: InitConfig = field(default_factory=InitConfig)
     data: DataConfig = field(default_factory=DataConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
@@ -172,6 +189,8 @@ class PretrainConfig:
 
 @dataclass(kw_only=True)
 class FinetuneConfig:
+    """All keys of fine-tuning."""
+
     init: InitConfig = field(default_factory=InitConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

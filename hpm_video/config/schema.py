@@ -1,7 +1,7 @@
-"""A schema of dataclasses: one section for each part of a run, one field for each key, and how values come in.
+"""Read values into a schema of dataclasses: one section for each part of a run, one field for each key.
 
-Values come from the dataclass defaults, then a YAML file, then dotted overrides (`optim.batch_size=64`). A key that does
-not exist and a value of the wrong type or out of bounds are `UserError`s that name the key, the value and what was expected.
+Values come from the dataclass defaults, then a YAML file, then dotted overrides (`optim.batch_size=64`). An unknown key and a
+value of the wrong type or out of bounds raise a `UserError` that names the key, the value and what was expected.
 """
 
 import copy
@@ -38,10 +38,10 @@ def key(  # noqa: PLR0913
     any_length: bool = False,
     path: bool = False,
 ) -> Any:
-    """A field of the schema: default, one line of help with the unit, and what values it may take.
+    """Return a field of the schema: default, one line of help with the unit, and the values it takes.
 
-    A list has as many values as its default, but for `any_length`, where it has at least one. In a `path` a leading ~ is
-    the home folder. `choices` of a table are those that it has when they are asked for.
+    A list has as many values as its default; with `any_length`, at least one. In a `path` a leading ~ is the home folder.
+    `choices` of a table are those that it has when they are read.
     """
     choices = choices if isinstance(choices, Table) else tuple(choices)
     metadata = {"help": help, "choices": choices, "least": least, "most": most, "any_length": any_length}
@@ -54,7 +54,7 @@ def key(  # noqa: PLR0913
 def read_values(
     schema: type, file: Path | None, overrides: Iterable[str], base: Mapping[str, Any] | None = None
 ) -> Any:
-    """An instance of the schema: defaults <- base <- YAML file <- dotted overrides, each key checked alone. UserError."""
+    """Return an instance of the schema: defaults <- base <- YAML file <- dotted overrides. Raises UserError for a wrong key."""
     merged = copy.deepcopy(_empty(schema))
     if base:
         _merge(schema, merged, dict(base), BASE)
@@ -132,7 +132,7 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def _leaves(schema: type, tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted names and values of a nested dict; the sections of the schema are descended into, nothing else."""
+    """Return dotted names and values of a nested dict; only the sections of the schema are descended into."""
     sections = {f.name for f in dataclasses.fields(schema)}
     found = []
     for name, value in (tree or {}).items():
@@ -145,7 +145,7 @@ def _leaves(schema: type, tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def all_fields(schema: type) -> list[tuple[str, dataclasses.Field]]:
-    """(dotted name, field) of every key, in the order of the schema."""
+    """Return (dotted name, field) of every key, in the order of the schema."""
     return [
         (f"{section.name}.{f.name}", f)
         for section in dataclasses.fields(schema)
@@ -154,17 +154,18 @@ def all_fields(schema: type) -> list[tuple[str, dataclasses.Field]]:
 
 
 def default_of(f: dataclasses.Field) -> Any:
+    """Return the default of a key."""
     return f.default_factory() if callable(f.default_factory) else f.default
 
 
 def type_name(f: dataclasses.Field) -> str:
-    """The type of a key in words a user reads: 'int or null', 'list of float'."""
+    """Return the type of a key in plain words: 'int or null', 'list of float'."""
     text = f.type.__name__ if isinstance(f.type, type) and not typing.get_args(f.type) else str(f.type)
     return text.replace("list[", "list of ").replace("]", "").replace(" | None", " or null").replace(" | ", ", ")
 
 
 def describe_fields(schema: type) -> str:
-    """Every key with default, type and help: the text of --help."""
+    """Return the text of --help: every key with default, choices and help."""
     lines = []
     section = ""
     for name, f in all_fields(schema):
@@ -191,7 +192,7 @@ def _shown(default: Any) -> str:
 
 
 def check_values(config: Any) -> None:
-    """Each key against its own choices and bounds."""
+    """Raise UserError if a key is not one of its choices or out of its bounds."""
     for name, f in all_fields(type(config)):
         section, leaf = name.split(".")
         value = getattr(getattr(config, section), leaf)
@@ -225,7 +226,7 @@ def _check_bounds(name: str, f: dataclasses.Field, value: Any) -> None:
 
 
 def _check_text(name: str, f: dataclasses.Field, value: str) -> None:
-    """Raise UserError for a text that no file system takes as a name."""
+    """Raise UserError for a text that is not one of the choices, or that no file system takes as a name."""
     wanted = f.metadata["help"]
     if f.metadata["choices"]:
         if value not in f.metadata["choices"]:

@@ -1,1 +1,1 @@
-"""What a configuration costs: multiply-adds, bytes and memory, counted without running it."""
+"""Count what a configuration costs without running it: multiply-adds, bytes and memory."""

@@ -1,13 +1,12 @@
-"""What a rank holds on its device while it trains, in bytes, before anybody has run it: an estimate. What is free there.
+"""Estimate the memory of a rank while it trains, in bytes, before it has run; and measure what is free.
 
-Weights and what belongs to each of them: the rules of `bytes_per_parameter`. Activations: those of a dry run. Not counted:
-the allocator's gaps, workspaces of kernels, the CUDA context (about 0.5 GiB), a compiled model. `estimate_need` adds clips
-and reading processes; the choice of a micro batch leaves a margin (`MARGINS`) for the rest.
+Weights, gradients and moments follow the rules of `bytes_per_parameter`; activations come from a dry run. Not counted: gaps
+of the allocator, workspaces of kernels, the CUDA context (about 0.5 GiB), a compiled model. `estimate_need` adds clips and
+loader processes; the choice of a micro batch leaves a margin (`MARGINS`) for the rest.
 """
 
 import contextlib
 import errno
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from hpm_video.config import PretrainConfig, RunConfig
 from hpm_video.config.batch import split_batch
 from hpm_video.config.choices import TARGETS
 from hpm_video.config.deepspeed_settings import deepspeed_settings
+from hpm_video.config.geometry import Geometry
 from hpm_video.costs.dry_run import DryRun
 from hpm_video.costs.flops import count_classifier, count_step
 from hpm_video.method.targets.image_models import create_image_model
@@ -27,15 +27,17 @@ from hpm_video.models.encoder import resolve_size
 
 GIB = 2**30
 MARGINS = {"cuda": 0.85, "cpu": 0.8}  # share of the free memory that a choice may fill
-WORKER_BYTES = GIB // 4  # of a process that reads: what decoders and libraries take
+WORKER_BYTES = GIB // 4  # of a loader process: decoders and libraries
 CLIP_COPIES = 4  # a clip on its device: as it came, normalised, erased, mixed; all counted as fp32
 BF16_BYTES = 1.9  # of each parameter that autocast copies: all but norms and biases
 READ_AHEAD = 4  # batches that each reading process may hold
 
 
 def bytes_per_parameter(zero_stage: int | None, num_ranks: int) -> dict[str, float]:
-    """At the end of a backward pass, with fp32 weights; None is the plain engine. Measured with DeepSpeed 0.19 on 1, 2 and 4
-    ranks, as it keeps copies that its documents do not name."""
+    """Return the bytes per parameter at the end of a backward pass, with fp32 weights; stage None is the plain engine.
+
+    Measured with DeepSpeed 0.19 on 1, 2 and 4 ranks, as it keeps copies that its documents do not name.
+    """
     share = 1 / num_ranks
     weights, gradients, copied, reduced = {
         None: (4.0, 4.0, 0.0, 0.0),
@@ -50,13 +52,13 @@ def bytes_per_parameter(zero_stage: int | None, num_ranks: int) -> dict[str, flo
 
 
 def stage_of(config: RunConfig, num_ranks: int) -> int | None:
-    """The ZeRO stage with so many ranks; None for the plain engine."""
+    """Return the ZeRO stage with this number of ranks; None for the plain engine."""
     deepspeed = config.engine.kind == "deepspeed" or (config.engine.kind == "auto" and num_ranks > 1)
     return config.engine.zero_stage if deepspeed else None
 
 
 def estimate_memory(config: RunConfig, run: DryRun, num_ranks: int) -> dict[str, int]:
-    """Bytes of one rank by what they are for; what is 0 is left out. Raises UserError as the engine's settings do."""
+    """Return the bytes of one rank by purpose, without zeros. Raises UserError as the engine's settings do."""
     stage, count = stage_of(config, num_ranks), run.num_parameters
     found = {name: size * count["student"] for name, size in bytes_per_parameter(stage, num_ranks).items()}
     if stage:
@@ -73,7 +75,7 @@ def estimate_memory(config: RunConfig, run: DryRun, num_ranks: int) -> dict[str,
 
 
 def count_target_parameters(config: RunConfig) -> int:
-    """Of the network beside the training that gives its features as targets; 0 where there is none."""
+    """Return the number of parameters of a target network, such as DINO's; 0 if there is none."""
     if not isinstance(config, PretrainConfig) or TARGETS[config.objective.target].network is None:
         return 0
     with torch.device("meta"):
@@ -82,12 +84,12 @@ def count_target_parameters(config: RunConfig) -> int:
 
 
 def checkpoint_bytes(counts: Mapping[str, int]) -> int:
-    """Of one checkpoint: weights, moments and teacher, whole, in fp32."""
+    """Return the size of a checkpoint: weights, moments and teacher in fp32."""
     return 12 * counts["student"] + 4 * counts.get("teacher", 0)
 
 
 class Need(NamedTuple):
-    """Bytes that a rank needs: `fixed` for any micro batch, `clip` for each clip of it, and at least `least` of those."""
+    """The bytes that a rank needs: `fixed`, and `clip` for each clip of a micro batch, together at least `least`."""
 
     fixed: int
     clip: int
@@ -98,10 +100,12 @@ class Need(NamedTuple):
 
 
 def estimate_need(config: RunConfig, run: DryRun, num_ranks: int, on_cpu: bool, bf16: bool = False) -> Need:
-    """Return what a rank needs, from a dry run of one clip, in which bf16 copies of the weights are most of the peak. On a
-    CPU main memory also holds the reading processes, their batches, and the copies that are made to save a checkpoint."""
+    """Return the need of a rank, from a dry run of one clip, in which bf16 copies of the weights are most of the peak.
+
+    On a CPU, main memory also holds the loader processes, their batches, and the copies that are made to save a checkpoint.
+    """
     parameters = sum(estimate_memory(config, run, num_ranks).values()) - run.peak_bytes
-    pixels = config.data.num_frames * math.prod(config.data.frame_size_px) * 3
+    pixels = Geometry.of(config).values_per_clip
     copies = min(run.peak_bytes, round(BF16_BYTES * run.num_parameters["student"])) if bf16 else 0
     fixed = parameters + copies + 4 * pixels * config.data.num_held_out
     clip = run.peak_bytes - copies + 4 * CLIP_COPIES * pixels
@@ -114,10 +118,10 @@ def estimate_need(config: RunConfig, run: DryRun, num_ranks: int, on_cpu: bool, 
 
 
 def bound_activations(config: RunConfig) -> int:
-    """Return bytes of activations that one clip certainly stays below, without a dry run: about ten times too many.
+    """Return an upper bound on the bytes of activations of one clip, without a dry run: about ten times too high.
 
     A block of width D takes 12 multiply-adds for each token and squared channel, and keeps about 20 numbers of fp32 for
-    each channel of a token: 7 bytes for each multiply-add / D. Of embeddings and heads it is up to 24.
+    each channel of a token: 7 bytes for each multiply-add / D. Embeddings and heads keep up to 24.
     """
     size = resolve_size(config.model)
     if isinstance(config, PretrainConfig):
@@ -132,7 +136,7 @@ def choose_micro_batch(need: Need, share: int, usable_bytes: float) -> int:
 
 
 def free_device_memory(number: int = 0) -> float:
-    """Bytes of the accelerator, or of main memory where there is none."""
+    """Return the free bytes of the accelerator, or of main memory if there is none."""
     if not torch.cuda.is_available():
         return free_memory()
     try:
@@ -142,7 +146,7 @@ def free_device_memory(number: int = 0) -> float:
 
 
 def free_memory() -> float:
-    """Bytes of main memory that this process can still get: what is available, and what its container or job leaves."""
+    """Return the bytes of main memory that this process can still get, within the limits of its container or job."""
     free = float("inf")
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -155,8 +159,10 @@ def free_memory() -> float:
 
 
 def _free_of_groups(root: Path, groups: Path) -> Iterator[float]:
-    """Yield what each control group of this process leaves, versions 1 and 2, with those above it. Pages of files that were
-    read and can be dropped count as free."""
+    """Yield the free bytes of each control group of this process and those above it, versions 1 and 2.
+
+    Pages of files that were read and can be dropped count as free.
+    """
     places = {root, root / "memory"}
     with contextlib.suppress(OSError):
         for line in groups.read_text().splitlines():
@@ -180,7 +186,7 @@ def _dropped_pages(file: Path) -> float:
 
 
 def describe_shortage(error: BaseException) -> str | None:
-    """Return what was asked for and what is free, if an error says that memory has run out; else None."""
+    """Return a message with the requested and the free memory if the error means that memory has run out; else None."""
     text = str(error)
     no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or getattr(error, "errno", 0) == errno.ENOMEM
     words = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "bad_alloc")

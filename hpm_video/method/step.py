@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.choices import DECODE_CHOICES, MASK_STRATEGIES, TARGETS
-from hpm_video.config.geometry import has_images, image_config, mask_counts
+from hpm_video.config.geometry import Geometry, has_images
 from hpm_video.config.needs import decodes_by_difficulty, difficulty_source, has_teacher, masks_by_difficulty
 from hpm_video.errors import UserError
 from hpm_video.method.difficulty.source import DifficultySource, SourceContext
@@ -34,10 +34,11 @@ class PretrainStep:
         """num_samples: rows of the training data, for sources of difficulty that remember them. Raises UserError if weights
         of a target are absent."""
         self.config = config
-        self.num_units, self.num_masked = mask_counts(config)
-        self.layouts: dict[str, Layout] = {"video": make_layout(config, device)}  # by the kind of a batch
+        geometry = Geometry.of(config)
+        self.num_units, self.num_masked = geometry.num_units, geometry.num_masked
+        self.layouts: dict[str, Layout] = {"video": make_layout(geometry, device)}  # by the kind of a batch
         if has_images(config):
-            self.layouts["image"] = make_layout(image_config(config), device)
+            self.layouts["image"] = make_layout(Geometry.of_images(config), device)
         self.units = self.layouts["video"].units  # [U, K]
         self.drop_paths = DropPaths(student)
         self.uses_difficulty = masks_by_difficulty(config)

@@ -82,9 +82,8 @@ class Teacher:
     def encode(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B N D"]:
         """Return the features of all tokens, with every token visible: the target teacher_features."""
         encoder = self.network.encoder
-        num_tokens = clip.shape[2] // encoder.embed.tubelet * encoder.grid[1] * encoder.grid[2]  # an image has fewer
-        everything = torch.arange(num_tokens, device=clip.device).expand(clip.shape[0], -1)
-        return encoder(clip, everything)[:, -num_tokens:]
+        everything = encoder.number_tokens(clip)
+        return encoder(clip, everything)[:, -everything.shape[1] :]
 
     @torch.no_grad()
     def update(self, weight_groups: Iterable[Mapping[str, Tensor]], momentum: float) -> None:

@@ -1,1 +1,1 @@
-"""CLIP -> PREDICTIONS: tokens, encoder, student. Knows nothing of data sets and of the method."""
+"""CLIP -> PREDICTIONS: tokens, encoder, student, classifier. Knows neither data sets nor the method."""

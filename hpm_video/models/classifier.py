@@ -1,37 +1,61 @@
-"""An encoder with a head: what fine-tuning trains."""
+"""An encoder with a head: the model that fine-tuning trains."""
+
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hpm_video.config import FinetuneConfig
-from hpm_video.models.encoder import Encoder
-from hpm_video.models.layers import NORM_EPS, reset_weights
+from hpm_video.models.encoder import Encoder, encoder_arguments
+from hpm_video.models.layers import NORM_EPS, VIT_B, Blocks, reset_weights
 
 
 class Classifier(nn.Module):
-    """[B, C, T, H, W] -> logits [B, num_classes] in fp32; every token is seen.
+    """Classify clips: [B, C, T, H, W] -> logits [B, num_classes] in fp32; every token is seen.
 
-    pooling mean: blocks -> mean over the tokens -> norm -> dropout -> linear, the encoder's own last norm left out (VideoMAE).
+    pooling mean: blocks -> mean over the tokens -> norm -> dropout -> linear, without the encoder's own last norm (VideoMAE).
     pooling cls: blocks -> the encoder's norm -> class token -> linear (ViT's; MAE too fine-tunes with the mean).
+    head_init: factor on the first weights of the head. `encoder`: further arguments of `Encoder`.
     """
 
-    def __init__(self, config: FinetuneConfig, num_classes: int) -> None:
+    def __init__(
+        self,
+        clip_shape: tuple[int, int, int, int],
+        num_classes: int,
+        blocks: Blocks = VIT_B,
+        *,
+        pooling: str = "mean",
+        head_init: float = 1e-3,
+        head_dropout: float = 0.0,
+        **encoder: Any,
+    ) -> None:
         super().__init__()
-        self.encoder = Encoder(config)
-        self.num_classes, self.pooling = num_classes, config.model.pooling
+        self.encoder = Encoder(clip_shape, blocks, **encoder)
+        self.num_classes, self.pooling = num_classes, pooling
         self.norm: nn.Module = nn.Identity()
-        if self.pooling == "mean":
+        if pooling == "mean":
             self.encoder.stack.norm = nn.Identity()
-            self.norm = nn.LayerNorm(self.encoder.width, eps=NORM_EPS)
-        self.dropout = nn.Dropout(config.model.head_dropout)  # draws nothing at 0
-        self.head = nn.Linear(self.encoder.width, num_classes)
+            self.norm = nn.LayerNorm(blocks.width, eps=NORM_EPS)
+        self.dropout = nn.Dropout(head_dropout)  # draws nothing at 0
+        self.head = nn.Linear(blocks.width, num_classes)
         reset_weights(self)
         with torch.no_grad():
             nn.init.trunc_normal_(self.head.weight, std=0.02)
-            self.head.weight.mul_(config.model.head_init)
+            self.head.weight.mul_(head_init)
+
+    @classmethod
+    def of(cls, config: FinetuneConfig, num_classes: int) -> "Classifier":
+        """Return the classifier of a fine-tuning run. Raises UserError."""
+        return cls(
+            num_classes=num_classes,
+            pooling=config.model.pooling,
+            head_init=config.model.head_init,
+            head_dropout=config.model.head_dropout,
+            **encoder_arguments(config),
+        )
 
     def forward(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B K"]:
-        tokens = self.encoder(clip)  # [B, N, D], a class token first where there is one
+        tokens = self.encoder(clip)  # [B, N, D], or [B, 1 + N, D] with a class token first
         pooled = tokens[:, 0] if self.pooling == "cls" else tokens[:, -self.encoder.num_tokens :].mean(1)
         return self.head(self.dropout(self.norm(pooled))).float()

@@ -1,19 +1,22 @@
 """The encoder: a ViT over the visible tokens of a clip (MAE, arXiv 2111.06377; VideoMAE, arXiv 2203.12602)."""
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hpm_video.config import EncoderConfig, RunConfig
-from hpm_video.config.geometry import position_grid, token_grid
+from hpm_video.config.geometry import Geometry, Grid
 from hpm_video.errors import UserError
-from hpm_video.models.layers import BlockStack
-from hpm_video.models.tokens import Grid, Positions, SpaceTimePatchEmbed
+from hpm_video.models.layers import VIT_B, Blocks, BlockStack
+from hpm_video.models.tokens import Positions, SpaceTimePatchEmbed
 
 
 class Size(NamedTuple):
+    """The numbers of a named model size."""
+
     width: int
     depth: int
     num_heads: int
@@ -35,7 +38,7 @@ SIZES = {
 
 
 def resolve_size(config: EncoderConfig) -> Size:
-    """The numbers of the named size, with those replaced that the configuration gives. Raises UserError."""
+    """Return the numbers of the named size, with those replaced that the configuration gives. Raises UserError."""
     given = {name: getattr(config, name) for name in Size._fields if getattr(config, name, None) is not None}
     size = SIZES[config.size]._replace(**given)
     for name, width, heads in (
@@ -49,54 +52,85 @@ def resolve_size(config: EncoderConfig) -> Size:
     return size
 
 
-class Encoder(nn.Module):
-    """[B, C, T, H, W] and the numbers of the visible tokens -> [B, V, D]; with a class token [B, 1 + V, D], it first."""
+def encoder_arguments(config: RunConfig) -> dict[str, Any]:
+    """Return the arguments of `Encoder` for a run. Raises UserError."""
+    model, size, geometry = config.model, resolve_size(config.model), Geometry.of(config)
+    blocks = Blocks(size.width, size.depth, size.num_heads, size.mlp_ratio, model.drop_path, model.checkpointing)
+    return {
+        "clip_shape": geometry.clip_shape,
+        "blocks": blocks,
+        "tubelet": geometry.tubelet,
+        "patch_px": geometry.patch_px,
+        "positions": model.positions,
+        "position_grid": geometry.position_grid,
+        "cls_token": model.cls_token,
+    }
 
-    def __init__(self, config: RunConfig) -> None:
+
+class Encoder(nn.Module):
+    """Encode the visible tokens of a clip: [B, C, T, H, W] and token numbers [B, V] -> [B, V, D].
+
+    clip_shape (C, T, H, W): any number of channels. position_grid: the grid for which fixed positions are made, to be
+    interpolated to the clip's; None = the clip's own. With a class token the output is [B, 1 + V, D], the class token first.
+    Raises UserError if the patches do not divide the clip.
+    """
+
+    def __init__(
+        self,
+        clip_shape: tuple[int, int, int, int],
+        blocks: Blocks = VIT_B,
+        *,
+        tubelet: int = 2,
+        patch_px: int = 16,
+        positions: str = "sincos1d",
+        position_grid: Grid | None = None,
+        cls_token: bool = False,
+    ) -> None:
         super().__init__()
-        model, size = config.model, resolve_size(config.model)
-        self.grid: Grid = token_grid(config)
-        self.clip_shape = (3, config.data.num_frames, *config.data.frame_size_px)
-        self.width = size.width
-        self.embed = SpaceTimePatchEmbed(model.tubelet, model.patch_px, size.width)
-        self.positions = Positions(model.positions, self.grid, size.width, position_grid(config))
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width)) if model.cls_token else None
-        self.stack = BlockStack(
-            size.width, size.depth, size.num_heads, model.drop_path, model.checkpointing, size.mlp_ratio
-        )
+        self.geometry = Geometry(clip_shape=clip_shape, tubelet=tubelet, patch_px=patch_px, position_grid=position_grid)
+        self.grid, self.clip_shape, self.width = self.geometry.grid, clip_shape, blocks.width
+        self.embed = SpaceTimePatchEmbed(self.geometry, blocks.width)
+        self.positions = Positions(positions, self.grid, blocks.width, position_grid)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, blocks.width)) if cls_token else None
+        self.stack = BlockStack(blocks)
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Encoder":
+        """Return the encoder of a run. Raises UserError."""
+        return cls(**encoder_arguments(config))
 
     @property
     def num_tokens(self) -> int:
-        t, h, w = self.grid
-        return t * h * w
+        return self.geometry.num_tokens
 
     def forward(
         self,
         clip: Float[Tensor, "B C T H W"],
         visible: Int[Tensor, "B V"] | None = None,
-        early_depth: int | None = None,
-    ) -> Float[Tensor, "B L D"] | tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
-        """All tokens where `visible` is None. Pixels of tokens that are not visible are never read into the network.
+        depth: int | None = None,
+    ) -> Float[Tensor, "B L D"]:
+        """Encode the tokens `visible`; None = all. The network never reads pixels of other tokens.
 
-        With `early_depth` also the tokens after so many blocks, not normed.
+        depth: stop after this many blocks, without the norm. `self.stack(tokens, depth)` runs the rest.
         """
         if visible is None:
             self.check_clip(clip, whole=True)
-            visible = torch.arange(self.num_tokens, device=clip.device).expand(clip.shape[0], -1)
-        if early_depth is None:
-            return self.stack(self._embed_tokens(clip, visible))
-        early = self.encode_early(clip, visible, early_depth)
-        return self.stack(early, early_depth), early
+            visible = self.number_tokens(clip)
+        else:
+            self.check_clip(clip)
+        x = self.embed(clip, visible) + self.positions(visible)  # [B, V, D]
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
+        return self.stack(x) if depth is None else self.stack.run_blocks(x, 0, depth)
 
-    def encode_early(
-        self, clip: Float[Tensor, "B C T H W"], visible: Int[Tensor, "B V"], depth: int
-    ) -> Float[Tensor, "B L D"]:
-        """The first `depth` blocks alone, without a norm."""
-        return self.stack.run_blocks(self._embed_tokens(clip, visible), 0, depth)
+    def number_tokens(self, clip: Float[Tensor, "B C T H W"]) -> Int[Tensor, "B N"]:
+        """Return the numbers of all tokens of these clips; images, with one time step, have fewer than videos."""
+        _, channels, frames, height, width = clip.shape
+        num_tokens = replace(self.geometry, clip_shape=(channels, frames, height, width)).num_tokens
+        return torch.arange(num_tokens, device=clip.device).expand(clip.shape[0], -1)
 
     def check_clip(self, clip: Tensor, whole: bool = False) -> None:
-        """Raise UserError for a clip that this encoder was not built for. Unless it must be `whole`, a clip may have one
-        time step, as images have."""
+        """Raise UserError for a clip that this encoder was not built for. Images, with one time step, pass unless `whole`."""
         given, (channels, num_frames, height, width) = tuple(clip.shape), self.clip_shape
         lengths = (num_frames,) if whole else (num_frames, self.embed.tubelet)
         fits = len(given) == 5 and given[1] == channels and given[2] in lengths and given[3:] == (height, width)
@@ -110,10 +144,3 @@ class Encoder(nn.Module):
             raise UserError(
                 f"clip: values of {clip.dtype}; expected normalised floats. Try hpm_video.data.transforms.Normalise"
             )
-
-    def _embed_tokens(self, clip: Tensor, visible: Tensor) -> Float[Tensor, "B L D"]:
-        self.check_clip(clip)
-        x = self.embed(clip, visible) + self.positions(visible)  # [B, V, D]
-        if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
-        return x

@@ -1,6 +1,6 @@
-"""Weights that belong to a grid, moved to another one: position tables, and the kernels that embed a patch.
+"""Move weights from one grid to another: position tables, and the kernels that embed a patch.
 
-No change of shape is no change at all: the same tensor comes back.
+If the shape does not change, the same tensor comes back.
 """
 
 import torch
@@ -14,9 +14,9 @@ from torch import Tensor
 def interpolate_table(
     table: Float[Tensor, "N D"], old: tuple[int, int, int], new: tuple[int, int, int]
 ) -> Float[Tensor, "M D"]:
-    """Vectors of the grid `old` (t, h, w) at the centres of the cells of `new`: bicubic in space, linear in time.
+    """Return the vectors of the grid `old` (t, h, w) at the centres of the cells of `new`: bicubic in space, linear in time.
 
-    Positions are points, so nothing is smoothed where the new grid is coarser.
+    Positions are points, so nothing is smoothed if the new grid is coarser.
     """
     cells = table.view(*old, -1).permute(0, 3, 1, 2)  # [t, D, h, w]
     if old[1:] != new[1:]:
@@ -28,10 +28,8 @@ def interpolate_table(
     return table if old == new else rearrange(cells, "t d h w -> (t h w) d")
 
 
-def resize_kernel(
-    weight: Float[Tensor, "D P"], old: tuple[int, int], new: tuple[int, int], num_channels: int = 3
-) -> Float[Tensor, "D Q"]:
-    """A patch embedding for (tubelet, patch) `new` from one for `old`; values in the order frame, row, column, channel.
+def resize_kernel(weight: Float[Tensor, "D P"], old: tuple[int, int], new: tuple[int, int]) -> Float[Tensor, "D Q"]:
+    """Return a patch embedding for (tubelet, patch) `new` from one for `old`; values in the order frame, row, column, channel.
 
     Space: FlexiViT's pseudo-inverse (arXiv 2212.08013): a patch that was enlarged gives the embedding of the small one.
     Time: each new frame gets the share of the old frames that it covers, so that a still clip keeps its embedding, and a
@@ -40,7 +38,7 @@ def resize_kernel(
     if old == new:
         return weight
     (dt, side), (new_dt, new_side) = old, new
-    kernel = rearrange(weight, "d (t h w c) -> t d c h w", t=dt, h=side, w=side, c=num_channels)
+    kernel = rearrange(weight, "d (t h w c) -> t d c h w", t=dt, h=side, w=side)
     if side != new_side:
         kernel = torch.stack([resample_patch_embed(frame, [new_side, new_side]) for frame in kernel])
     if dt != new_dt:
@@ -49,6 +47,6 @@ def resize_kernel(
 
 
 def _overlap(old: int, new: int) -> Float[Tensor, "new old"]:
-    """How much of old frame i lies in new frame j, when both fill the same time; the columns sum to 1."""
+    """Return the share of old frame i that lies in new frame j if both fill the same time; the columns sum to 1."""
     begin, edge = torch.arange(old).double(), torch.arange(new + 1).double() * old / new
     return (torch.minimum(begin + 1, edge[1:, None]) - torch.maximum(begin, edge[:-1, None])).clamp(min=0)

@@ -1,7 +1,7 @@
 """Transformer blocks: timm's, stacked, with stochastic depth and activation checkpointing."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,9 +12,25 @@ from torch.utils.checkpoint import checkpoint
 NORM_EPS = 1e-6  # VideoMAE, MAE
 
 
+class Blocks(NamedTuple):
+    """The numbers of a stack of transformer blocks. The defaults are those of ViT-B."""
+
+    width: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0  # largest rate of stochastic depth; the rate rises linearly with the block
+    checkpointing: bool = False  # recompute the blocks in the backward pass
+
+
+VIT_B, DECODER_B = Blocks(), Blocks(384, 4, 6)
+
+
 class DropPath(nn.Module):
-    """Leave out a residual branch for some samples and scale it for the others (stochastic depth, arXiv 1603.09382), as
-    `DropPaths` says; without it, as it draws itself."""
+    """Leave out a residual branch for some samples and scale it for the others (stochastic depth, arXiv 1603.09382).
+
+    `DropPaths` sets which; if nothing is set, the module draws.
+    """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -31,7 +47,7 @@ class DropPath(nn.Module):
 
 
 class DropPaths:
-    """All places of a model where stochastic depth leaves out branches."""
+    """List the places of a model where stochastic depth leaves out branches, and set all of them at once."""
 
     def __init__(self, model: nn.Module) -> None:
         self.places = [module for module in model.modules() if isinstance(module, DropPath)]
@@ -41,8 +57,11 @@ class DropPaths:
         return len(self.places)
 
     def set(self, keys: Float[Tensor, "B n"] | None) -> None:
-        """Decide by keys, uniform in 0..1, a column for each place: below its rate the branch is left out. They belong to the
-        samples' places in the global batch, so that this does not depend on how the batch is split."""
+        """Leave out a branch if its key is below the rate of its place; None lets each place draw.
+
+        `keys`: uniform in 0..1, one column for each place. They belong to the samples' places in the global batch, so the
+        result does not depend on how the batch is split.
+        """
         if keys is None:
             return
         if self.rates.device != keys.device:
@@ -53,8 +72,10 @@ class DropPaths:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the transformer blocks in place, which fuses what stands between their matrix products. Blocks of one width
-    share what is compiled: seconds, where a whole model takes minutes."""
+    """Compile the transformer blocks in place, which fuses the operations between their matrix products.
+
+    Blocks of one width share the compiled code: this takes seconds, a whole model minutes.
+    """
     for module in model.modules():
         if isinstance(module, BlockStack):
             for block in module.blocks:
@@ -62,19 +83,12 @@ def compile_blocks(model: nn.Module) -> None:
 
 
 class BlockStack(nn.Module):
-    """`depth` pre-norm transformer blocks (fused attention where the device has it) and a final LayerNorm."""
+    """Pre-norm transformer blocks (fused attention if the device has it) and a final LayerNorm."""
 
-    def __init__(
-        self,
-        width: int,
-        depth: int,
-        num_heads: int,
-        drop_path: float = 0.0,
-        checkpointing: bool = False,
-        mlp_ratio: float = 4.0,
-    ) -> None:
+    def __init__(self, numbers: Blocks) -> None:
         super().__init__()
         norm: Any = partial(nn.LayerNorm, eps=NORM_EPS)
+        width, depth, num_heads, mlp_ratio, drop_path, checkpointing = numbers
         rates = torch.linspace(0, drop_path, max(depth, 1), device="cpu").tolist()  # numbers, also under a meta device
         self.blocks = nn.ModuleList(
             Block(width, num_heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)
@@ -86,11 +100,11 @@ class BlockStack(nn.Module):
         self.checkpointing = checkpointing
 
     def forward(self, x: Float[Tensor, "B L D"], start: int = 0) -> Float[Tensor, "B L D"]:
-        """From block `start` on, with the norm."""
+        """Run the blocks from `start` on, then the norm."""
         return self.norm(self.run_blocks(x, start))
 
     def run_blocks(self, x: Float[Tensor, "B L D"], start: int = 0, stop: int | None = None) -> Float[Tensor, "B L D"]:
-        """Blocks start to stop alone."""
+        """Run the blocks from `start` to before `stop`, without the norm."""
         for block in self.blocks[start:stop]:
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
@@ -100,7 +114,7 @@ class BlockStack(nn.Module):
 
 
 def reset_weights(root: nn.Module) -> None:
-    """Xavier-uniform linears with zero biases, unit norms (MAE, VideoMAE); 0.02 normal for every other parameter."""
+    """Set Xavier-uniform linears with zero biases, unit norms (MAE, VideoMAE), and 0.02 normal for every other parameter."""
     done: set[int] = set()
     for module in root.modules():
         if isinstance(module, nn.Linear):

@@ -1,23 +1,23 @@
-"""Pixels <-> tokens, and where a token is. One path for 1 to T frames: an image is a clip of one frame with tubelet 1."""
+"""Turn pixels into tokens and back, and tell where a token is. An image is a clip of one frame with tubelet 1."""
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hpm_video.config.geometry import Geometry, Grid
 from hpm_video.models.interpolate import interpolate_table
-
-Grid = tuple[int, int, int]  # (t, h, w) tokens
 
 
 def patchify(clip: Float[Tensor, "B C T H W"], tubelet: int, patch: int) -> Float[Tensor, "B N P"]:
-    """Tokens in the order time, height, width; values of a token in the order frame, row, column, channel (VideoMAE's)."""
+    """Cut a clip into tokens, in the order time, height, width; a token's values are in the order frame, row, column, channel
+    (VideoMAE's)."""
     pattern = "b c (t dt) (h ph) (w pw) -> b (t h w) (dt ph pw c)"
     return rearrange(clip, pattern, dt=tubelet, ph=patch, pw=patch)
 
 
 def unpatchify(tokens: Float[Tensor, "B N P"], grid: Grid, tubelet: int, patch: int) -> Float[Tensor, "B C T H W"]:
-    """The inverse of `patchify`."""
+    """Invert `patchify`."""
     t, h, w = grid
     pattern = "b (t h w) (dt ph pw c) -> b c (t dt) (h ph) (w pw)"
     return rearrange(tokens, pattern, t=t, h=h, w=w, dt=tubelet, ph=patch, pw=patch)
@@ -26,8 +26,10 @@ def unpatchify(tokens: Float[Tensor, "B N P"], grid: Grid, tubelet: int, patch: 
 def take_patches(
     clip: Float[Tensor, "B C T H W"], index: Int[Tensor, "B K"], tubelet: int, patch: int
 ) -> Float[Tensor, "B K P"]:
-    """The tokens of the given numbers as `patchify` gives them; no other pixel is copied. Quickest where the clip is stored as
-    frames are, [B, T, H, W, C], as a token's values are in that order."""
+    """Return the tokens of the given numbers as `patchify` gives them; no other pixel is copied.
+
+    Quickest if the clip is stored as frames are, [B, T, H, W, C]: a token's values are in that order.
+    """
     pattern = "b c (t dt) (h ph) (w pw) -> b t h w dt ph pw c"
     grid = rearrange(clip, pattern, dt=tubelet, ph=patch, pw=patch)  # a view
     height, width = grid.shape[2:4]
@@ -37,17 +39,17 @@ def take_patches(
 
 
 def take(tokens: Float[Tensor, "B N X"], index: Int[Tensor, "B K"]) -> Float[Tensor, "B K X"]:
-    """The tokens of the given numbers, clip by clip."""
+    """Return the tokens of the given numbers, clip by clip."""
     return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
 class SpaceTimePatchEmbed(nn.Module):
-    """A linear map of the tubelet x patch x patch pixels of a token: VideoMAE's Conv3d, but only for the tokens asked for."""
+    """Map the pixel values of a token to a vector: VideoMAE's Conv3d, but only for the requested tokens."""
 
-    def __init__(self, tubelet: int, patch: int, width: int, num_channels: int = 3) -> None:
+    def __init__(self, geometry: Geometry, width: int) -> None:
         super().__init__()
-        self.tubelet, self.patch = tubelet, patch
-        self.linear = nn.Linear(tubelet * patch * patch * num_channels, width)
+        self.tubelet, self.patch = geometry.tubelet, geometry.patch_px
+        self.linear = nn.Linear(geometry.values_per_token, width)
 
     def forward(self, clip: Float[Tensor, "B C T H W"], index: Int[Tensor, "B V"] | None) -> Float[Tensor, "B K D"]:
         if index is None:
@@ -56,9 +58,9 @@ class SpaceTimePatchEmbed(nn.Module):
 
 
 class Positions(nn.Module):
-    """A vector for each token of the grid. kind: sincos1d (VideoMAE), sincos2d (MAE), sincos3d (time + place), learned.
+    """Hold a vector for each token of the grid. kind: sincos1d (VideoMAE), sincos2d (MAE), sincos3d (time + place), learned.
 
-    A fixed table is that of the grid `made_for`, interpolated: what weights that were trained on that grid expect.
+    A fixed table is made for the grid `made_for` and interpolated, as weights that were trained on that grid expect.
     """
 
     table: Tensor
@@ -76,7 +78,7 @@ class Positions(nn.Module):
 
 
 def original_grid(grid: Grid, made_for: Grid | None) -> Grid:
-    """The grid whose table is interpolated to `grid`. One of a single step (an image's) has no time to stretch: it gets
+    """Return the grid whose table is interpolated to `grid`. A grid of one step (an image's) has no time to stretch: it gets
     as many steps as `grid`."""
     if made_for is None:
         return grid
@@ -85,19 +87,20 @@ def original_grid(grid: Grid, made_for: Grid | None) -> Grid:
 
 
 def fixed_table(kind: str, grid: Grid, width: int, made_for: Grid | None = None) -> Float[Tensor, "N D"]:
-    """The sine-cosine table of the grid `made_for`, interpolated to `grid`; None = of `grid` itself."""
+    """Return the sine-cosine table of the grid `made_for`, interpolated to `grid`; None = of `grid` itself."""
     old = original_grid(grid, made_for)
     return interpolate_table(_TABLES[kind](old, width), old, grid)
 
 
 def sincos1d(grid: Grid, width: int) -> Float[Tensor, "N D"]:
-    """One table over all tokens, sine and cosine interleaved (VideoMAE, after "Attention is all you need", section 3.5)."""
+    """Return one table over all tokens, sine and cosine interleaved (VideoMAE, after "Attention is all you need", section 3.5)."""
     waves = _waves(torch.arange(grid[0] * grid[1] * grid[2]), width)  # [N, D / 2]
     return torch.stack([waves.sin(), waves.cos()], dim=-1).flatten(1).float()
 
 
 def sincos2d(grid: Grid, width: int) -> Float[Tensor, "N D"]:
-    """First half of the vector: column; second half: row; each sines, then cosines (MAE). The same at every time."""
+    """Return a table of places, the same at every time (MAE): the column in the first half of a vector, the row in the second;
+    in each half sines, then cosines."""
     t, h, w = grid
     if width % 4:
         raise ValueError(f"sincos2d needs a width that 4 divides, not {width}")
@@ -107,14 +110,14 @@ def sincos2d(grid: Grid, width: int) -> Float[Tensor, "N D"]:
 
 
 def sincos3d(grid: Grid, width: int) -> Float[Tensor, "N D"]:
-    """Separable: the table of the place plus the table of the time (MAE-ST's sum, with fixed tables)."""
+    """Return the table of the place plus the table of the time (MAE-ST's sum, with fixed tables)."""
     t, h, w = grid
     time = _halves(torch.arange(t), width)[:, None, :].expand(-1, h * w, -1).reshape(t * h * w, width)
     return (sincos2d(grid, width) + time).float()
 
 
 def _waves(numbers: Tensor, width: int) -> Tensor:
-    """[K] -> [K, width / 2] angles, in float64: wavelengths from 2 pi to 10000 * 2 pi."""
+    """Return angles [K, width / 2] of numbers [K], in float64: wavelengths from 2 pi to 10000 * 2 pi."""
     if width % 2:
         raise ValueError(f"sine-cosine positions need an even width, not {width}")
     rate = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)

@@ -8,9 +8,10 @@ import torch
 
 from hpm_video.config import PretrainConfig, to_yaml
 from hpm_video.config.batch import split_batch
-from hpm_video.config.geometry import has_images, mask_counts, token_grid
-from hpm_video.costs.dry_run import Cost, DryRun, dry_run
+from hpm_video.config.geometry import Geometry, has_images
+from hpm_video.costs.dry_run import DryRun, dry_run
 from hpm_video.costs.memory import estimate_memory, free_device_memory, stage_of
+from hpm_video.costs.meter import Cost
 from hpm_video.evals.frozen.features import find_device
 from hpm_video.files import temporary_folder, write_text
 from hpm_video.preprocess.jobs import num_free_cores, tell_size
@@ -63,11 +64,12 @@ def tell_model(found: Findings, config: PretrainConfig, num_ranks: int) -> DryRu
     precision = precision_of(config)
     run = dry_run(config, micro, precision == "bf16")
     random = dry_run(replace(config, mask=replace(config.mask, mode="random")), 1, precision == "bf16")
-    t, h, w = token_grid(config)
-    num_units, num_masked = mask_counts(config)
+    geometry = Geometry.of(config)
+    t, h, w = geometry.grid
     count = {name: f"{number / 1e6:.1f} M" for name, number in run.num_parameters.items()}
     found.line(
-        f"clip of {t * h * w:,} tokens ({t} x {h} x {w}), {num_masked} of {num_units} {config.mask.unit}s masked"
+        f"clip of {geometry.num_tokens:,} tokens ({t} x {h} x {w}), {geometry.num_masked} of {geometry.num_units} "
+        f"{config.mask.unit}s masked"
     )
     teacher = count.get("teacher", "none")
     found.line(f"parameters: encoder {count['encoder']}, student {count['student']}, teacher {teacher}")

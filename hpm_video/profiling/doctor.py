@@ -1,6 +1,5 @@
 """`hpm-video doctor`: what works on this machine, and what a configuration would cost here, before it is started."""
 
-import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 
 from hpm_video.config import PretrainConfig, load_config
+from hpm_video.config.geometry import Geometry
 from hpm_video.costs.dry_run import DryRun
 from hpm_video.costs.memory import checkpoint_bytes
 from hpm_video.data.manifest import SPLITS, kind_of_samples, open_manifest
@@ -114,7 +114,7 @@ def look_at_shared_memory(found: Findings, config: PretrainConfig, num_clips: in
     workers, shared = config.data.num_workers, Path("/dev/shm")
     if not workers or not shared.is_dir():
         return
-    clip_bytes = config.data.num_frames * math.prod(config.data.frame_size_px) * 3
+    clip_bytes = Geometry.of(config).values_per_clip  # uint8
     least, free = (workers + 1) * num_clips * clip_bytes, 0.9 * shutil.disk_usage(shared).free
     found.line(f"/dev/shm: {tell_memory(least)} at least for reading processes, {tell_memory(free)} usable")
     if least > free:

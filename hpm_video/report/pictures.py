@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.choices import TARGETS
-from hpm_video.config.geometry import token_grid, unit_block
+from hpm_video.config.geometry import Geometry
 from hpm_video.data.loader import HeldOut, load_held_out
 from hpm_video.data.transforms import Normalise
 from hpm_video.files import all_names, own_folder, write_bytes
@@ -113,11 +113,11 @@ def hide(clip: Float[Tensor, "B C T H W"], journey: Journey, config: PretrainCon
 
 def rebuild(clip: Float[Tensor, "B C T H W"], journey: Journey, config: PretrainConfig) -> Float[Tensor, "B C T H W"]:
     """Visible pixels as they are, hidden ones as predicted, with the true mean and std of a normalised target."""
-    model = config.model
-    tokens = patchify(clip, model.tubelet, model.patch_px).clone()
+    geometry = Geometry.of(config)
+    tokens = patchify(clip, geometry.tubelet, geometry.patch_px).clone()
     predicted = to_pixels(journey.output.pixels, journey.target)
     tokens.scatter_(1, journey.mask.decoded[:, :, None].expand(-1, -1, tokens.shape[2]), predicted)
-    return unpatchify(tokens, token_grid(config), model.tubelet, model.patch_px)
+    return unpatchify(tokens, geometry.grid, geometry.tubelet, geometry.patch_px)
 
 
 def overlay(
@@ -140,9 +140,9 @@ def _on_tokens(difficulty: Float[Tensor, "B U"], units: Int[Tensor, "U K"]) -> F
 
 def _spread(values: Float[Tensor, "B N"], config: PretrainConfig) -> Float[Tensor, "B 3 T H W"]:
     """A number for each token, on all of its pixels."""
-    model = config.model
-    tokens = values[:, :, None].expand(-1, -1, model.tubelet * model.patch_px**2 * 3)
-    return unpatchify(tokens, token_grid(config), model.tubelet, model.patch_px)
+    geometry = Geometry.of(config)
+    tokens = values[:, :, None].expand(-1, -1, geometry.values_per_token)
+    return unpatchify(tokens, geometry.grid, geometry.tubelet, geometry.patch_px)
 
 
 def _to_rgb(clip: Float[Tensor, "B C T H W"], config: PretrainConfig) -> Float[ndarray, "B T H W C"]:
@@ -194,7 +194,8 @@ def _add_scale(figure: Any, axes: Any) -> None:
 def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
     """What the teacher found hard over the training: the middle frame of held-out clips, and their maps below it; None without one."""
     file, config = run / "difficulty.jsonl", load_run_config(run)
-    units = make_units(token_grid(config), unit_block(config))
+    geometry = Geometry.of(config)
+    units = make_units(geometry.grid, geometry.block)
     rows = read_rows(file, "what a run wrote, or nothing there") if file.exists() else []
     lines = [row for row in rows if "step" in row and _are_maps(row.get("difficulty"), len(units))]
     lines = [line for line in lines if len(line["difficulty"]) == len(lines[0]["difficulty"])]

@@ -180,7 +180,8 @@ def _pretraining_table(recipe: Recipe, configs: dict[str, PretrainConfig]) -> Ta
     for label, config in configs.items():
         steps, cost = num_steps(config, recipe.num_train), count_step(config)
         share = teacher_share(config, steps)
-        macs = [cost.embed + cost.encoder, cost.decoder, cost.predictor, cost.teacher, cost.step(share)]
+        parts = [("patch embedding", "encoder"), ("pixel decoder", "head"), ("predictor",)]
+        macs = [*(sum(cost.stages[name] for name in names) for names in parts), cost.teacher, cost.step(share)]
         total = run_flops(config, steps)
         cells = [label, f"{steps:,}", *(f"{number / 1e9:.1f}" for number in macs)]
         rows.append([*cells, f"{total:.3g}", f"{a100_hours(total):,.0f}"])
@@ -215,7 +216,7 @@ def _tuning_table(recipe: Recipe, config: FinetuneConfig) -> Table:
 
 def _memory_table(config: PretrainConfig, tuning: FinetuneConfig, num_classes: int) -> Table:
     with torch.device("meta"):
-        student, classifier = Student(config), Classifier(tuning, num_classes)
+        student, classifier = Student.of(config), Classifier.of(tuning, num_classes)
     assert student.predictor is not None
     extra = count_parameters([student.decoder, student.pixel_head])
     whole, head = count_parameters([student]), count_parameters([student.predictor, student.loss_head])

@@ -96,7 +96,7 @@ def finetune_config(file: Path | None, overrides: list[str]) -> FinetuneConfig:
 def build_classifier(config: FinetuneConfig, num_classes: int) -> Classifier:
     """As every run with this seed starts: the same on every rank and for every engine."""
     with first_weights(config.train.seed):
-        return Classifier(config, num_classes)
+        return Classifier.of(config, num_classes)
 
 
 def open_labelled_sets(config: FinetuneConfig) -> tuple[Source, Source]:

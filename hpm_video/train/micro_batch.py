@@ -59,9 +59,9 @@ class Budget:
         with torch.device("meta"):
             model: nn.Module
             if isinstance(config, PretrainConfig):
-                model = Student(config)
+                model = Student.of(config)
             else:
-                model = Classifier(config, self.num_classes)
+                model = Classifier.of(config, self.num_classes)
         count = sum(p.numel() for p in model.parameters())
         return self._need(
             DryRun(

@@ -11,7 +11,7 @@ from torch import nn
 
 from hpm_video.catalog.annotations import IMAGE_SUFFIXES
 from hpm_video.config import PretrainConfig, load_config
-from hpm_video.config.geometry import has_images, image_config
+from hpm_video.config.geometry import has_images, image_data
 from hpm_video.costs.flops import run_flops
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut
@@ -105,7 +105,7 @@ def _tell(report: str) -> None:
 
 def open_images(config: PretrainConfig) -> ClipDataset:
     """The images that a video model is trained on as well. Raises UserError."""
-    data = image_config(config).data
+    data = image_data(config)
     try:
         source = open_manifest(data, "train", IMAGE_SUFFIXES)
     except UserError as error:

@@ -18,9 +18,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from hpm_video.config.geometry import Grid, cut_grid
 from hpm_video.errors import UserError
 from hpm_video.models.encoder import SIZES
-from hpm_video.models.tokens import Grid, fixed_table
+from hpm_video.models.tokens import fixed_table
 from hpm_video.weights.convert_names import KNOWN, ROTARY, UNUSED, Said, refuse_others, rename
 
 NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -143,18 +144,16 @@ def _project(theirs: Mapping[str, Tensor], kernel: Tensor) -> str:
 def _find_grid(tensors: Mapping[str, Tensor], tubelet: int, patch: int, said: Said, notes: list[str]) -> Grid:
     """The grid of the positions, and that they are as many as it has cells (and one more, of the class token)."""
     frames = said.num_frames or (PUBLISHED_FRAMES if tubelet > 1 else 1)
-    steps, count = frames // tubelet, None
+    steps, height, width = cut_grid((frames, *(said.frame_size_px or [PUBLISHED_SIDE_PX] * 2)), tubelet, patch)
+    count = None
     if "pos_embed_temporal" in tensors:
         steps = tensors["pos_embed_temporal"].shape[1]
         count = steps * tensors["pos_embed_spatial"].shape[1]
     elif "pos_embed" in tensors:
         count = tensors["pos_embed"].shape[1]
-    if said.frame_size_px is not None:
-        height, width = (side // patch for side in said.frame_size_px)
-    elif count is not None:
+    if said.frame_size_px is None and count is not None:
         height = width = math.isqrt(count // max(1, steps))
-    else:
-        height = width = PUBLISHED_SIDE_PX // patch
+    elif said.frame_size_px is None:
         notes.append(
             f"it says nothing of positions: those of {frames} x {PUBLISHED_SIDE_PX} px assumed (model.position_grid)"
         )

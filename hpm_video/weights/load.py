@@ -56,7 +56,7 @@ def load_classifier(run: Path, overrides: Iterable[str] = ()) -> tuple[FinetuneC
     assert isinstance(config, FinetuneConfig)
     exported = run / "classifier.safetensors"
     file = exported if not list_checkpoints(run) and exported.is_file() else _classifier_of(latest_checkpoint(run))
-    classifier = Classifier(config, len(classes))
+    classifier = Classifier.of(config, len(classes))
     load_weights(classifier, read_tensors(file), file)
     return config, classifier.eval(), classes
 
@@ -69,7 +69,7 @@ def _classifier_of(folder: Path) -> Path:
 def load_student(run: Path) -> tuple[PretrainConfig, Student]:
     """The student of the latest checkpoint of a run."""
     config, folder = load_run_config(run), latest_checkpoint(run)
-    student = Student(config)
+    student = Student.of(config)
     load_weights(student, read_tensors(folder / "student.safetensors"), folder)
     return config, student.eval()
 
@@ -86,6 +86,6 @@ def load_encoder(run: Path) -> tuple[PretrainConfig, Encoder]:
         config, student = load_student(run)
         return config, student.encoder
     config = load_run_config(run)
-    encoder = Encoder(config)
+    encoder = Encoder.of(config)
     load_weights(encoder, read_tensors(run / "encoder.safetensors"), run / "encoder.safetensors")
     return config, encoder.eval()

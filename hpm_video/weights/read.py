@@ -12,9 +12,9 @@ from torch import Tensor
 
 from hpm_video.config import EncoderConfig, InitConfig, ModelConfig
 from hpm_video.config.choices import TARGETS
+from hpm_video.config.geometry import Grid, cut_grid
 from hpm_video.errors import UserError
 from hpm_video.method.targets.image_models import PIXELS
-from hpm_video.models.tokens import Grid
 from hpm_video.reading import read_json
 from hpm_video.runs.checkpoints import list_checkpoints, read_tensors
 from hpm_video.runs.settings import load_classes, read_config
@@ -183,7 +183,6 @@ def _own(file: Path, tensors: Mapping[str, Tensor]) -> Weights:
     if classes is not None:
         model["pooling"] = config["model"]["pooling"]
     data = {name: config["data"][name] for name in CLIP_KEYS}
-    height, width = (side // model["patch_px"] for side in data["frame_size_px"])
     encoder, head, rest = _split(tensors)
     weights = Weights(
         tensors=encoder,
@@ -194,7 +193,7 @@ def _own(file: Path, tensors: Mapping[str, Tensor]) -> Weights:
         decoder={n: config["model"][n] for n in DECODER_KEYS if n in config["model"]} if rest else {},
         target=target_kind(config.get("objective", {}).get("target")),
         data=data,
-        grid=(data["num_frames"] // model["tubelet"], height, width),
+        grid=cut_grid((data["num_frames"], *data["frame_size_px"]), model["tubelet"], model["patch_px"]),
         kind=kind,
         source=file,
     )

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from hpm_video.config.geometry import Grid
 from hpm_video.errors import UserError
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.interpolate import interpolate_table, resize_kernel
 from hpm_video.models.student import Student
-from hpm_video.models.tokens import Grid, fixed_table
+from hpm_video.models.tokens import fixed_table
 from hpm_video.weights.convert_in import count_blocks, fold_projection
 from hpm_video.weights.files import whole
 from hpm_video.weights.read import Weights, target_kind

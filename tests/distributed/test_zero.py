@@ -68,7 +68,7 @@ def runs(tmp_path_factory, run_here) -> Path:
 
 def shards_student() -> Student:
     torch.manual_seed(3)
-    student = Student(load_config(None, [*KEYS, "data.root=x", "train.output=x", "mask.mode=random"]))
+    student = Student.of(load_config(None, [*KEYS, "data.root=x", "train.output=x", "mask.mode=random"]))
     for parameter in student.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return student

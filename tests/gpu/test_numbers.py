@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from hpm_video.config import load_finetune_config
-from hpm_video.config.geometry import mask_counts, token_grid, unit_block
+from hpm_video.config.geometry import Geometry
 from hpm_video.method.masking.decoding import DecodePlan
 from hpm_video.method.masking.strategies import MaskPlan, mask_hard, mask_inverted, mask_random
 from hpm_video.method.masking.units import aggregate, make_units, to_tokens
@@ -35,13 +35,13 @@ def build(part: str, config, sizes) -> torch.nn.Module:
     if part == "classifier":
         names = ("data.", "model.patch", "model.width", "model.depth", "model.num")
         keys = [f"{name}={value}" for name, value in sizes.items() if name.startswith(names)]
-        module = Classifier(
+        module = Classifier.of(
             load_finetune_config(None, [*keys, "data.root=x", "train.output=y", "model.head_init=1"]), 7
         )
     elif part == "encoder":
-        module = Encoder(config)
+        module = Encoder.of(config)
     else:
-        module = Student(config)
+        module = Student.of(config)
         if part == "teacher":
             module.drop_pixel_decoder()
     with torch.no_grad():  # tokens, biases and norms are not left at what they start from
@@ -67,10 +67,7 @@ def test_outputs_gradients_and_update_are_those_of_float64(
     part, precision, device, settings, sizes, precise, record_property
 ) -> None:
     config = settings("hpm")
-    module, num_tokens = (
-        build(part, config, sizes),
-        token_grid(config)[0] * token_grid(config)[1] * token_grid(config)[2],
-    )
+    module, num_tokens = build(part, config, sizes), Geometry.of(config).num_tokens
     true = copy.deepcopy(module).double()
     module = module.to(device)
     clip = torch.randn(4, 3, config.data.num_frames, *config.data.frame_size_px)
@@ -140,8 +137,9 @@ def test_the_ranking_loss_is_that_of_float64(device, record_property) -> None:
 
 def test_masks_and_units_are_those_of_the_cpu(device, settings) -> None:
     config = settings("hpm")
-    units = make_units(token_grid(config), unit_block(config))
-    num_units, num_masked = mask_counts(config)
+    geometry = Geometry.of(config)
+    units = make_units(geometry.grid, geometry.block)
+    num_units, num_masked = geometry.num_units, geometry.num_masked
     keys, difficulty, phases = torch.rand(3, 16, num_units)
     plan, part = MaskPlan(num_masked, num_masked // 3), DecodePlan(num_masked - 1, max(1, units.shape[1] // 2))
     for choose in (mask_hard, mask_inverted, lambda d, k, p: mask_random(k, p.num_masked)):
@@ -158,7 +156,7 @@ def test_masks_and_units_are_those_of_the_cpu(device, settings) -> None:
 
 def test_the_teachers_difficulty_and_update(device, settings, waves, record_property) -> None:
     config = settings("hpm")
-    units = make_units(token_grid(config), unit_block(config))
+    units = make_units(Geometry.of(config).grid, Geometry.of(config).block)
     student, clip = build("student", config, {}), waves(config, 4)
     there, here = (Teacher(student, config.teacher, 0.25, units).to(where) for where in (device, torch.device("cpu")))
     keys = torch.rand(config.teacher.num_views, 4, len(units))

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from hpm_video.config import DataConfig, load_config, load_finetune_config
-from hpm_video.config.geometry import mask_counts, token_grid
+from hpm_video.config.geometry import Geometry
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.manifest import Manifest, Row, open_manifest
 from hpm_video.data.transforms import Normalise
@@ -49,7 +49,7 @@ def test_an_image_is_a_one_frame_clip_bitwise(tiny_config, local_engine, clips_o
     config = tiny_config(
         image=True, mask__mode=mode, model__cls_token=True, model__positions="sincos2d", mask__hard_share_start=0.5
     )
-    student = Student(config)
+    student = Student.of(config)
     step, engine = PretrainStep(config, student, CPU), local_engine(student)
     image, video, folder = (clips_of(suffix) for suffix in (".png", ".mkv", ""))
     assert torch.equal(image, video) and torch.equal(image, folder)
@@ -70,9 +70,10 @@ def test_the_shipped_models_have_hpms_counts(name, width, depth, heads) -> None:
     """147 of 196 patches masked, 49 visible, and the parameters of HPM's official image model (its source), but for the
     bias of the projection (512) and the loss head, whose 768 outputs are averaged there: here it has one."""
     config = load_config(CONFIGS / "pretrain" / f"{name}.yaml", REQUIRED)
-    assert token_grid(config) == (1, 14, 14) and mask_counts(config) == (196, 147)
+    geometry = Geometry.of(config)
+    assert (geometry.grid, geometry.num_units, geometry.num_masked) == ((1, 14, 14), 196, 147)
     with torch.device("meta"):
-        student = Student(config)
+        student = Student.of(config)
 
     def stack(blocks: int, w: int) -> int:
         return blocks * (12 * w * w + 13 * w) + 2 * w  # qkv, proj, mlp, two norms; last norm
@@ -89,7 +90,7 @@ def test_the_shipped_models_have_hpms_counts(name, width, depth, heads) -> None:
     assert teacher.momentum_rise * config.train.epochs == 100 and config.optim.warmup_share * config.train.epochs == 40
     assert lr_at(400, 8000, config.optim) == pytest.approx(1.5e-4 * 8) and lr_at(8000, 8000, config.optim) == 0
     baseline = load_config(CONFIGS / "pretrain" / f"{name}.yaml", [*REQUIRED, "mask.mode=random"])
-    assert mask_counts(baseline) == (196, 147)
+    assert Geometry.of(baseline).num_masked == 147
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ savings = pytest.mark.parametrize("overrides", SAVINGS.values(), ids=SAVINGS.key
 def make(tiny_config, **overrides):
     config = tiny_config(**{**HARD, **overrides})
     torch.manual_seed(1)
-    student = Student(config)
+    student = Student.of(config)
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -267,7 +267,7 @@ def test_multiply_adds_are_those_torch_counts(tiny_config, smooth_clip, local_en
 )
 def test_settings_that_cannot_be_are_named(tiny_config, overrides, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        Student(tiny_config(**{**HARD, **overrides}))
+        Student.of(tiny_config(**{**HARD, **overrides}))
 
 
 def test_presets_are_values_that_later_keys_change() -> None:

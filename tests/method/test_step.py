@@ -23,7 +23,7 @@ HARD = {"mask__hard_share_start": 0.5, "mask__hard_share_end": 0.5}
 def make(tiny_config, smooth_clip, local_engine):
     def build(num_clips: int = 4, **overrides):
         config = tiny_config(**overrides)
-        student = Student(config)
+        student = Student.of(config)
         return (
             config,
             student,

@@ -44,7 +44,7 @@ def vit(monkeypatch, tmp_path):
 def make(tiny_config, smooth_clip, local_engine):
     def build(target: str, num_clips: int = 4, **keys):
         config = tiny_config(objective__target=target, **keys)
-        student = Student(config)
+        student = Student.of(config)
         return PretrainStep(config, student, CPU), local_engine(student), smooth_clip(config, num_clips)
 
     return build
@@ -176,5 +176,5 @@ def test_cost_counts_the_network_of_the_target(tiny_config) -> None:
         counter.get_total_flops(), rel=1e-3
     )  # 2 frames
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        Student(tiny_config(**big)).encoder(torch.zeros(1, 3, 4, 224, 224))
+        Student.of(tiny_config(**big)).encoder(torch.zeros(1, 3, 4, 224, 224))
     assert cost["teacher_features"].target == pytest.approx(counter.get_total_flops() / 2, rel=1e-3)

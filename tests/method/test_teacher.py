@@ -27,7 +27,7 @@ def test_no_weight_stays_behind(tiny_config, local_engine, positions: str) -> No
     config = tiny_config(
         teacher__momentum_start=0, teacher__momentum_end=0, model__positions=positions, model__cls_token=True
     )
-    student = Student(config)
+    student = Student.of(config)
     step = PretrainStep(config, student, CPU)
     change(student)
     weights = dict(student.named_parameters())
@@ -42,7 +42,7 @@ def test_no_weight_stays_behind(tiny_config, local_engine, positions: str) -> No
 
 def test_update_follows_the_momentum_of_the_step(tiny_config, local_engine) -> None:
     config = tiny_config(teacher__momentum_start=0.5, teacher__momentum_end=0.9, teacher__momentum_rise=0.5)
-    student = Student(config)
+    student = Student.of(config)
     step = PretrainStep(config, student, CPU)
     name = "loss_head.weight"
     expected = step.teacher.network.get_parameter(name).double().clone()
@@ -56,8 +56,8 @@ def test_update_follows_the_momentum_of_the_step(tiny_config, local_engine) -> N
 def test_unit_that_no_view_hid_keeps_its_prediction_as_visible(tiny_config, smooth_clip) -> None:
     config = tiny_config(teacher__view="partial")
     clip = smooth_clip(config, 3)
-    step = PretrainStep(config, Student(config), CPU)
-    teacher = Teacher(Student(config), config.teacher, 0.75, step.units)
+    step = PretrainStep(config, Student.of(config), CPU)
+    teacher = Teacher(Student.of(config), config.teacher, 0.75, step.units)
     keys = torch.rand(1, 3, 16)
     difficulty = teacher.predict_difficulty(clip, keys)
     hidden_units = mask_random(keys[0], 4)  # 12 of 16 visible
@@ -74,7 +74,7 @@ def test_difficulty_has_no_gradient_and_draws_nothing_of_its_own(tiny_config, sm
     """All that is drawn comes from (seed, step, place): torch's global generator is as before, in every mode."""
     for overrides in ({}, {"teacher__view": "partial", "teacher__num_views": 2}, {"mask__mode": "random"}):
         config = tiny_config(**{**HARD, **overrides})
-        student, clip = Student(config), smooth_clip(config, 2)
+        student, clip = Student.of(config), smooth_clip(config, 2)
         step = PretrainStep(config, student, CPU)
         before = torch.get_rng_state()
         _, journey = step(local_engine(student), clip, BatchSlice(0, 2, 2), 0, 10)
@@ -94,7 +94,7 @@ def test_difficulty_has_no_gradient_and_draws_nothing_of_its_own(tiny_config, sm
 )
 def test_gradients_do_not_depend_on_the_split(tiny_config, smooth_clip, local_engine, overrides: dict) -> None:
     config = tiny_config(**{**HARD, "objective__ranking_reaches_encoder": True, **overrides})
-    student, clip = Student(config), smooth_clip(config, 8)
+    student, clip = Student.of(config), smooth_clip(config, 8)
     step, engine = PretrainStep(config, student, CPU), local_engine(student)
     gradients = []
     for places in ([BatchSlice(0, 8, 8)], [BatchSlice(0, 4, 8), BatchSlice(4, 8, 8)]):

@@ -5,6 +5,7 @@ import torch
 
 from hpm_video.config import load_finetune_config
 from hpm_video.models.classifier import Classifier
+from hpm_video.models.layers import Blocks
 from hpm_video.types import UserError
 
 TINY = (
@@ -15,7 +16,30 @@ TINY = (
 
 def make(*keys: str) -> Classifier:
     torch.manual_seed(0)
-    return Classifier(load_finetune_config(None, [*TINY, *keys]), 5).eval()
+    return Classifier.of(load_finetune_config(None, [*TINY, *keys]), 5).eval()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_plain_numbers_build_a_classifier_of_any_channels(channels, pooling) -> None:
+    model = Classifier(
+        (channels, 4, 16, 16), 5, Blocks(32, 2, 2), pooling=pooling, tubelet=2, patch_px=8, cls_token=pooling == "cls"
+    )
+    logits = model(torch.randn(2, channels, 4, 16, 16))
+    logits.square().mean().backward()
+    assert logits.shape == (2, 5) and all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_the_bridge_gives_the_classifier_of_plain_numbers() -> None:
+    """The same names, in the same order, and the same draws."""
+    bridged = make("model.head_init=0.5", "model.head_dropout=0.25")
+    torch.manual_seed(0)
+    plain = Classifier(
+        (3, 4, 16, 16), 5, Blocks(32, 2, 2), head_init=0.5, head_dropout=0.25, tubelet=2, patch_px=4
+    ).eval()
+    ours, theirs = plain.state_dict(), bridged.state_dict()
+    assert list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert repr(plain) == repr(bridged)
 
 
 def test_mean_pooling_is_blocks_mean_norm_linear() -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from hpm_video.config import load_finetune_config
+from hpm_video.config.geometry import Geometry
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.interpolate import interpolate_table, resize_kernel
 from hpm_video.models.tokens import Positions, SpaceTimePatchEmbed, fixed_table, sincos1d, sincos3d
@@ -52,9 +53,14 @@ def test_an_images_positions_have_no_time_to_stretch() -> None:
     assert torch.equal(table, small) and not torch.allclose(table[0], table[1])
 
 
+def embedding(tubelet: int, patch: int) -> SpaceTimePatchEmbed:
+    geometry = Geometry(clip_shape=(3, tubelet, patch, patch), tubelet=tubelet, patch_px=patch)
+    return SpaceTimePatchEmbed(geometry, 16)
+
+
 @pytest.mark.parametrize(("tubelet", "patch"), [(2, 4), (3, 4)])
 def test_an_inflated_image_kernel_sees_a_still_clip_as_the_image(tubelet, patch) -> None:
-    image, still = SpaceTimePatchEmbed(1, patch, 16), SpaceTimePatchEmbed(tubelet, patch, 16)
+    image, still = embedding(1, patch), embedding(tubelet, patch)
     still.linear.weight.data = resize_kernel(image.linear.weight.data, (1, patch), (tubelet, patch))
     still.linear.bias.data = image.linear.bias.data
     picture = torch.randn(2, 3, 1, 8, 12)
@@ -81,7 +87,7 @@ def test_another_tubelet_keeps_what_a_still_clip_gives(old, new) -> None:
 
 
 def test_a_larger_patch_sees_an_enlarged_picture_as_the_smaller_saw_it() -> None:
-    small, large = SpaceTimePatchEmbed(2, 4, 16), SpaceTimePatchEmbed(2, 8, 16)
+    small, large = embedding(2, 4), embedding(2, 8)
     large.linear.weight.data = resize_kernel(small.linear.weight.data, (2, 4), (2, 8))
     large.linear.bias.data = small.linear.bias.data
     patch = torch.randn(6, 3, 4, 4)  # one patch: nothing of its neighbours enters
@@ -111,7 +117,7 @@ def make_classifier(num_frames: int, size: list[int], grid: list[int] | None) ->
     values = {"data.root": "x", "train.output": "y", "data.num_frames": num_frames, "data.frame_size_px": size}
     values |= {"model.patch_px": 8, "model.width": 64, "model.depth": 2, "model.num_heads": 4, "model.drop_path": 0.0}
     values |= {"model.position_grid": grid, "model.head_init": 1.0}
-    return Classifier(load_finetune_config(overrides=[f"{k}={json.dumps(v)}" for k, v in values.items()]), 4)
+    return Classifier.of(load_finetune_config(overrides=[f"{k}={json.dumps(v)}" for k, v in values.items()]), 4)
 
 
 def accuracy(model: Classifier, *shape: int) -> float:

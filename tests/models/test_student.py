@@ -7,7 +7,8 @@ from hpm_video.config import load_config
 from hpm_video.method.masking.strategies import mask_random
 from hpm_video.method.masking.units import to_tokens
 from hpm_video.models.encoder import SIZES, Encoder
-from hpm_video.models.layers import reset_weights
+from hpm_video.models.layers import Blocks, reset_weights
+from hpm_video.models.loss_predictor import Predictor
 from hpm_video.models.student import Student
 from hpm_video.types import UserError
 
@@ -20,7 +21,7 @@ def random_mask(step_units, num_clips, num_masked):
 def parts(tiny_config, smooth_clip):
     config = tiny_config()
     units = torch.arange(32).view(2, 16).T.contiguous()  # tubes of a (2, 4, 4) grid
-    return config, Student(config).eval(), smooth_clip(config, 3), random_mask(units, 3, 12)
+    return config, Student.of(config).eval(), smooth_clip(config, 3), random_mask(units, 3, 12)
 
 
 def test_nothing_masked_is_the_plain_forward(parts) -> None:
@@ -50,7 +51,7 @@ def test_masked_pixels_reach_no_visible_latent(parts) -> None:
 
 def test_shapes_and_class_token(tiny_config, smooth_clip) -> None:
     config = tiny_config(model__cls_token=True)
-    student, clip = Student(config), smooth_clip(config, 2)
+    student, clip = Student.of(config), smooth_clip(config, 2)
     output = student(clip, torch.arange(8).expand(2, -1), torch.arange(8, 32).expand(2, -1))
     assert output.pixels.shape == (2, 24, 2 * 4 * 4 * 3) and output.latent.shape == (2, 9, 32)
     assert output.predicted_loss.shape == (2, 24)
@@ -60,14 +61,16 @@ def test_shapes_and_class_token(tiny_config, smooth_clip) -> None:
 
 def test_image_and_one_frame_clip_are_one_path(tiny_config, smooth_clip) -> None:
     config = tiny_config(image=True, model__positions="sincos2d")
-    output = Student(config)(smooth_clip(config, 2), torch.arange(4).expand(2, -1), torch.arange(4, 16).expand(2, -1))
+    output = Student.of(config)(
+        smooth_clip(config, 2), torch.arange(4).expand(2, -1), torch.arange(4, 16).expand(2, -1)
+    )
     assert output.pixels.shape == (2, 12, 4 * 4 * 3)
 
 
 @pytest.mark.parametrize("positions", ["sincos1d", "sincos3d", "learned"])
 def test_no_parameter_is_left_unset_and_all_get_gradients(tiny_config, smooth_clip, positions) -> None:
     config = tiny_config(model__positions=positions, model__cls_token=True, objective__ranking_reaches_encoder=True)
-    student = Student(config)
+    student = Student.of(config)
     for parameter in student.parameters():
         parameter.data.fill_(float("nan"))
     reset_weights(student)
@@ -77,14 +80,59 @@ def test_no_parameter_is_left_unset_and_all_get_gradients(tiny_config, smooth_cl
     assert all(p.grad is not None for p in student.parameters())
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("first_weights", ["mae", "hpm", "videomae"])
+@pytest.mark.parametrize(
+    "predictor", [Predictor(), Predictor(None), Predictor(encoder_depth=1), Predictor(shared_depth=1)]
+)
+def test_plain_numbers_build_a_student_of_any_channels(channels, first_weights, predictor) -> None:
+    student = Student(
+        (channels, 4, 16, 16),
+        Blocks(32, 2, 2),
+        decoder=Blocks(16, 1, 2),
+        predictor=predictor._replace(reaches_encoder=True),
+        first_weights=first_weights,
+        tubelet=2,
+        patch_px=8,
+    )
+    index = torch.arange(8).expand(2, -1)
+    output = student(torch.randn(2, channels, 4, 16, 16), index[:, :3], index[:, 3:])
+    assert output.pixels.shape == (2, 5, 2 * 8 * 8 * channels)
+    assert (output.predicted_loss is None) == (predictor.depth is None)
+    loss = output.pixels.square().mean() + (0 if predictor.depth is None else output.predicted_loss.square().mean())
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+
+
+@pytest.mark.parametrize("first_weights", ["mae", "hpm", "videomae"])
+def test_the_bridge_gives_the_student_of_plain_numbers(tiny_config, first_weights) -> None:
+    """The same names, in the same order, and the same draws."""
+    config = tiny_config(model__first_weights=first_weights, model__predictor_encoder_depth=1)
+    torch.manual_seed(3)
+    bridged = Student.of(config)
+    torch.manual_seed(3)
+    plain = Student(
+        (3, 4, 16, 16),
+        Blocks(32, 2, 2),
+        decoder=Blocks(16, 1, 2),
+        predictor=Predictor(1, encoder_depth=1, reaches_encoder=config.objective.ranking_reaches_encoder),
+        first_weights=first_weights,
+        tubelet=2,
+        patch_px=4,
+    )
+    ours, theirs = plain.state_dict(), bridged.state_dict()
+    assert list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert plain.ranking_reaches_encoder == bridged.ranking_reaches_encoder and repr(plain) == repr(bridged)
+
+
 def test_mode_random_has_no_predictor(tiny_config) -> None:
-    assert Student(tiny_config(mask__mode="random")).predictor is None
+    assert Student.of(tiny_config(mask__mode="random")).predictor is None
 
 
 @pytest.mark.parametrize("reaches", [True, False])
 def test_whether_the_ranking_gradient_reaches_the_encoder(tiny_config, smooth_clip, reaches) -> None:
     config = tiny_config(objective__ranking_reaches_encoder=reaches)
-    student = Student(config)
+    student = Student.of(config)
     student(
         smooth_clip(config, 2), torch.arange(8).expand(2, -1), torch.arange(8, 32).expand(2, -1)
     ).predicted_loss.sum().backward()
@@ -97,7 +145,7 @@ def test_checkpointing_changes_nothing(tiny_config, smooth_clip) -> None:
     for checkpointing in (False, True):
         config = tiny_config(model__checkpointing=checkpointing)
         torch.manual_seed(0)
-        student = Student(config)
+        student = Student.of(config)
         output = student(smooth_clip(config, 2), torch.arange(8).expand(2, -1), torch.arange(8, 32).expand(2, -1))
         output.pixels.square().mean().backward()
         results.append((output.pixels, student.encoder.embed.linear.weight.grad))
@@ -106,7 +154,7 @@ def test_checkpointing_changes_nothing(tiny_config, smooth_clip) -> None:
 
 def test_drop_path_drops_in_training_only(tiny_config, smooth_clip) -> None:
     config = tiny_config(model__drop_path=0.9, model__depth=4)
-    encoder, clip = Encoder(config), smooth_clip(config, 8)
+    encoder, clip = Encoder.of(config), smooth_clip(config, 8)
     reset_weights(encoder)
     assert not torch.equal(encoder(clip), encoder(clip))
     assert torch.equal(encoder.eval()(clip), encoder(clip))
@@ -114,7 +162,7 @@ def test_drop_path_drops_in_training_only(tiny_config, smooth_clip) -> None:
 
 @pytest.mark.parametrize(("size", "width", "depth", "heads"), [("ti", 192, 12, 3), ("s", 384, 12, 6)])
 def test_size_has_its_number_of_parameters(size, width, depth, heads) -> None:
-    encoder = Encoder(load_config(None, ["data.root=x", "train.output=y", f"model.size={size}"]))
+    encoder = Encoder.of(load_config(None, ["data.root=x", "train.output=y", f"model.size={size}"]))
     block = 12 * width * width + 13 * width
     count = sum(p.numel() for p in encoder.parameters())
     assert count == depth * block + 2 * width + (2 * 16 * 16 * 3 * width + width)
@@ -133,7 +181,7 @@ def test_sizes_are_videomaes() -> None:
 
 def test_heads_that_do_not_divide_are_named(tiny_config) -> None:
     with pytest.raises(UserError, match="model.num_heads: 3 does not divide the width 32"):
-        Encoder(tiny_config(model__num_heads=3))
+        Encoder.of(tiny_config(model__num_heads=3))
 
 
 def test_agrees_with_transformers_videomae(tiny_config) -> None:
@@ -150,7 +198,7 @@ def test_agrees_with_transformers_videomae(tiny_config) -> None:
     ).eval()  # fmt: skip
     for parameter in other.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)  # biases and norms too
-    student = Student(config)
+    student = Student.of(config)
     student.load_state_dict(from_transformers(other.state_dict()))
     clip = 4 * torch.randn(
         3, 3, 4, 16, 16

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hpm_video.config import load_config
-from hpm_video.config.geometry import mask_counts
+from hpm_video.config.geometry import Geometry
 from hpm_video.method.masking.strategies import MaskPlan, mask_hard, mask_inverted
 from hpm_video.method.objectives import absolute_loss
 from hpm_video.method.step import PretrainStep
@@ -35,7 +35,7 @@ def config_of(*keys: str):
 @pytest.mark.parametrize("preset", ["videomae", "hpm", "hpm_paper", "random_half"])
 def test_depth_of_the_decoder(size, depth, preset) -> None:
     with torch.device("meta"):
-        student = Student(config_of(f"preset={preset}", f"model.size={size}", "model.depth=1"))
+        student = Student.of(config_of(f"preset={preset}", f"model.size={size}", "model.depth=1"))
     assert len(student.decoder.blocks) == depth
     model = config_of(f"preset={preset}", f"model.size={size}").model
     assert resolve_size(model).decoder_depth == depth
@@ -48,7 +48,7 @@ def test_depth_of_the_decoder(size, depth, preset) -> None:
 def test_first_weights_of_videomae() -> None:
     """Bounds of torch's uniform: 1 / sqrt(inputs); its standard deviation is that over sqrt(3)."""
     torch.manual_seed(0)
-    student = Student(config_of("preset=videomae", "model.depth=1", "model.decoder_depth=1"))
+    student = Student.of(config_of("preset=videomae", "model.depth=1", "model.decoder_depth=1"))
     for linear, inputs, std in ((student.encoder.embed.linear, 1536, 0.0147), (student.project, 768, 0.0208)):
         weight = linear.weight
         assert float(weight.std()) == pytest.approx(std, rel=0.01) and float(weight.abs().max()) <= 1 / math.sqrt(
@@ -58,7 +58,7 @@ def test_first_weights_of_videomae() -> None:
     assert 0 < float(bias.abs().max()) <= 1 / math.sqrt(1536) and float(bias.std()) == pytest.approx(0.0147, rel=0.1)
     tokens = torch.cat(
         [
-            Student(config_of("preset=videomae", "model.depth=1", "model.decoder_depth=1")).mask_token.flatten()
+            Student.of(config_of("preset=videomae", "model.depth=1", "model.decoder_depth=1")).mask_token.flatten()
             for _ in range(8)
         ]
     )
@@ -72,7 +72,7 @@ def test_first_weights_of_videomae() -> None:
 def test_first_weights_of_mae_and_hpm() -> None:
     torch.manual_seed(0)
     keys = ("model.depth=1", "model.decoder_depth=1", "model.predictor_depth=1")
-    ours, paper = Student(config_of(*keys)), Student(config_of("preset=hpm_paper", *keys))
+    ours, paper = Student.of(config_of(*keys)), Student.of(config_of("preset=hpm_paper", *keys))
     for student in (ours, paper):
         embed = student.encoder.embed.linear
         assert (
@@ -83,7 +83,7 @@ def test_first_weights_of_mae_and_hpm() -> None:
     assert float(paper.loss_head.weight.std()) == pytest.approx(expected, rel=0.15) and not paper.loss_head.bias.any()
     assert float(ours.loss_head.weight.std()) > 30 * expected  # one row, a departure
     image = ("data.num_frames=1", "model.tubelet=1")
-    scalar = Student(config_of("preset=hpm_paper", *keys, *image)).loss_head.weight
+    scalar = Student.of(config_of("preset=hpm_paper", *keys, *image)).loss_head.weight
     assert float(scalar.std()) == pytest.approx(math.sqrt(2 / (width + 768)) / math.sqrt(768), rel=0.15)
 
 
@@ -92,15 +92,16 @@ def test_how_many_are_masked(ratio) -> None:
     """Of 196: VideoMAE int(ratio 196) masked, MAE and HPM int((1 - ratio) 196) kept."""
     hundredths = round(ratio * 100)
     masked, kept = hundredths * 196 // 100, (100 - hundredths) * 196 // 100
-    assert mask_counts(config_of("preset=videomae", f"mask.ratio={ratio}")) == (196, masked)
-    assert mask_counts(config_of("preset=hpm_paper", f"mask.ratio={ratio}")) == (196, 196 - kept)
+    for preset, expected in (("videomae", masked), ("hpm_paper", 196 - kept)):
+        geometry = Geometry.of(config_of(f"preset={preset}", f"mask.ratio={ratio}"))
+        assert (geometry.num_units, geometry.num_masked) == (196, expected)
 
 
 def test_decay_of_tokens() -> None:
     def decayed(*keys: str) -> set[str]:
         sizes = ["model.width=32", "model.num_heads=2", "model.decoder_width=16", "model.decoder_heads=2"]
         config = config_of(*sizes, "model.depth=1", "model.decoder_depth=1", "model.cls_token=true", *keys)
-        student = Student(config)
+        student = Student.of(config)
         names = {parameter: name for name, parameter in student.named_parameters()}
         groups = PlainEngine(student, config, CPU).optimizer.param_groups
         return {names[p] for group in groups for p in group["params"] if group["weight_decay"]}

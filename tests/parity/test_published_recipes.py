@@ -193,7 +193,7 @@ NOT_DECAYED = [WIDTH, *[13 * WIDTH] * 12, 2 * WIDTH + 174]
 
 def test_rate_and_decay_of_each_layer() -> None:
     with torch.device("meta"):
-        model = Classifier(recipe("ssv2"), 174)
+        model = Classifier.of(recipe("ssv2"), 174)
     groups = parameter_groups(model, 0.05, 0.75)
     assert len(groups) == 2 * 14 and {group["weight_decay"] for group in groups} == {0.0, 0.05}
     for decay, expected in ((0.05, DECAYED), (0.0, NOT_DECAYED)):

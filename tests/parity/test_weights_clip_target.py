@@ -78,7 +78,7 @@ def test_features_are_those_of_hpms_code(tiny_config, tmp_path) -> None:
         image=True, objective__target="clip", objective__target_weights=str(tmp_path / "clip.safetensors"),
         data__frame_size_px=[32, 32], model__patch_px=16, data__mean=[0.5, 0.5, 0.5], mask__ratio=0.5,
     )  # fmt: skip
-    assert target_width(config) == 512 and Student(config).pixel_head.out_features == 512
+    assert target_width(config) == 512 and Student.of(config).pixel_head.out_features == 512
     clip = torch.randn(2, 3, 1, 32, 32)
     pixels = Normalise(config.data).undo(clip)[:, :, 0]
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -90,7 +90,7 @@ def test_features_are_those_of_hpms_code(tiny_config, tmp_path) -> None:
 def write_run(folder: Path, tiny_config, is_old: bool) -> Student:
     """A run with the target clip; an old one has no word of which features, and a head of 768."""
     config = tiny_config(objective__target="clip", objective__clip_features="last" if is_old else "projected")
-    text, student = to_yaml(config), Student(config)
+    text, student = to_yaml(config), Student.of(config)
     if is_old:
         text = "\n".join(line for line in text.splitlines() if "clip_features" not in line)
     folder.mkdir()

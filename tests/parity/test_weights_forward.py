@@ -141,7 +141,7 @@ def save(tensors: Mapping[str, Tensor], folder: Path, kind: torch.dtype) -> Path
 
 def make_student(weights: Weights, *words: str) -> Student:
     base = weights.settings(pretraining=True)
-    student = Student(load_config(None, [*FIXED, "mask.mode=random", "mask.ratio=0.5", *words], base))
+    student = Student.of(load_config(None, [*FIXED, "mask.mode=random", "mask.ratio=0.5", *words], base))
     report = fill_student(student, weights, "norm_channel")
     assert "new: nothing" in report, report
     return student.eval()
@@ -149,7 +149,7 @@ def make_student(weights: Weights, *words: str) -> Student:
 
 def make_classifier(weights: Weights, *words: str) -> Classifier:
     config = load_finetune_config(None, [*FIXED, *words], weights.settings())
-    model = Classifier(config, CLASSES)
+    model = Classifier.of(config, CLASSES)
     names = [str(n) for n in range(CLASSES)]
     known = weights if weights.classes else type(weights)(**{**weights.__dict__, "classes": names})
     assert "is kept" in fill_encoder(model, known, names)

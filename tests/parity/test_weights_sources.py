@@ -59,13 +59,13 @@ def write(model: Any, folder: Path, names: str, kind: torch.dtype) -> Path:
 
 
 def make_classifier(weights: Weights) -> tuple[Classifier, str]:
-    model = Classifier(load_finetune_config(None, FIXED, weights.settings()), 5)
+    model = Classifier.of(load_finetune_config(None, FIXED, weights.settings()), 5)
     return model.eval(), fill_encoder(model, weights, NAMES)
 
 
 def make_student(weights: Weights) -> tuple[Student, str]:
     words = [*FIXED, "mask.mode=random", "mask.ratio=0.5"]
-    student = Student(load_config(None, words, weights.settings(pretraining=True)))
+    student = Student.of(load_config(None, words, weights.settings(pretraining=True)))
     return student.eval(), fill_student(student, weights, "norm_channel")
 
 
@@ -113,7 +113,7 @@ def test_timm_vit(tmp_path, how, kind) -> None:
     other = shaken(timm_vit(**how), kind)
     write_timm(other, tmp_path, "vit_base_patch16_224", kind, how.get("global_pool", "token"))
     weights = read_weights(tmp_path)
-    model = Classifier(load_finetune_config(None, [*FIXED, "model.num_heads=2"], weights.settings()), 5).eval()
+    model = Classifier.of(load_finetune_config(None, [*FIXED, "model.num_heads=2"], weights.settings()), 5).eval()
     fill_encoder(model, Weights(**{**weights.__dict__, "classes": NAMES}), NAMES)
     picture = torch.randn(2, 3, 16, 16)
     agree(model(picture[:, :, None]), other(picture))
@@ -171,7 +171,7 @@ def test_heads_of_timm_gap_models_are_left_out(tmp_path) -> None:
         weights = read_weights(folder)
         assert not weights.head and "its head is for a pooling" in " ".join(weights.notes)
         config = load_config(None, [*FIXED, "model.num_heads=2", "mask.ratio=0.5"], weights.settings(pretraining=True))
-        student = Student(config).eval()
+        student = Student.of(config).eval()
         fill_student(student, weights, "raw")
         picture = torch.randn(2, 3, 16, 16)
         agree(student.encoder(picture[:, :, None]), other.forward_features(picture))

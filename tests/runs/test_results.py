@@ -177,7 +177,7 @@ def test_a_fine_tuned_run_names_what_it_started_from(tiny_config, tmp_path) -> N
 def test_multiply_adds_of_a_classifier_are_those_torch_counts(keys) -> None:
     config = load_finetune_config(None, [*TUNE, *keys])
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        Classifier(config, 7)(torch.randn(1, 3, 4, 16, 16))
+        Classifier.of(config, 7)(torch.randn(1, 3, 4, 16, 16))
     assert counter.get_total_flops() == 2 * flops.count_classifier(config, 7)
     assert flops.finetune_flops(config, 7, steps=10) == 3 * 10 * 6 * counter.get_total_flops()
     assert flops.testing_flops(config, 7, num_videos=11, num_views=15) == 11 * 15 * counter.get_total_flops()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpm_video.config.geometry import mask_counts
+from hpm_video.config.geometry import Geometry
 from hpm_video.method.objectives import relative_loss
 from hpm_video.weights.convert_in import Said, convert, student_weights
 
@@ -86,7 +86,8 @@ def test_the_port_has_our_ranking_loss_and_the_hardest_units(peers) -> None:
         float(relative_loss(predicted, true)), abs=1e-5
     )
     config = peers["make_config"]("ti", 4, 32, 2, SMALL)
-    num_units, num_masked = mask_counts(config)
+    geometry = Geometry.of(config)
+    num_units, num_masked = geometry.num_units, geometry.num_masked
     difficulty = torch.rand(2, 2 * num_units)
     masked = peers["loop_masks"](config, difficulty, 5, np.random.default_rng(0)).view(2, 2, num_units)
     assert torch.equal(masked[:, 0], masked[:, 1]) and masked[:, 0].sum(1).tolist() == [num_masked] * 2

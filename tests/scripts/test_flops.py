@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hpm_video.costs.dry_run import Cost
+from hpm_video.costs.meter import Cost
 
 FLOPS = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "flops.py"))
 VIDEO, _ = FLOPS["KINDS"]

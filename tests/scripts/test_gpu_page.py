@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from hpm_video.costs.dry_run import Cost, DryRun
+from hpm_video.costs.dry_run import DryRun
+from hpm_video.costs.meter import Cost
 from hpm_video.report.recipe_costs import RECIPES, describe_recipe
 
 ROOT = Path(__file__).parents[2]

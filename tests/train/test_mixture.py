@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from hpm_video.cli import main
 from hpm_video.config import load_config
-from hpm_video.config.geometry import image_config, mask_counts, token_grid
+from hpm_video.config.geometry import Geometry, image_data
 from hpm_video.costs.flops import count_step, run_flops
 from hpm_video.data.mixture import ImageSteps
 from hpm_video.method.step import PretrainStep
@@ -103,7 +103,7 @@ def test_both_are_learned(root, tmp_path) -> None:
 
 def test_an_image_has_the_tokens_and_units_of_the_first_time_step(tiny_config, smooth_clip) -> None:
     config = tiny_config(images__root="x", mask__unit="block", mask__block=[2, 2, 1], model__positions="sincos3d")
-    student = Student(config)
+    student = Student.of(config)
     step = PretrainStep(config, student, CPU)
     video = smooth_clip(config, 2)
     image = video[:, :, :1].expand(-1, -1, 2, -1, -1)
@@ -112,7 +112,7 @@ def test_an_image_has_the_tokens_and_units_of_the_first_time_step(tiny_config, s
     assert torch.equal(student.encoder(image, first), student.encoder(still, first))
     layout = step.layouts["image"]
     assert layout.units.shape == (8, 2) and sorted(layout.units.flatten().tolist()) == list(range(16))
-    assert layout.num_masked == 6 and token_grid(image_config(config)) == (1, 4, 4)
+    assert layout.num_masked == 6 and Geometry.of_images(config).grid == (1, 4, 4)
     in_step_0 = step.units[:, :2]  # of each unit of the video, what it has in time step 0
     assert torch.equal(in_step_0, layout.units)
 
@@ -128,7 +128,7 @@ def test_every_mode_masks_images(tiny_config, smooth_clip, local_engine, mode, v
         model__cls_token=True,
         mask__hard_share_start=0.5,
     )
-    student = Student(config)
+    student = Student.of(config)
     step, image = PretrainStep(config, student, CPU), smooth_clip(config, 4)[:, :, :2]
     batch = Batch(image, torch.full((4,), -1), torch.arange(4), kind="image")
     result, journey = step(local_engine(student), image, BatchSlice(0, 4, 4), 5, 10, batch)
@@ -150,10 +150,11 @@ def test_steps_and_cost_of_a_mixed_run() -> None:
     ]
     config = load_config(None, keys)
     assert num_steps(config, 100) == 80  # 20 of videos, twice 100 samples in tens
-    image = image_config(config)
-    assert mask_counts(image) == (196, 176) and image.data.num_frames == 2 and not image.images.root
-    config.mask.mode = image.mask.mode = "random"
-    one = (3 * count_step(config).forward, 3 * count_step(image).forward)
+    image = Geometry.of_images(config)
+    assert (image.num_units, image.num_masked, image.clip_shape[1]) == (196, 176, 2)
+    assert (image_data(config).num_frames, image_data(config).root) == (2, "z")
+    config.mask.mode = "random"
+    one = (3 * count_step(config).forward, 3 * count_step(config, image).forward)
     assert run_flops(config, 80) == pytest.approx(2 * 10 * (20 * one[0] + 60 * one[1]))
 
 

@@ -28,7 +28,7 @@ def settings(model, weight_decay: float, layer_decay: float) -> dict[str, tuple[
 
 
 def test_every_parameter_of_a_classifier() -> None:
-    model = Classifier(load_finetune_config(None, [*TINY, "model.cls_token=true", "model.positions=learned"]), 5)
+    model = Classifier.of(load_finetune_config(None, [*TINY, "model.cls_token=true", "model.positions=learned"]), 5)
     r = 0.75
     expected = {
         "encoder.embed.linear.weight": (0.05, r**4),
@@ -48,7 +48,7 @@ def test_every_parameter_of_a_classifier() -> None:
 
 def test_with_the_encoders_own_norm() -> None:
     keys = [*TINY, "model.cls_token=true", "model.pooling=cls"]
-    scales = lr_scales(Classifier(load_finetune_config(None, keys), 5), 0.5)
+    scales = lr_scales(Classifier.of(load_finetune_config(None, keys), 5), 0.5)
     assert scales["encoder.stack.norm.weight"] == scales["head.weight"] == 1.0
     assert scales["encoder.stack.blocks.2.norm1.bias"] == 0.5 and scales["encoder.embed.linear.bias"] == 0.5**4
 

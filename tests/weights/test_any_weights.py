@@ -40,9 +40,9 @@ def load(path: Path) -> str:
         tuned = load_finetune_config(None, TINY[:2], weights.settings())
         if tuned.model.width != 16 or tuned.model.depth != 2:
             return "a model of another size"
-        said = fill_encoder(Classifier(tuned, 3), weights, ["a", "b", "c"])
+        said = fill_encoder(Classifier.of(tuned, 3), weights, ["a", "b", "c"])
         config = load_config(None, TINY, weights.settings(pretraining=True))
-        said += fill_student(Student(config), weights, "norm_channel")
+        said += fill_student(Student.of(config), weights, "norm_channel")
     except UserError as error:
         said = str(error)
         assert 0 < len(said) < 3000
@@ -55,7 +55,7 @@ def sources(tmp_path_factory) -> dict[str, Any]:
     """Tensors as this program and as VideoMAE name them, and a folder with an exported encoder."""
     config = load_config(overrides=TINY)
     torch.manual_seed(0)
-    student = Student(config)
+    student = Student.of(config)
     folder = tmp_path_factory.mktemp("weights")
     encoder = {name: parameter.detach() for name, parameter in student.encoder.named_parameters()}
     export_encoder(folder, encoder, config, {"step": 1})

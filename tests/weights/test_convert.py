@@ -46,7 +46,7 @@ def shaken(model: nn.Module) -> nn.Module:
 def make_classifier(found, num_classes: int, frames: int, side: int = 16) -> Classifier:
     base = {"model": found.model, "data": {"num_frames": frames, "frame_size_px": [side, side]}}
     config = load_finetune_config(overrides=["data.root=x", "train.output=y"], base=base)
-    model = Classifier(config, num_classes)
+    model = Classifier.of(config, num_classes)
     kept = {n: t for n, t in found.tensors.items() if n.startswith(("encoder.", "norm.", "head."))}
     if config.model.pooling == "mean":
         kept = {n: t for n, t in kept.items() if not n.startswith("encoder.stack.norm.")}
@@ -56,7 +56,7 @@ def make_classifier(found, num_classes: int, frames: int, side: int = 16) -> Cla
 
 def make_encoder(tiny_config, found, **overrides) -> Encoder:
     given = {f"model__{name}": value for name, value in found.model.items() if name != "pooling"}
-    encoder = Encoder(tiny_config(**given, **overrides)).eval()
+    encoder = Encoder.of(tiny_config(**given, **overrides)).eval()
     encoder.load_state_dict({n[8:]: t for n, t in found.tensors.items() if n.startswith("encoder.")}, strict=True)
     return encoder
 
@@ -91,7 +91,7 @@ def hide(num_clips: int, num_tokens: int, num_hidden: int) -> tuple[Tensor, Tens
 def test_student_agrees_with_transformers_videomae(transformers, tiny_config, tmp_path, names) -> None:
     other = shaken(transformers.VideoMAEForPreTraining(transformers.VideoMAEConfig(**HF, use_mean_pooling=False)))
     found = convert(other.state_dict() if names == "in memory" else saved(other, tmp_path), SAID)
-    student = Student(tiny_config(mask__mode="random")).eval()
+    student = Student.of(tiny_config(mask__mode="random")).eval()
     student.load_state_dict(student_weights(found), strict=True)
     clip = torch.randn(3, 3, 4, 16, 16)
     masked, visible, hidden = hide(3, 32, 24)
@@ -114,7 +114,7 @@ def test_student_agrees_with_transformers_vitmae(transformers, tiny_config, tmp_
     found = convert(other.state_dict() if names == "in memory" else saved(other, tmp_path), Said(num_heads=2))
     assert found.model["positions"] == "sincos2d" and found.model["cls_token"] and found.grid == (1, 4, 4)
     config = tiny_config(image=True, mask__mode="random", model__positions="sincos2d", model__cls_token=True)
-    student = Student(config).eval()
+    student = Student.of(config).eval()
     student.load_state_dict(student_weights(found), strict=True)
     picture, noise = torch.randn(3, 3, 16, 16), torch.rand(3, 16)
     order = noise.argsort(1)
@@ -206,7 +206,7 @@ def test_there_and_back_every_weight_is_the_same(transformers, tiny_config, stag
     if stage == "pretraining":
         other = shaken(transformers.VideoMAEForPreTraining(transformers.VideoMAEConfig(**HF, use_mean_pooling=False)))
         found = convert(other.state_dict(), SAID)
-        model: nn.Module = Student(tiny_config(mask__mode="random")).eval()
+        model: nn.Module = Student.of(tiny_config(mask__mode="random")).eval()
         model.load_state_dict(student_weights(found), strict=True)
     else:
         other = shaken(transformers.VideoMAEForVideoClassification(transformers.VideoMAEConfig(**HF, num_labels=5)))
@@ -293,7 +293,7 @@ def test_mae_st_against_its_arithmetic(has_class) -> None:
 def test_hpm_files_give_student_and_teacher(tiny_config) -> None:
     """MAE's names, a predictor with as many outputs as a patch has values, of which HPM takes the mean."""
     config = tiny_config(image=True, model__positions="sincos2d", model__cls_token=True)
-    student = shaken(Student(config))
+    student = shaken(Student.of(config))
     theirs = mae_file(student.encoder, F.pad(sincos2d((1, 4, 4), 32), (0, 0, 1, 0))[None])
     theirs["decoder_pos_embed"] = F.pad(sincos2d((1, 4, 4), 16), (0, 0, 1, 0))[None]
     renamed = {"project": "decoder_embed", "pixel_head": "decoder_pred", "decoder.norm": "decoder_norm"}
@@ -318,7 +318,7 @@ def test_hpm_files_give_student_and_teacher(tiny_config) -> None:
 
 
 def test_positions_that_are_a_fixed_table_are_recognised(tiny_config) -> None:
-    encoder = Encoder(tiny_config())
+    encoder = Encoder.of(tiny_config())
     for table, kind in ((sincos1d((2, 4, 4), 32), "sincos1d"), (torch.randn(32, 32), "learned")):
         found = convert(mae_file(encoder, table[None]), SAID)
         assert found.model["positions"] == kind

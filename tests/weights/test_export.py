@@ -39,7 +39,7 @@ def tuned(tmp_path, tiny_config):
         config = load_finetune_config(
             overrides=["data.root=x", "train.output=y"], base={"data": frames, "model": sizes | model}
         )
-        classifier = Classifier(config, 3).eval()
+        classifier = Classifier.of(config, 3).eval()
         write_run(tmp_path / "tuned", config, classifier)
         save_classes(tmp_path / "tuned", CLASSES)
         return tmp_path / "tuned", classifier
@@ -63,7 +63,7 @@ def test_a_classifier_for_transformers(tuned) -> None:
     torch.testing.assert_close(read, expected, atol=1e-4, rtol=0)
     weights = read_weights(run / "hf")  # and the way back
     config = load_finetune_config(overrides=["data.root=x", "train.output=y"], base=weights.settings())
-    again = Classifier(config, 3).eval()
+    again = Classifier.of(config, 3).eval()
     assert "30 of 30" in fill_encoder(again, weights, CLASSES)
     torch.testing.assert_close(again(clip), classifier(clip), atol=1e-5, rtol=0)
 
@@ -71,7 +71,7 @@ def test_a_classifier_for_transformers(tuned) -> None:
 def test_a_pretrained_model_for_transformers(tmp_path, tiny_config) -> None:
     transformers = pytest.importorskip("transformers", reason="exports to transformers")
     config = tiny_config()
-    student = Student(config).eval()
+    student = Student.of(config).eval()
     write_run(tmp_path / "run", config, student)
     export(tmp_path / "run", "hf", tmp_path / "out")
     other = transformers.VideoMAEModel.from_pretrained(tmp_path / "out").eval()
@@ -100,7 +100,7 @@ def test_an_encoder_for_timm(tmp_path, tiny_config) -> None:
     import timm
 
     config = tiny_config(image=True, model__positions="learned")
-    student = Student(config).eval()
+    student = Student.of(config).eval()
     write_run(tmp_path / "run", config, student)
     export(tmp_path / "run", "timm")
     other = timm.create_model(f"local-dir:{tmp_path / 'run' / 'timm'}", pretrained=True).eval()
@@ -183,7 +183,7 @@ def test_a_classifier_in_videomaes_names_and_back(tuned) -> None:
     x = F.linear(norm(x.mean(1), weights, "fc_norm"), weights["head.weight"], weights["head.bias"])
     torch.testing.assert_close(x, classifier(clip), atol=1e-5, rtol=0)
     found = read_weights(run / "videomae")  # the folder says the sizes, heads and classes
-    again = Classifier(
+    again = Classifier.of(
         load_finetune_config(overrides=["data.root=x", "train.output=y"], base=found.settings()), 3
     ).eval()
     assert "30 of 30" in fill_encoder(again, found, CLASSES) and not found.notes
@@ -198,7 +198,7 @@ def test_a_classifier_in_videomaes_names_and_back(tuned) -> None:
 
 def test_a_pretrained_model_in_videomaes_names(tmp_path, tiny_config) -> None:
     config = tiny_config()
-    student = Student(config).eval()
+    student = Student.of(config).eval()
     write_run(tmp_path / "run", config, student)
     assert float(export(tmp_path / "run", "videomae").split()[-1]) <= 1e-5
     weights = torch.load(tmp_path / "run" / "videomae" / "videomae.pth", weights_only=True)["model"]
@@ -218,7 +218,7 @@ def test_a_pretrained_model_in_videomaes_names(tmp_path, tiny_config) -> None:
 
 def test_a_decoder_of_features_is_not_videomaes(tmp_path, tiny_config) -> None:
     config = tiny_config(objective__target="teacher_features")
-    write_run(tmp_path / "run", config, Student(config))
+    write_run(tmp_path / "run", config, Student.of(config))
     for target in ("hf", "videomae"):
         with pytest.raises(UserError, match=f"--to {target}: this model predicts teacher_features"):
             export(tmp_path / "run", target)
@@ -230,7 +230,7 @@ def test_onnx_gives_the_same_numbers_for_any_batch(tuned, tmp_path, tiny_config,
     pytest.importorskip("onnxscript", reason="exports to onnx")
     if stage == "encoder":
         config = tiny_config()
-        run, model = tmp_path / "run", Student(config).eval()
+        run, model = tmp_path / "run", Student.of(config).eval()
         write_run(run, config, model)
         network, width = model.encoder, 16
     else:

@@ -31,7 +31,7 @@ def pretrained(tmp_path, tiny_config):
 
     def make(**overrides):
         config = tiny_config(**overrides)
-        run, student = tmp_path / "run", Student(config)
+        run, student = tmp_path / "run", Student.of(config)
         run.mkdir()
         (run / "config.yaml").write_text(to_yaml(config))
         moments = {"pixel_head.bias/exp_avg": torch.zeros(1)}
@@ -44,7 +44,7 @@ def pretrained(tmp_path, tiny_config):
 
 def make_classifier(weights, *overrides: str, num_classes: int = 3) -> Classifier:
     config = load_finetune_config(overrides=["data.root=x", "train.output=y", *overrides], base=weights.settings())
-    return Classifier(config, num_classes).eval()
+    return Classifier.of(config, num_classes).eval()
 
 
 def same_encoder(model: Classifier, student: Student) -> bool:
@@ -126,7 +126,7 @@ def test_what_was_moved_once_is_moved_again_from_its_first_grid(pretrained, tmp_
     run.mkdir()
     (run / "config.yaml").write_text(to_yaml(config))
     save_classes(run, ["a", "b", "c"])
-    model = Classifier(config, 3)
+    model = Classifier.of(config, 3)
     save_file({n: p.detach() for n, p in model.named_parameters()}, run / "classifier.safetensors")
     weights = read_weights(run)
     assert weights.grid == (2, 6, 6) and weights.settings()["model"]["position_grid"] == [2, 4, 4]
@@ -288,7 +288,7 @@ def videomae_file(student: Student) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("wrapper", ["model", "module", "state_dict", None])
 @pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
 def test_wrappers_and_prefixes(tiny_config, tmp_path, wrapper, prefix) -> None:
-    student = Student(tiny_config())
+    student = Student.of(tiny_config())
     theirs = {prefix + n: t for n, t in videomae_file(student).items()}
     args = argparse.Namespace(lr=1e-3)  # as VideoMAE and MAE save it: no trust is needed for that
     content = theirs if wrapper is None else {"epoch": 3, wrapper: theirs, "args": args, "optimizer": {"state": {}}}
@@ -302,7 +302,7 @@ def test_wrappers_and_prefixes(tiny_config, tmp_path, wrapper, prefix) -> None:
 
 
 def test_trusted_pickles_are_read(tmp_path, tiny_config) -> None:
-    student = Student(tiny_config())
+    student = Student.of(tiny_config())
     file = tmp_path / "checkpoint.pth"
     torch.save({"model": videomae_file(student), "args": Anything()}, file)
     assert read_weights(file, trust_pickle=True).kind == "VideoMAE"

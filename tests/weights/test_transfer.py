@@ -37,7 +37,7 @@ def pretrained(tmp_path, tiny_config):
 
     def make(**overrides):
         config = tiny_config(**overrides)
-        run, student = tmp_path / "run", shaken(Student(config))
+        run, student = tmp_path / "run", shaken(Student.of(config))
         run.mkdir()
         (run / "config.yaml").write_text(to_yaml(config))
         weights = {n: p.detach() for n, p in student.named_parameters()}
@@ -52,7 +52,7 @@ def pretrained(tmp_path, tiny_config):
 def make_student(weights, *overrides: str) -> Student:
     """With other first weights than any student before."""
     torch.manual_seed(9)
-    return Student(
+    return Student.of(
         load_config(None, [*REQUIRED, "mask.ratio=0.75", *overrides], base=weights.settings(pretraining=True))
     )
 
@@ -123,7 +123,7 @@ def test_parts_that_do_not_fit_start_anew_and_say_why(pretrained, words, target,
 
 def test_weights_of_videomae_go_on(tmp_path, tiny_config) -> None:
     """Encoder and pixel decoder are theirs, with the same outputs; the predictor is new."""
-    theirs = shaken(Student(tiny_config(mask__mode="random"))).eval()
+    theirs = shaken(Student.of(tiny_config(mask__mode="random"))).eval()
     torch.save({"model": to_videomae(theirs, theirs.encoder)}, tmp_path / "checkpoint.pth")
     weights = read_weights(tmp_path / "checkpoint.pth")
     given = [
@@ -161,7 +161,7 @@ def test_a_fine_tuned_encoder_can_be_pretrained_further(tmp_path, tiny_config) -
         "data": {"num_frames": 4, "frame_size_px": [16, 16]},
     }
     config = load_finetune_config(None, REQUIRED, base)
-    classifier = Classifier(config, 3)
+    classifier = Classifier.of(config, 3)
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     save_classes(tmp_path, ["a", "b", "c"])
     save_checkpoint(

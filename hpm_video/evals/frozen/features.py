@@ -10,14 +10,13 @@ from numpy import ndarray
 from torch import Tensor
 
 from hpm_video.config import DataConfig, PretrainConfig
-from hpm_video.config.geometry import token_grid
+from hpm_video.config.geometry import Geometry, Grid
 from hpm_video.data.manifest import LABELS_HINT, Source, open_manifest
 from hpm_video.data.transforms import Normalise
 from hpm_video.errors import UserError
 from hpm_video.evals.frozen.clips import CLIPS_PER_BATCH, Clips, load_clips
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import build_student
-from hpm_video.models.tokens import Grid
 from hpm_video.types import Failure
 
 POOLINGS = {  # shape of the features of a clip, and what they are
@@ -90,7 +89,7 @@ def from_space(values: Float[Tensor, "B t D"], pooling: str) -> Float[Tensor, "B
 
 def default_pooling(config: PretrainConfig) -> str:
     """motion; of a model with one time step, which would have none, mean."""
-    return "motion" if token_grid(config)[0] > 1 else "mean"
+    return "motion" if Geometry.of(config).grid[0] > 1 else "mean"
 
 
 def extract_features(

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from hpm_video.config import PretrainConfig
-from hpm_video.config.geometry import token_grid
+from hpm_video.config.geometry import Geometry
 from hpm_video.data.manifest import Source
 from hpm_video.errors import UserError
 from hpm_video.evals.frozen import attentive_probe as attentive
@@ -56,9 +56,10 @@ def open_exam(run: Path, overrides: Sequence[str]) -> Exam:
     if wrong:
         raise UserError(f"{wrong[0]}: only data.* keys can differ from the run's own")
     encoder, config = load_encoder(run)[1], load_run_config(run, overrides)
-    if token_grid(config) != encoder.grid:
+    grid = Geometry.of(config).grid
+    if grid != encoder.grid:
         raise UserError(
-            f"data.num_frames, data.frame_size_px: give the token grid {token_grid(config)}; this encoder was trained on {encoder.grid}"
+            f"data.num_frames, data.frame_size_px: give the token grid {grid}; this encoder was trained on {encoder.grid}"
         )
     return Exam(run, config, encoder.to(find_device()).eval(), *open_labelled(config))
 

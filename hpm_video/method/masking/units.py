@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hpm_video.config import PretrainConfig
-from hpm_video.config.geometry import decoded_part, mask_counts, token_grid, unit_block
+from hpm_video.config.geometry import Geometry
 from hpm_video.method.masking.decoding import DecodeChoice, Decoded, DecodePlan, decode_evenly
 from hpm_video.types import Mask
 
@@ -22,12 +21,11 @@ class Layout(NamedTuple):
     part: DecodePlan  # what is decoded of the masked units
 
 
-def make_layout(config: PretrainConfig, device: torch.device) -> Layout:
-    """Return the layout of a configuration's clips, with its tensor on the device."""
-    grid, block = token_grid(config), unit_block(config)
-    t, h, w = (length // size for length, size in zip(grid, block, strict=True))
-    units, num_masked = make_units(grid, block).to(device), mask_counts(config)[1]
-    return Layout(config.data.num_frames, (t, h, w), units, num_masked, DecodePlan(*decoded_part(config)))
+def make_layout(geometry: Geometry, device: torch.device) -> Layout:
+    """Return the layout of clips of this geometry, with its tensor on the device."""
+    units = make_units(geometry.grid, geometry.block).to(device)
+    part = DecodePlan(geometry.num_decoded_units, geometry.decoded_per_unit)
+    return Layout(geometry.clip_shape[1], geometry.unit_grid, units, geometry.num_masked, part)
 
 
 def make_units(grid: tuple[int, int, int], block: tuple[int, int, int]) -> Int[Tensor, "U K"]:

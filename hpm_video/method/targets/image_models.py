@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hpm_video.config import ObjectiveConfig, PretrainConfig
 from hpm_video.config.choices import TARGETS
-from hpm_video.config.geometry import token_grid
+from hpm_video.config.geometry import Geometry
 from hpm_video.data.transforms import Normalise
 from hpm_video.errors import UserError
 from hpm_video.method.targets.features import FeatureTarget
@@ -82,7 +82,7 @@ def create_image_model(config: PretrainConfig) -> Any:
 
 
 def _picture_size(config: PretrainConfig) -> tuple[int, int]:
-    (_, h, w), network = token_grid(config), TARGETS[config.objective.target].network
+    (_, h, w), network = Geometry.of(config).grid, TARGETS[config.objective.target].network
     assert network is not None
     return (h * network.patch_px, w * network.patch_px)
 

@@ -16,7 +16,7 @@ def test_health_is_repeatable_and_leaves_no_trace(labelled_set, tiny_config, mon
     assert measure is not None and len(measure.train.paths) == len(measure.validation.paths) == 10
     monkeypatch.setattr(ClipDataset, "read_frames", lambda *_: pytest.fail("decoded once"))
     torch.set_rng_state(states[0])
-    student = Student(config).train()
+    student = Student.of(config).train()
     before = torch.get_rng_state()
     found = measure(student, 3)
     assert found == measure(student.encoder, 4) and found == {"held_out/knn": 1.0}  # colours: mean tokens tell them

@@ -14,7 +14,7 @@ from hpm_video.types import BatchSlice
 
 def test_pictures_keep_what_is_visible(tiny_config, smooth_clip, local_engine) -> None:
     config = tiny_config(mask__hard_share_start=0.5)
-    student, clip = Student(config), smooth_clip(config, 2)
+    student, clip = Student.of(config), smooth_clip(config, 2)
     step = PretrainStep(config, student, torch.device("cpu"))
     with torch.no_grad():
         journey = step.forward(local_engine(student), clip, BatchSlice(0, 2, 2), 0, 6)

@@ -1,0 +1,64 @@
+"""The loss predictor (HPM, arXiv 2304.05919): how large the reconstruction loss of each token will be."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hpm_video.models.layers import NORM_EPS, Blocks, BlockStack
+
+
+class Predictor(NamedTuple):
+    """The numbers of a loss predictor. Its width, heads and MLP are those of the pixel decoder."""
+
+    depth: int | None = 1  # own blocks; None = no predictor
+    encoder_depth: int | None = None  # it sees the tokens after this many encoder blocks; None = after all
+    shared_depth: int = 0  # it stands on this many first blocks of the pixel decoder
+    reaches_encoder: bool = False  # if True, the ranking loss trains the encoder too
+
+
+PREDICTOR = Predictor()
+
+
+class LossPredictor(nn.Module):
+    """Predict losses from the states of tokens, with transformer blocks and a scalar head.
+
+    The official head has P outputs whose mean is used: the same function. `Student` inherits from this class and does not
+    hold it as a submodule, because checkpoints name the parts `predictor.*`, `loss_head.*`, `early_norm.*` and
+    `early_project.*`, and random initialisation draws in the order of creation.
+    """
+
+    predictor: BlockStack | None
+    loss_head: nn.Linear
+    early_norm: nn.LayerNorm
+    early_project: nn.Linear
+
+    def _add_predictor(self, numbers: Predictor, decoder: Blocks, encoder_width: int) -> None:
+        self.shared_depth, self.early_depth = numbers.shared_depth, numbers.encoder_depth
+        self.ranking_reaches_encoder = numbers.reaches_encoder
+        self.predictor = None
+        if numbers.depth is None:
+            return
+        self.predictor = BlockStack(decoder._replace(depth=numbers.depth))
+        self.loss_head = nn.Linear(decoder.width, 1)
+        if self.early_depth is not None:
+            self.early_norm = nn.LayerNorm(encoder_width, eps=NORM_EPS)
+            self.early_project = nn.Linear(encoder_width, decoder.width, bias=False)
+
+    def _reset_loss_head(self, num_values: int) -> None:
+        """Start the head as the mean of Xavier-uniform rows, one for each of a token's values (HPM's code)."""
+        rows = torch.empty(num_values, self.loss_head.in_features)
+        with torch.no_grad():
+            self.loss_head.weight.copy_(nn.init.xavier_uniform_(rows).mean(0, keepdim=True))
+
+    def _narrow(self, early: Float[Tensor, "B L D"]) -> Float[Tensor, "B L d"]:
+        """Map tokens of an early encoder block to the decoder's width."""
+        return self.early_project(self.early_norm(early))
+
+    def _score(self, seen: Float[Tensor, "B L d"], num_last: int | None = None) -> Float[Tensor, "B K"]:
+        """Return the predicted losses of the last `num_last` states in fp32; None = of all."""
+        assert self.predictor is not None, "a student without mined masks has no predictor"
+        states = self.predictor(seen)
+        states = states if num_last is None else states[:, -num_last:]
+        return self.loss_head(states).squeeze(-1).float()
