@@ -7,6 +7,7 @@ its own data only: under another data set of the same command it would end as if
 import contextlib
 import dataclasses
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,10 @@ def open_run(config: RunConfig) -> Iterator[RunFolder]:
         if rank() == 0:
             try:
                 _refuse_other_kind(run, kind)
-                OwnFolder.claim(run, kind, lambda path: [] if _older_kind(path) == kind else None)
+                is_new = not os.path.lexists(run)
+                own = OwnFolder.claim(run, kind, lambda path: [] if _older_kind(path) == kind else None)
                 stack.enter_context(hold(run, f"hpm-video {kind}"))
+                stack.push(lambda raised, *_: own.discard() if raised and is_new else None)
             except UserError as error:
                 fault = str(error)
         stop_together(fault)

@@ -112,15 +112,17 @@ def check_classes(source: Source, part: str) -> None:
     if not len(source):
         raise UserError(f"the {part} split of {source.source} is empty")
     if len(source.classes) < 2:
-        raise UserError(
-            f"{source.source} has {len(source.classes)} classes; fine-tuning needs at least 2. {LABELS_HINT}"
-        )
+        found = f"one class, '{source.classes[0]}'" if source.classes else "no labels"
+        raise UserError(f"{source.source} has {found}; expected labels of at least two classes. {LABELS_HINT}")
     if not isinstance(source, Manifest):
         return  # the labels of shards are in their tars
     labels = source.table["label"].to_numpy()
     if (labels < 0).any():
         row = int((labels < 0).argmax())
-        raise UserError(f"{source.source}: {(labels < 0).sum()} rows have no label, the first: {source.name(row)}")
+        raise UserError(
+            f"{source.source}: {(labels < 0).sum()} of {len(labels)} samples have no label, the first: {source.name(row)}; "
+            f"expected a label for each. {LABELS_HINT}"
+        )
     empty = sorted(set(range(len(source.classes))) - set(labels.tolist()))
     if empty:
         named = ", ".join(source.classes[k] for k in empty[:3]) + (", ..." if len(empty) > 3 else "")

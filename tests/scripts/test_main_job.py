@@ -59,7 +59,7 @@ def test_folder_without_annotations_and_its_pictures(real_clips, tmp_path, capsy
     for name in ("clips", "difficulty", "curves"):
         assert (tmp_path / "run" / "pictures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert main(["score", str(tmp_path / "run")]) == 1  # no labels
-    assert "has no labels and validation split; scores need both" in capsys.readouterr().err
+    assert "has no labels; expected labels and a validation split" in capsys.readouterr().err
 
 
 def test_synthetic_set_is_ssv2s_format_and_repeatable(tmp_path, run_here) -> None:

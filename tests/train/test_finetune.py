@@ -192,7 +192,7 @@ def manifest(tmp_path: Path, data: Path, labels: list[int], classes: list[str]) 
 
 def test_bad_input_is_named(data, tmp_path, capsys) -> None:
     assert "is empty" in refused(manifest(tmp_path / "a", data, [], ["a", "b"]), tmp_path)
-    assert "rows have no label, the first: 1.mkv" in refused(
+    assert "samples have no label, the first: 1.mkv" in refused(
         manifest(tmp_path / "b", data, [0, -1], ["a", "b"]), tmp_path
     )
     assert "label 2; expected -1 to 1" in refused(manifest(tmp_path / "c", data, [0, 2], ["a", "b"]), tmp_path)
