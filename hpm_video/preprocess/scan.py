@@ -74,7 +74,9 @@ def _scan(root: Path, own: OwnFolder, files: dict[str, Path], full: bool, num_wo
 def check_folders(root: Path, out: Path) -> None:
     """UserError where there is no folder to read, or the results would be written into it."""
     if not root.is_dir():
-        raise UserError(f"{root} is a file{tell_file(root)}" if root.exists() else f"{root} does not exist; expected a folder")
+        raise UserError(
+            f"{root} is a file{tell_file(root)}" if root.exists() else f"{root} does not exist; expected a folder"
+        )
     if out.resolve().is_relative_to(root.resolve()):
         raise UserError(
             f"{out} lies in {root}, which is left as it is; expected a folder elsewhere for what is written"

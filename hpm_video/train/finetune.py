@@ -19,7 +19,7 @@ from hpm_video.errors import UserError
 from hpm_video.method.finetune_step import FinetuneStep
 from hpm_video.models.classifier import Classifier
 from hpm_video.runs.folder import RunFolder, open_run
-from hpm_video.runs.ranks import rank
+from hpm_video.runs.ranks import rank, together
 from hpm_video.runs.settings import load_classes, save_classes
 from hpm_video.streams import first_weights
 from hpm_video.train.duration import announce_duration
@@ -42,24 +42,28 @@ def finetune(config: FinetuneConfig) -> bool:
 
 
 def _train(config: FinetuneConfig, folder: RunFolder, device: torch.device) -> bool:
-    train_set, held_out_set = open_labelled_sets(config)
+    with together():
+        train_set, held_out_set = open_labelled_sets(config)
     config = settle_micro_batch(config, device, folder.resumes, len(train_set.classes))
     run, resuming = folder.path, folder.resumes is not None
-    if resuming and (before := load_classes(run)) != train_set.classes:
-        raise UserError(
-            f"{run} was started with {len(before)} other classes than {train_set.source} has; expected the same"
-        )
+    with together():
+        if resuming and (before := load_classes(run)) != train_set.classes:
+            raise UserError(
+                f"{run} was started with {len(before)} other classes than {train_set.source} has; expected the same"
+            )
     model = build_classifier(config, len(train_set.classes))
     if config.init.weights is not None and not resuming:
-        weights = read_weights(Path(config.init.weights), config.init.trust_pickle)
-        for line in fill_encoder(model, weights, train_set.classes).splitlines():
-            log.info(line)
+        with together():
+            weights = read_weights(Path(config.init.weights), config.init.trust_pickle)
+            for line in fill_encoder(model, weights, train_set.classes).splitlines():
+                log.info(line)
     elif not resuming:
         log.warning("init.weights is not set: the encoder starts from a random initialisation")
     step = FinetuneStep(config, model)
     step.to(device)
-    if rank() == 0:
-        save_classes(run, train_set.classes)
+    with together():
+        if rank() == 0:
+            save_classes(run, train_set.classes)
     transform = make_finetune_transform(config.data, config.augment, train_set.left_right)
     count_flops = partial(finetune_flops, config, len(train_set.classes))
     training = Training(
