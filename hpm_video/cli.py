@@ -145,13 +145,14 @@ def _pretrain(given: argparse.Namespace) -> int:
     config = pretrain_config(given.config, keys)
     health = None
     if config.train.knn_clips:
+        from hpm_video.data.manifest import LABELS_HINT
         from hpm_video.evals.frozen.knn_monitor import make_knn_health
 
         health = make_knn_health(config, config.train.knn_clips)
         if health is None:
             raise UserError(
-                "train.knn_clips: the data has no labels, no validation split or a single class; expected 0, or a manifest with "
-                "both (datasets/folder/prepare.py, datasets/csv/prepare.py)"
+                f"train.knn_clips: {config.data.root} has no labels, no validation split or a single class; expected 0, or data "
+                f"with both. {LABELS_HINT}"
             )
     if not pretrain(config, health):
         return 143
@@ -276,7 +277,7 @@ def _show(given: argparse.Namespace) -> int:
     from hpm_video.report.pictures import draw_run
 
     for file in draw_run(given.run, given.out or given.run / "pictures"):
-        _say(str(file))
+        _say(f"wrote {file}")
     _say(f"Next: hpm-video score {shlex.quote(str(given.run))} data.root=DIR, with labelled videos")
     return 0
 
@@ -285,7 +286,7 @@ def _export(given: argparse.Namespace) -> int:
     check_run(given.run)
     from hpm_video.weights.export import export
 
-    _say(export(given.run, given.to, given.out))
+    _say(f"wrote {export(given.run, given.to, given.out)}")
     if given.to != "safetensors":
         _say(f"How to use it: {(given.out or given.run / given.to) / 'README.md'}")
     return 0
@@ -320,7 +321,7 @@ def _pack(given: argparse.Namespace) -> int:
     from hpm_video.preprocess.pack import pack
 
     pack(DataConfig(root=given.root), given.out, given.samples_per_shard, given.seed, given.workers)
-    _say(f"{given.out}\nNext: hpm-video pretrain data.root={shlex.quote(str(given.out))}")
+    _say(f"wrote {given.out}\nNext: hpm-video pretrain data.root={shlex.quote(str(given.out))}")
     return 0
 
 

@@ -50,6 +50,7 @@ TINY = {
     "train.steps": 10,
     "engine.kind": "plain",
     "engine.precision": "fp32",
+    "engine.num_threads": 1,
 }
 IMAGE = {"data.num_frames": 1, "model.tubelet": 1}
 
@@ -63,8 +64,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((n for n, part in enumerate(places) if part in str(item.path)), len(places)))
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
+    """Also after a test whose run took all cores: threads that wait for each other cost more than they give."""
     torch.set_num_threads(1)
 
 

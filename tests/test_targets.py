@@ -251,6 +251,10 @@ def test_what_is_written_into_a_run_folder(words, world, tmp_path, capfd) -> Non
     (next((one / folders[0]).rglob("*.json")).parent / "notes.txt").write_text("theirs")
     assert run(command) == 0
     assert (one / folders[-1] / "thesis.txt").read_text() == "theirs" and list((one / folders[0]).rglob("notes.txt"))
+    if "scores" in folders:  # its files have no mark: what is not a score is not replaced
+        score = next((one / "scores").glob("*.json"))
+        score.write_text("theirs")
+        assert "is not a score" in refused(command, capfd) and score.read_text() == "theirs"
     for folder in folders:
         shutil.rmtree(one / folder)
     (one / folders[0]).write_text("theirs")
@@ -383,3 +387,22 @@ def test_a_kill_while_an_export_is_replaced_leaves_no_mixture(world, tmp_path) -
     assert (out / "thesis.txt").read_text() == "theirs"
     assert main(words) == 0
     assert snapshot(out).keys() == before.keys()
+
+
+def test_labels_that_are_not_there_name_the_command_that_makes_them(world, tmp_path, capfd) -> None:
+    """A folder, a manifest without classes, and one whose rows have no label."""
+    rows, none = [Row(f"{n}.mkv", n % 2) for n in range(4)], [Row(f"{n}.mkv", -1) for n in range(8)]
+    splits = {"train": none[:6], "validation": none}
+    without = write_manifest(tmp_path / "without", "none", world.labelled, splits, [])
+    some = write_manifest(
+        tmp_path / "some", "some", world.labelled, splits | {"train": [*rows, *none[4:6]]}, ["x", "y"]
+    )
+    given = [f"init.weights={world.run}", f"train.output={tmp_path / 'out'}", *SHAPE, "optim.batch_size=4"]
+    commands = [["score", world.run], ["knn", world.run], ["probe", world.run], ["finetune", *given]]
+    commands += [["test", world.tuned]]
+    watched = ["pretrain", *SHAPE, *PRETRAIN, "train.knn_clips=4", f"train.output={tmp_path / 'out'}"]
+    for root in (world.videos, without, some):
+        for command in [*commands, watched]:
+            told = refused([*command, f"data.root={root}"], capfd)
+            assert "label" in told and "python datasets/folder/prepare.py" in told, told
+            assert not (tmp_path / "out").exists()

@@ -27,7 +27,7 @@ def check_root(root: Path) -> None:
         near = _find_near(root)
         hint = f"; did you mean {near}?" if near else ""
         raise UserError(f"data.root: {one_line(str(root))} does not exist{hint}; expected a folder of videos")
-    raise UserError(f"data.root: {root} is a file{_tell_file(root)}")
+    raise UserError(f"data.root: {root} is a file{tell_file(root)}")
 
 
 def check_annotations(given: Path, root: Path) -> None:
@@ -60,7 +60,7 @@ def _find_near(root: Path) -> str:
     return str(parent / near[0]) if near else ""
 
 
-def _tell_file(file: Path) -> str:
+def tell_file(file: Path) -> str:
     """What a file is, and what to give instead."""
     folder = shlex.quote(str(file.parent))
     if file.name in ("manifest.json", "shards.json", "labels.json"):

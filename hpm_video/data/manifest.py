@@ -31,7 +31,7 @@ HEADER = "manifest.json"
 FORMAT = "hpm-video manifest 1"
 SPLITS = ("train", "validation", "test")
 LABELS_HINT = (
-    "Make a manifest with labels: python datasets/folder/prepare.py FOLDER --validation-share 0.1 for a folder for each "
+    "Try a manifest with labels: python datasets/folder/prepare.py FOLDER --validation-share 0.1 for a folder for each "
     "class, python datasets/csv/prepare.py FOLDER --train LIST for a list (or give SSv2's format)"
 )
 SCHEMA = pa.schema(

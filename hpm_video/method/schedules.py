@@ -30,6 +30,6 @@ def warn_slow_teacher(steps: int, config: TeacherConfig) -> None:
     if left > 0 and kept > SLOW:
         log.warning(
             "teacher.momentum_end %g is high for %d steps: the teacher chooses masks, and at the end %.0f%% of its weights are "
-            "still those of step %d; expected at most %.5f, which leaves 1%%",
+            "still those of step %d; expected at most %.5g, which leaves 1%%",
             *(config.momentum_end, steps, 100 * kept, steps - left, 0.01 ** (1 / left)),
         )

@@ -287,7 +287,7 @@ class _Progress:
     def show(self, num_done: int, num_bad: int) -> None:
         now = time.monotonic()
         rate = (num_done - self.num_before) / max(now - self.begin, 1e-9)
-        told = f"{rate:.1f} files/s, {num_bad} bad, {tell_time((self.num_all - num_done) / rate)} left"
+        told = f"{rate:.3g} files/s, {num_bad} bad, {tell_time((self.num_all - num_done) / rate)} left"
         if self.bar:
             self.bar.update(self.task, completed=num_done, told=told)
         elif now - self.said >= SAID_EVERY_S or num_done == self.num_all:

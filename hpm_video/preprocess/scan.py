@@ -11,6 +11,7 @@ from statistics import median
 import numpy as np
 
 from hpm_video.catalog.annotations import IMAGE_SUFFIXES, SUFFIXES, Row, list_folder
+from hpm_video.catalog.roots import tell_file
 from hpm_video.data.manifest import manifest_names, write_manifest
 from hpm_video.data.readers.pixels import changes_size
 from hpm_video.data.readers.pyav import count_decoded, probe
@@ -73,8 +74,9 @@ def _scan(root: Path, own: OwnFolder, files: dict[str, Path], full: bool, num_wo
 def check_folders(root: Path, out: Path) -> None:
     """UserError where there is no folder to read, or the results would be written into it."""
     if not root.is_dir():
-        found = "is a file" if root.exists() else "does not exist"
-        raise UserError(f"{root} {found}; expected a folder that holds videos")
+        raise UserError(
+            f"{root} is a file{tell_file(root)}" if root.exists() else f"{root} does not exist; expected a folder"
+        )
     if out.resolve().is_relative_to(root.resolve()):
         raise UserError(
             f"{out} lies in {root}, which is left as it is; expected a folder elsewhere for what is written"

@@ -7,6 +7,7 @@ its own data only: under another data set of the same command it would end as if
 import contextlib
 import dataclasses
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hpm_video.models.encoder import resolve_size
 from hpm_video.reading import parse_json, read_json, read_yaml
 from hpm_video.runs.checkpoints import resume_point
 from hpm_video.runs.kind import CONFIG
-from hpm_video.runs.ranks import check_equal, rank, stop_together
+from hpm_video.runs.ranks import check_equal, rank, stop_together, together
 from hpm_video.runs.results import FILE, describe_data, read_results
 from hpm_video.runs.settings import read_config
 
@@ -72,13 +73,9 @@ class RunFolder:
         step = 0 if self.resumes is None else _step_of(self.resumes)
         facts = {"the data": found, "the step to start from": step, "the configuration": _comparable(self.config)}
         check_equal(facts)
-        fault = None
-        if rank() == 0:
-            try:
+        with together():
+            if rank() == 0:
                 self._compare(found, step)
-            except UserError as error:
-                fault = str(error)
-        stop_together(fault)
         return found
 
     def check_held_out(self, names: list[str]) -> None:
@@ -127,19 +124,18 @@ def open_run(config: RunConfig) -> Iterator[RunFolder]:
     """
     run, kind = Path(config.train.output), kind_of(config)
     with contextlib.ExitStack() as stack:
-        fault = None
-        if rank() == 0:
-            try:
+        with together():
+            if rank() == 0:
                 _refuse_other_kind(run, kind)
-                OwnFolder.claim(run, kind, lambda path: [] if _older_kind(path) == kind else None)
+                is_new = not os.path.lexists(run)
+                own = OwnFolder.claim(run, kind, lambda path: [] if _older_kind(path) == kind else None)
                 stack.enter_context(hold(run, f"hpm-video {kind}"))
-            except UserError as error:
-                fault = str(error)
-        stop_together(fault)
-        resumes = resume_point(run)
-        if resumes is not None:
-            keep_older_behaviour(run, config)
-            check_same_run(run, config, _step_of(resumes))
+                stack.push(lambda raised, *_: own.discard() if raised and is_new else None)
+        with together():
+            resumes = resume_point(run)
+            if resumes is not None:
+                keep_older_behaviour(run, config)
+                check_same_run(run, config, _step_of(resumes))
         yield RunFolder(path=run, config=config, resumes=resumes)
 
 

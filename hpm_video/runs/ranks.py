@@ -1,7 +1,8 @@
 """The processes of a run among each other: which one this is, what all of them must agree on, and who started them."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch.distributed as dist
@@ -63,17 +64,37 @@ def stop_together(fault: str | None) -> None:
         raise UserError(told[0])
 
 
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Raise a UserError of the block on every rank, so that none waits for one that has ended. Every rank enters it; nothing
+    in the block waits for another rank."""
+    fault = None
+    try:
+        yield
+    except UserError as error:
+        fault = str(error)
+    stop_together(fault)
+
+
 def check_equal(facts: Mapping[str, Any]) -> None:
     """Raise UserError on every rank if the ranks do not have the same facts. Every rank calls it."""
     found = gather(dict(facts))
     for name, value in found[0].items():
-        others = [number for number, other in enumerate(found) if other.get(name) != value]
-        if others:
-            raise UserError(
-                f"the processes of this run disagree on {name}: rank 0 has {value!r}, rank {others[0]} has "
-                f"{found[others[0]].get(name)!r}; expected data and train.output on a disk that every node sees, and the "
-                "same command on each"
-            )
+        for number, other in enumerate(found):
+            if other.get(name) != value:
+                raise UserError(
+                    f"the processes of this run disagree on {name}: {_tell_difference(value, other.get(name), number)}; "
+                    "expected data and train.output on a disk that every node sees, and the same command on each"
+                )
+
+
+def _tell_difference(first: Any, other: Any, number: int) -> str:
+    """Return in words what rank 0 and rank `number` have; of nested facts the first entry that differs."""
+    path = ""
+    while isinstance(first, Mapping) and isinstance(other, Mapping):
+        name = next(name for name in [*first, *other] if first.get(name) != other.get(name))
+        path, first, other = f"{path}{name} ", first.get(name), other.get(name)
+    return f"{path}is {first!r} on rank 0, {other!r} on rank {number}"
 
 
 def is_lost_peer(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from hpm_video.method.finetune_step import FinetuneStep
 from hpm_video.models.classifier import Classifier
 from hpm_video.runs.folder import RunFolder, open_run
 from hpm_video.runs.kind import CONFIG
-from hpm_video.runs.ranks import rank
+from hpm_video.runs.ranks import rank, together
 from hpm_video.runs.settings import load_classes, read_config, save_classes
 from hpm_video.streams import first_weights
 from hpm_video.train.duration import announce_duration
@@ -43,24 +43,28 @@ def finetune(config: FinetuneConfig) -> bool:
 
 
 def _train(config: FinetuneConfig, folder: RunFolder, device: torch.device) -> bool:
-    train_set, held_out_set = open_labelled_sets(config)
+    with together():
+        train_set, held_out_set = open_labelled_sets(config)
     config = settle_micro_batch(config, device, folder.resumes, len(train_set.classes))
     run, resuming = folder.path, folder.resumes is not None
-    if resuming and (before := load_classes(run)) != train_set.classes:
-        raise UserError(
-            f"{run} was started with {len(before)} other classes than {train_set.source} has; expected the same"
-        )
+    with together():
+        if resuming and (before := load_classes(run)) != train_set.classes:
+            raise UserError(
+                f"{run} was started with {len(before)} other classes than {train_set.source} has; expected the same"
+            )
     model = build_classifier(config, len(train_set.classes))
     if config.init.weights is not None and not resuming:
-        weights = read_weights(Path(config.init.weights), config.init.trust_pickle)
-        for line in fill_encoder(model, weights, train_set.classes).splitlines():
-            log.info(line)
+        with together():
+            weights = read_weights(Path(config.init.weights), config.init.trust_pickle)
+            for line in fill_encoder(model, weights, train_set.classes).splitlines():
+                log.info(line)
     elif not resuming:
         log.warning("init.weights is not set: the encoder starts from a random initialisation")
     step = FinetuneStep(config, model)
     step.to(device)
-    if rank() == 0:
-        save_classes(run, train_set.classes)
+    with together():
+        if rank() == 0:
+            save_classes(run, train_set.classes)
     transform = make_finetune_transform(config.data, config.augment, train_set.left_right)
     count_flops = partial(finetune_flops, config, len(train_set.classes))
     training = Training(
@@ -119,15 +123,17 @@ def check_classes(source: Source, part: str) -> None:
     if not len(source):
         raise UserError(f"the {part} split of {source.source} is empty")
     if len(source.classes) < 2:
-        raise UserError(
-            f"{source.source} has {len(source.classes)} classes; fine-tuning needs at least 2. {LABELS_HINT}"
-        )
+        found = f"one class, '{source.classes[0]}'" if source.classes else "no labels"
+        raise UserError(f"{source.source} has {found}; expected labels of at least two classes. {LABELS_HINT}")
     if not isinstance(source, Manifest):
         return  # the labels of shards are in their tars
     labels = source.table["label"].to_numpy()
     if (labels < 0).any():
         row = int((labels < 0).argmax())
-        raise UserError(f"{source.source}: {(labels < 0).sum()} rows have no label, the first: {source.name(row)}")
+        raise UserError(
+            f"{source.source}: {(labels < 0).sum()} of {len(labels)} samples have no label, the first: {source.name(row)}; "
+            f"expected a label for each. {LABELS_HINT}"
+        )
     empty = sorted(set(range(len(source.classes))) - set(labels.tolist()))
     if empty:
         named = ", ".join(source.classes[k] for k in empty[:3]) + (", ..." if len(empty) > 3 else "")

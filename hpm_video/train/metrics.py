@@ -121,15 +121,20 @@ class Clock:
 
 
 def format_line(step: int, steps: int, values: Mapping[str, float], eta_s: float) -> str:
-    shown = "  ".join(f"{name.removeprefix('held_out/')} {values[name]:.4f}" for name in SHOWN if name in values)
+    shown = "  ".join(f"{name.removeprefix('held_out/')} {values[name]:#.4g}" for name in SHOWN if name in values)
     wait = values["data_wait_share"]
     hint = (
         "  (more data.num_workers, data.repeats, a copy by hpm-video prepare, or data.cache_gib for a small set)"
         if wait > 0.3
         else ""
     )
-    rate = f"{values['clips_per_s']:.1f} clips/s, waiting for data {wait:.0%}{hint}, {tell_span(eta_s)} left"
+    rate = f"{tell_number(values['clips_per_s'])} clips/s, waiting for data {wait:.0%}{hint}, {tell_span(eta_s)} left"
     return f"step {step}/{steps}  {shown}  lr {values['lr']:.2e} | {rate}"
+
+
+def tell_number(value: float) -> str:
+    """Return a number for people, of three digits and whole from 100 on: 0.0123, 24.8, 1,234."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
 def tell_span(seconds: float) -> str:

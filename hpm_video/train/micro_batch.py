@@ -33,7 +33,7 @@ from hpm_video.costs.memory import (
 from hpm_video.errors import UserError
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
-from hpm_video.runs.ranks import gather
+from hpm_video.runs.ranks import gather, together
 from hpm_video.runs.settings import read_config
 from hpm_video.train.engines.plain import use_bf16
 from hpm_video.train.engines.start import local_world_size
@@ -128,7 +128,8 @@ def settle_micro_batch(
                 *(micro, _gib(budget.exact.of(micro)), _gib(budget.free), device),
             )
         return config
-    kept = None if resumes is None else _read_kept(Path(config.train.output), budget.share)
+    with together():
+        kept = None if resumes is None else _read_kept(Path(config.train.output), budget.share)
     if kept and budget.share % kept == 0 and budget.fits(kept, budget.free):
         own = kept
     else:

@@ -23,6 +23,7 @@ from hpm_video.method.schedules import warn_slow_teacher
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import build_student
 from hpm_video.runs.folder import RunFolder, open_run
+from hpm_video.runs.ranks import together
 from hpm_video.streams import IMAGES
 from hpm_video.train.duration import announce_duration
 from hpm_video.train.engines.start import prepare_process
@@ -49,13 +50,15 @@ def pretrain(config: PretrainConfig, health: Health | None = None) -> bool:
 
 
 def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, health: Health | None) -> bool:
-    train_set, held_out_set = open_train_sets(config)
+    with together():
+        train_set, held_out_set = open_train_sets(config)
     config = settle_micro_batch(config, device, folder.resumes)
     student = build_student(config)
     starting = config.init.weights is not None and folder.resumes is None
-    weights = read_weights(Path(config.init.weights or ""), config.init.trust_pickle) if starting else None
-    if weights is not None:
-        _tell(fill_student(student, weights, config.objective.target))
+    with together():
+        weights = read_weights(Path(config.init.weights or ""), config.init.trust_pickle) if starting else None
+        if weights is not None:
+            _tell(fill_student(student, weights, config.objective.target))
     step = PretrainStep(config, student, device, len(train_set))
     if weights is not None and weights.teacher is not None and step.teacher is not None:
         _tell("teacher, " + fill_student(step.teacher.network, weights.teacher, config.objective.target))
@@ -81,7 +84,8 @@ def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, heal
         about=f"mode {config.mask.mode}",
     )
     if has_images(config):
-        images = open_images(config)
+        with together():
+            images = open_images(config)
         training.make_loader = partial(
             make_mixed_loader, images=images, image_steps=ImageSteps(config.images.share, config.train.seed)
         )

@@ -342,7 +342,7 @@ def test_command(videos, packed, tmp_path, capsys) -> None:
     words = ["pack", str(videos), str(tmp_path / "out"), "--samples-per-shard", "4", "--workers", "2"]
     assert main(words) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said == [str(tmp_path / "out"), f"Next: hpm-video pretrain data.root={tmp_path / 'out'}"]
+    assert said == [f"wrote {tmp_path / 'out'}", f"Next: hpm-video pretrain data.root={tmp_path / 'out'}"]
     before = stamps(tmp_path / "out")
     assert main(words) == 0 and stamps(tmp_path / "out") == before
     source = open_shards(str(tmp_path / "out"), "train")

@@ -1,10 +1,10 @@
-"""Run by DeepSpeed's launcher: pretraining and fine-tuning under each ZeRO stage in turn, in one start of the processes.
+"""Run by DeepSpeed's launcher: all that the tests of two processes look at, in one start of the processes.
 
-deepspeed --num_accelerators 2 run_stages.py ROOT OUT KEY=VALUE ...
+deepspeed --num_accelerators 2 run_stages.py FOLDER
 """
 
 import json
-import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,8 +13,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from hpm_video.cli import script_main
 from hpm_video.config import load_config, load_finetune_config
+from hpm_video.costs.dry_run import dry_run
+from hpm_video.costs.memory import MARGINS, estimate_need, free_device_memory
+from hpm_video.errors import UserError
+from hpm_video.evals.finetuned.multi_view_test import examine_run
 from hpm_video.method.step import PretrainStep
+from hpm_video.train import micro_batch
 from hpm_video.train.engines.deepspeed import DeepSpeedEngine
 from hpm_video.train.finetune import finetune
 from hpm_video.train.pretrain import pretrain
@@ -44,14 +50,28 @@ def record(self, engine, state):
 
 
 Training._save = record
-for stage in range(4):
-    given = [f"train.output={out}/zero{stage}", f"engine.zero_stage={stage}"]
-    if not pretrain(load_config(None, [*keys["pretrain"], f"data.root={folder / 'videos'}", *given])):
-        sys.exit(1)
-    given[0] = f"train.output={out}/tuned-zero{stage}"
-    if not finetune(load_finetune_config(None, [*keys["finetune"], f"data.root={folder / 'manifest'}", *given])):
-        sys.exit(1)
 
+
+def train_each(out: Path) -> None:
+    """Pretrain and fine-tune under each stage, or resume what is there."""
+    for stage in range(4):
+        given = [f"train.output={out}/zero{stage}", f"engine.zero_stage={stage}"]
+        if not pretrain(load_config(None, [*keys["pretrain"], f"data.root={folder / 'videos'}", *given])):
+            sys.exit(1)
+        given[0] = f"train.output={out}/tuned-zero{stage}"
+        if not finetune(load_finetune_config(None, [*keys["finetune"], f"data.root={folder / 'manifest'}", *given])):
+            sys.exit(1)
+
+
+train_each(out)
+rank = dist.get_rank()
+if rank == 0:  # as if each run had been stopped half way
+    for stage in range(4):
+        for name, last in ((f"zero{stage}", "step-00000006"), (f"tuned-zero{stage}", "step-00000004")):
+            shutil.copytree(out / name, folder / "resumed" / name)
+            shutil.rmtree(folder / "resumed" / name / "checkpoints" / last)
+dist.barrier()
+train_each(folder / "resumed")
 
 plain_call = PretrainStep.__call__
 
@@ -69,7 +89,7 @@ def one_round_poisoned(self, engine, clip, rows, step, steps, batch=None):
 
 
 PretrainStep.__call__ = one_round_poisoned
-for stage in range(4) if (folder / "videomae.pth").is_file() else ():
+for stage in range(4):
     given = [f"train.output={out}/round{stage}", f"engine.zero_stage={stage}", "train.steps=2"]
     if not pretrain(load_config(None, [*keys["pretrain"], f"data.root={folder / 'videos'}", *given])):
         sys.exit(1)
@@ -95,12 +115,49 @@ def make_module(tensors: dict[str, torch.Tensor]) -> nn.Module:
     return root
 
 
-for stage in range(4) if (folder / "videomae.pth").is_file() else ():  # checkpoints as DeepSpeed itself writes them
+for stage in range(4):  # checkpoints as DeepSpeed itself writes them
     theirs = make_module(torch.load(folder / "videomae.pth"))
     settings = {"train_batch_size": 2, "zero_optimization": {"stage": stage}}
     engine = deepspeed.initialize(model=theirs, optimizer=torch.optim.AdamW(theirs.parameters()), config=settings)[0]
     engine.save_checkpoint(str(out / f"shards{stage}"), tag="global_step7")
     engine.destroy()
 
-sys.stdout.flush()
-os._exit(0)  # as the command line does: the threads of the process group abort the interpreter now and then
+
+# The test of a fine-tuned run: 7 videos, of which one process gets 4 and the other 3.
+tuned = load_finetune_config(None, [*keys["exam"], f"data.root={folder / 'seven'}", f"train.output={out}/exam"])
+if not finetune(tuned):
+    sys.exit(1)
+examine_run(out / "exam")
+
+# Memory that differs from rank to rank: two clips of four fit here, all there.
+config = load_config(None, [*keys["pretrain"], "data.root=x", "train.output=x"])
+need = estimate_need(config, dry_run(config, 1, False), 2, on_cpu=True)
+micro_batch.free_device_memory = lambda _: 1e12 if rank else 2 * need.of(2) / MARGINS["cpu"]  # two ranks share it
+given = [f"train.output={out}/auto", "engine.micro_batch_size=auto", "train.steps=1", f"data.root={folder / 'videos'}"]
+if not pretrain(load_config(None, [*keys["pretrain"], *given])):
+    sys.exit(1)
+micro_batch.free_device_memory = free_device_memory
+
+# Ranks that disagree: what each of them says.
+told = {}
+for name, (on_rank_0, on_rank_1) in {
+    "data": ([], [f"data.root={folder / 'fewer'}"]),
+    "no data": ([], ["data.root=/nowhere"]),
+    "step": ([f"train.output={out}/zero0"], []),
+    "settings": ([], ["optim.base_lr=0.01"]),
+    "refused by one": ([f"train.output={out}/zero0", "mask.ratio=0.5"], []),
+}.items():
+    given = [f"data.root={folder / 'videos'}", f"train.output={folder}/{name}", *(on_rank_1 if rank else on_rank_0)]
+    text = "it went on"
+    try:
+        pretrain(load_config(None, [*keys["pretrain"], *given]))
+    except UserError as error:
+        text = str(error)
+    both = [None, None]
+    dist.all_gather_object(both, text)
+    told[name] = both
+if rank == 0:
+    (folder / "told.json").write_text(json.dumps(told))
+
+# The last: it ends the process, as the command line does, with exit status 1.
+script_main("pretrain", None, ["data.root=/nowhere", f"train.output={folder}/none"])

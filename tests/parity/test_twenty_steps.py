@@ -119,7 +119,7 @@ def test_twenty_steps_of_fine_tuning(tmp_path, pooling) -> None:
     keys += ["optim.base_lr=0.1", "engine.precision=fp32", f"model.pooling={'mean' if pooling == 'avg' else 'cls'}"]
     recipe = ROOT / "configs" / "finetune" / "in1k_vitb.yaml"
     config = load_finetune_config(recipe, [*keys, *WITHOUT_CHANCE], weights.settings())
-    ours = Classifier(config, CLASSES)
+    ours = Classifier.of(config, CLASSES)
     assert "is kept" in fill_encoder(ours, weights, names)
     step, engine = FinetuneStep(config, ours), PlainEngine(ours, config, torch.device("cpu"))
     optimizer = torch.optim.AdamW(published_groups(theirs, 3, 0.8), betas=(0.9, 0.999), eps=1e-8)

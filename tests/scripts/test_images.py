@@ -1,7 +1,9 @@
 """A small tree in ImageNet's layout, by the commands of its README: manifest, pretraining, fine-tuning, scores."""
 
 import json
+import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 from hpm_video.cli import main
 
+ROOT = Path(__file__).parents[2]
 SIZES = (
     "data.frame_size_px=[32,32] data.num_workers=1 data.num_held_out=2 model.width=48 model.depth=2 model.num_heads=4 "
     "optim.batch_size=8 train.steps=4 train.log_every_steps=1 train.measure_every_steps=2 engine.num_threads=1"
@@ -35,16 +38,19 @@ def tree(tmp_path_factory):
     return root
 
 
-def test_from_the_files_to_a_score(tree, run_here, capsys) -> None:
+def test_from_the_files_to_a_score(tree, run_here, monkeypatch, capsys) -> None:
     out = tree / "run"
     data = f"data.root={tree / 'manifest'}"
-    for words in (
-        [sys.executable, "datasets/imagenet1k/prepare.py", str(tree)],
-        [sys.executable, "scripts/pretrain_in1k.py", data, f"train.output={out}", *SIZES, *PRETRAIN],
-        ["scripts/finetune_in1k.sh", data, f"init.weights={out}", f"train.output={out}/tuned", *SIZES],
+    for script, *words in (
+        ["datasets/imagenet1k/prepare.py", str(tree)],
+        ["scripts/pretrain_in1k.py", data, f"train.output={out}", *SIZES, *PRETRAIN],
     ):
-        done = run_here(*words)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        assert not ended.value.code
+    done = run_here("scripts/finetune_in1k.sh", data, f"init.weights={out}", f"train.output={out}/tuned", *SIZES)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert json.loads((out / "encoder.json").read_text())["config"]["model"]["cls_token"]
     assert json.loads((out / "tuned" / "results.json").read_text())["figures"]["steps"] == 4
     capsys.readouterr()

@@ -11,7 +11,13 @@ from hpm_video.preprocess.pack import pack
 from hpm_video.train.pretrain import pretrain
 from hpm_video.types import UserError
 
-SMALL = {"data__crop": "center", "train__steps": 12, "train__log_every_steps": 1, "train__num_pictures": 0}
+SMALL = {
+    "data__crop": "center",
+    "train__steps": 12,
+    "train__log_every_steps": 1,
+    "train__num_pictures": 0,
+    "engine__num_threads": 1,
+}
 
 
 @pytest.fixture(scope="module")

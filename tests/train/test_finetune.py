@@ -195,15 +195,17 @@ def manifest(tmp_path: Path, data: Path, labels: list[int], classes: list[str]) 
 
 def test_bad_input_is_named(data, tmp_path, capsys) -> None:
     assert "is empty" in refused(manifest(tmp_path / "a", data, [], ["a", "b"]), tmp_path)
-    assert "rows have no label, the first: 1.mkv" in refused(
+    assert "samples have no label, the first: 1.mkv" in refused(
         manifest(tmp_path / "b", data, [0, -1], ["a", "b"]), tmp_path
     )
     assert "label 2; expected -1 to 1" in refused(manifest(tmp_path / "c", data, [0, 2], ["a", "b"]), tmp_path)
-    assert "at least 2" in refused(manifest(tmp_path / "d", data, [0, 0], ["a"]), tmp_path)
+    assert "has one class, 'a'; expected labels of at least two classes" in refused(
+        manifest(tmp_path / "d", data, [0, 0], ["a"]), tmp_path
+    )
     folder = tmp_path / "plain"
     folder.mkdir()
     (folder / "1.mkv").symlink_to(data / "1.mkv")
-    assert "has 0 classes" in refused(folder, tmp_path)
+    assert "has no labels" in refused(folder, tmp_path)
     assert "data.crop, data.flip: of pretraining" in refused(data, tmp_path, "data.flip=true")
     assert "augment.flipp" in refused(data, tmp_path, "augment.flipp=true")
 

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from hpm_video.cli import main
 from hpm_video.config import load_config, load_finetune_config
 from hpm_video.config.batch import split_batch
+from hpm_video.costs import dry_run as dry_runs
 from hpm_video.costs import memory
-from hpm_video.costs.dry_run import dry_run, dry_run_classifier
+from hpm_video.costs.dry_run import DryRun, dry_run_classifier
 from hpm_video.costs.memory import (
     Need,
     bound_activations,
@@ -38,6 +39,25 @@ DECODER = (
 ).split()
 
 
+DONE: dict[str, DryRun] = {}
+
+
+def dry_run(config, num_clips: int, bf16: bool) -> DryRun:
+    """Each once: it takes seconds, and depends on model, clips and masks only."""
+    parts = (
+        config.data.num_frames,
+        config.data.frame_size_px,
+        config.model,
+        config.mask,
+        config.teacher,
+        config.objective,
+    )
+    key = f"{parts} {num_clips} {bf16} {config.engine.precision}"
+    if key not in DONE:
+        DONE[key] = dry_runs.dry_run(config, num_clips, bf16)
+    return DONE[key]
+
+
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     root = tmp_path_factory.mktemp("videos")
@@ -60,6 +80,11 @@ def run(videos, tmp_path, capsys):
         return status, said.out + said.err, kept
 
     return start
+
+
+@pytest.fixture(autouse=True)
+def each_dry_run_once(monkeypatch):
+    monkeypatch.setattr(micro_batch, "dry_run", dry_run)
 
 
 def set_free(monkeypatch, num_bytes: float) -> None:

@@ -165,7 +165,7 @@ class _Progress:
         rate = (self.num_done - self.num_before) / max(now - self.begin, 1e-9)
         left = tell_time((self.num_all - self.num_done) / max(rate, 1e-9))
         told = (
-            f"{self.title}: {self.num_done} of {self.num_all} videos, {rate:.1f} videos/s, {num_bad} bad, {left} left"
+            f"{self.title}: {self.num_done} of {self.num_all} videos, {rate:.3g} videos/s, {num_bad} bad, {left} left"
         )
         log.info("%s", told)
 

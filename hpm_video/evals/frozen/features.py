@@ -111,12 +111,13 @@ def extract_features(
 
 def open_labelled(config: PretrainConfig) -> tuple[Source, Source]:
     """Training and validation part of the labelled set that config.data names. Raises UserError."""
-    parts = [open_manifest(config.data, split) for split in ("train", "validation")]
-    if parts[0] is None or parts[1] is None or not parts[0].classes:
+    train, test = (open_manifest(config.data, split) for split in ("train", "validation"))
+    if train is None or test is None or not train.classes:
+        absent = "no labels" if train is None or not train.classes else "no validation split"
         raise UserError(
-            f"data.root: {config.data.root} has no labels and validation split; scores need both. {LABELS_HINT}"
+            f"data.root: {config.data.root} has {absent}; expected labels and a validation split. {LABELS_HINT}"
         )
-    return parts[0], parts[1]
+    return train, test
 
 
 def open_clips(config: PretrainConfig) -> tuple[Clips, Clips]:

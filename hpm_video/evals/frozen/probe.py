@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.geometry import Geometry
-from hpm_video.data.manifest import Source
+from hpm_video.data.manifest import LABELS_HINT, Source
 from hpm_video.errors import UserError
 from hpm_video.evals.frozen import attentive_probe as attentive
 from hpm_video.evals.frozen.cache import cached_features, hash_weights
@@ -223,7 +223,7 @@ def check_labels(train: Features, test: Features) -> None:
             first = features.paths[int((features.labels < 0).argmax())]
             raise UserError(
                 f"{unlabelled} of {len(features.labels)} clips of the {part} part have no label (the first: {first}); "
-                "kNN and linear probe need labelled videos, as in the SSv2 format"
+                f"expected a label for each. {LABELS_HINT}"
             )
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes)) or ["the same names in another order"]
@@ -233,7 +233,9 @@ def check_labels(train: Features, test: Features) -> None:
         names = [train.classes[i] if i < len(train.classes) else str(i) for i in missing]
         raise UserError(f"no training sample of {_some(names)}, which the test part has: it cannot be learned")
     if len(set(train.labels.tolist())) < 2:
-        raise UserError("all training clips have the same label: there is nothing to tell apart")
+        raise UserError(
+            f"all training clips have the same label, so there is nothing to tell apart; expected two classes. {LABELS_HINT}"
+        )
 
 
 def _some(names: list[str]) -> str:

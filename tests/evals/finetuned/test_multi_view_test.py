@@ -173,7 +173,7 @@ def test_which_split(trained, caplog) -> None:
     assert split_of(test=unlabelled, validation=rows) == "validation"
     with caplog.at_level(logging.WARNING, "hpm_video"):
         assert split_of(test=unlabelled) == "held-out" and "samples are held out" in caplog.text
-    for split, message in (("test", "rows have no label"), ("validation", "has no validation split")):
+    for split, message in (("test", "samples have no label"), ("validation", "has no validation split")):
         with pytest.raises(UserError, match=message):
             examine_run(one.run, [f"test.split={split}"])
     with pytest.raises(UserError, match="is empty"):
