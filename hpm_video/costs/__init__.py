@@ -1,1 +1,1 @@
-"""What a configuration costs: multiply-adds, bytes and memory, counted without running it."""
+"""Costs of a configuration: multiply-adds, bytes and memory, counted without running it."""

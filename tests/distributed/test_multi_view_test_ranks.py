@@ -9,7 +9,8 @@ import pytest
 
 from hpm_video.catalog.annotations import Row
 from hpm_video.data.manifest import write_manifest
-from hpm_video.evals.finetuned.multi_view_test import examine_run, read_records
+from hpm_video.evals.finetuned.answers import read_records
+from hpm_video.evals.finetuned.multi_view_test import evaluate_run
 from hpm_video.preprocess.encode import write_video
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (it has no build for this platform)")
@@ -45,4 +46,4 @@ def test_seven_videos_on_two_processes(videos, tmp_path, run_here) -> None:
     assert rows == {"rank-0.jsonl": [0, 2, 4, 6], "rank-1.jsonl": [1, 3, 5]}
     records, results = read_records(folder), json.loads((folder / "results.json").read_text())
     shutil.rmtree(run / "tests")
-    assert examine_run(run) == results and read_records(folder) == records
+    assert evaluate_run(run) == results and read_records(folder) == records

@@ -225,7 +225,7 @@ def test_fine_tuned_runs_are_compared_by_their_pretraining(make_run, tmp_path) -
     )
     both = open_runs([tuned[0], nothing])
     check_comparable(both, [], ["pretraining"], "steps")
-    assert [v.label for v in group_variants(both, ["pretraining"])] == ["all runs", "from nothing"]
+    assert [v.label for v in group_variants(both, ["pretraining"])] == ["all runs", "random initialisation"]
 
 
 def test_cost_of_weights_without_a_record_is_not_known(make_run, tmp_path) -> None:
