@@ -12,8 +12,7 @@ from hpm_video.weights.exporters import DEFAULT, EXPORTERS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command; the choices of --to are the rows of EXPORTERS."""
     add_run(parser, "")
-    text = ", ".join(f"{name} ({row.about})" for name, row in EXPORTERS.items())
-    parser.add_argument("--to", choices=[*EXPORTERS], default=DEFAULT, help=text)
+    parser.add_argument("--to", choices=[*EXPORTERS], default=DEFAULT, help=EXPORTERS.describe())
     parser.add_argument("--out", type=Path, help="folder to write, but for safetensors (RUN/hf, RUN/timm, ...)")
 
 

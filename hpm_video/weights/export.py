@@ -28,11 +28,11 @@ def export(run: Path, target: str, out: Path | None = None) -> str:
                 f"--out {out}: --to {target} writes into the run folder; expected no --out. Try: hpm-video export {run}, "
                 "then copy the files that it names"
             )
-        return str(exporter.load().write_in_run(run))
+        return str(exporter.load()(run))
     config, model, classes = _load(run)
-    final, writer = out or run / target, exporter.load()
+    final, write = out or run / target, exporter.load()
     with own_folder(final, "hpm-video export", find_older_export) as own, own.draft() as draft:
-        check = writer.write(draft, config, model, classes)
+        check = write(draft, config, model, classes)
         with torch.no_grad():
             theirs, ours = check(draft)
         difference = float((theirs - ours).abs().max())
@@ -40,7 +40,8 @@ def export(run: Path, target: str, out: Path | None = None) -> str:
             raise UserError(
                 f"{run}: as {target} the outputs differ by {difference:.2g}, more than {MAX_DIFFERENCE}: not written"
             )
-        use = writer.usage(kind_of(config) == "finetune")
+        task = "VideoClassification" if kind_of(config) == "finetune" else "PreTraining"
+        use = [line.replace("{task}", task) for line in exporter.use]
         write_card(draft, run, exporter.library, use, config, model, classes, difference)
         own.take(draft, last="config.json")
     return f"{final}: loaded back by {exporter.loaded_by}, largest difference of the outputs {difference:.2g}"

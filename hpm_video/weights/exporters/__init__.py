@@ -1,40 +1,72 @@
 """The forms in which the model of a run can be written: one row here and one file beside it for each.
 
-`--to`, its help and the errors are read from the rows. Imports nothing that takes time.
+`--to`, its help, the model card and the errors are read from the rows. Imports nothing that takes time.
 """
 
-import importlib
-from types import ModuleType
-from typing import NamedTuple
+from dataclasses import dataclass
+
+from hpm_video.config.tables import Row, Table
+
+HERE = "hpm_video.weights.exporters"
 
 
-class Exporter(NamedTuple):
-    """A form. Its module has `write(folder, config, model, classes)`, which returns a `check.Check`, and `usage(tuned)`, the
-    lines of code for the model card. If it is `in_run`, the module has `write_in_run(run)` alone, which returns the file."""
+@dataclass(frozen=True, kw_only=True)
+class Exporter(Row):
+    """A form: `write(folder, config, model, classes)`, which returns a `check.Check`.
 
-    about: str  # for --help
-    module: str
+    If it is `in_run`: `write(run)`, which writes this program's own file into the run folder and returns it.
+    """
+
     library: str = ""  # library_name of the model card
-    loaded_by: str = ""  # for the message: who loads the written folder back
-    in_run: bool = False  # written into the run folder, as this program's own file
-
-    def load(self) -> ModuleType:
-        """Import the module of the form."""
-        return importlib.import_module(self.module)
+    loaded_by: str = ""  # who loads the written folder back, for the message
+    use: tuple[str, ...] = ()  # Python that loads FOLDER; {task}: VideoClassification or PreTraining
+    in_run: bool = False
 
 
 DEFAULT = "safetensors"
-EXPORTERS = {
-    "safetensors": Exporter(
-        "RUN/encoder.safetensors or classifier.safetensors", "hpm_video.weights.exporters.safetensors", in_run=True
+EXPORTERS = Table(
+    safetensors=Exporter(
+        help="RUN/encoder.safetensors or classifier.safetensors",
+        implementation=f"{HERE}.safetensors:write",
+        in_run=True,
     ),
-    "hf": Exporter("VideoMAE of transformers", "hpm_video.weights.exporters.hf", "transformers", "hf"),
-    "timm": Exporter("images", "hpm_video.weights.exporters.timm", "timm", "timm"),
-    "videomae": Exporter(
-        "the names of VideoMAE's own files",
-        "hpm_video.weights.exporters.videomae",
-        "videomae",
-        "this program as one of VideoMAE's",
+    hf=Exporter(
+        help="VideoMAE of transformers",
+        implementation=f"{HERE}.hf:write",
+        library="transformers",
+        loaded_by="hf",
+        use=(
+            "from transformers import VideoMAEFor{task}",
+            'model = VideoMAEFor{task}.from_pretrained("FOLDER").eval()',
+        ),
     ),
-    "onnx": Exporter("ONNX, any number of clips", "hpm_video.weights.exporters.onnx", "onnx", "onnx"),
-}
+    timm=Exporter(
+        help="the ViT of timm, for images",
+        implementation=f"{HERE}.timm:write",
+        library="timm",
+        loaded_by="timm",
+        use=("import timm", 'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()'),
+    ),
+    videomae=Exporter(
+        help="the names of VideoMAE's own files",
+        implementation=f"{HERE}.videomae:write",
+        library="videomae",
+        loaded_by="this program as one of VideoMAE's",
+        use=(
+            "import torch",
+            'weights = torch.load("FOLDER/videomae.pth")["model"]  # as VideoMAE\'s own files',
+            "# hpm-video finetune init.weights=FOLDER",
+        ),
+    ),
+    onnx=Exporter(
+        help="ONNX, any number of clips",
+        implementation=f"{HERE}.onnx:write",
+        library="onnx",
+        loaded_by="onnx",
+        use=(
+            "import onnxruntime",
+            'session = onnxruntime.InferenceSession("FOLDER/model.onnx")',
+            'session.run(None, {"clip": clip})  # float32 [B, 3, T, H, W]',
+        ),
+    ),
+)

@@ -72,9 +72,3 @@ def _transformers_settings(config: RunConfig, model: Model, classes: list[str]) 
         "decoder_num_attention_heads": num_heads(model.decoder),
     }
     return settings | {"norm_pix_loss": config.objective.target == "norm_channel"}  # type: ignore[union-attr]
-
-
-def usage(tuned: bool) -> list[str]:
-    """Return the code that loads the folder."""
-    kind = "VideoMAEForVideoClassification" if tuned else "VideoMAEForPreTraining"
-    return ["from transformers import " + kind, f'model = {kind}.from_pretrained("FOLDER").eval()']

@@ -50,12 +50,3 @@ def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> 
         return torch.from_numpy(session.run([name], {"clip": clip.numpy()})[0]), network(clip)
 
     return check
-
-
-def usage(tuned: bool) -> list[str]:
-    """Return the code that loads the graph."""
-    return [
-        "import onnxruntime",
-        'session = onnxruntime.InferenceSession("FOLDER/model.onnx")',
-        'session.run(None, {"clip": clip})  # float32 [B, 3, T, H, W]',
-    ]

@@ -54,8 +54,3 @@ def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> 
         return other.forward_features(clip[:, :, 0]), encoder(clip)
 
     return check
-
-
-def usage(tuned: bool) -> list[str]:
-    """Return the code that loads the folder."""
-    return ["import timm", 'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()']

@@ -50,12 +50,3 @@ def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> 
         return again(clip, visible, hidden).pixels, model(clip, visible, hidden).pixels
 
     return check
-
-
-def usage(tuned: bool) -> list[str]:
-    """Return the code that loads the file."""
-    return [
-        "import torch",
-        'weights = torch.load("FOLDER/videomae.pth")["model"]  # as VideoMAE\'s own files',
-        "# hpm-video finetune init.weights=FOLDER",
-    ]
