@@ -12,10 +12,10 @@ from PIL import Image
 
 from hpm_video import fonts
 from hpm_video.cli import main
-from hpm_video.evals.finetuned import charts as exam_charts
+from hpm_video.evals.finetuned import charts
 from hpm_video.evals.finetuned.charts import draw_confusion, draw_timeline
 from hpm_video.preprocess.encode import write_video
-from hpm_video.report import pictures
+from hpm_video.report import curves, pictures
 from hpm_video.report.curves import CURVES, draw_curves
 
 TINY = (
@@ -30,9 +30,11 @@ CLASSES = ["打架", "jump $5 and $6", "नृत्य", "wave"]
 def drawn(monkeypatch) -> list:
     """Every figure that is drawn."""
     figures = []
-    for module, name in ((pictures, "to_png"), (exam_charts, "_png")):
-        finish = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda figure, finish=finish: figures.append(figure) or finish(figure))
+    for module in (pictures, curves, charts):
+        finish = module.to_png
+        monkeypatch.setattr(
+            module, "to_png", lambda figure, finish=finish, **how: figures.append(figure) or finish(figure, **how)
+        )
     return figures
 
 
