@@ -26,7 +26,8 @@ from compare_scores import score_job, write_differences, write_tables
 
 from hpm_video.config import PretrainConfig, load_config
 from hpm_video.costs.flops import run_flops
-from hpm_video.files import OwnFolder, top_names, write_json, write_text
+from hpm_video.files import write_json, write_text
+from hpm_video.own_folder import OwnFolder, top_names
 from hpm_video.types import UserError
 
 CONFIG = Path(__file__).parent.parent / "configs" / "pretrain" / "compare.yaml"

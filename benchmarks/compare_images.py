@@ -21,7 +21,8 @@ from compare_scores import mean_and_error, write_differences, write_tables
 
 from hpm_video.catalog.annotations import IMAGE_SUFFIXES, Row, hold_out_share, read_class_folders
 from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
-from hpm_video.files import OwnFolder, replacing, top_names, write_json, write_text
+from hpm_video.files import replacing, write_json, write_text
+from hpm_video.own_folder import OwnFolder, top_names
 from hpm_video.runs.results import read_results
 
 CONFIG = ROOT / "configs" / "pretrain" / "compare_images.yaml"

@@ -40,7 +40,7 @@ def score_frozen(run: Path, task: Task, seed: int, data: Path) -> dict[str, floa
 
 def score_finetuned(run: Path, task: Task, seed: int, data: Path) -> dict[str, float]:
     """Fine-tune a run's encoder on the task's training videos, and return the accuracy on its validation videos."""
-    from hpm_video.evals.finetuned.multi_view_test import examine_run
+    from hpm_video.evals.finetuned.multi_view_test import evaluate_run
     from hpm_video.train.finetune import finetune, finetune_config
 
     file, out = run / f"finetuned-{task.name}.json", run / f"finetuned-{task.name}"
@@ -49,7 +49,7 @@ def score_finetuned(run: Path, task: Task, seed: int, data: Path) -> dict[str, f
     given = [*FINETUNE, f"init.weights={run}", f"data.root={data / f'{task.name}-{seed}'}", f"train.output={out}"]
     given += [f"train.seed={seed}", f"train.steps={FINETUNE_STEPS[task.name]}"]
     finetune(finetune_config(None, given))
-    scores = {"finetuned": examine_run(out)["scores"]["top1"]}
+    scores = {"finetuned": evaluate_run(out)["scores"]["top1"]}
     write_json(file, scores)
     return scores
 

@@ -14,7 +14,7 @@ from hpm_video.config import load_config
 from hpm_video.evals.frozen.features import find_device
 from hpm_video.report.document import Block, Paragraph, to_markdown
 from hpm_video.report.recipe_costs import A100_FLOPS
-from hpm_video.runs.results import describe_hardware, list_versions
+from hpm_video.runs.machine import describe_hardware, list_versions
 from hpm_video.train.engines.plain import use_bf16
 from hpm_video.types import UserError
 

@@ -34,7 +34,7 @@ def can_draw(text: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """A dollar sign is a dollar sign, not the begin of a formula."""
+    """Show a dollar sign as one, not as the begin of a formula."""
     return text.replace("$", r"\$")
 
 
@@ -50,7 +50,7 @@ def _font_of(character: str) -> str | None:
 
 
 def _charmaps() -> Iterator[tuple[str, frozenset[int]]]:
-    """Families with the characters that they have, the plain one first; a file is opened when its turn comes."""
+    """Yield families with the characters that they have, the plain one first; a file is opened when its turn comes."""
     from matplotlib.font_manager import findfont, fontManager
 
     yield PLAIN, _characters_of(findfont(PLAIN))

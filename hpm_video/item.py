@@ -9,7 +9,7 @@ class Item(NamedTuple):
 
     name: str  # what messages call it
     media: Path | bytes  # a file, a folder of frames, or what a file holds
-    label: int  # -1 where there is none
+    label: int  # -1 if there is none
     first_frame: int = 0  # of a folder of frames: the first one that belongs to the sample
     num_frames: int | None = None  # of a folder of frames: how many belong to it; None = all
     fps: float | None = None  # as the manifest says

@@ -198,7 +198,7 @@ def check_references(value: Any, name: str) -> None:
 
 
 def brief(value: Any, most: int = 200) -> str:
-    """Return the value as Python writes it, cut where it is very long."""
+    """Return the value as Python writes it, cut if it is very long."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python writes

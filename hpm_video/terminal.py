@@ -1,4 +1,4 @@
-"""What reaches a terminal: names of files come from strangers, and a control sequence in one must not be carried out."""
+"""Text for a terminal. Names of files come from strangers, and a control sequence in one must not be carried out."""
 
 import re
 from typing import Any
@@ -13,15 +13,17 @@ def printable(text: str) -> str:
 
 
 class PlainStream:
-    """A text stream on which nothing but printable text is written; all else is the stream's own."""
+    """A text stream on which nothing but printable text is written; everything else is the stream's own."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write a text, with its control characters shown."""
         return self._stream.write(printable(text))
 
     def writelines(self, lines: Any) -> None:
+        """Write texts, with their control characters shown."""
         for line in lines:
             self.write(line)
 

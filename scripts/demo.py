@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.errors import UserError
-from hpm_video.files import own_folder, replacing, top_names, write_json
+from hpm_video.files import replacing, write_json
+from hpm_video.own_folder import own_folder, top_names
 
 HOME = Path(__file__).resolve().parent.parent
 WRITTEN = ("data.log", "hpm.log", "random.log", "report.html", "results.json")
@@ -122,8 +123,9 @@ class Demo:
 
     def report(self, results: dict[str, Any]) -> None:
         """Write report.html."""
+        from hpm_video.report.curves import draw_curves
         from hpm_video.report.demo_report import write_report
-        from hpm_video.report.pictures import draw_clips, draw_curves, draw_difficulty
+        from hpm_video.report.pictures import draw_clips, draw_difficulty
 
         pictures = {
             "Curves": draw_curves({"hpm": self.out / "hpm", "random": self.out / "random"}),
@@ -139,7 +141,7 @@ class Demo:
 
     def run_parts(self) -> dict[str, Any]:
         """Run all parts and return the results."""
-        from hpm_video.report.pictures import read_metrics
+        from hpm_video.report.curves import read_metrics
         from hpm_video.runs.machine import describe_machine
 
         began = time.perf_counter()

@@ -43,7 +43,8 @@ def main() -> int:
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="engines to test (all)")
     given = parser.parse_args()
     from hpm_video.errors import UserError
-    from hpm_video.files import OwnFolder, write_json
+    from hpm_video.files import write_json
+    from hpm_video.own_folder import OwnFolder
 
     try:
         own = OwnFolder.claim(given.out, "storm")

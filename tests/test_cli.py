@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
-from hpm_video import cli
-from hpm_video.cli import main
-from hpm_video.options import TOLD, parse_command
+from hpm_video import cli, commands
+from hpm_video.cli import main, parse_command
+from hpm_video.commands import COMMANDS, find_command
 
 QUICK = [
     ["--help"],
@@ -23,7 +23,7 @@ QUICK = [
     ["pretrain", "data.root=x", "mask.ratio=2"],
     ["pretrain", "data.root=x", "data.num_frames=15"],
     ["finetune", "data.root=x", "model.poling=cls"],
-    *([name, "--help"] for name in TOLD),
+    *([name, "--help"] for name in COMMANDS),
     *([name, "nowhere"] for name in ("show", "score", "knn", "probe", "test", "export", "report")),
     ["predict", "nowhere", "x.mp4"],
     ["features", "x.mp4", "--run", "nowhere", "--out", "x.npz"],
@@ -88,7 +88,10 @@ def test_options_and_keys_in_any_order(command, words) -> None:
         assert positional(parse_command(command, flat)) == expected, flat
 
 
-TALKS = "import sys; from hpm_video import cli; cli._pack = lambda given: cli._say('x' * 100000) or 0; sys.exit(cli.main(['pack', 'a', 'b']))"
+TALKS = (
+    "import sys; from hpm_video import cli; from hpm_video.commands import pack; "
+    "pack.run = lambda given: pack.say('x' * 100000) or 0; sys.exit(cli.main(['pack', 'a', 'b']))"
+)
 
 
 @pytest.mark.parametrize(
@@ -113,20 +116,20 @@ def test_a_pipe_that_breaks_elsewhere_is_a_fault_of_ours(monkeypatch) -> None:
     def break_off(given) -> int:
         raise BrokenPipeError
 
-    monkeypatch.setattr(cli, "_scan", break_off)
+    monkeypatch.setattr(find_command("scan"), "run", break_off)
     monkeypatch.setattr(cli, "_is_closed", lambda stream: False)
     with pytest.raises(BrokenPipeError):
         main(["scan", "x"])
 
 
-@pytest.mark.parametrize("command", TOLD)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_ctrl_c_is_one_line(command, monkeypatch, capsys) -> None:
     def wait(given) -> int:
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
         signal.sigtimedwait([], 5)
         return 0
 
-    monkeypatch.setattr(cli, f"_{command}", wait)
+    monkeypatch.setattr(find_command(command), "run", wait)
     words = {
         "predict": ["R", "x"],
         "features": ["x", "--run", "R", "--out", "x.npz"],
@@ -135,3 +138,25 @@ def test_ctrl_c_is_one_line(command, monkeypatch, capsys) -> None:
     }
     assert main([command, *words.get(command, [] if command in ("pretrain", "finetune", "doctor") else ["R"])]) == 130
     assert capsys.readouterr().err == "stopped; what was saved is kept, and the same command resumes from it\n"
+
+
+def test_a_new_command_is_one_file_and_one_row(tmp_path, monkeypatch, capsys) -> None:
+    """Help, arguments and exit status follow from the row and the file."""
+    (tmp_path / "greet.py").write_text(
+        "def add_arguments(parser):\n    parser.add_argument('name', help='who is greeted')\n\n\n"
+        "def run(given):\n    print('hello', given.name)\n    return 0\n"
+    )
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    monkeypatch.setitem(COMMANDS, "greet", "greet somebody")
+    assert main(["greet", "you"]) == 0 and capsys.readouterr().out == "hello you\n"
+    for words, text in ((["--help"], "greet somebody"), (["greet", "--help"], "who is greeted")):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert text in capsys.readouterr().out
+    sys.modules.pop("hpm_video.commands.greet")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_file(name) -> None:
+    module = find_command(name)
+    assert module.add_arguments.__doc__ and module.run.__doc__ and module.__doc__.startswith(f"`hpm-video {name}`")

@@ -18,8 +18,8 @@ from hpm_video.catalog.annotations import Row
 from hpm_video.cli import main
 from hpm_video.config import load_finetune_config, to_yaml
 from hpm_video.data.manifest import write_manifest
-from hpm_video.files import MARK, hold
 from hpm_video.models.classifier import Classifier
+from hpm_video.own_folder import MARK, hold
 from hpm_video.preprocess.copies import find_older_copy
 from hpm_video.preprocess.encode import write_video
 from hpm_video.preprocess.scan import find_older_scan
@@ -302,7 +302,7 @@ def test_real_folders_of_before_there_were_marks_are_known_whole() -> None:
 
 @pytest.mark.parametrize("command", FOLDERS)
 def test_two_of_the_same_do_not_mix(command, world, tmp_path, capfd, monkeypatch) -> None:
-    monkeypatch.setattr("hpm_video.files.hold.__wrapped__.__defaults__", (0.1,))
+    monkeypatch.setattr("hpm_video.own_folder.hold.__wrapped__.__defaults__", (0.1,))
     out = tmp_path / "out"
     assert run(FOLDERS["predict"](world, out)) == 0 if command == "predict" else not out.mkdir()
     with hold(out, "a command that runs"):

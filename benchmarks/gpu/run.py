@@ -27,7 +27,8 @@ sys.path[:0] = [str(HOME), str(ROOT)]
 from worker import SIGN  # noqa: E402
 
 from hpm_video.errors import UserError  # noqa: E402
-from hpm_video.files import OwnFolder, write_json, write_text  # noqa: E402
+from hpm_video.files import write_json, write_text  # noqa: E402
+from hpm_video.own_folder import OwnFolder  # noqa: E402
 
 COMMAND, LOG, FORMAT = "benchmarks/gpu/run.py", "run.log", "hpm-video gpu stage 1"
 MINUTES = 8.0

@@ -59,7 +59,7 @@ def describe_machine() -> dict[str, Any]:
             found["cudnn"] = torch.backends.cudnn.version()
             found["compute_capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
     with contextlib.suppress(Exception):
-        from hpm_video.runs.results import describe_hardware, list_versions, source_commit
+        from hpm_video.runs.machine import describe_hardware, list_versions, source_commit
 
         found |= {"hardware": describe_hardware(), "versions": list_versions(), "commit": source_commit()}
     if found["card"] is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from hpm_video.catalog.annotations import IMAGE_SUFFIXES, Found, read_class_folders
 from hpm_video.catalog.path_lists import Track
 from hpm_video.errors import UserError
-from hpm_video.files import OwnFolder, all_names, own_folder
+from hpm_video.own_folder import OwnFolder, all_names, own_folder
 from hpm_video.preprocess.recipe import MADE_BY, OF_A_MANIFEST, Recipe, run_recipe
 
 CLASSES = "t-shirt trouser pullover dress coat sandal shirt sneaker bag ankle-boot".split()

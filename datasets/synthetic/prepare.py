@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from hpm_video.errors import UserError
-from hpm_video.files import all_names, own_folder, remove_drafts, replacing, write_json
+from hpm_video.files import remove_drafts, replacing, write_json
+from hpm_video.own_folder import all_names, own_folder
 from hpm_video.preprocess.encode import write_video
 
 FOLDER = "20bn-something-something-v2"

@@ -1,4 +1,4 @@
-"""Scores and probabilities as people read them: few digits, 95 % intervals, and whether a score is above chance. Imports
+"""Write scores and probabilities for people: few digits, 95 % intervals, and if a score is above chance. Imports
 nothing that takes time."""
 
 from collections.abc import Mapping, Sequence
@@ -15,38 +15,38 @@ POOLINGS = {  # which probe a score is of
 HEADS = {"knn": "kNN", "linear": "linear probe", "attentive": "attentive probe"}
 
 
-def tell_share(value: float, interval: Sequence[float] | None = None) -> str:
-    """A share in 0..1: '0.613 (95 %: 0.558 to 0.668)'."""
+def format_share(value: float, interval: Sequence[float] | None = None) -> str:
+    """Return a share in 0..1 as text: '0.613 (95 %: 0.558 to 0.668)'."""
     return f"{value:.3f}" + (f" (95 %: {interval[0]:.3f} to {interval[1]:.3f})" if interval is not None else "")
 
 
-def tell_doubt(scores: Mapping[str, Any]) -> str:
-    """'' or, if the interval of top-1 reaches down to chance, a sentence that says so."""
+def describe_doubt(scores: Mapping[str, Any]) -> str:
+    """Return a sentence if the interval of top-1 reaches down to chance, else ''."""
     if scores["top1_interval"][0] > scores["chance"] and not scores.get("at_chance"):
         return ""
     return f"not certainly above chance ({scores['chance']:.3f}, the most frequent class)"
 
 
-def tell_score(scores: Mapping[str, Any]) -> str:
-    """One classifier on frozen features, a line each: 'NAME: VALUE'."""
-    lines = [_title(scores), _probe(scores), f"top1: {tell_share(scores['top1'], scores['top1_interval'])}"]
-    lines += [f"{name}: {tell_share(scores[name])}" for name in ("top5", "mean_class_accuracy") if name in scores]
+def describe_score(scores: Mapping[str, Any]) -> str:
+    """Return the lines of one classifier on frozen features: 'NAME: VALUE'."""
+    lines = [_title(scores), _probe(scores), f"top1: {format_share(scores['top1'], scores['top1_interval'])}"]
+    lines += [f"{name}: {format_share(scores[name])}" for name in ("top5", "mean_class_accuracy") if name in scores]
     lines += _surroundings(scores, [scores])
     chosen = [name for name in ("C", "lr", "epochs") if name in scores["chosen"]]
     lines += [f"{name}: {scores['chosen'][name]:g}" for name in chosen]
     return "\n".join(lines) + "\n"
 
 
-def tell_both(knn: Mapping[str, Any], linear: Mapping[str, Any]) -> str:
-    """kNN and linear probe on the same features."""
+def describe_both(knn: Mapping[str, Any], linear: Mapping[str, Any]) -> str:
+    """Return the lines of kNN and linear probe on the same features."""
     lines = [f"kNN and linear probe, {_features(knn)}", _probe(knn)]
-    lines += [f"{s['head']}: {tell_share(s['top1'], s['top1_interval'])}" for s in (knn, linear)]
+    lines += [f"{s['head']}: {format_share(s['top1'], s['top1_interval'])}" for s in (knn, linear)]
     lines.append(f"linear_C: {linear['chosen']['C']:g}")
     return "\n".join([*lines, *_surroundings(knn, [knn, linear])]) + "\n"
 
 
-def tell_probabilities(classes: Sequence[tuple[str, float]]) -> str:
-    """'jump 0.612; clap 0.210'."""
+def format_probabilities(classes: Sequence[tuple[str, float]]) -> str:
+    """Return classes with their probabilities as text: 'jump 0.612; clap 0.210'."""
     return "; ".join(f"{name} {share:.3f}" for name, share in classes)
 
 
@@ -64,6 +64,6 @@ def _probe(scores: Mapping[str, Any]) -> str:
 
 def _surroundings(scores: Mapping[str, Any], heads: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"chance: {scores['chance']:.3f}"]
-    doubts = [f"{HEADS[one['head']]}: {tell_doubt(one)}" for one in heads if tell_doubt(one)]
+    doubts = [f"{HEADS[one['head']]}: {describe_doubt(one)}" for one in heads if describe_doubt(one)]
     counts = [f"{name}: {scores[name]:,}" for name in ("num_train", "num_test", "num_unreadable")]
     return [*lines, *doubts, *counts]

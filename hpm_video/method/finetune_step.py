@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hpm_video.config import FinetuneConfig
 from hpm_video.data.augment import erase, mix
 from hpm_video.method.masking.keys import draw_drops
+from hpm_video.models.average import update_average
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.layers import DropPaths
 from hpm_video.types import Batch, BatchSlice, Engine, StepResult
@@ -54,15 +55,12 @@ class FinetuneStep:
         """Return nothing: there is no schedule but the learning rate's."""
         return {}
 
-    @torch.no_grad()
     def after_update(self, engine: Engine, step: int, steps: int) -> None:
         """Let the averaged weights follow the model; every rank calls it."""
         decay = self.config.optim.average_decay
         if self.beside is None or decay is None:
             return
-        own = dict(self.beside.named_parameters())
-        for group in engine.weight_groups():
-            torch._foreach_lerp_([own[n] for n in group], [w.float() for w in group.values()], 1 - decay)
+        update_average(self.beside, engine.weight_groups(), decay)
 
 
 def soft_cross_entropy(logits: Float[Tensor, "B K"], target: Float[Tensor, "B K"]) -> Float[Tensor, ""]:

@@ -12,6 +12,7 @@ from hpm_video.config import TeacherConfig
 from hpm_video.method.masking.decoding import DecodePlan
 from hpm_video.method.masking.strategies import mask_random
 from hpm_video.method.masking.units import aggregate, to_tokens
+from hpm_video.models.average import update_average
 from hpm_video.models.student import Student
 
 
@@ -85,11 +86,6 @@ class Teacher:
         everything = encoder.number_tokens(clip)
         return encoder(clip, everything)[:, -everything.shape[1] :]
 
-    @torch.no_grad()
     def update(self, weight_groups: Iterable[Mapping[str, Tensor]], momentum: float) -> None:
         """Set teacher <- momentum * teacher + (1 - momentum) * student, in fp32, group by group."""
-        own = dict(self.network.named_parameters())
-        for group in weight_groups:
-            names = [name for name in group if name in own]
-            if names:
-                torch._foreach_lerp_([own[n] for n in names], [group[n].float() for n in names], 1 - momentum)
+        update_average(self.network, weight_groups, momentum)

@@ -12,7 +12,8 @@ from hpm_video.catalog.annotations import Found, Row
 from hpm_video.catalog.path_lists import Track
 from hpm_video.data.manifest import SPLITS, check_rows, is_utf8, manifest_names, read_header, write_manifest
 from hpm_video.errors import UserError
-from hpm_video.files import all_names, expand_home, own_folder, write_text
+from hpm_video.files import expand_home, write_text
+from hpm_video.own_folder import all_names, own_folder
 from hpm_video.terminal import printable
 
 MADE_BY = "a recipe of datasets/"

@@ -17,7 +17,8 @@ from hpm_video.data.readers.pixels import changes_size
 from hpm_video.data.readers.pyav import count_decoded, probe
 from hpm_video.data.readers.read import read_frames
 from hpm_video.errors import UnreadableVideo, UserError
-from hpm_video.files import OwnFolder, own_folder, write_csv, write_text
+from hpm_video.files import write_csv, write_text
+from hpm_video.own_folder import OwnFolder, own_folder
 from hpm_video.preprocess.jobs import (
     Record,
     count_reasons,

@@ -16,7 +16,8 @@ from fsspec.implementations.local import LocalFileSystem
 from hpm_video.data.manifest import SPLITS
 from hpm_video.data.shards import HEADER
 from hpm_video.errors import UserError
-from hpm_video.files import MARK, OwnFolder, describe_mark, disk_faults, own_folder, replacing
+from hpm_video.files import disk_faults, replacing
+from hpm_video.own_folder import MARK, OwnFolder, describe_mark, own_folder
 from hpm_video.preprocess.jobs import read_settings
 from hpm_video.reading import parse_json
 

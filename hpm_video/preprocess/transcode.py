@@ -29,7 +29,8 @@ from hpm_video.data.readers.pyav import count_decoded, probe
 from hpm_video.data.readers.read import read_frames
 from hpm_video.data.sampling import sample_dense
 from hpm_video.errors import UnreadableVideo, UserError
-from hpm_video.files import OwnFolder, disk_faults, own_folder, read_mark, remove_drafts, replacing
+from hpm_video.files import disk_faults, remove_drafts, replacing
+from hpm_video.own_folder import OwnFolder, own_folder, read_mark
 from hpm_video.preprocess.copies import BAD, RECORDS, SETTINGS, find_older_copy, name_copies, names_before, target_of
 from hpm_video.preprocess.encode import transcode
 from hpm_video.preprocess.jobs import (

@@ -1,1 +1,1 @@
-"""What this machine can do: environment, memory, throughput."""
+"""Measurements of this machine: environment, memory, throughput."""

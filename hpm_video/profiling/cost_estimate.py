@@ -1,4 +1,5 @@
-"""What a configuration costs before it is started: multiply-adds, memory, and (from a short trial) time on this machine."""
+"""Costs of a configuration before it is started: multiply-adds, memory, and (from a short trial) time on this
+machine."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +16,8 @@ from hpm_video.costs.meter import Cost
 from hpm_video.evals.frozen.features import find_device
 from hpm_video.files import temporary_folder, write_text
 from hpm_video.preprocess.jobs import num_free_cores, tell_size
-from hpm_video.profiling.diagnostics import Findings, tell_count, tell_duration, tell_memory
-from hpm_video.profiling.subprocess import Answer, Apart, Argument
+from hpm_video.profiling.diagnostics import Diagnostics, format_count, format_duration, format_memory
+from hpm_video.profiling.subprocess import Answer, Argument, Subprocess
 from hpm_video.profiling.throughput import time_loader, time_steps
 from hpm_video.train.engines.plain import use_bf16
 from hpm_video.train.micro_batch import Budget
@@ -28,13 +29,14 @@ SLOW_LOADER = "the loader: more data.num_workers, data.repeats, or a copy by hpm
 
 
 class Pace(NamedTuple):
-    """Clips a second of one process on this machine; None where it was not measured."""
+    """Clips per second of one process on this machine; None if it was not measured."""
 
     step: float | None
     loader: float | None
 
     def of(self, num_ranks: int, reads_beside: bool) -> float | None:
-        """Of so many that do not slow each other. Reading goes on beside the steps, or (without workers) between them."""
+        """Return the clips per second of `num_ranks` processes that do not slow each other. Reading runs beside the
+        steps, or (without workers) between them."""
         if self.step is None or self.loader is None:
             return None if self.step is None else num_ranks * self.step
         both = min(self.step, self.loader) if reads_beside else 1 / (1 / self.step + 1 / self.loader)
@@ -42,24 +44,25 @@ class Pace(NamedTuple):
 
 
 def precision_of(config: PretrainConfig) -> str:
+    """Return bf16 or fp32, the precision of this configuration on this machine."""
     return "bf16" if use_bf16(config, find_device()) else "fp32"
 
 
-def settle_passes(found: Findings, config: PretrainConfig, num_ranks: int) -> PretrainConfig:
-    """With engine.micro_batch_size=auto, take as many clips as training would choose here; one, if not even that fits. For
-    a run of several ranks that is planned for another machine, all of them."""
+def settle_passes(found: Diagnostics, config: PretrainConfig, num_ranks: int) -> PretrainConfig:
+    """Replace engine.micro_batch_size=auto by the number that training would choose here; by one if not even that
+    fits. A run of several ranks that is planned for another machine takes all clips at once."""
     if config.engine.micro_batch_size != "auto" or (num_ranks > 1 and not torch.cuda.is_available()):
         return config
     budget = Budget(config, find_device(), num_ranks, free_device_memory())
     micro = max(1, budget.choose())
-    found.line(f"engine.micro_batch_size=auto: {tell_count(micro, 'clip')} a pass ({budget.describe(micro)})")
+    found.line(f"engine.micro_batch_size=auto: {format_count(micro, 'clip')} a pass ({budget.describe(micro)})")
     if not budget.choose():
         found.fault(f"memory: training would refuse, as one clip a pass takes {budget.describe(1)}")
     return replace(config, engine=replace(config.engine, micro_batch_size=micro))
 
 
-def tell_model(found: Findings, config: PretrainConfig, num_ranks: int) -> DryRun:
-    """Of the clips of one forward pass of one rank."""
+def report_model(found: Diagnostics, config: PretrainConfig, num_ranks: int) -> DryRun:
+    """Report size and multiply-adds of one forward pass of one rank; return the dry run."""
     micro = split_batch(config.optim.batch_size, config.engine.micro_batch_size, num_ranks).micro
     precision = precision_of(config)
     run = dry_run(config, micro, precision == "bf16")
@@ -77,7 +80,7 @@ def tell_model(found: Findings, config: PretrainConfig, num_ranks: int) -> DryRu
     found.table(stage_rows(run), numbers=True)
     found.line(
         f"multiply-adds of one clip, {run.macs / random.macs:.2f} x those of mask.mode=random; bytes in {precision}, "
-        f"{tell_count(micro, 'clip')} a pass"
+        f"{format_count(micro, 'clip')} a pass"
     )
     found.line(f"each update moves besides: EMA {tell_size(run.ema_bytes)}, AdamW {tell_size(run.optimizer_bytes)}")
     if has_images(config):
@@ -86,7 +89,7 @@ def tell_model(found: Findings, config: PretrainConfig, num_ranks: int) -> DryRu
 
 
 def stage_rows(run: DryRun) -> list[list[str]]:
-    """Of one clip: multiply-adds forward, in the whole step, their share, bytes moved."""
+    """Return the rows of a table for one clip: multiply-adds forward, in the whole step, their share, bytes moved."""
     costs = {stage: (forward, forward + run.backward.get(stage, (0, 0))) for stage, forward in run.forward.items()}
     whole = [Cost(*map(sum, zip(*column, strict=True))) for column in zip(*costs.values(), strict=True)]
     costs["all"] = (whole[0], whole[1])
@@ -99,27 +102,27 @@ def stage_rows(run: DryRun) -> list[list[str]]:
     return rows
 
 
-def tell_memory_of(found: Findings, config: PretrainConfig, run: DryRun, num_ranks: int) -> int:
-    """How many clips a pass of one process has room for here. Too little memory is a fault, but not on a machine without a
-    GPU for a run of several ranks, which is planned for another."""
+def report_memory(found: Diagnostics, config: PretrainConfig, run: DryRun, num_ranks: int) -> int:
+    """Report the memory of a run; return how many clips a pass of one process has room for here. Too little memory
+    is a fault, except on a machine without a GPU for a run of several ranks, which is planned for another."""
     parts = estimate_memory(config, run, num_ranks)
     stage, total, free = stage_of(config, num_ranks), sum(parts.values()), free_device_memory()
-    rows = [[name, tell_memory(size)] for name, size in parts.items()]
-    found.table([*rows, ["together", tell_memory(total)]], numbers=True)
-    engine = "one process" if stage is None else f"DeepSpeed ZeRO-{stage}, {tell_count(num_ranks, 'rank')}"
+    rows = [[name, format_memory(size)] for name, size in parts.items()]
+    found.table([*rows, ["together", format_memory(total)]], numbers=True)
+    engine = "one process" if stage is None else f"DeepSpeed ZeRO-{stage}, {format_count(num_ranks, 'rank')}"
     found.line(f"{engine}, {precision_of(config)}; without the allocator's gaps and CUDA's own memory")
     fits = max(0, int((free - (total - run.peak_bytes)) * run.num_clips / run.peak_bytes))
     if total > free and (torch.cuda.is_available() or num_ranks == 1):
         remedy = f"expected engine.micro_batch_size={fits} or less" if fits else "expected a smaller model or clip"
         more = "" if config.model.checkpointing else ", or model.checkpointing=true"
-        found.fault(f"memory: about {tell_memory(total)} are needed, {tell_memory(free)} are free; {remedy}{more}")
+        found.fault(f"memory: about {format_memory(total)} are needed, {format_memory(free)} are free; {remedy}{more}")
     return fits
 
 
-def tell_time_of(  # noqa: PLR0913
-    found: Findings, config: PretrainConfig, run: DryRun, num_videos: int | None, num_ranks: int, most_clips: int
+def report_time(  # noqa: PLR0913
+    found: Diagnostics, config: PretrainConfig, run: DryRun, num_videos: int | None, num_ranks: int, most_clips: int
 ) -> None:
-    """A trial of steps and of reading, and what follows for an epoch and the run. `num_ranks`: of those that run here."""
+    """Try steps and reading, and report the time of an epoch and of the run. `num_ranks`: ranks that run here."""
     if not most_clips:
         found.line("not measured: the model does not fit in memory")
         return
@@ -133,16 +136,16 @@ def tell_time_of(  # noqa: PLR0913
         argument = {"config": str(file), "num_clips": num_clips, "limit_s": STEP_LIMIT_S}
         steps = _try(time_steps, argument)
         loader = _try(time_loader, argument | {"limit_s": LOADER_LIMIT_S}) if num_videos else Answer({})
-    pace = Pace(_tell_steps(found, steps), _tell_loader(found, loader, config.data.num_workers))
-    _tell_pace(found, config, pace, num_videos, num_ranks)
+    pace = Pace(_report_steps(found, steps), _report_loader(found, loader, config.data.num_workers))
+    _report_pace(found, config, pace, num_videos, num_ranks)
 
 
 def _try(function: Callable[[Argument], dict], argument: Argument) -> Answer:
-    with Apart(function, argument, HARD_LIMIT_S) as process:
+    with Subprocess(function, argument, HARD_LIMIT_S) as process:
         return process.answer()
 
 
-def _tell_steps(found: Findings, steps: Answer) -> float | None:
+def _report_steps(found: Diagnostics, steps: Answer) -> float | None:
     if steps.fault:
         found.line(f"training step   not measured: {steps.fault}")
         found.fault(f"a training step: {steps.fault}")
@@ -150,27 +153,29 @@ def _tell_steps(found: Findings, steps: Answer) -> float | None:
     seconds, num_clips = sorted(steps.value["seconds"]), steps.value["num_clips"]
     rate = num_clips / seconds[len(seconds) // 2]
     held = f"; {steps.value['memory_gib']:.1f} GiB held" if torch.cuda.is_available() else ""
-    trial = f"{tell_count(len(seconds), 'step')} of {tell_count(num_clips, 'clip')}"
+    trial = f"{format_count(len(seconds), 'step')} of {format_count(num_clips, 'clip')}"
     found.line(f"training step   {rate:.3g} clips/s ({trial}{held})")
     return rate
 
 
-def _tell_loader(found: Findings, loader: Answer, num_workers: int) -> float | None:
+def _report_loader(found: Diagnostics, loader: Answer, num_workers: int) -> float | None:
     if loader.fault:
         found.line(f"loader          not measured: {loader.fault}")
         found.fault(f"the loader: {loader.fault}")
         return None
     if not loader.value:
         return None
-    how = tell_count(num_workers, "process") if num_workers else "in the training process"
-    clips = tell_count(loader.value["num_clips"], "clip")
+    how = format_count(num_workers, "process") if num_workers else "in the training process"
+    clips = format_count(loader.value["num_clips"], "clip")
     found.line(f"loader          {loader.value['clips_per_s']:.3g} clips/s ({clips}, {how})")
     for bad in loader.value["bad"][:3]:
         found.line(f"                unreadable: {bad}")
     return float(loader.value["clips_per_s"])
 
 
-def _tell_pace(found: Findings, config: PretrainConfig, pace: Pace, num_videos: int | None, num_ranks: int) -> None:
+def _report_pace(
+    found: Diagnostics, config: PretrainConfig, pace: Pace, num_videos: int | None, num_ranks: int
+) -> None:
     together = pace.of(num_ranks, reads_beside=config.data.num_workers > 0)
     if together is None:
         return
@@ -179,13 +184,13 @@ def _tell_pace(found: Findings, config: PretrainConfig, pace: Pace, num_videos: 
         processes = num_ranks * (1 + config.data.num_workers)
         if processes > num_free_cores():
             found.line(
-                f"                ({processes} processes share {tell_count(num_free_cores(), 'core')}: slower together)"
+                f"                ({processes} processes share {format_count(num_free_cores(), 'core')}: slower together)"
             )
     where = "on this machine" if num_ranks == 1 else f"on {num_ranks} GPUs, if they do not slow each other"
     if num_videos is None:
-        found.line(f"100,000 clips   {tell_duration(100_000 / together)} {where}, if reading is quick enough")
+        found.line(f"100,000 clips   {format_duration(100_000 / together)} {where}, if reading is quick enough")
         return
     where += "" if pace.loader is not None else ", reading left out"
     steps = num_steps(config, num_videos)
-    found.line(f"an epoch        {tell_duration(num_videos / together)} {where} ({num_videos:,} clips)")
-    found.line(f"the whole run   {tell_duration(steps * config.optim.batch_size / together)} ({steps:,} steps)")
+    found.line(f"an epoch        {format_duration(num_videos / together)} {where} ({num_videos:,} clips)")
+    found.line(f"the whole run   {format_duration(steps * config.optim.batch_size / together)} ({steps:,} steps)")

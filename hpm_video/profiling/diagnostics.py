@@ -1,4 +1,4 @@
-"""What is said of a machine while it is looked at, line by line, and the faults that are found."""
+"""Lines about a machine, written one by one, and the faults that are found."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -11,27 +11,30 @@ GIB = 2**30
 Told = TypeVar("Told")
 
 
-class Findings:
-    """Each line is said as soon as it is known."""
+class Diagnostics:
+    """Lines that are written as soon as they are known, and the faults to list at the end."""
 
     def __init__(self, say: Callable[[str], object]) -> None:
         self._say, self.faults = say, list[str]()
 
     def title(self, text: str) -> None:
+        """Write a title."""
         self._say(f"{text}\n")
 
     def line(self, text: str = "") -> None:
+        """Write a line below a title."""
         self._say(f"  {text}".rstrip() + "\n")
 
     def table(self, rows: Iterable[Sequence[str]], numbers: bool = False) -> None:
+        """Write rows as a table."""
         self._say(lay_out(rows, numbers))
 
     def fault(self, text: str) -> None:
-        """Told at the end."""
+        """Add a fault to the list at the end."""
         self.faults.append(text)
 
     def attempt(self, part: str, work: Callable[[], Told]) -> Told | None:
-        """None where it cannot be done: that is a fault, and the next part is looked at."""
+        """Return the result of `work`, or None if it fails: that is a fault, and the next part is looked at."""
         try:
             return work()
         except UserError as error:
@@ -44,7 +47,7 @@ class Findings:
 
 
 def lay_out(rows: Iterable[Sequence[str]], numbers: bool = False) -> str:
-    """Lines with columns under each other; `numbers`: all but the first to the right."""
+    """Return lines with aligned columns; `numbers`: all columns but the first are aligned to the right."""
     rows = [list(row) for row in rows]
     widths = [max(len(row[n]) for row in rows if n < len(row)) for n in range(max(map(len, rows), default=0))]
     lines = []
@@ -54,16 +57,18 @@ def lay_out(rows: Iterable[Sequence[str]], numbers: bool = False) -> str:
     return "".join(lines)
 
 
-def tell_memory(num_bytes: float) -> str:
+def format_memory(num_bytes: float) -> str:
+    """Return bytes in GiB or MiB."""
     return f"{num_bytes / GIB:.2f} GiB" if num_bytes >= GIB / 8 else f"{num_bytes / 2**20:.1f} MiB"
 
 
-def tell_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Return seconds as h:mm:ss, hours or days."""
     if seconds < 3600:
         return f"{tell_time(seconds)} h:mm:ss"
     return f"{seconds / 3600:.1f} hours" if seconds < 96 * 3600 else f"{seconds / 86400:.1f} days"
 
 
-def tell_count(number: int, word: str) -> str:
-    """1 clip, 2 clips, 3 processes."""
+def format_count(number: int, word: str) -> str:
+    """Return a number with its noun: 1 clip, 2 clips, 3 processes."""
     return f"{number:,} {word}{('es' if word.endswith('s') else 's') if number != 1 else ''}"

@@ -12,18 +12,21 @@ from hpm_video.costs.dry_run import DryRun
 from hpm_video.costs.memory import checkpoint_bytes
 from hpm_video.data.manifest import SPLITS, kind_of_samples, open_manifest
 from hpm_video.errors import UserError
-from hpm_video.profiling.cost_estimate import settle_passes, tell_memory_of, tell_model, tell_time_of
-from hpm_video.profiling.diagnostics import GIB, Findings, tell_count, tell_memory
-from hpm_video.profiling.environment import describe_machine, installed_version, look
+from hpm_video.profiling.cost_estimate import report_memory, report_model, report_time, settle_passes
+from hpm_video.profiling.diagnostics import GIB, Diagnostics, format_count, format_memory
+from hpm_video.profiling.environment import look, machine_rows
+from hpm_video.runs.machine import installed_version
 from hpm_video.train.pretrain import open_train_sets
 
 
 def examine(
     say: Callable[[str], object], file: Path | None, overrides: Sequence[str], num_ranks: int | None = None
 ) -> list[str]:
-    """What does not work, in words; nothing if all does. All else is said. `num_ranks`: processes of the run, one for each
-    GPU; None: as many as there are GPUs here, at least one."""
-    found, wrong = Findings(say), ""
+    """Report what works here and what a configuration costs; return the faults, [] if there are none.
+
+    `num_ranks`: processes of the run, one for each GPU; None: as many as there are GPUs here, at least one.
+    """
+    found, wrong = Diagnostics(say), ""
     num_devices = max(1, torch.cuda.device_count())
     num_ranks = num_ranks or num_devices
     config: PretrainConfig | None = None
@@ -33,7 +36,7 @@ def examine(
         except UserError as error:
             wrong = f"the configuration (expected one of pretraining): {error}"
     found.title("This machine")
-    found.table(describe_machine())
+    found.table(machine_rows())
     found.title("\nInstalled, and tried out (takes half a minute)")
     look_around(found, config, num_ranks)
     if config is not None:
@@ -49,13 +52,14 @@ def examine(
 
 
 def read_config(file: Path | None, overrides: Sequence[str]) -> PretrainConfig:
-    """As `load_config`; data.root and train.output need not be given. Raises UserError."""
+    """Return the configuration as `load_config` does; data.root and train.output need not be given. Raises
+    UserError."""
     base = {"data": {"root": ""}, "train": {"output": "runs/pretrain"}}
     return load_config(file, overrides, base)
 
 
-def look_around(found: Findings, config: PretrainConfig | None, num_ranks: int) -> None:
-    """Libraries and devices: ok, FAULT (something needs it) or no (nothing here does)."""
+def look_around(found: Diagnostics, config: PretrainConfig | None, num_ranks: int) -> None:
+    """Report libraries and devices: ok, FAULT (something needs it) or no (nothing here does)."""
     for check, told, fault in look(config, num_ranks):
         version = installed_version(check.library)
         name = f"{check.name} {version}" if version and " " not in check.name else check.name
@@ -68,27 +72,27 @@ def look_around(found: Findings, config: PretrainConfig | None, num_ranks: int) 
             found.fault(f"{name}: {fault}; needed for {check.needed}")
 
 
-def look_at(found: Findings, config: PretrainConfig, num_ranks: int, num_devices: int) -> None:
-    """Each part on its own: one that cannot be told is a fault, and the others are told."""
+def look_at(found: Diagnostics, config: PretrainConfig, num_ranks: int, num_devices: int) -> None:
+    """Report each part of a configuration; a part that fails is a fault, and the others are still reported."""
     found.title("\nData")
     num_videos = found.attempt("data", lambda: look_at_data(found, config))
     found.title("\nModel")
     config = found.attempt("engine.micro_batch_size", lambda: settle_passes(found, config, num_ranks)) or config
-    run = found.attempt("model", lambda: tell_model(found, config, num_ranks))
+    run = found.attempt("model", lambda: report_model(found, config, num_ranks))
     if run is None:
         return
-    each = f" of each of {tell_count(num_ranks, 'rank')}" if num_ranks > 1 else ""
+    each = f" of each of {format_count(num_ranks, 'rank')}" if num_ranks > 1 else ""
     found.title(f"\nMemory{each}, estimated")
-    fits = found.attempt("memory", lambda: tell_memory_of(found, config, run, num_ranks)) or 0
+    fits = found.attempt("memory", lambda: report_memory(found, config, run, num_ranks)) or 0
     here = min(num_ranks, num_devices)
     found.attempt("/dev/shm", lambda: look_at_shared_memory(found, config, here * run.num_clips))
     found.attempt("train.output", lambda: look_at_disk(found, config, run))
     found.title("\nTime, from a short trial")
-    found.attempt("time", lambda: tell_time_of(found, config, run, num_videos, here, fits))
+    found.attempt("time", lambda: report_time(found, config, run, num_videos, here, fits))
 
 
-def look_at_data(found: Findings, config: PretrainConfig) -> int | None:
-    """Videos to train on, as the library reads them; None where no data are named yet."""
+def look_at_data(found: Diagnostics, config: PretrainConfig) -> int | None:
+    """Report the videos to train on, and return how many there are; None if no data are named yet."""
     if not config.data.root:
         found.line("data.root is not given: neither videos nor their reading can be looked at")
         return None
@@ -104,19 +108,19 @@ def look_at_data(found: Findings, config: PretrainConfig) -> int | None:
         raise UserError(f"data.root: {config.data.root} has no training videos; expected some")
     train, held_out = open_train_sets(config)
     if sources["validation"] is None:
-        found.line(f"no validation split: {tell_count(len(held_out), 'training video')} kept apart for measurements")
+        found.line(f"no validation split: {format_count(len(held_out), 'training video')} kept apart for measurements")
     return len(train)
 
 
-def look_at_shared_memory(found: Findings, config: PretrainConfig, num_clips: int) -> None:
-    """As the loader itself, which takes less where there is less room, down to one batch for each process. `num_clips` of
-    one pass of all ranks of this machine."""
+def look_at_shared_memory(found: Diagnostics, config: PretrainConfig, num_clips: int) -> None:
+    """Report the room for the batches of the loader, which takes less if there is less, down to one batch for each
+    process. `num_clips`: of one pass of all ranks of this machine."""
     workers, shared = config.data.num_workers, Path("/dev/shm")
     if not workers or not shared.is_dir():
         return
     clip_bytes = Geometry.of(config).values_per_clip  # uint8
     least, free = (workers + 1) * num_clips * clip_bytes, 0.9 * shutil.disk_usage(shared).free
-    found.line(f"/dev/shm: {tell_memory(least)} at least for reading processes, {tell_memory(free)} usable")
+    found.line(f"/dev/shm: {format_memory(least)} at least for reading processes, {format_memory(free)} usable")
     if least > free:
         found.fault(
             f"/dev/shm: {least / GIB:.1f} GiB are needed, {free / GIB:.1f} usable; expected more (in a container: "
@@ -124,13 +128,13 @@ def look_at_shared_memory(found: Findings, config: PretrainConfig, num_clips: in
         )
 
 
-def look_at_disk(found: Findings, config: PretrainConfig, run: DryRun) -> None:
-    """One checkpoint more than are kept: the old ones go when the new one is there."""
+def look_at_disk(found: Diagnostics, config: PretrainConfig, run: DryRun) -> None:
+    """Report the room for checkpoints: one more than are kept, as the old ones go when the new one is there."""
     folder = Path(config.train.output).absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     needed = (config.train.keep_checkpoints + 1) * checkpoint_bytes(run.num_parameters)
-    found.line(f"disk: {tell_memory(needed)} for checkpoints in train.output, {tell_memory(free)} free")
+    found.line(f"disk: {format_memory(needed)} for checkpoints in train.output, {format_memory(free)} free")
     if needed > free:
         found.fault(f"train.output: checkpoints take {needed / GIB:.1f} GiB, {free / GIB:.1f} are free in {folder}")

@@ -1,4 +1,4 @@
-"""What is installed on this machine, and whether it works: each thing is really used, in a process of its own."""
+"""The software of this machine: each thing is really used, in a process of its own."""
 
 import importlib
 import platform
@@ -6,7 +6,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +18,9 @@ from hpm_video.costs.memory import free_device_memory, free_memory, stage_of
 from hpm_video.data.readers.read import LIBRARIES, READERS
 from hpm_video.evals.frozen.features import find_device
 from hpm_video.files import temporary_folder, write_text
-from hpm_video.profiling.subprocess import Apart, Argument
+from hpm_video.profiling.subprocess import Argument, Subprocess
 from hpm_video.profiling.throughput import time_steps
-from hpm_video.runs.results import describe_hardware, source_commit
+from hpm_video.runs.machine import describe_hardware, source_commit
 from hpm_video.train.engines.plain import use_bf16
 
 LIMIT_S = 120.0
@@ -33,7 +32,7 @@ TINY = (
 
 
 class Check(NamedTuple):
-    """A thing that is tried out. `needed`: what does not work without it; None where it is only good to have."""
+    """A thing that is tried out. `needed`: what does not work without it; None if it is only good to have."""
 
     name: str
     library: str  # whose version is told
@@ -44,13 +43,16 @@ class Check(NamedTuple):
 
 
 class Found(NamedTuple):
+    """The result of a check: a text, and the fault if it failed."""
+
     check: Check
     told: str
     fault: str | None
 
 
 def list_checks(config: PretrainConfig | None, num_ranks: int, folder: Path) -> list[Check]:
-    """Those that this configuration needs, and those that are good to have; files for them are written into `folder`."""
+    """Return the checks that this configuration needs, and those that are good to have. Files for them are written
+    into `folder`."""
     reader = config.data.reader if config else "auto"
     deepspeed = stage_of(config, num_ranks) is not None if config else num_ranks > 1
     bf16 = use_bf16(config, find_device()) if config else False
@@ -78,11 +80,11 @@ def _of_reader(name: str, chosen: str) -> str | None:
 
 
 def look(config: PretrainConfig | None, num_ranks: int) -> Iterator[Found]:
-    """All checks run at the same time; told in their order."""
+    """Run all checks at the same time; yield their results in order."""
     with ExitStack() as stack:
         folder = stack.enter_context(temporary_folder())
         started = [
-            (check, stack.enter_context(Apart(check.function, check.argument, LIMIT_S)))
+            (check, stack.enter_context(Subprocess(check.function, check.argument, LIMIT_S)))
             for check in list_checks(config, num_ranks, folder)
         ]
         for check, process in started:
@@ -91,7 +93,7 @@ def look(config: PretrainConfig | None, num_ranks: int) -> Iterator[Found]:
 
 
 def try_reader(argument: Argument) -> dict:
-    """Writes a clip of 16 frames that get lighter, and reads some of them back with this reader, and with no other."""
+    """Write a clip of 16 frames that get lighter, and read some of them back with this reader alone."""
     from hpm_video.preprocess.encode import write_video
 
     reader = importlib.import_module(f"hpm_video.data.readers.{argument['reader']}")
@@ -109,6 +111,7 @@ def try_reader(argument: Argument) -> dict:
 
 
 def try_import(argument: Argument) -> dict:
+    """Import a library."""
     importlib.import_module(argument["name"])
     if argument["name"] == "deepspeed" and not launcher_is_found():
         return {"told": "imports; its launcher is not on PATH: activate the environment, or give its whole path"}
@@ -116,18 +119,12 @@ def try_import(argument: Argument) -> dict:
 
 
 def launcher_is_found() -> bool:
+    """Return True if DeepSpeed's launcher is on PATH."""
     return shutil.which("deepspeed") is not None
 
 
-def installed_version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
-
-
-def describe_machine() -> list[list[str]]:
-    """Name and value of what the machine has; sizes in GiB."""
+def machine_rows() -> list[list[str]]:
+    """Return names and values of what the machine has; sizes in GiB."""
     hardware, commit = describe_hardware(), source_commit()
     where = f" ({commit['commit'][:7]}{', changed' if commit['dirty'] else ''})" if commit else ""
     rows = [

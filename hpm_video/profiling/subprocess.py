@@ -1,4 +1,4 @@
-"""A function in a process of its own: whatever a library does there (crash, hang, print), this process is told and goes on.
+"""A function in a process of its own: whatever a library does there (crash, hang, print), this process gets an answer and continues.
 
 The other end is this module run as a program: `python -m hpm_video.profiling.subprocess MODULE:FUNCTION`, argument and answer as JSON.
 """
@@ -23,17 +23,19 @@ Argument = Mapping[str, Any]
 
 
 class Answer(NamedTuple):
-    """What the function returned, or in words why it did not."""
+    """The return value of the function, or in words why there is none."""
 
     value: dict[str, Any]
     fault: str | None = None
 
 
-class Apart:
-    """Starts at once; `answer` waits. Ended with its children at the end of the block."""
+class Subprocess:
+    """A call of a function in a process of its own. It starts at once; `answer` waits. The process and its children
+    end with the block."""
 
     def __init__(self, function: Callable[[Argument], dict], argument: Argument, limit_s: float) -> None:
-        """`function` is one of a module of this package, called with what JSON can hold; limit_s counts from now."""
+        """Start the call. `function` is one of a module of this package, called with values that JSON can hold;
+        limit_s counts from now."""
         words = [sys.executable, "-m", "hpm_video.profiling.subprocess", f"{function.__module__}:{function.__name__}"]
         self.said, self.until, self.limit_s = tempfile.TemporaryFile(), time.monotonic() + limit_s, limit_s
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.said}
@@ -44,7 +46,7 @@ class Apart:
             self.process.stdin.close()
         self.process.stdin = None
 
-    def __enter__(self) -> "Apart":
+    def __enter__(self) -> "Subprocess":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -56,6 +58,7 @@ class Apart:
             self.process.stdout.close()
 
     def answer(self) -> Answer:
+        """Wait for the function and return its answer, at most until the time limit."""
         try:
             out, _ = self.process.communicate(timeout=max(0.1, self.until - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -77,7 +80,7 @@ class Apart:
 
 
 def main(name: str) -> None:
-    """Reads the argument from stdin, and writes the answer to stdout, where nothing else can write."""
+    """Read the argument from stdin, and write the answer to stdout, where nothing else can write."""
     out = os.dup(1)
     os.dup2(2, 1)
     module, _, function = name.partition(":")

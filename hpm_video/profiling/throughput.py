@@ -1,4 +1,5 @@
-"""How quick this machine is: some steps of a real model on random clips, some batches of real data. Run apart (`Apart`)."""
+"""The throughput of this machine: some steps of a real model on random clips, some batches of real data. Run as a
+`Subprocess`."""
 
 import time
 from dataclasses import replace
@@ -15,7 +16,7 @@ from hpm_video.errors import UserError
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import build_student
 from hpm_video.profiling.subprocess import Argument
-from hpm_video.runs.results import peak_memory_gib
+from hpm_video.runs.machine import peak_memory_gib
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.engines.start import prepare_process
 from hpm_video.train.pretrain import open_train_sets

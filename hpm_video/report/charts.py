@@ -1,17 +1,17 @@
-"""Scores against what they cost."""
+"""Draw scores against what they cost."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hpm_video.figures import COLOURS, LONGEST_NAME, legend_below, subplots, to_png
 from hpm_video.fonts import fonts_for, name_file
 from hpm_video.report.comparison import Variant, mean_of
-from hpm_video.report.pictures import COLOURS, LONGEST_NAME, legend_below, subplots, to_png
 
 COSTS = {"flops": "FLOPs of training", "hours": "hours of training, on the clock"}
 
 
 def choose_colours(labels: Sequence[str]) -> dict[str, str]:
-    """One for each variant: those of hpm and random everywhere the same."""
+    """Return a colour for each variant; hpm and random always have the same ones."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -20,9 +20,11 @@ def choose_colours(labels: Sequence[str]) -> dict[str, str]:
 
 
 def draw_scores(variants: Sequence[Variant], metrics: Sequence[str], colours: Mapping[str, str]) -> bytes | None:
-    """A row for each score: against FLOPs and against hours, both on a log scale. Small points are runs, large ones their
-    mean with its standard error over seeds; a single run has its 95 % interval. Variants of equal cost are drawn 3 % apart.
-    None where no cost is known."""
+    """Draw a row for each score: against FLOPs and against hours, both on a log scale. Return None if no cost is known.
+
+    Small points are runs, large ones their mean with its standard error over seeds; a single run has its 95 % interval.
+    Variants of equal cost are drawn 3 % apart.
+    """
     costs = [cost for cost in COSTS if all(getattr(run, cost) for v in variants for run in v.runs)]
     if not costs or not metrics:
         return None
@@ -40,7 +42,7 @@ def draw_scores(variants: Sequence[Variant], metrics: Sequence[str], colours: Ma
 
 
 def _shift_apart(costs: Sequence[float]) -> list[float]:
-    """Factors on the costs, 1 for each that stands alone."""
+    """Return factors on the costs, 1 for each that stands alone."""
     factors = []
     for number, cost in enumerate(costs):
         same = [k for k, other in enumerate(costs) if abs(other / cost - 1) < 0.02]
@@ -70,7 +72,7 @@ def _draw_variant(axis: Any, variant: Variant, metric: str, cost: str, shift: fl
 
 
 def _label_axis(axis: Any, cost: str, metric: str) -> None:
-    """At least a factor of three is shown, with ticks between the powers of ten where they are few."""
+    """Show at least a factor of three, with ticks between the powers of ten if they are few."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     axis.set_xscale("log")

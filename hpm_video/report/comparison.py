@@ -33,20 +33,24 @@ class Variant(NamedTuple):
     runs: list[Run]
 
     def scores(self, metric: str) -> list[Score]:
+        """Return the scores of this name, run by run."""
         return [run.scores[metric] for run in self.runs if metric in run.scores]
 
     def by_seed(self, metric: str) -> dict[str, float]:
+        """Return the values of this score by seed."""
         return {run.seed: run.scores[metric].value for run in self.runs if metric in run.scores}
 
 
 class Mean(NamedTuple):
+    """A mean over seeds."""
+
     value: float
     error: float | None  # standard error of the mean over seeds; None for one
     num: int
 
 
 class Difference(NamedTuple):
-    """Of two variants' means, with its standard error (None: not to be known)."""
+    """A difference of two variants' means, with its standard error (None: cannot be known)."""
 
     value: float
     error: float | None
@@ -54,7 +58,7 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """level: within two standard errors."""
+        """Return above, below, or level: within two standard errors."""
         if self.error is None:
             return "not to be judged"
         if abs(self.value) <= 2 * self.error:
@@ -63,9 +67,9 @@ class Difference(NamedTuple):
 
 
 def check_comparable(runs: Sequence[Run], shared: Iterable[str], vary: Sequence[str], compare: str) -> None:
-    """UserError that names the key, two runs and both values, where runs differ in what they are said to share.
+    """Raise UserError, with the key, two runs and both values, if runs differ in something they must share.
 
-    All settings are shared but those under `vary` (a key, or a section of them) and those that only say how a run was
+    All settings are shared except those under `vary` (a key, or a section) and those that only say how a run was
     executed and watched; `shared` adds some of these. compare: steps (equal clips trained on) or compute (equal FLOPs).
     """
     shared = set(shared)
@@ -86,11 +90,11 @@ def _check_known(key: str, known: Sequence[str], sections: bool) -> None:
     if key in known or (sections and any(is_varied(name, [key]) for name in known)):
         return
     near = difflib.get_close_matches(key, known, n=1)
-    raise UserError(f"'{key}' is no setting of these runs" + (f"; did you mean '{near[0]}'?" if near else ""))
+    raise UserError(f"'{key}' is not a setting of these runs" + (f"; did you mean '{near[0]}'?" if near else ""))
 
 
 def is_varied(key: str, vary: Iterable[str]) -> bool:
-    """Whether `vary` names the key, a section of it, or the same key of the pretraining."""
+    """Return True if `vary` names the key, a section of it, or the same key of the pretraining."""
     names = (key, key.removeprefix("pretraining."))
     return any(name == v or name.startswith(f"{v}.") for name in names for v in vary)
 
@@ -108,8 +112,8 @@ def _is_compared(key: str, runs: Sequence[Run], compare: str) -> bool:
 
 
 def _check_key(key: str, runs: Sequence[Run], variants: Sequence["Variant"]) -> None:
-    """A score that a run does not have is no difference. What belongs to a fold of the data may differ between seeds, where
-    all variants have the same seeds."""
+    """Raise UserError if runs differ in a key. A score that a run does not have is no difference. What belongs to a
+    fold of the data may differ between seeds, if all variants have the same seeds."""
     if key.startswith("scores."):
         runs = [run for run in runs if key in run.facts]
     groups = [list(runs)]
@@ -163,41 +167,42 @@ def _check_seeds(variant: "Variant") -> None:
 
 
 def varied_keys(runs: Sequence[Run], vary: Sequence[str]) -> list[str]:
-    """The keys under study that really differ, in the order of `vary`."""
+    """Return the keys under study that really differ, in the order of `vary`."""
     keys = sorted({key for run in runs for key in run.facts if is_varied(key, vary)})
     keys.sort(key=lambda key: next(i for i, v in enumerate(vary) if is_varied(key, [v])))
     return [key for key in keys if len({repr(run.facts[key]) for run in runs if key in run.facts}) > 1]
 
 
 def group_variants(runs: Sequence[Run], vary: Sequence[str]) -> list["Variant"]:
-    """In the order in which they were given; the first is what the others are compared to."""
+    """Return the variants in the order in which they were given; the others are compared to the first."""
     keys = varied_keys(runs, vary)
     variants: dict[str, list[Run]] = {}
     pretrained = any(run.results.get("pretraining") for run in runs)
     for run in runs:
         label = _label(run, runs[0], keys)
         if pretrained and not run.results.get("pretraining"):
-            label = "from weights without a record" if run.pretraining_unknown else "from nothing"
+            label = "from weights without a record" if run.pretraining_unknown else "random initialisation"
         variants.setdefault(label, []).append(run)
     return [Variant(label, members) for label, members in variants.items()]
 
 
 def _label(run: Run, first: Run, keys: Sequence[str]) -> str:
-    """Values of the keys under study, words as they are, others with their name: of the first key always, of the others
-    where they are not those of the first run."""
+    """Return the values of the keys under study: words as they are, others with their name; of the first key always,
+    of the others if they differ from the first run's."""
     values = [(key, run.facts.get(key)) for key in keys if key == keys[0] or run.facts.get(key) != first.facts.get(key)]
     parts = [value if isinstance(value, str) else f"{key.split('.')[-1]}={str(value).lower()}" for key, value in values]
     return ", ".join(parts) or "all runs"
 
 
 def mean_of(values: Sequence[float]) -> Mean:
-    """Mean and its standard error: std with n - 1, over the root of n."""
+    """Return the mean and its standard error: std with n - 1, over the root of n."""
     error = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
     return Mean(float(np.mean(values)), error, len(values))
 
 
 def compare_variants(one: Variant, other: Variant, metric: str) -> Difference:
-    """Seed by seed where both have the same seeds; else of two means; of single runs with the error of their test clips."""
+    """Return the difference of two variants: seed by seed if both have the same seeds; else of two means; for single
+    runs with the error of their test clips."""
     a, b = one.by_seed(metric), other.by_seed(metric)
     if len(a) > 1 and a.keys() == b.keys():
         paired = mean_of([a[seed] - b[seed] for seed in a])

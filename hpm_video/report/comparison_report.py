@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.errors import UserError
-from hpm_video.files import all_names, own_folder
+from hpm_video.own_folder import all_names, own_folder
 from hpm_video.report.charts import choose_colours, draw_scores
 from hpm_video.report.comparison import (
     TOLERANCE,
@@ -17,10 +17,10 @@ from hpm_video.report.comparison import (
     mean_of,
     varied_keys,
 )
+from hpm_video.report.curves import CURVES, draw_curves, read_metrics
 from hpm_video.report.document import Block, Heading, Paragraph, Picture, Table, write_html, write_markdown
 from hpm_video.report.finished_runs import Run, open_runs
 from hpm_video.report.literature import published_table
-from hpm_video.report.pictures import CURVES, draw_curves, read_metrics
 
 TUNING_CURVES = {"loss": "training loss", "held_out/top1": "top-1 of held-out clips, one view", "lr": "learning rate"}
 SHARED_SHOWN = {
@@ -50,10 +50,11 @@ def write_comparison(
     group: str | None = None,
     compare: str = "steps",
 ) -> list[Path]:
-    """report.md, report.html and the pictures of the former, in `out`. Raises UserError where the runs cannot be read, or
-    differ in what runs of one comparison share (`check_comparable`).
+    """Write report.md with its pictures and report.html into `out`; return the two. Raises UserError if the runs cannot
+    be read, or differ in something that runs of one comparison share (`check_comparable`).
 
-    group: a key; there is one comparison for each of its values. The first variant given is what others are compared to.
+    group: a key; each of its values gets a comparison of its own. The other variants are compared to the first one
+    given.
     """
     groups = split_runs(open_runs(folders), group)
     for runs in groups.values():
@@ -82,7 +83,7 @@ def find_older_report(folder: Path) -> list[str] | None:
 
 PUBLISHED_NOTE = (
     "None of these numbers was measured here. Top-1 in per cent after full fine-tuning, as published, each with its own "
-    "recipe and tests; they are no part of the comparison above."
+    "recipe and tests; they are not part of the comparison above."
 )
 CAPTION = (
     "Small points are runs, large ones their mean with one standard error over seeds, or a single run with its 95 % interval. "
@@ -91,6 +92,7 @@ CAPTION = (
 
 
 def split_runs(runs: Sequence[Run], group: str | None) -> dict[str, list[Run]]:
+    """Return the runs of each value of a key. Raises UserError if a run does not have the key."""
     if group is None:
         return {"": list(runs)}
     groups: dict[str, list[Run]] = {}
@@ -102,7 +104,7 @@ def split_runs(runs: Sequence[Run], group: str | None) -> dict[str, list[Run]]:
 
 
 def describe_runs(runs: Sequence[Run], vary: Sequence[str], compare: str, prefix: str = "") -> list[Block]:
-    """All of one comparison; `prefix` goes before its headings."""
+    """Return all blocks of one comparison; `prefix` stands before its headings."""
     variants, metrics = group_variants(runs, vary), list(dict.fromkeys(m for run in runs for m in run.scores))
     blocks: list[Block] = [Heading(f"{prefix}What came out")]
     blocks += [Paragraph(sentence) for sentence in summarise(variants, metrics, compare)]
@@ -125,14 +127,15 @@ def describe_runs(runs: Sequence[Run], vary: Sequence[str], compare: str, prefix
 
 
 def summarise(variants: Sequence[Variant], metrics: Sequence[str], compare: str) -> list[str]:
-    """What was compared on what terms, and for each score which variants are above, level with and below the first."""
+    """Return sentences: the terms of the comparison, and for each score which variants are above, level with and
+    below the first."""
     runs = [run for variant in variants for run in variant.runs]
     said = [_terms_sentence(runs, variants, compare)]
     if not metrics:
         return [*said, _missing_scores_sentence(runs)]
     for metric in metrics if len(variants) > 1 else ():
         said.append(_verdict_sentence(variants, metric))
-    machines = {describe_machine(run.results) for run in runs}
+    machines = {name_machine(run.results) for run in runs}
     if len(machines) > 1:
         said.append(f"The runs were on {len(machines)} kinds of machine: their hours cannot be compared, FLOPs can.")
     unknown = [run.name for run in runs if run.pretraining_unknown]
@@ -152,10 +155,11 @@ def summarise(variants: Sequence[Variant], metrics: Sequence[str], compare: str)
 
 
 def _missing_scores_sentence(runs: Sequence[Run]) -> str:
-    """What to do where nothing was scored, or only before the runs ended, when there was no results.json to keep it."""
+    """Return the command to try if nothing was scored, or only before the runs ended, when there was no results.json
+    yet."""
     command = "test" if runs[0].results["kind"] == "finetune" else "score"
     said = f"No run has a score yet. Try: hpm-video {command} {runs[0].folder}"
-    early = [run.name for run in runs if any((run.folder / "scores").glob("*.json"))]
+    early = [run.name for run in runs if any((run.folder / "scores").glob("[!.]*.json"))]
     return f"{said} (scored before the end of training, which does not count: {', '.join(early)})" if early else said
 
 
@@ -179,7 +183,8 @@ def _count(number: int, noun: str) -> str:
 
 
 def chance_beyond(num_seeds: int, num_errors: float = 2.0) -> float:
-    """How often the mean of so many paired differences without an effect lies beyond its standard errors (Student's t)."""
+    """Return how often the mean of `num_seeds` paired differences without an effect lies beyond its standard errors
+    (Student's t)."""
     from scipy.stats import t
 
     return float(2 * t.sf(num_errors, num_seeds - 1))
@@ -206,7 +211,7 @@ def _error(error: float | None) -> str:
 
 
 def difference_table(variants: Sequence[Variant], metrics: Sequence[str]) -> Table:
-    """`level`: within two standard errors."""
+    """Return the differences to the first variant; `level` is within two standard errors."""
     rows = []
     for metric in metrics:
         for variant in variants[1:]:
@@ -218,6 +223,7 @@ def difference_table(variants: Sequence[Variant], metrics: Sequence[str]) -> Tab
 
 
 def variant_table(variants: Sequence[Variant], metrics: Sequence[str]) -> Table:
+    """Return the means of each variant over its seeds."""
     rows = []
     for variant in variants:
         flops = [run.flops for run in variant.runs if run.flops is not None]
@@ -233,7 +239,7 @@ def _mean(mean: Mean, form: str, error_form: str) -> str:
 
 
 def run_table(runs: Sequence[Run], vary: Sequence[str], metrics: Sequence[str]) -> Table:
-    """Scores have their 95 % interval behind them, where it was recorded."""
+    """Return all runs; scores have their 95 % interval behind them if it was recorded."""
     keys = varied_keys(runs, vary)
     head = ["run", "seed", *keys, "steps", "epochs", "FLOPs", "hours", "device-hours", "machine", *metrics]
     rows = []
@@ -242,7 +248,7 @@ def run_table(runs: Sequence[Run], vary: Sequence[str], metrics: Sequence[str]) 
         clips, num_rows = run.facts.get("clips"), run.facts.get("data.num_rows")
         cells = [run.name, run.seed, *(str(run.facts.get(key, "-")) for key in keys), str(figures.get("steps", "-"))]
         cells += [f"{clips / num_rows:.3g}" if clips and num_rows else "-", f"{run.flops:.3g}" if run.flops else "-"]
-        cells += [f"{run.hours:.3g}", f"{run.device_hours:.3g}", describe_machine(results)]
+        cells += [f"{run.hours:.3g}", f"{run.device_hours:.3g}", name_machine(results)]
         rows.append([*cells, *(_with_interval(run, metric) for metric in metrics)])
     return Table(head, rows)
 
@@ -254,8 +260,8 @@ def _with_interval(run: Run, metric: str) -> str:
     return f"{score.value:.3f}" + (f" [{score.interval[0]:.3f}, {score.interval[1]:.3f}]" if score.interval else "")
 
 
-def describe_machine(results: Mapping[str, Any]) -> str:
-    """As '8 x NVIDIA H100', or the processor with its cores; and the processes that trained."""
+def name_machine(results: Mapping[str, Any]) -> str:
+    """Return '8 x NVIDIA H100', or the processor with its cores; and the number of processes that trained."""
     found = results.get("hardware") or {}
     names = found.get("accelerators") or []
     device = ", ".join(f"{names.count(name)} x {name}" for name in sorted(set(names)))
@@ -265,7 +271,7 @@ def describe_machine(results: Mapping[str, Any]) -> str:
 
 
 def describe_shared(runs: Sequence[Run]) -> str:
-    """The settings a reader asks for first, where they are the same in all runs."""
+    """Return the settings that a reader asks for first, if they are the same in all runs."""
     parts = []
     for key, name in SHARED_SHOWN.items():
         values = {repr(run.facts.get(key)): run.facts.get(key) for run in runs}
@@ -280,7 +286,7 @@ def describe_shared(runs: Sequence[Run]) -> str:
 
 
 def draw_all_curves(variants: Sequence[Variant], colours: Mapping[str, str]) -> bytes | None:
-    """One line for each run, one colour for each variant; None where no run has metrics."""
+    """Draw one line for each run, one colour for each variant; None if no run has metrics."""
     folders = {v.label: [r.folder for r in v.runs if (r.folder / "metrics.jsonl").is_file()] for v in variants}
     keys = {key for runs in folders.values() for run in runs for line in read_metrics(run) for key in line}
     tuning = variants[0].runs[0].results["kind"] == "finetune"

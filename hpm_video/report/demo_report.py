@@ -11,7 +11,7 @@ NAMES = {"hpm": "HPM", "random": "random masking", "untrained": "untrained"}
 
 
 def write_report(file: Path, results: Mapping[str, Any], pictures: Mapping[str, bytes | None]) -> None:
-    """`results` as the demo writes results.json; `pictures`: heading -> PNG, None is left out."""
+    """Write the page. `results` as the demo writes results.json; `pictures`: heading -> PNG, None is left out."""
     blocks: list[Block] = [Paragraph(sentence) for sentence in summarise(results)]
     blocks += [Heading("Frozen encoder, accuracy on the validation split"), _score_table(results)]
     blocks.append(_single_frame_line(results))
@@ -25,7 +25,7 @@ def write_report(file: Path, results: Mapping[str, Any], pictures: Mapping[str, 
 
 
 def summarise(results: Mapping[str, Any]) -> list[str]:
-    """What came out, in words: whether it learned, and which masks did better, whatever the answer."""
+    """Return sentences: if it learned, and which masks did better, whatever the answer."""
     said = [_probe_sentence(results), _time_sentence(results)]
     said += [_compare(results, trained, "untrained") for trained in ("random", "hpm")]
     said += [_compare(results, "hpm", "random") + " One run: seeds add to the error.", _frame_sentence(results)]
@@ -46,7 +46,7 @@ def _probe_sentence(results: Mapping[str, Any]) -> str:
 
 
 def _time_sentence(results: Mapping[str, Any]) -> str:
-    """How equal the times were, from the clock and not from the plan."""
+    """Return how equal the times were, by the clock and not by the plan."""
     hpm, random = (results["runs"].get(name) for name in ("hpm", "random"))
     if not hpm or not random:
         return ""
@@ -60,7 +60,8 @@ def _time_sentence(results: Mapping[str, Any]) -> str:
 
 
 def _compare(results: Mapping[str, Any], one: str, other: str) -> str:
-    """Both scores of two encoders, with the standard error of a difference on this many videos (taken as independent)."""
+    """Return both scores of two encoders, with the standard error of a difference on this many videos (taken as
+    independent)."""
     parts = []
     for key, label in SCORES.items():
         a, b = results[one][key], results[other][key]

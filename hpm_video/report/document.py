@@ -19,42 +19,58 @@ td:first-child, th:first-child { text-align: left; } img { max-width: 100%; } pr
 
 
 class Heading(NamedTuple):
+    """A heading."""
+
     text: str
 
     def html(self) -> str:
+        """Return the block as HTML."""
         return f"<h2>{html.escape(self.text)}</h2>"
 
     def markdown(self) -> str:
+        """Return the block as Markdown."""
         return f"## {self.text}"
 
 
 class Paragraph(NamedTuple):
+    """A paragraph; `small` ones are notes."""
+
     text: str
     small: bool = False
 
     def html(self) -> str:
+        """Return the block as HTML."""
         kind = ' class="small"' if self.small else ""
         return f"<p{kind}>{html.escape(self.text)}</p>"
 
     def markdown(self) -> str:
+        """Return the block as Markdown."""
         return self.text
 
 
 class Code(NamedTuple):
+    """Lines of code."""
+
     text: str
 
     def html(self) -> str:
+        """Return the block as HTML."""
         return f"<pre>{html.escape(self.text)}</pre>"
 
     def markdown(self) -> str:
+        """Return the block as Markdown."""
         return f"```\n{self.text}\n```"
 
 
 class Table(NamedTuple):
+    """A table; cells are plain text."""
+
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def html(self) -> str:
+        """Return the block as HTML."""
+
         def line(tag: str, cells: Iterable[str]) -> str:
             return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
 
@@ -62,6 +78,7 @@ class Table(NamedTuple):
         return f'<div class="wide"><table>{body}</table></div>'
 
     def markdown(self) -> str:
+        """Return the block as Markdown."""
         lines = [self.head, ["---"] * len(self.head), *self.rows]
         return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |" for cells in lines)
 
@@ -74,13 +91,16 @@ class Picture(NamedTuple):
 
     @property
     def file(self) -> str:
+        """Return the name of its file, made from the title."""
         return re.sub(r"\W+", "_", self.title.lower()).strip("_") + ".png"
 
     def html(self) -> str:
+        """Return the block as HTML."""
         encoded, title = base64.b64encode(self.png).decode(), html.escape(self.title)
         return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{encoded}">'
 
     def markdown(self) -> str:
+        """Return the block as Markdown."""
         return f"## {self.title}\n\n![{self.title}]({self.file})"
 
 
@@ -88,12 +108,14 @@ Block = Heading | Paragraph | Code | Table | Picture
 
 
 def write_html(file: Path, title: str, blocks: Iterable[Block]) -> None:
+    """Write one HTML file that holds its pictures."""
     head = f'<head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style></head>'
     body = "\n".join([f"<h1>{html.escape(title)}</h1>", *(block.html() for block in blocks)])
     write_text(file, f'<!doctype html><html lang="en">{head}<body>{body}</body></html>\n')
 
 
 def write_markdown(file: Path, title: str, blocks: Sequence[Block]) -> None:
+    """Write a Markdown file, and its pictures beside it."""
     for block in blocks:
         if isinstance(block, Picture):
             write_bytes(file.parent / block.file, block.png)
@@ -101,4 +123,5 @@ def write_markdown(file: Path, title: str, blocks: Sequence[Block]) -> None:
 
 
 def to_markdown(title: str, blocks: Iterable[Block]) -> str:
+    """Return the blocks as Markdown, below a title."""
     return "\n\n".join([f"# {title}", *(block.markdown() for block in blocks)]) + "\n"

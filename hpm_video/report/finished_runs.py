@@ -15,7 +15,7 @@ NO_SCORE_ENDINGS = ("_C", "_error", "_s", "_share")
 
 
 class Score(NamedTuple):
-    """A share in 0..1; its 95 % interval where given; `error`, one standard error over the test clips, where known."""
+    """A share in 0..1; its 95 % interval, and `error`, one standard error over the test clips; None if unknown."""
 
     value: float
     interval: tuple[float, float] | None
@@ -24,7 +24,8 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run as its results.json says. `facts`: every setting by its dotted name; `seed` also names the pretraining's."""
+    """A run as its results.json describes it. `facts`: every setting by its dotted name; `seed` also names the
+    pretraining's."""
 
     name: str
     folder: Path
@@ -35,22 +36,24 @@ class Run:
 
     @property
     def flops(self) -> float | None:
-        """Of training, with those of the pretraining that a fine-tuned run started from; None where one is unknown."""
+        """Return the FLOPs of training, with those of the pretraining that a fine-tuned run started from; None if
+        one is unknown."""
         known = [part["flops"] for part in self._parts if part.get("flops") is not None]
         return float(sum(known)) if len(known) == len(self._parts) and not self.pretraining_unknown else None
 
     @property
     def pretraining_unknown(self) -> bool:
-        """Whether it started from weights that no record tells of."""
+        """Return True if it started from weights without a record."""
         return self.facts.get("init.weights") is not None and not self.results.get("pretraining")
 
     @property
     def hours(self) -> float:
-        """Of training on the clock, with those of the pretraining."""
+        """Return the hours of training on the clock, with those of the pretraining."""
         return float(sum(part["hours"] for part in self._parts))
 
     @property
     def device_hours(self) -> float:
+        """Return the hours times the number of processes, with those of the pretraining."""
         return float(sum(part["device_hours"] for part in self._parts))
 
     @property
@@ -60,7 +63,7 @@ class Run:
 
 
 def open_runs(folders: Sequence[Path]) -> list[Run]:
-    """Raises UserError as `read_results` does, and for a folder that is named twice."""
+    """Read finished runs. Raises UserError as `read_results` does, and for a folder that is named twice."""
     paths = [folder.resolve() for folder in folders]
     for path in paths:
         if paths.count(path) > 1:
@@ -73,6 +76,7 @@ def open_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def open_run(folder: Path, name: str) -> Run:
+    """Read a finished run. Raises UserError as `read_results` does, or if it is damaged."""
     results = read_results(folder)
     try:
         return _as_run(results, folder, name)
@@ -93,13 +97,14 @@ def _as_run(results: Mapping[str, Any], folder: Path, name: str) -> Run:
 
 
 def _facts_of(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Configuration, data, clips trained on, and the surroundings, flat."""
+    """Return configuration, data, clips trained on, and the surroundings, flat."""
     facts = flatten(part["config"]) | flatten({"data": part.get("data") or {}})
     facts |= flatten({name: part.get(name) or {} for name in ("versions", "hardware", "commit")})
     return facts | {"world_size": part.get("world_size"), "clips": num_clips(part)}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a tree as one level: values by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
@@ -107,13 +112,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def num_clips(part: Mapping[str, Any]) -> int | None:
-    """Steps x batch: the clips trained on."""
+    """Return the clips trained on: steps x batch."""
     steps = (part.get("figures") or {}).get("steps")
     return None if steps is None else int(steps) * int(part["config"]["optim"]["batch_size"])
 
 
 def read_scores(results: Mapping[str, Any]) -> tuple[dict[str, Score], dict[str, Any]]:
-    """(scores by name, settings by dotted name), by the rules of `hpm_video.runs.results.add_scores`."""
+    """Return the scores by name, and the settings by dotted name, by the rules of
+    `hpm_video.runs.results.add_scores`."""
     given = {"": {k: v for k, v in results["figures"].items() if k.startswith(SCORES_OF_FIGURES)}} | results["scores"]
     scores, settings = {}, {}
     for name, entry in given.items():

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
+    """A published result, top-1 in per cent; None if it was not published."""
+
     method: str
     size: str
     epochs: str
@@ -39,6 +41,8 @@ PUBLISHED = (
 
 
 class PublishedCost(NamedTuple):
+    """A published cost of pretraining."""
+
     method: str
     a100_hours: float
     source: str
@@ -54,7 +58,7 @@ BEST_CLIPS_PER_S = (280, 332)  # of one A100, by the same
 
 
 def published_table(data: str = "") -> tuple[list[str], list[list[str]]]:
-    """Head and rows; `data`: ssv2 or k400 alone, else both."""
+    """Return head and rows; `data`: ssv2 or k400 alone, else both."""
     columns = {"ssv2": "SSv2 top-1", "k400": "K400 top-1"}
     shown = [data] if data else list(columns)
     rows = [

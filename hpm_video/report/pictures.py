@@ -1,8 +1,6 @@
-"""Pictures of a run: masks, reconstructions, difficulty maps, curves. Every picture is computed from the run's own files."""
+"""Pictures of a run: masks, reconstructions, difficulty maps. Every picture is computed from the run's own files."""
 
-import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,8 @@ from hpm_video.config.choices import TARGETS
 from hpm_video.config.geometry import Geometry
 from hpm_video.data.loader import HeldOut, load_held_out
 from hpm_video.data.transforms import Normalise
-from hpm_video.files import all_names, own_folder, write_bytes
+from hpm_video.figures import subplots, to_png
+from hpm_video.files import write_bytes
 from hpm_video.fonts import fonts_for, name_file
 from hpm_video.method.journey import Journey
 from hpm_video.method.masking.units import make_units
@@ -25,7 +24,9 @@ from hpm_video.method.step import PretrainStep
 from hpm_video.method.targets.pixels import to_pixels
 from hpm_video.models.student import Student
 from hpm_video.models.tokens import patchify, unpatchify
+from hpm_video.own_folder import all_names, own_folder
 from hpm_video.reading import read_rows
+from hpm_video.report.curves import draw_curves
 from hpm_video.runs.settings import load_run_config
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.pretrain import open_train_sets
@@ -34,12 +35,10 @@ from hpm_video.weights.load import load_beside, load_student
 
 GREY = 0.5
 DIFFICULTY = "inferno"  # colours of difficulty: dark is easy, bright is hard
-LONGEST_NAME = 60  # of a run or variant, in a legend
-COLOURS = {"hpm": "#c0392b", "random": "#2c7fb8", "untrained": "#888888"}
 
 
 def draw_run(run: Path, out: Path) -> list[Path]:
-    """PNG files of a run: clips.png, difficulty.png (modes with a teacher), curves.png."""
+    """Write clips.png, difficulty.png (modes with a teacher) and curves.png; return the files."""
     names = ("clips.png", "difficulty.png", "curves.png")
     with own_folder(out, "hpm-video show", lambda folder: all_names(folder, *names)) as own:
         pictures = (draw_clips(run), draw_difficulty(run), draw_curves({run.name: run}))
@@ -51,16 +50,18 @@ def draw_run(run: Path, out: Path) -> list[Path]:
 
 
 def held_out_clips(config: PretrainConfig, num: int) -> UInt8[Tensor, "n C T H W"]:
+    """Return some clips that the run was not trained on."""
     return open_held_out(config, num).clip
 
 
 def open_held_out(config: PretrainConfig, num: int) -> HeldOut:
+    """Return some clips that the run was not trained on, with their names."""
     return load_held_out(open_train_sets(config)[1], config.data, num)
 
 
 def draw_clips(run: Path) -> bytes:
-    """Held-out clips: input, random mask, its reconstruction; then difficulty, hard mask, its reconstruction. Where the target
-    is features, there are no reconstructions, and the picture says so."""
+    """Draw held-out clips: input, random mask, its reconstruction; then difficulty, hard mask, its reconstruction.
+    If the target is features, there are no reconstructions, and the picture says so."""
     config, student = load_student(run)
     held_out = open_held_out(config, max(1, config.train.num_pictures))
     step, engine, clip = open_step(config, student, run, held_out.clip)
@@ -87,7 +88,7 @@ def draw_clips(run: Path) -> bytes:
 
 
 def _note_on_target(target: str) -> str:
-    """What must be known of the reconstructions."""
+    """Return what a reader must know of the reconstructions."""
     row = TARGETS[target]
     if row.is_normalised:
         return f"Reconstructions use the true mean and standard deviation of each patch (objective.target={target})"
@@ -97,7 +98,7 @@ def _note_on_target(target: str) -> str:
 def open_step(
     config: PretrainConfig, student: Student, run: Path, frames: Tensor
 ) -> tuple[PretrainStep, PlainEngine, Tensor]:
-    """A run's step with its teacher, an engine around its student, and the frames as clips."""
+    """Return a run's step with its teacher, an engine around its student, and the frames as clips."""
     step = PretrainStep(config, student, torch.device("cpu"))
     if step.beside is not None:
         load_beside(run, step.beside)
@@ -105,14 +106,15 @@ def open_step(
 
 
 def hide(clip: Float[Tensor, "B C T H W"], journey: Journey, config: PretrainConfig) -> Float[Tensor, "B C T H W"]:
-    """The clip with its hidden tokens grey."""
+    """Return the clip with its hidden tokens grey."""
     normal = Normalise(config.data)
     grey = ((GREY - normal.mean) / normal.std).expand_as(clip)
     return torch.where(_spread(journey.mask.masked.float(), config) > 0, grey, clip)
 
 
 def rebuild(clip: Float[Tensor, "B C T H W"], journey: Journey, config: PretrainConfig) -> Float[Tensor, "B C T H W"]:
-    """Visible pixels as they are, hidden ones as predicted, with the true mean and std of a normalised target."""
+    """Return visible pixels as they are, hidden ones as predicted, with the true mean and std of a normalised
+    target."""
     geometry = Geometry.of(config)
     tokens = patchify(clip, geometry.tubelet, geometry.patch_px).clone()
     predicted = to_pixels(journey.output.pixels, journey.target)
@@ -123,7 +125,7 @@ def rebuild(clip: Float[Tensor, "B C T H W"], journey: Journey, config: Pretrain
 def overlay(
     clip: Float[Tensor, "B C T H W"], values: Float[Tensor, "B N"], config: PretrainConfig
 ) -> Float[Tensor, "B C T H W"]:
-    """A heat map, from dark (easy) to yellow (hard) within each clip, over the darkened frames."""
+    """Return a heat map, from dark (easy) to yellow (hard) within each clip, over the darkened frames."""
     import matplotlib
 
     maps = _spread(_unit_range(values), config)[:, 0]  # [B, T, H, W]
@@ -139,7 +141,7 @@ def _on_tokens(difficulty: Float[Tensor, "B U"], units: Int[Tensor, "U K"]) -> F
 
 
 def _spread(values: Float[Tensor, "B N"], config: PretrainConfig) -> Float[Tensor, "B 3 T H W"]:
-    """A number for each token, on all of its pixels."""
+    """Give all pixels of a token its number."""
     geometry = Geometry.of(config)
     tokens = values[:, :, None].expand(-1, -1, geometry.values_per_token)
     return unpatchify(tokens, geometry.grid, geometry.tubelet, geometry.patch_px)
@@ -152,8 +154,8 @@ def _to_rgb(clip: Float[Tensor, "B C T H W"], config: PretrainConfig) -> Float[n
 def _draw_rows(
     rows: list[tuple[str, ndarray]], names: Sequence[str], note: str = "", num_times: int = 4, scale: bool = False
 ) -> bytes:
-    """One block for each clip, named above; a line for each picture, frames from left to right; blocks side by side; `note`
-    below; `scale`: of the difficulty, at the right."""
+    """Draw one block for each clip, named above; a line for each picture, frames from left to right; blocks side by
+    side; `note` below; `scale`: of the difficulty, at the right."""
     num_clips, num_frames = rows[0][1].shape[:2]
     times = np.linspace(0, num_frames - 1, min(num_times, num_frames)).round().astype(int)
     with fonts_for(names):
@@ -183,7 +185,7 @@ def _hide_frame(axis: Any) -> None:
 
 
 def _add_scale(figure: Any, axes: Any) -> None:
-    """The colours of difficulty: each map goes from the easiest to the hardest unit of its own clip."""
+    """Add the colours of difficulty: each map goes from the easiest to the hardest unit of its own clip."""
     from matplotlib.cm import ScalarMappable
 
     bar = figure.colorbar(ScalarMappable(cmap=DIFFICULTY), ax=axes, fraction=0.03, pad=0.02, aspect=30)
@@ -192,7 +194,8 @@ def _add_scale(figure: Any, axes: Any) -> None:
 
 
 def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
-    """What the teacher found hard over the training: the middle frame of held-out clips, and their maps below it; None without one."""
+    """Draw the difficulty that the teacher saw over the training: the middle frame of held-out clips, and their maps
+    below it. Return None if the run has no maps."""
     file, config = run / "difficulty.jsonl", load_run_config(run)
     geometry = Geometry.of(config)
     units = make_units(geometry.grid, geometry.block)
@@ -236,118 +239,3 @@ def _are_maps(values: Any, num_units: int) -> bool:
 def _unit_range(values: Tensor) -> Tensor:
     low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
     return (values - low) / (high - low).clamp(min=1e-9)
-
-
-CURVES: Mapping[str, str] = {
-    "pixel_loss": "reconstruction loss, training masks",
-    "held_out/pixel_loss": "reconstruction loss, held-out clips, random masks",
-    "held_out/hardness_gain": "hardness gain (above 1: masks harder than random)",
-    "rank_correlation": "rank correlation of predicted and true loss,\ntraining clips and masks",
-    "held_out/rank_correlation": "rank correlation of predicted and true loss,\nheld-out clips, random masks",
-    "hard_share": "share of the masked units chosen by difficulty",
-    "lr": "learning rate",
-}
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return what a run measured, numbers only. Raises UserError."""
-    rows = read_rows(run / "metrics.jsonl", "the measurements of a run, as it writes them")
-    return [{name: value for name, value in row.items() if _is_number(value)} for row in rows]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def draw_curves(
-    runs: Mapping[str, Path | Sequence[Path]],
-    curves: Mapping[str, str] = CURVES,
-    colours: Mapping[str, str] = COLOURS,
-) -> bytes:
-    """metrics.jsonl of one or more runs, or of several with one name, against the seconds of training."""
-    metrics = {name: [read_metrics(r) for r in ([run] if isinstance(run, Path) else run)] for name, run in runs.items()}
-    with fonts_for(metrics):
-        figure, axes = subplots(-(-len(curves) // 3), 3, 3.6, 2.5)
-        panels = [axis for row in axes for axis in row]
-        for axis in panels[len(curves) :]:
-            axis.set_axis_off()
-        for axis, (key, title) in zip(panels, curves.items(), strict=False):
-            for name, members in metrics.items():
-                lines = [_points(lines, key) for lines in members]
-                for number, points in enumerate(points for points in lines if points):
-                    label, marker = (
-                        name_file(name, LONGEST_NAME) if number == 0 else None,
-                        "o" if len(points) == 1 else None,
-                    )
-                    style: dict[str, Any] = {"color": colours.get(name), "linewidth": 1.2, "markersize": 4}
-                    axis.plot(*zip(*points, strict=True), label=label, marker=marker, **style)
-            _finish_panel(axis, key, title)
-        figure.tight_layout()
-        if len(metrics) > 1:
-            legend_below(figure, axes)
-        return to_png(figure)
-
-
-def _points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    return [(line["seconds"], line[key]) for line in lines if {key, "seconds"} <= line.keys()]
-
-
-def _finish_panel(axis: Any, key: str, title: str) -> None:
-    """Title, ticks as plain numbers, a log scale for losses that fall by more than half; a panel without values says so."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
-
-    if not axis.lines:
-        axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", va="center", fontsize=8)
-        axis.set_xticks([])
-        axis.set_yticks([])
-    if key.endswith("hardness_gain"):
-        axis.axhline(1.0, color="#888888", linewidth=0.8, linestyle="--")
-    values = [y for line in axis.lines for y in line.get_ydata() if y > 0]
-    if key.endswith("pixel_loss") and values and max(values) > 2 * min(values):
-        axis.set_yscale("log")
-        low, high = axis.get_ylim()
-        axis.set_yticks(np.geomspace(low, high, 7)[1:-1])
-        axis.yaxis.set_minor_locator(NullLocator())
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
-    elif axis.lines:
-        _set_plain_ticks(axis.yaxis)
-    if axis.lines:
-        _set_plain_ticks(axis.xaxis)
-    axis.set_title(title, fontsize=8)
-    axis.tick_params(labelsize=7, which="both")
-    axis.set_xlabel("seconds of training", fontsize=7)
-
-
-def _set_plain_ticks(axis: Any) -> None:
-    """Whole decimal numbers: no powers of ten and no offset beside the axis."""
-    from matplotlib.ticker import MaxNLocator, ScalarFormatter
-
-    plain = ScalarFormatter(useOffset=False)
-    plain.set_scientific(False)
-    axis.set_major_locator(MaxNLocator(5))
-    axis.set_major_formatter(plain)
-
-
-def subplots(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(columns * width + 1.2, rows * height + 0.3))
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(wspace=0.04, hspace=0.08)
-    return figure, axes
-
-
-def legend_below(figure: Any, axes: Any) -> None:
-    """Every name once, under all panels."""
-    pairs = [zip(*axis.get_legend_handles_labels(), strict=True) for row in axes for axis in row]
-    named = {name: handle for panel in pairs for handle, name in panel}
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 4, "fontsize": 8, "frameon": False}
-    figure.legend([*named.values()], [*named], **place)
-
-
-def to_png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    return buffer.getvalue()

@@ -1,4 +1,5 @@
-"""What a recipe costs before anybody has run it: parameters, multiply-adds, memory and hours, computed from its configuration."""
+"""Costs of a recipe before anybody has run it: parameters, multiply-adds, memory and hours, computed from its
+configuration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ class Recipe(NamedTuple):
 
     @property
     def commands(self) -> list[str]:
+        """Return the commands that run the recipe."""
         return [
             f"deepspeed scripts/pretrain_{self.key}.py data.root={self.root} train.output=RUN",
             f"scripts/finetune_{self.key}.sh data.root={self.root} init.weights=RUN",
@@ -72,7 +74,7 @@ VARIANTS = {
 
 
 def write_recipes(home: Path, out: Path) -> list[Path]:
-    """ssv2.md and k400.md in `out`, from the configurations in `home`/configs."""
+    """Write ssv2.md and k400.md into `out`, from the configurations in `home`/configs; return the files."""
     files = []
     for recipe in RECIPES:
         files.append(out / f"{recipe.key}.md")
@@ -94,7 +96,7 @@ def measured_rates(results: Path) -> dict[str, dict[str, float]]:
 
 
 def _measured_blocks(recipe: Recipe, configs: dict[str, PretrainConfig], results: Path) -> list[Block]:
-    """The hours of one GPU at the rates that were measured on it; a sentence if there are none."""
+    """Return the hours of one GPU at the rates that were measured on it; a sentence if there are none."""
     pages = measured_rates(results)
     if not pages:
         return [Paragraph("What a GPU of ours does was not measured at this size.")]
@@ -110,7 +112,8 @@ def _measured_blocks(recipe: Recipe, configs: dict[str, PretrainConfig], results
 
 
 def describe_recipe(recipe: Recipe, configs: Path, results: Path) -> str:
-    """Markdown. `results`: where the pages of GPUs are. Raises UserError if a file cannot be read."""
+    """Return the page of a recipe as Markdown. `results`: the folder with the pages of GPUs. Raises UserError if a
+    file cannot be read."""
     name, given = f"{recipe.key}_vitb.yaml", [f"data.root={recipe.root}", "train.output=RUN"]
     pretraining = {label: load_config(configs / "pretrain" / name, [*given, *more]) for label, more in VARIANTS.items()}
     tuning = load_finetune_config(configs / "finetune" / name, given)
@@ -172,6 +175,7 @@ def _published_costs(random: PretrainConfig, recipe: Recipe) -> list[Block]:
 
 
 def a100_hours(flops: float) -> float:
+    """Return the hours of one A100 for these FLOPs."""
     return flops / (BEST_MFU * A100_FLOPS) / 3600
 
 
@@ -231,6 +235,7 @@ def _memory_table(config: PretrainConfig, tuning: FinetuneConfig, num_classes: i
 
 
 def count_parameters(modules: Sequence[nn.Module]) -> int:
+    """Return the number of parameters of several modules."""
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 

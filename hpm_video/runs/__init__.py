@@ -1,1 +1,1 @@
-"""The run folder: checkpoints, configuration, results.json, and whose it is."""
+"""The run folder: checkpoints, configuration, results.json, and who may write it."""

@@ -6,7 +6,7 @@ RUN/checkpoints/step-00001000/student.safetensors     weights, fp32
                               optimizer.safetensors   first and second moments by parameter name
                               state.json              step, seconds, counts, versions
 RUN/encoder.safetensors, encoder.json                 of pretraining: the encoder and the configuration that made it
-RUN/classifier.safetensors, classes.json              of fine-tuning: the classifier (its average where one is kept)
+RUN/classifier.safetensors, classes.json              of fine-tuning: the classifier (its average if one is kept)
 ```
 A checkpoint is independent of the engine, the ZeRO stage and the number of processes.
 """
@@ -35,6 +35,8 @@ log = logging.getLogger("hpm_video")
 
 
 class Checkpoint(NamedTuple):
+    """Whole tensors by name, and the content of state.json."""
+
     student: dict[str, Tensor]
     teacher: dict[str, Tensor] | None
     optimizer: dict[str, Tensor]
@@ -145,7 +147,7 @@ def fault_of(folder: Path) -> str | None:
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         return f"{STATE}: {type(error).__name__} {error}".strip()
     if wrong := [f"{name} {brief(value, 60)}" for name, value in counts.items() if not _is_count(name, value)]:
-        return f"{STATE}: {wrong[0]} is no count"
+        return f"{STATE}: {wrong[0]} is not a count"
     if NAME.fullmatch(folder.name) and step != int(folder.name[5:]):
         return f"{STATE} is of step {step}"
     if files is None:  # of before the sizes were kept
@@ -186,7 +188,7 @@ def _fault_of_tensors(file: Path, size: Any) -> str | None:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Raises UserError where a file is missing or damaged."""
+    """Return a checkpoint. Raises UserError if a file is missing or damaged."""
     if fault := fault_of(folder):
         raise UserError(f"{folder} is not a whole checkpoint ({fault})")
     state = parse_json((folder / STATE).read_text(encoding="utf-8"))
@@ -196,18 +198,19 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Raises UserError if it is not a whole file of tensors."""
+    """Return the tensors of a file by name. Raises UserError if it is not a whole file of tensors."""
     check_file(file, "a file written by this program")
     try:
         return load_file(file)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:  # KeyError: an unknown dtype
         raise UserError(
-            f"{file} is damaged or no safetensors file: {one_line(error)}; delete its folder to resume from the one before"
+            f"{file} is damaged or not a safetensors file: {one_line(error)}; delete its folder to resume from the one before"
         ) from error
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Into a model of the same shape; UserError that names what is missing, left over or of another shape."""
+    """Load weights into a model of the same shape. Raises UserError that names what is missing, left over or of
+    another shape."""
     own = dict(network.named_parameters())
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     other = [n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape]

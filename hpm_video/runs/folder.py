@@ -12,14 +12,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpm_video.config import FinetuneConfig, RunConfig
+from hpm_video.config import RunConfig
 from hpm_video.data.manifest import Source
 from hpm_video.errors import UserError
-from hpm_video.files import OwnFolder, hold, read_mark, write_json
+from hpm_video.files import write_json
 from hpm_video.models.encoder import resolve_size
+from hpm_video.own_folder import OwnFolder, hold, read_mark
 from hpm_video.reading import parse_json, read_json, read_yaml
 from hpm_video.runs.checkpoints import resume_point
-from hpm_video.runs.kind import CONFIG
+from hpm_video.runs.kind import CONFIG, find_older_kind, kind_of
 from hpm_video.runs.ranks import check_equal, rank, stop_together, together
 from hpm_video.runs.results import FILE, describe_data, read_results
 from hpm_video.runs.settings import read_config
@@ -79,8 +80,8 @@ class RunFolder:
         return found
 
     def check_held_out(self, names: list[str]) -> None:
-        """Raise UserError on every rank if a run of before there was data.json would hold out other clips than it did: it would
-        train on some of them, unless train.accept says that this is meant. Every rank calls it."""
+        """Raise UserError on every rank if a run from before there was data.json would hold out other clips than it
+        did: it would train on some of them. train.accept says that this is meant. Every rank calls it."""
         fault, file = None, self.path / HELD_OUT_FILE
         if rank() == 0 and self.resumes is not None and not (self.path / DATA_FILE).is_file() and file.is_file():
             before = read_json(file, list, "the names of the clips that the run holds out")
@@ -128,7 +129,7 @@ def open_run(config: RunConfig) -> Iterator[RunFolder]:
             if rank() == 0:
                 _refuse_other_kind(run, kind)
                 is_new = not os.path.lexists(run)
-                own = OwnFolder.claim(run, kind, lambda path: [] if _older_kind(path) == kind else None)
+                own = OwnFolder.claim(run, kind, lambda path: [] if find_older_kind(path) == kind else None)
                 stack.enter_context(hold(run, f"hpm-video {kind}"))
                 stack.push(lambda raised, *_: own.discard() if raised and is_new else None)
         with together():
@@ -139,30 +140,11 @@ def open_run(config: RunConfig) -> Iterator[RunFolder]:
         yield RunFolder(path=run, config=config, resumes=resumes)
 
 
-def kind_of(config: RunConfig) -> str:
-    """Return the command that makes such a run."""
-    return "finetune" if isinstance(config, FinetuneConfig) else "pretrain"
-
-
 def _refuse_other_kind(run: Path, kind: str) -> None:
     mark = read_mark(run)
-    found = _older_kind(run) if mark is None else mark["made_by"]
+    found = find_older_kind(run) if mark is None else mark["made_by"]
     if found in ("pretrain", "finetune") and found != kind:
         raise UserError(f"{run} is a {found} run; expected another train.output to {kind}")
-
-
-def _older_kind(path: Path) -> str | None:
-    """Return which kind of run a folder without a mark holds, from before there were marks; None if it is not a run."""
-    file = path / "config.yaml"
-    if not file.is_file() or not any((path / name).exists() for name in ("checkpoints", "metrics.jsonl", FILE)):
-        return None
-    try:
-        tree = read_yaml(file)
-    except UserError:
-        return None
-    if not isinstance(tree, dict) or not {"data", "model", "optim", "train"} <= set(tree):
-        return None
-    return "finetune" if "augment" in tree else "pretrain"
 
 
 def _step_of(checkpoint: Path) -> int:

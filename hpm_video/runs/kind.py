@@ -1,11 +1,12 @@
 """Tell a run folder from other paths, and a pretraining run from a fine-tuning run, without loading a model."""
 
+from collections.abc import Container
 from pathlib import Path
 
 from hpm_video.errors import UserError
 from hpm_video.reading import read_yaml
 
-CONFIG, RESULTS = "config.yaml", "results.json"
+CONFIG, RESULTS, METRICS = "config.yaml", "results.json", "metrics.jsonl"
 KINDS = {"pretrain": "pretraining", "finetune": "fine-tuning"}
 STARTS = {  # how a run of each kind comes into being
     "pretrain": "hpm-video pretrain data.root=FOLDER train.output=RUN",
@@ -24,6 +25,28 @@ def find_kind(run: Path) -> str:
         raise UserError(f"{error}; expected the configuration of a run") from error
     if not isinstance(sections, dict):
         raise UserError(f"{file}: holds no keys; expected the configuration of a run")
+    return _kind_of_sections(sections)
+
+
+def find_older_kind(run: Path) -> str | None:
+    """Return the kind of a run that was written before run folders had a mark; None if the folder is not such a run."""
+    if not (run / CONFIG).is_file() or not any((run / name).exists() for name in ("checkpoints", METRICS, RESULTS)):
+        return None
+    try:
+        sections = read_yaml(run / CONFIG)
+    except UserError:
+        return None
+    if not isinstance(sections, dict) or not {"data", "model", "optim", "train"} <= set(sections):
+        return None
+    return _kind_of_sections(sections)
+
+
+def kind_of(config: object) -> str:
+    """Return the command that makes runs with such a configuration: pretrain or finetune."""
+    return _kind_of_sections(vars(config))
+
+
+def _kind_of_sections(sections: Container[str]) -> str:
     return "finetune" if "augment" in sections else "pretrain"
 
 

@@ -1,20 +1,91 @@
-"""Versions and hardware, for the records of a run."""
+"""Describe the machine and the program of this process, the one place: versions, commit, hardware, memory."""
 
+import contextlib
+import importlib.metadata
+import os
 import platform
+import resource
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from hpm_video import __version__
+import hpm_video
+
+LIBRARIES = ("torch", "torchvision", "timm", "deepspeed", "av", "numpy")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Versions and hardware, for the records of a run."""
-    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    """Return what small records hold: the versions of this program, torch and Python, the processor and the accelerator."""
     return {
-        "hpm_video": __version__,
+        "hpm_video": hpm_video.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "processor": platform.processor() or platform.machine(),
-        "accelerator": accelerator,
+        "processor": _processor(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
+
+
+def list_versions() -> dict[str, str | None]:
+    """Return the versions of this program, Python, and the libraries that figures depend on; null if one is not installed."""
+    own = {"hpm_video": hpm_video.__version__, "python": platform.python_version()}
+    return own | {name: installed_version(name) for name in LIBRARIES}
+
+
+def installed_version(library: str) -> str | None:
+    """Return the version of a library; None if it is not installed."""
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def source_commit() -> dict[str, Any] | None:
+    """Return {commit, dirty} of the checkout that this package is imported from; None without a checkout, or if git fails."""
+    root = Path(hpm_video.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit, changes = (_git(root, *words) for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno")))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _git(root: Path, *words: str) -> str:
+    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)}  # this checkout, none around it
+    options: Any = {"capture_output": True, "text": True, "timeout": 10, "check": True, "env": environment}
+    return subprocess.run(["git", "-C", str(root), *words], **options).stdout.strip()
+
+
+def describe_hardware() -> dict[str, Any]:
+    """Return the hardware of this machine, memory in GiB: no name of the host, and nothing of other nodes."""
+    found: dict[str, Any] = {"processor": _processor(), "cores": num_cores(), "memory_gib": None}
+    with contextlib.suppress(ValueError, OSError):
+        found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    count = torch.cuda.device_count()
+    devices = [torch.cuda.get_device_properties(number) for number in range(count)]
+    found["accelerators"] = [device.name for device in devices]
+    found["accelerator_memory_gib"] = [round(device.total_memory / 2**30, 1) for device in devices]
+    return found
+
+
+def num_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory_gib() -> float:
+    """Return the most GiB that this process held: on the accelerator, or without one on the host."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB

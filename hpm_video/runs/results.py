@@ -1,11 +1,11 @@
-"""What a run was and what it gave, in one file: RUN/results.json. Reports read nothing else but RUN/metrics.jsonl.
+"""The record of a run in one file, RUN/results.json. Reports read nothing else but RUN/metrics.jsonl.
 
 ```
 format, version      of this file
 kind                 pretrain, finetune, test or probe
 config, seed         every key of the run
 pretraining          of a fine-tuned run: config, data, flops, hours, figures of the run it started from; null otherwise
-versions, commit     of the libraries; of the checkout that the program ran from (null where it is none)
+versions, commit     of the libraries; of the checkout that the program ran from (null without one)
 hardware             processor, cores, memory, accelerators; never the host's name
 world_size           processes that ended the run
 hours, device_hours  of training over all resumes; the second is hours * world_size
@@ -22,30 +22,24 @@ scores               what tests and probes added later, by name
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import os
-import platform
-import resource
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
-import hpm_video
 from hpm_video.data.manifest import Manifest, Source
 from hpm_video.errors import UserError
 from hpm_video.files import write_json
 from hpm_video.reading import brief, parse_json
+from hpm_video.runs.machine import describe_hardware, list_versions, peak_memory_gib, source_commit
 
 FILE, FORMAT, VERSION = "results.json", "hpm-video results", 1
 KINDS = ("pretrain", "finetune", "test", "probe")
-LIBRARIES = ("torch", "torchvision", "timm", "deepspeed", "av", "numpy")
 NEEDED: dict[str, Any] = {"kind": str, "config": dict, "figures": dict, "scores": dict, "hours": int | float}
 OPTIONAL: dict[str, Any] = {"data": dict, "versions": dict, "hardware": dict, "commit": dict, "pretraining": dict}
 OPTIONAL |= {"flops": int | float, "device_hours": int | float, "world_size": int, "earlier": list}
+OLDER_NAMES = {f"mean_class{end}": f"mean_class_accuracy{end}" for end in ("", "_interval")}  # as tests wrote them
 ROWS_AT_ONCE = 100_000
 NUM_SAMPLED, NUM_HEAD_BYTES = 16, 4096  # samples whose content counts, and how much of each
 FLOPS_NOTE = "counted from shapes, 2 per multiply-add"
@@ -63,11 +57,11 @@ def write_results(  # noqa: PLR0913
     data: Mapping[str, Any] = MappingProxyType({}),
     changes: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """RUN/results.json, atomically. `config` is a configuration dataclass, `seconds` of training over all resumes.
+    """Write RUN/results.json, whole or not at all; return the file.
 
-    A finished run that is started again trains nothing: its file stays as it is, with its scores and the machine that trained
-    it. Of a run that was made longer the end before, with its scores, goes under `earlier`. Raises UserError if there is a
-    file that cannot be read.
+    `config` is a configuration dataclass, `seconds` of training over all resumes. A finished run that is started again
+    trains nothing: its file stays as it is, with its scores and the machine that trained it. If a run was made longer,
+    the end before goes under `earlier` with its scores. Raises UserError if there is a file that cannot be read.
     """
     assert kind in KINDS, kind
     file, settings = run / FILE, dataclasses.asdict(config)
@@ -93,9 +87,9 @@ def write_results(  # noqa: PLR0913
 
 
 def add_scores(run: Path, name: str, scores: Mapping[str, Any]) -> None:
-    """Puts the scores of a test or a probe under `scores.NAME`, in place of earlier ones of that name; all others stay.
+    """Put the scores of a test or a probe under `scores.NAME`, in place of earlier ones of that name; all others stay.
 
-    What reports read: a float in 0..1 is a score, `KEY_interval` [low, high] its 95 % interval; integers, words and truth
+    Reports read: a float in 0..1 is a score, `KEY_interval` [low, high] its 95 % interval; integers, words and truth
     values are settings, in which runs of one comparison must agree (num_clips, num_crops, num_test, pooling).
     """
     with _locked(run):
@@ -105,13 +99,17 @@ def add_scores(run: Path, name: str, scores: Mapping[str, Any]) -> None:
 
 
 def read_results(run: Path) -> dict[str, Any]:
-    """Raises UserError: no run folder, not finished, damaged, of another format or version."""
+    """Return RUN/results.json; scores of earlier versions have the names of today.
+
+    Raises UserError if the run has not finished, if `run` is not a run folder, or if the file is damaged or of another
+    format or version.
+    """
     file = run / FILE
     if not run.is_dir():
-        raise UserError(f"{run} does not exist or is no folder; expected the folder of a finished run")
+        raise UserError(f"{run} does not exist or is not a folder; expected the folder of a finished run")
     if not file.is_file():
         unfinished = (run / "config.yaml").is_file()
-        hint = "it is not finished: the command that started it goes on" if unfinished else "it is no run folder"
+        hint = "the run has not finished. Rerun its command to resume" if unfinished else "it is not a run folder"
         raise UserError(f"{run} has no {FILE}; {hint}")
     try:
         content = parse_json(file.read_text())
@@ -126,6 +124,10 @@ def read_results(run: Path) -> dict[str, Any]:
     if lacking:
         raise UserError(f"{file} is damaged: it is without {', '.join(lacking)}")
     _check_record(file, content)
+    for scores in content["scores"].values():
+        for older, name in OLDER_NAMES.items():
+            if older in scores:
+                scores[name] = scores.pop(older)
     return content
 
 
@@ -146,7 +148,7 @@ def _check_record(file: Path, content: Mapping[str, Any]) -> None:
 def _check_shapes(
     file: Path, part: Mapping[str, Any], shapes: Mapping[str, Any], *, needed: bool, prefix: str = ""
 ) -> None:
-    """`needed`: null neither."""
+    """Raise UserError if a value is of another type; if `needed`, also if it is null."""
     for name, shape in shapes.items():
         value = part.get(name)
         if not isinstance(value, shape) and (needed or value is not None):
@@ -160,7 +162,7 @@ def describe_data(source: Source) -> dict[str, Any]:
 
     fingerprint: of path (from the root on), label and first frame of each row, so that the same data have the same one on
     every machine; null for shards, whose rows lie in their tars. content: of the sizes and the first bytes of some files, so
-    that two sets with the same names are told apart; null if none of them can be read.
+    that two sets with the same names are distinguished; null if none of them can be read.
     """
     fingerprint = None
     if isinstance(source, Manifest):
@@ -190,8 +192,8 @@ def _digest_content(source: Source) -> str | None:
 
 
 def _look_at(source: Source, row: int) -> tuple | None:
-    """Return size and first bytes of a file, or of the first picture of a folder of frames; of shards what the index of the
-    tar says. None if it cannot be read."""
+    """Return size and first bytes of a file, or of the first picture of a folder of frames; for shards, what the
+    index of the tar says. None if it cannot be read."""
     if not isinstance(source, Manifest):
         return source.describe(row)  # type: ignore[attr-defined]
     file = source.root / source.name(row)
@@ -205,64 +207,8 @@ def _look_at(source: Source, row: int) -> tuple | None:
     return None
 
 
-def list_versions() -> dict[str, str | None]:
-    """Of this program, Python, and the libraries that figures depend on; null where one is not installed."""
-    versions: dict[str, str | None] = {"hpm_video": hpm_video.__version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
-
-
-def source_commit() -> dict[str, Any] | None:
-    """{commit, dirty} of the checkout that this package is imported from; None where it is installed, or git fails."""
-    root = Path(hpm_video.__file__).parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        commit, changes = (_git(root, *words) for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno")))
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit, "dirty": bool(changes)}
-
-
-def _git(root: Path, *words: str) -> str:
-    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)}  # this checkout, none around it
-    options: Any = {"capture_output": True, "text": True, "timeout": 10, "check": True, "env": environment}
-    return subprocess.run(["git", "-C", str(root), *words], **options).stdout.strip()
-
-
-def describe_hardware() -> dict[str, Any]:
-    """Of the machine of this process: no name of the host, and nothing of other nodes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found: dict[str, Any] = {"processor": _processor(), "cores": cores, "memory_gib": None}
-    with contextlib.suppress(ValueError, OSError):
-        found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    count = torch.cuda.device_count()
-    devices = [torch.cuda.get_device_properties(number) for number in range(count)]
-    found["accelerators"] = [device.name for device in devices]
-    found["accelerator_memory_gib"] = [round(device.total_memory / 2**30, 1) for device in devices]
-    return found
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def peak_memory_gib() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB
-
-
 def _read_pretraining(settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the record of the run says that `init.weights` names; None where it names none with a record."""
+    """Return the record of the run that `init.weights` names; None without such a record."""
     weights = settings.get("init", {}).get("weights")
     if not weights:
         return None
@@ -276,11 +222,11 @@ def _read_pretraining(settings: Mapping[str, Any]) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _locked(run: Path) -> Iterator[None]:
-    """One writer at a time, where the file system can lock; the lock goes with the process."""
+    """Let one writer in at a time, if the file system can lock; the lock ends with the process."""
     try:
         folder = os.open(run, os.O_RDONLY)
     except OSError as error:
-        raise UserError(f"{run} does not exist or is no folder; expected the folder of a run") from error
+        raise UserError(f"{run} does not exist or is not a folder; expected the folder of a run") from error
     try:
         with contextlib.suppress(OSError, ImportError):
             import fcntl

@@ -11,10 +11,12 @@ from hpm_video.runs.kind import CONFIG, check_run, find_kind
 
 
 def save_classes(run: Path, classes: list[str]) -> None:
+    """Write RUN/classes.json."""
     write_json(run / "classes.json", classes)
 
 
 def load_classes(run: Path) -> list[str]:
+    """Return the class names of a fine-tuning run. Raises UserError."""
     check_run(run, "finetune")
     file = run / "classes.json"
     classes = read_json(file, list, "the class names of the run. Rerun the command that started it")
@@ -26,7 +28,7 @@ def load_classes(run: Path) -> list[str]:
 
 
 def read_config(run: Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Of a run of either kind, told apart by its sections."""
+    """Return the configuration of a run of either kind. Raises UserError."""
     file = run / CONFIG
     if find_kind(run) == "finetune":
         return load_finetune_config(file, overrides)
@@ -34,14 +36,14 @@ def read_config(run: Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 
 def _has_older_clip(file: Path) -> bool:
-    """Whether a run predicts CLIP's features, and is from before there was a choice of them."""
+    """Return True if a run predicts CLIP's features, and is from before there was a choice of them."""
     tree = read_yaml(file)
     objective = tree.get("objective") if isinstance(tree, dict) else None
     return isinstance(objective, dict) and objective.get("target") == "clip" and "clip_features" not in objective
 
 
 def load_run_config(run: Path, overrides: Iterable[str] = ()) -> PretrainConfig:
-    """Of a pretraining run. Raises UserError."""
+    """Return the configuration of a pretraining run. Raises UserError."""
     check_run(run, "pretrain")
     config = read_config(run, overrides)
     assert isinstance(config, PretrainConfig)

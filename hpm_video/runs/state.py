@@ -13,4 +13,4 @@ class RunState:
     seconds: float = 0.0  # of training, over all resumes
     num_skipped: int = 0  # steps or micro batches left out because something was not finite
     num_bad: int = 0  # samples that could not be read
-    num_seen: int = 0  # samples asked for
+    num_seen: int = 0  # samples requested

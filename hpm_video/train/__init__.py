@@ -1,1 +1,1 @@
-"""THE MACHINE: engine, optimizer, schedules, loop, checkpoints, metrics. The loop does not know the method."""
+"""THE MACHINE: engines, optimizer, loop, metrics, and the two kinds of run. The loop does not know the method."""

@@ -1,4 +1,4 @@
-"""How long a run will take, told before its first step: counted FLOPs, and a matrix product that is timed."""
+"""Estimate how long a run takes, before its first step: counted FLOPs, and a matrix product that is timed."""
 
 import logging
 import time
@@ -6,8 +6,8 @@ import time
 import torch
 from torch import Tensor
 
-from hpm_video.train.engines.plain import PlainEngine
-from hpm_video.train.metrics import tell_span
+from hpm_video.train.engines.protocol import TrainingEngine
+from hpm_video.train.metrics import format_span
 
 SHORT_RUN_FLOPS = 1e12  # seconds on any machine: nothing is told
 STEP_SHARE = 0.45  # of the rate of a matrix product that a training step reaches, on CPUs and GPUs alike
@@ -17,8 +17,8 @@ WIDTH = 512
 log = logging.getLogger("hpm_video")
 
 
-def announce_duration(engine: PlainEngine, flops: float) -> None:
-    """Log how long the rest of a run takes. `flops`: of all ranks; every rank calls this, as they share the machine."""
+def announce_duration(engine: TrainingEngine, flops: float) -> None:
+    """Log how long the rest of a run takes. `flops`: of all ranks. Every rank calls this, as they share the machine."""
     if flops < SHORT_RUN_FLOPS:
         return
     rate = engine.world_size * measure_product(engine.device, engine.bf16)
@@ -28,11 +28,11 @@ def announce_duration(engine: PlainEngine, flops: float) -> None:
     log.info(
         "about %s to the end if reading the videos keeps up (estimate: %.2g multiply-adds, and a matrix product timed just "
         "now at %.2g a second)",
-        *(tell_span(seconds), flops / 2, rate),
+        *(format_span(seconds), flops / 2, rate),
     )
     if engine.device.type == "cpu" and seconds > LONG_ON_CPU_S:
         log.warning(
-            "a CPU takes %s for this run; expected a GPU, or preset=tiny for a first result", tell_span(seconds)
+            "a CPU takes %s for this run; expected a GPU, or preset=tiny for a first result", format_span(seconds)
         )
 
 

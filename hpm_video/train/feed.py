@@ -14,7 +14,7 @@ class Feed:
     on a stream of its own, while the kernels of the one before run."""
 
     def __init__(self, batches: Iterable[Batch], device: torch.device, side: Any = None) -> None:
-        """side: the stream of the copies; None = a new one on a GPU, else nothing is read ahead."""
+        """Take the batches. side: the stream of the copies; None = a new one on a GPU, else nothing is read ahead."""
         self.batches, self.device = iter(batches), device
         self.side = torch.cuda.Stream(device) if side is None and device.type == "cuda" else side
         self.ahead: Batch | Exception | None = None

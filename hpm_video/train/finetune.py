@@ -36,7 +36,7 @@ log = logging.getLogger("hpm_video")
 
 
 def finetune(config: FinetuneConfig) -> bool:
-    """Trains to the end, or to a signal (False). Raises UserError for everything the user can mend."""
+    """Train to the end (True), or to a signal (False). Raises UserError for everything the user can mend."""
     device = prepare_process(config)
     with open_run(config) as folder:
         return _train(config, folder, device)
@@ -86,8 +86,10 @@ def _train(config: FinetuneConfig, folder: RunFolder, device: torch.device) -> b
 
 
 def finetune_config(file: Path | None, overrides: list[str]) -> FinetuneConfig:
-    """`load_finetune_config` above what the weights of init say of model and clips. A run that resumes keeps fixed positions:
-    an earlier version did not train the table of MAE's and HPM's weights."""
+    """Return the configuration: `load_finetune_config` above the settings of the weights of init.
+
+    A run that resumes keeps fixed positions: an earlier version did not train the table of MAE's and HPM's weights.
+    """
     given = load_finetune_config(file, overrides, check=False)
     settings, run = weight_settings(given.init), Path(given.train.output)
     if settings is not None and settings["model"]["positions"] == "learned" and (run / CONFIG).is_file():
@@ -98,14 +100,14 @@ def finetune_config(file: Path | None, overrides: list[str]) -> FinetuneConfig:
 
 
 def build_classifier(config: FinetuneConfig, num_classes: int) -> Classifier:
-    """As every run with this seed starts: the same on every rank and for every engine."""
+    """Return the classifier as every run with this seed starts: the same on every rank and for every engine."""
     with first_weights(config.train.seed):
         return Classifier.of(config, num_classes)
 
 
 def open_labelled_sets(config: FinetuneConfig) -> tuple[Source, Source]:
-    """Samples to train on, and those of the validation split (or, with a warning, some held out by seed). UserError where
-    labels are missing or cannot be learned."""
+    """Return the samples to train on, and those of the validation split (or, with a warning, some held out by seed).
+    Raises UserError if labels are missing or cannot be learned."""
     train_set = open_manifest(config.data, "train")
     assert train_set is not None  # only the validation split may be absent
     check_classes(train_set, "training")
@@ -120,6 +122,7 @@ def open_labelled_sets(config: FinetuneConfig) -> tuple[Source, Source]:
 
 
 def check_classes(source: Source, part: str) -> None:
+    """Raise UserError if a split is empty or cannot be learned; warn of classes without a sample."""
     if not len(source):
         raise UserError(f"the {part} split of {source.source} is empty")
     if len(source.classes) < 2:
@@ -141,7 +144,8 @@ def check_classes(source: Source, part: str) -> None:
 
 
 def _make_measure(loop: Loop, held_out: HeldOut, count_flops: Callable[[int], float]) -> Measure:
-    """Accuracy of the middle view of the held-out clips, of the weights as they are; every rank computes the same."""
+    """Return a function that measures the accuracy of the middle view of the held-out clips; every rank computes the
+    same."""
     announce_duration(loop.engine, count_flops(loop.steps) * (1 - loop.state.step / loop.steps))
     label = held_out.label.to(loop.engine.device)
 

@@ -3,7 +3,7 @@ pass. A GPU that needs less time for a step than Python needs to start its kerne
 
 What changes from step to step is written into tensors that stay in place: the clips and what is drawn for them. What is a
 number in Python (how many units are chosen by difficulty) makes a new recording. Gradients stay in place too
-(`PlainEngine.hold_gradients`). Optimizer, teacher's update and measurements are not recorded.
+(`TrainingEngine.hold_gradients`). Optimizer, teacher's update and measurements are not recorded.
 
 A recording keeps the memory of its micro step for itself, and measurements need as much beside it. So it is made only if
 micro steps took at most MOST_SHARE of the device's memory; larger ones keep the GPU busy without it.
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from hpm_video.config import RunConfig
-from hpm_video.train.engines.plain import PlainEngine
+from hpm_video.train.engines.protocol import TrainingEngine
 from hpm_video.types import Batch, BatchSlice, StepResult
 
 log = logging.getLogger("hpm_video")
@@ -37,16 +37,19 @@ class Recordable(Protocol):
         """Return the draws, and what else the step depends on: hashable."""
         ...
 
-    def run(self, engine: Any, clip: Tensor, draws: Any, plan: Any) -> Made: ...
+    def run(self, engine: Any, clip: Tensor, draws: Any, plan: Any) -> Made:
+        """Run the step with these draws."""
+        ...
 
 
 class MicroSteps:
     """Forward and backward passes of micro batches, as Python runs them."""
 
-    def __init__(self, engine: PlainEngine, step: Any) -> None:
+    def __init__(self, engine: TrainingEngine, step: Any) -> None:
         self.engine, self.step = engine, step
 
     def forward(self, clip: Tensor, rows: BatchSlice, now: int, steps: int, batch: Batch | None = None) -> Made:
+        """Run the forward pass of a micro batch."""
         return self.step(self.engine, clip, rows, now, steps, batch)
 
     def backward(self, loss: Tensor) -> None:
@@ -65,6 +68,7 @@ class Recording(NamedTuple):
     backward: Callable[[], None]
 
     def load(self, clip: Tensor, draws: Any) -> None:
+        """Copy clips and draws into the tensors of the recording."""
         self.clip.copy_(clip)
         for own, given in zip(self.draws, draws, strict=True):
             if own is not None:
@@ -92,16 +96,18 @@ class CudaGraphs:
         return _detach((result, journey)), graphs[0].replay, graphs[1].replay
 
     def random_state(self) -> Tensor:
+        """Return the state of the device's generator."""
         return torch.cuda.get_rng_state(self.device)
 
     def set_random_state(self, state: Tensor) -> None:
+        """Set the state of the device's generator."""
         torch.cuda.set_rng_state(state, self.device)
 
 
 class RecordedSteps(MicroSteps):
-    """Micro steps that are replayed where a recording was tried and gives the same loss, else run by Python."""
+    """Micro steps that are replayed if a recording was tried and gives the same loss; else Python runs them."""
 
-    def __init__(self, engine: PlainEngine, step: Recordable, graphs: Any) -> None:
+    def __init__(self, engine: TrainingEngine, step: Recordable, graphs: Any) -> None:
         super().__init__(engine, step)
         self.graphs = graphs
         self.recordings: dict[Any, Recording] = {}  # by the shape of the clips: videos, images
@@ -171,9 +177,9 @@ class RecordedSteps(MicroSteps):
         log.warning("CUDA graphs are not used: %s (engine.graphs=never leaves them out from the start)", why)
 
 
-def make_micro_steps(config: RunConfig, engine: PlainEngine, step: Any) -> MicroSteps:
+def make_micro_steps(config: RunConfig, engine: TrainingEngine, step: Any) -> MicroSteps:
     """Return what runs the micro steps: recorded ones if engine.graphs, engine, device and step allow it."""
-    on_gpu = type(engine) is PlainEngine and engine.device.type == "cuda"
+    on_gpu = engine.gradients_can_stay and engine.device.type == "cuda"
     if config.engine.graphs == "auto" and on_gpu and isinstance(step, Recordable):
         return RecordedSteps(engine, step, CudaGraphs(engine.device))
     return MicroSteps(engine, step)

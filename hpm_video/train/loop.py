@@ -2,7 +2,6 @@
 
 import logging
 import os
-import resource
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -17,9 +16,10 @@ from hpm_video.config import RunConfig
 from hpm_video.data.loader import FailureLog
 from hpm_video.data.transforms import Normalise
 from hpm_video.errors import UserError
+from hpm_video.runs.machine import peak_memory_gib
 from hpm_video.runs.state import RunState
 from hpm_video.streams import seed_dropout
-from hpm_video.train.engines.plain import PlainEngine
+from hpm_video.train.engines.protocol import TrainingEngine
 from hpm_video.train.feed import Feed
 from hpm_video.train.graphs import make_micro_steps
 from hpm_video.train.metrics import Clock, MetricLog, format_line
@@ -31,34 +31,40 @@ log = logging.getLogger("hpm_video")
 
 @runtime_checkable
 class Step(Protocol):
-    """What the loop needs of a method."""
+    """The protocol of a method: everything that the loop needs of it."""
 
     @property
     def beside(self) -> nn.Module | None:
-        """A network that is trained beside the model and saved with it."""
+        """Return a network that is trained beside the model and saved with it."""
         ...
 
     def __call__(
         self, engine: Any, clip: Tensor, rows: BatchSlice, step: int, steps: int, batch: Batch
     ) -> tuple[StepResult, Any]: ...
 
-    def inspect(self, journey: Any) -> dict[str, Tensor]: ...
+    def inspect(self, journey: Any) -> dict[str, Tensor]:
+        """Return further scalars of a micro batch, in steps that measure."""
+        ...
 
-    def observe(self, batch: Batch, journey: Any) -> None: ...
+    def observe(self, batch: Batch, journey: Any) -> None:
+        """Learn from a micro batch beside its gradient."""
 
-    def after_update(self, engine: Any, step: int, steps: int) -> None: ...
+    def after_update(self, engine: Any, step: int, steps: int) -> None:
+        """Update what is beside the model, after an update of its weights."""
 
-    def settings_now(self, step: int, steps: int) -> dict[str, float]: ...
+    def settings_now(self, step: int, steps: int) -> dict[str, float]:
+        """Return the values of the schedules at a step, for the log."""
+        ...
 
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class StopRequest:
-    """SIGTERM, SIGINT and SIGHUP (a closed terminal) ask for a stop after the running step; a second signal is taken as it
-    comes. Under nohup SIGHUP is ignored, and stays so.
+    """A request to stop after the running step: SIGTERM, SIGINT or SIGHUP (a closed terminal). A second signal has its
+    usual effect. Under nohup SIGHUP is ignored, and stays so.
 
-    DeepSpeed's first process dies of SIGTERM without passing it on: that the launcher is gone asks for a stop too.
+    DeepSpeed's first process dies of SIGTERM without passing it on, so the end of the launcher asks for a stop too.
     """
 
     def __init__(self) -> None:
@@ -68,6 +74,7 @@ class StopRequest:
 
     @property
     def asked(self) -> bool:
+        """Return True if a stop was asked for."""
         return self.noted or launcher_pid() != self.launcher
 
     def __enter__(self) -> "StopRequest":
@@ -86,7 +93,8 @@ class StopRequest:
 
 
 def launcher_pid() -> int:
-    """The parent of DeepSpeed's node launcher, our parent; 0 where that did not start us or the system has no /proc.
+    """Return the parent of DeepSpeed's node launcher, our parent; 0 if that did not start us or the system has no
+    /proc.
 
     Of other launchers (torchrun) that would be the user's shell, whose end must not end the run.
     """
@@ -100,19 +108,19 @@ def launcher_pid() -> int:
 
 
 class Loop:
-    """Runs a step over batches from `state.step` to `steps`, with everything agreed between the ranks: bad samples,
-    stops, and batches whose loss is not finite."""
+    """Run a step over batches from `state.step` to `steps`. The ranks agree on everything: bad samples, stops, and
+    batches whose loss is not finite."""
 
     def __init__(  # noqa: PLR0913
         self,
         config: RunConfig,
-        engine: PlainEngine,
+        engine: TrainingEngine,
         step: Step,
         state: RunState,
         steps: int,
         name_of: Callable[[int], str],
     ) -> None:
-        """`name_of`: what messages call the sample of a row."""
+        """Take the parts of a run. `name_of`: what messages call the sample of a row."""
         self.config, self.engine, self.step = config, engine, step
         self.state, self.steps, self.name_of = state, steps, name_of
         self.micro_steps = make_micro_steps(config, engine, step)
@@ -127,7 +135,7 @@ class Loop:
         save: Callable[[], None],
         measure: Callable[[int], dict],
     ) -> bool:
-        """True when all steps are done, False when a signal asked to stop (the state is saved first)."""
+        """Return True when all steps are done, False if a signal asked to stop (the state is saved first)."""
         train, began = self.config.train, time.perf_counter()
         seconds_before, first_step = self.state.seconds, self.state.step
         feed = Feed(batches, self.engine.device)
@@ -158,7 +166,8 @@ class Loop:
         return True
 
     def _one_step(self, feed: Feed, measuring: bool) -> tuple[dict[str, Tensor], float]:
-        """All rounds of one global batch and the update. A micro batch whose loss is not finite is left out on all ranks."""
+        """Run all rounds of one global batch and the update. A micro batch whose loss is not finite is left out on
+        all ranks."""
         now, split, engine = self.state.step, self.engine.split, self.engine
         values: dict[str, Tensor] = {}
         num_kept = 0
@@ -193,7 +202,7 @@ class Loop:
         return values, norm
 
     def _next(self, feed: Feed) -> Batch:
-        """The next micro batch; when one rank cannot go on, all stop together and none hangs."""
+        """Return the next micro batch. If one rank cannot read its data, all stop together and none hangs."""
         fault: Exception | None = None
         batch: Batch | None = None
         try:
@@ -238,10 +247,7 @@ class Loop:
         values |= self.step.settings_now(done, self.steps) | self.clock.rates(self.config.optim.batch_size)
         if self.state.num_bad:
             values["bad_samples"] = self.state.num_bad
-        if self.engine.device.type == "cuda":
-            values["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        else:
-            values["memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB, the most so far
+        values["memory_gib"] = peak_memory_gib()
         self.clock.reset()
         if log_to is not None:
             log_to.write(self.state.step, values)

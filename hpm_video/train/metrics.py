@@ -1,4 +1,4 @@
-"""What a run says: log lines with rate, ETA and waiting share; metrics.jsonl; TensorBoard. Written by rank 0 only."""
+"""Logs of a run: lines with rate, ETA and waiting share; metrics.jsonl; TensorBoard. Written by rank 0 only."""
 
 import json
 import logging
@@ -28,14 +28,14 @@ SHOWN = (
 
 
 class PlainFormatter(logging.Formatter):
-    """Lines name files: control characters in a name are shown, not sent to the terminal."""
+    """Formats log lines; control characters in names of files are shown, not sent to the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
 def start_logging(rank: int = 0) -> None:
-    """Plain lines on stdout from rank 0; warnings of the other ranks with their number."""
+    """Log plain lines on stdout from rank 0, and warnings of the other ranks with their number."""
     logging.raiseExceptions = False  # a closed pipe (`| head`) ends what is shown, not the run, and without tracebacks
     handler = logging.StreamHandler(sys.stdout)
     form = "%(asctime)s %(message)s" if rank == 0 else f"%(asctime)s [rank {rank}] %(message)s"
@@ -46,7 +46,7 @@ def start_logging(rank: int = 0) -> None:
 
 
 class MetricLog:
-    """Appends to RUN/metrics.jsonl and RUN/tensorboard; lines of steps after the resumed one are cut off."""
+    """Appends to RUN/metrics.jsonl and RUN/tensorboard. Lines of steps after the resumed one are cut off."""
 
     def __init__(self, run: Path, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -58,15 +58,18 @@ class MetricLog:
             self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the values of a step."""
         _append(self.file, {"step": step, **values})
         with disk_faults(self.file):
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
 
     def write_difficulty(self, step: int, difficulty: list[list[float]]) -> None:
+        """Write the difficulty of some clips [n, U]."""
         _append(self.pictures, {"step": step, "difficulty": difficulty})
 
     def close(self) -> None:
+        """Close the files."""
         with disk_faults(self.file):
             self.board.close()
 
@@ -99,7 +102,7 @@ def _step_of(line: str) -> float:
 
 
 def last_measurements(run: Path) -> dict[str, float]:
-    """The last value of each measurement on held-out clips, by its name without `held_out/`."""
+    """Return the last value of each measurement on held-out clips, by its name without `held_out/`."""
     found: dict[str, float] = {}
     for row in read_rows(run / "metrics.jsonl", "the measurements of this run, as it writes them"):
         found |= {k.removeprefix("held_out/"): v for k, v in row.items() if k.startswith("held_out/")}
@@ -107,20 +110,23 @@ def last_measurements(run: Path) -> dict[str, float]:
 
 
 class Clock:
-    """Time of the steps since the last log line, and of those the seconds spent waiting for data."""
+    """Time of the steps since the last log line, and the seconds of it that were spent waiting for data."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
+        """Start anew."""
         self.start, self.waited, self.steps = time.perf_counter(), 0.0, 0
 
     def rates(self, batch_size: int) -> dict[str, float]:
+        """Return clips per second and the share of waiting."""
         passed = max(1e-9, time.perf_counter() - self.start)
         return {"clips_per_s": self.steps * batch_size / passed, "data_wait_share": self.waited / passed}
 
 
 def format_line(step: int, steps: int, values: Mapping[str, float], eta_s: float) -> str:
+    """Return the log line of a step."""
     shown = "  ".join(f"{name.removeprefix('held_out/')} {values[name]:#.4g}" for name in SHOWN if name in values)
     wait = values["data_wait_share"]
     hint = (
@@ -128,16 +134,18 @@ def format_line(step: int, steps: int, values: Mapping[str, float], eta_s: float
         if wait > 0.3
         else ""
     )
-    rate = f"{tell_number(values['clips_per_s'])} clips/s, waiting for data {wait:.0%}{hint}, {tell_span(eta_s)} left"
+    rate = (
+        f"{format_number(values['clips_per_s'])} clips/s, waiting for data {wait:.0%}{hint}, {format_span(eta_s)} left"
+    )
     return f"step {step}/{steps}  {shown}  lr {values['lr']:.2e} | {rate}"
 
 
-def tell_number(value: float) -> str:
+def format_number(value: float) -> str:
     """Return a number for people, of three digits and whole from 100 on: 0.0123, 24.8, 1,234."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
-def tell_span(seconds: float) -> str:
+def format_span(seconds: float) -> str:
     """Return a time for people: 45 s, 12 min, 3 h 20 min, 4.5 days."""
     if seconds < 90:
         return f"{seconds:.0f} s"

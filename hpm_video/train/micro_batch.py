@@ -1,8 +1,9 @@
-"""How many clips a rank takes through the model in one pass: `engine.micro_batch_size=auto`, and what is said if memory runs
-out all the same.
+"""Choose how many clips a rank takes through the model in one pass (`engine.micro_batch_size=auto`), and explain a
+shortage of memory.
 
-The number is settled before a model is built, from the free memory and an estimate of what the run needs, and is written to
-RUN/config.yaml with the other keys. A run that resumes keeps its number, so that its random draws stay those of before.
+The number is settled before a model is built, from the free memory and an estimate of what the run needs, and is
+written to RUN/config.yaml with the other keys. A run that resumes keeps its number, so that its random draws stay the
+same.
 """
 
 import contextlib
@@ -43,7 +44,8 @@ AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)
 
 
 class Budget:
-    """What a run needs and what a rank of it may use here. The exact estimate takes seconds, and most runs do without."""
+    """The memory that a run needs, and that a rank may use here. The exact estimate takes seconds, and most runs do
+    without."""
 
     def __init__(
         self, config: RunConfig, device: torch.device, num_ranks: int, free: float, num_classes: int = 0
@@ -54,7 +56,7 @@ class Budget:
 
     @cached_property
     def bound(self) -> Need:
-        """More than is needed, from the size of the model alone."""
+        """Return more than is needed, from the size of the model alone."""
         config = self.config
         with torch.device("meta"):
             model: nn.Module
@@ -76,6 +78,7 @@ class Budget:
 
     @cached_property
     def exact(self) -> Need:
+        """Return the need by a dry run."""
         bf16 = use_bf16(self.config, self.device)
         if isinstance(self.config, PretrainConfig):
             return self._need(dry_run(self.config, 1, bf16), bf16)
@@ -85,6 +88,7 @@ class Budget:
         return estimate_need(self.config, run, self.num_ranks, self.device.type == "cpu", bf16)
 
     def fits(self, micro: int, limit: float) -> bool:
+        """Return True if a pass of `micro` clips needs at most `limit` bytes."""
         return self.bound.of(micro) <= limit or self.exact.of(micro) <= limit
 
     def choose(self) -> int:

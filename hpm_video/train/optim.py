@@ -11,8 +11,9 @@ from hpm_video.config import OptimConfig
 def parameter_groups(
     model: nn.Module, weight_decay: float, layer_decay: float = 1.0, decay_tokens: bool = False
 ) -> list[dict]:
-    """With weight decay, and without (biases, norms, positions, and unless `decay_tokens` mask and class tokens); `lr_scale`,
-    by which the learning rate of the step is multiplied, of each layer (`lr_scales`)."""
+    """Return the groups with weight decay, and without (biases, norms, positions, and unless `decay_tokens` mask and
+    class tokens). Each has the `lr_scale` of its layer (`lr_scales`), by which the learning rate of the step is
+    multiplied."""
     single = ("positions.table",) if decay_tokens else ("mask_token", "cls_token", "positions.table")
     scales = lr_scales(model, layer_decay)
     groups: dict[tuple[float, float], dict] = {}
@@ -27,8 +28,8 @@ def parameter_groups(
 
 
 def lr_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
-    """By parameter name: layer_decay ** (n + 1 - k), where of n encoder blocks the k-th (from 1) has k, what comes before
-    them 0, and all behind them n + 1 (layer-wise decay: BEiT, arXiv 2106.08254, as VideoMAE uses it)."""
+    """Return by parameter name layer_decay ** (n + 1 - k). Of n encoder blocks the k-th (from 1) has k, everything
+    before them 0, everything behind them n + 1 (layer-wise decay: BEiT, arXiv 2106.08254, as VideoMAE uses it)."""
     names = [name for name, _ in model.named_parameters()]
     blocks = {name: int(name.split(BLOCKS)[1].split(".")[0]) + 1 for name in names if name.startswith(BLOCKS)}
     last = max(blocks.values(), default=0) + 1
@@ -40,18 +41,20 @@ BLOCKS = "encoder.stack.blocks."
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.AdamW:
+    """Return AdamW over the groups of `parameter_groups`."""
     groups = parameter_groups(model, config.weight_decay, getattr(config, "layer_decay", 1.0), config.decay_tokens)
     betas = (config.betas[0], config.betas[1])
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.eps, fused=device.type in ("cpu", "cuda"))
 
 
 def peak_lr(config: OptimConfig) -> float:
-    """lr = base_lr * batch_size / 256 (linear scaling, arXiv 1706.02677)."""
+    """Return base_lr * batch_size / 256 (linear scaling, arXiv 1706.02677)."""
     return config.base_lr * config.batch_size / 256
 
 
 def lr_at(step: int, steps: int, config: OptimConfig) -> float:
-    """Linear warm-up over `warmup_share` of the run, then a half cosine to min_lr; both scaled by batch_size / 256."""
+    """Return the learning rate: linear warm-up over `warmup_share` of the run, then a half cosine to min_lr; both
+    scaled by batch_size / 256."""
     peak, floor = peak_lr(config), min(config.min_lr, config.base_lr) * config.batch_size / 256
     warmup = round(config.warmup_share * steps)
     if step < warmup:

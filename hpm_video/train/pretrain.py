@@ -36,20 +36,20 @@ from hpm_video.weights.read import read_weights, weight_settings
 from hpm_video.weights.transfer import fill_student
 
 log = logging.getLogger("hpm_video")
-Health = Callable[[nn.Module, int], dict[str, float]]  # (student, step) -> metrics
+Monitor = Callable[[nn.Module, int], dict[str, float]]  # (student, step) -> metrics
 
 
-def pretrain(config: PretrainConfig, health: Health | None = None) -> bool:
-    """Trains to the end, or to a signal (False). Raises UserError for everything the user can mend.
+def pretrain(config: PretrainConfig, monitor: Monitor | None = None) -> bool:
+    """Train to the end (True), or to a signal (False). Raises UserError for everything the user can mend.
 
-    `health`: further measurements of the student, on rank 0's log; every rank calls it.
+    `monitor`: further measurements of the student, for rank 0's log; every rank calls it.
     """
     device = prepare_process(config)
     with open_run(config) as folder:
-        return _train(config, folder, device, health)
+        return _train(config, folder, device, monitor)
 
 
-def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, health: Health | None) -> bool:
+def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, monitor: Monitor | None) -> bool:
     with together():
         train_set, held_out_set = open_train_sets(config)
     config = settle_micro_batch(config, device, folder.resumes)
@@ -67,7 +67,7 @@ def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, heal
         if step.teacher is not None and log_to is not None:  # one rank says so
             warn_slow_teacher(loop.steps, config.teacher)
         announce_duration(loop.engine, run_flops(config, loop.steps) * (1 - loop.state.step / loop.steps))
-        return _make_measure(config, loop, step, held_out, log_to, health)
+        return _make_measure(config, loop, step, held_out, log_to, monitor)
 
     videos = ClipDataset(train_set, config.data, config.train.seed, training=True)
     training = Training(
@@ -97,7 +97,7 @@ def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, heal
 
 
 def pretrain_config(file: Path | None, overrides: list[str]) -> PretrainConfig:
-    """`load_config` above what the weights of init say of model and clips."""
+    """Return the configuration: `load_config` above the settings of the weights of init."""
     init = load_config(file, overrides, check=False).init
     return load_config(file, overrides, weight_settings(init, pretraining=True))
 
@@ -108,7 +108,7 @@ def _tell(report: str) -> None:
 
 
 def open_images(config: PretrainConfig) -> ClipDataset:
-    """The images that a video model is trained on as well. Raises UserError."""
+    """Return the images that a video model is trained on as well. Raises UserError."""
     data = image_data(config)
     try:
         source = open_manifest(data, "train", IMAGE_SUFFIXES)
@@ -119,7 +119,7 @@ def open_images(config: PretrainConfig) -> ClipDataset:
 
 
 def open_train_sets(config: PretrainConfig) -> tuple[Source, Source]:
-    """Clips to train on, and clips never trained on: of the validation split, or held out by seed."""
+    """Return the clips to train on, and clips never trained on: of the validation split, or held out by seed."""
     train_set = open_manifest(config.data, "train")
     assert train_set is not None  # only the validation split may be absent
     if config.data.flip and train_set.left_right:
@@ -136,16 +136,17 @@ def _make_measure(  # noqa: PLR0913
     step: PretrainStep,
     held_out: HeldOut,
     log_to: MetricLog | None,
-    health: Health | None,
+    monitor: Monitor | None,
 ) -> Measure:
-    """Held-out measurements; every rank computes the same ones (under ZeRO-3 the forward pass is collective)."""
+    """Return a function that makes the held-out measurements; every rank computes the same ones (under ZeRO-3 the
+    forward pass is collective)."""
     clip, micro = loop.normalise(held_out.clip), loop.engine.split.micro
 
     def measure_now(now: int) -> dict[str, float]:
         loop.engine.module.eval()
         values = {k: float(v) for k, v in measure(step, loop.engine, clip, now, loop.steps, micro).items()}
-        if health is not None:
-            values |= health(loop.engine.module, now)
+        if monitor is not None:
+            values |= monitor(loop.engine.module, now)
         if log_to is not None and step.uses_difficulty and config.train.num_pictures:
             log_to.write_difficulty(now, step.difficulty_of(loop.engine, clip[: config.train.num_pictures]).tolist())
         loop.engine.module.train()

@@ -1,4 +1,4 @@
-"""What every training run does around its steps: start or resume, log, save, end. Pretraining and fine-tuning fill it in."""
+"""A training run around its steps: start or resume, log, save, end. Pretraining and fine-tuning fill it in."""
 
 import dataclasses
 import logging
@@ -24,12 +24,13 @@ from hpm_video.runs.checkpoints import (
     load_weights,
     save_checkpoint,
 )
-from hpm_video.runs.folder import HELD_OUT_FILE, RunFolder, kind_of
+from hpm_video.runs.folder import HELD_OUT_FILE, RunFolder
+from hpm_video.runs.kind import kind_of
 from hpm_video.runs.machine import describe_machine
 from hpm_video.runs.ranks import is_lost_peer
 from hpm_video.runs.results import write_results
 from hpm_video.runs.state import RunState
-from hpm_video.train.engines.plain import PlainEngine
+from hpm_video.train.engines.protocol import TrainingEngine
 from hpm_video.train.engines.start import make_engine
 from hpm_video.train.loop import Loop, Step
 from hpm_video.train.metrics import MetricLog, last_measurements, start_logging
@@ -42,7 +43,7 @@ Measure = Callable[[int], dict[str, float]]
 
 @dataclasses.dataclass(kw_only=True)
 class Training:
-    """A run: what it trains on what, and what pretraining and fine-tuning do differently."""
+    """A run: the model, the data, and what pretraining and fine-tuning do differently."""
 
     config: RunConfig
     folder: RunFolder
@@ -53,14 +54,14 @@ class Training:
     held_out: Source
     make_measure: Callable[[Loop, HeldOut, MetricLog | None], Measure]  # what is measured between the steps
     export: Callable[[Path], Path]  # run folder -> the file of weights for use, at the end, on rank 0
-    count_flops: Callable[[int], float]  # of a run of so many steps
+    count_flops: Callable[[int], float]  # of a run of n steps
     others: dict[str, Source] = dataclasses.field(default_factory=dict)  # further data that are trained on, by name
     about: str = ""  # for the first log line
     make_loader: Callable[..., Iterable[Batch]] = make_loader
     name_of: Callable[[int], str] | None = None  # what messages call the sample of a row; None = as the data set does
 
     def run(self) -> bool:
-        """Trains to the end, or to a signal (False). Raises UserError for everything the user can mend."""
+        """Train to the end (True), or to a signal (False). Raises UserError for everything the user can mend."""
         config, resumes = self.config, self.folder.resumes
         data = self.folder.check_data({"train": self.dataset.source, "held_out": self.held_out, **self.others})
         state, optimizer = self._load(resumes) if resumes else (RunState(), {})
@@ -124,10 +125,9 @@ class Training:
             write_text(file, text)
         write_json(self.folder.path / HELD_OUT_FILE, held_out.names)
 
-    def _announce(self, engine: PlainEngine, steps: int) -> None:
+    def _announce(self, engine: TrainingEngine, steps: int) -> None:
         optim, split, source = self.config.optim, engine.split, self.dataset.source
-        # ds_numel: of a parameter that ZeRO-3 shards
-        count = sum(getattr(p, "ds_numel", p.numel()) for p in engine.names) / 1e6
+        count = engine.num_parameters / 1e6
         ranks, micro, rounds = engine.world_size, split.micro, split.rounds
         precision = "bf16 autocast, fp32 weights" if engine.bf16 else "fp32"
         log.info(
@@ -155,8 +155,8 @@ class Training:
                 *(self.config.train.epochs, after, steps, before, old, change["step"], old),
             )
 
-    def _save(self, engine: PlainEngine, state: RunState) -> None:
-        """All ranks gather, rank 0 writes."""
+    def _save(self, engine: TrainingEngine, state: RunState) -> None:
+        """Gather the state on all ranks; rank 0 writes it."""
         model = {name: w.cpu().clone() for group in engine.weight_groups() for name, w in group.items()}
         optimizer = engine.optimizer_state()
         if engine.rank == 0:
@@ -171,7 +171,7 @@ class Training:
                 fault = error
         failed = engine.sum_over_ranks(float(engine.rank == 0 and fault is not None))[
             0
-        ]  # no rank goes on before the file is there
+        ]  # every rank waits until the file is there
         if failed:
             raise (
                 fault
@@ -180,7 +180,7 @@ class Training:
             )
 
     def _finish(
-        self, engine: PlainEngine, state: RunState, steps: int, bad_files: list[str], data: dict[str, Any]
+        self, engine: TrainingEngine, state: RunState, steps: int, bad_files: list[str], data: dict[str, Any]
     ) -> None:
         if engine.rank:
             return
@@ -218,7 +218,8 @@ class Training:
 
 
 def num_steps(config: RunConfig, num_samples: int) -> int:
-    """train.steps, or as many as give train.epochs passes over the samples, with those between them that are of images."""
+    """Return train.steps, or as many as give train.epochs passes over the samples, with the steps of images between
+    them."""
     if config.train.steps is not None:
         return config.train.steps
     share = config.images.share if isinstance(config, PretrainConfig) and has_images(config) else 0.0

@@ -34,13 +34,14 @@ class Converted(NamedTuple):
     project: str
     tensors: dict[str, Tensor]  # of Student (encoder.*, project.*, decoder.*, ...) and of Classifier (norm.*, head.*)
     model: dict[str, Any]  # keys of `config.ClassifierConfig`
-    decoder: dict[str, Any]  # keys of `config.ModelConfig` beyond the encoder's; {} where there is no pixel decoder
+    decoder: dict[str, Any]  # keys of `config.ModelConfig` beyond the encoder's; {} without a pixel decoder
     grid: Grid  # that the positions were made for
     notes: tuple[str, ...]  # what was assumed or left out, in words
 
 
 def convert(theirs: Mapping[str, Tensor], said: Said | None = None) -> Converted:
-    """Raises UserError where this is no such model, or one that has parts which `Encoder` has not."""
+    """Return the weights in the names of this program. Raises UserError if this is not such a model, or has parts
+    that `Encoder` does not have."""
     said = said or Said()
     named = {rename(name): tensor for name, tensor in theirs.items()}
     _check_names(theirs, named)
@@ -79,7 +80,8 @@ def check_numbers(tensors: Mapping[str, Tensor]) -> None:
 
 
 def student_weights(converted: Converted) -> dict[str, Tensor]:
-    """What a `Student` of these settings loads. Raises UserError where the file has no decoder that fits."""
+    """Return the weights that a `Student` of these settings loads. Raises UserError if the file has no decoder that
+    fits."""
     tensors = {n: t for n, t in converted.tensors.items() if not n.startswith(("norm.", "head."))}
     if "pixel_head.weight" not in tensors:
         raise UserError(f"these weights ({converted.project}) have no pixel decoder that can be used here")
@@ -87,7 +89,7 @@ def student_weights(converted: Converted) -> dict[str, Tensor]:
 
 
 def fold_projection(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of a `Student`, without project.bias.
+    """Return the weights of a `Student` without project.bias.
 
     MAE's projection to the decoder has a bias b, ours has none: with W its weights, the encoder's last norm takes the
     smallest d with W d = b into its own bias, and every output of the decoder stays as it was.
@@ -101,13 +103,14 @@ def fold_projection(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def count_blocks(tensors: Mapping[str, Tensor], stack: str = r"(?:encoder\.)?stack") -> int:
-    """Of the encoder (or of `decoder`, `predictor`), by its names in `Student` or `Encoder`."""
+    """Return the number of blocks of the encoder (or of `decoder`, `predictor`), by its names in `Student` or
+    `Encoder`."""
     numbers = [re.match(rf"{stack}\.blocks\.(\d+)\.", name) for name in tensors]
     return max((int(number[1]) + 1 for number in numbers if number), default=0)
 
 
 def _check_names(theirs: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> None:
-    """That this is a ViT, and that no part of it would be lost."""
+    """Raise UserError if this is not a ViT, or if a part of it would be lost."""
     shown = ", ".join(list(theirs)[:3])
     if "encoder.embed.linear.weight" not in named or not count_blocks(named):
         if any(n.startswith("encoder.embeddings.patch_embeddings.") for n in theirs):
@@ -142,7 +145,8 @@ def _project(theirs: Mapping[str, Tensor], kernel: Tensor) -> str:
 
 
 def _find_grid(tensors: Mapping[str, Tensor], tubelet: int, patch: int, said: Said, notes: list[str]) -> Grid:
-    """The grid of the positions, and that they are as many as it has cells (and one more, of the class token)."""
+    """Return the grid of the positions. Raises UserError unless they are as many as it has cells (and one more, for
+    the class token)."""
     frames = said.num_frames or (PUBLISHED_FRAMES if tubelet > 1 else 1)
     steps, height, width = cut_grid((frames, *(said.frame_size_px or [PUBLISHED_SIDE_PX] * 2)), tubelet, patch)
     count = None
@@ -159,12 +163,12 @@ def _find_grid(tensors: Mapping[str, Tensor], tubelet: int, patch: int, said: Sa
         )
     extra = 0 if count is None else count - steps * height * width
     if extra not in (0, 1) or (extra and "encoder.cls_token" not in tensors):
-        raise UserError(f"it has {count} positions, which is no grid of {steps} steps in time and equal sides")
+        raise UserError(f"it has {count} positions, which is not a grid of {steps} steps in time and equal sides")
     return (steps, height, width)
 
 
 def _merge_positions(tensors: dict[str, Tensor], grid: Grid) -> None:
-    """The position of the class token goes into the class token; MAE-ST's two tables become one."""
+    """Add the position of the class token to the class token; make one table of MAE-ST's two."""
     of_class = tensors.pop("pos_embed_class", None)
     if "pos_embed_spatial" in tensors:
         place, time = tensors.pop("pos_embed_spatial"), tensors.pop("pos_embed_temporal")
@@ -176,7 +180,7 @@ def _merge_positions(tensors: dict[str, Tensor], grid: Grid) -> None:
 
 
 def _take_positions(tensors: dict[str, Tensor], grid: Grid, width: int) -> str:
-    """The kind of the positions; a table that is none of the fixed ones becomes the learned one."""
+    """Return the kind of the positions; a table that is none of the fixed ones becomes the learned one."""
     table = tensors.pop("pos_embed", None)
     if table is None:
         return "sincos1d"
@@ -195,7 +199,7 @@ def _kind_of_table(table: Tensor, grid: Grid, width: int) -> str:
 
 
 def _join_attention(tensors: dict[str, Tensor]) -> None:
-    """Queries, keys and values in one map; a key bias that is not there is 0 (it would change no attention weight)."""
+    """Join queries, keys and values in one map; an absent key bias is 0 (it would change no attention weight)."""
     for name in [n.removesuffix("norm1.weight") + "attn." for n in tensors if n.endswith(".norm1.weight")]:
         if f"{name}q.weight" in tensors:
             tensors[f"{name}qkv.weight"] = torch.cat([tensors.pop(f"{name}{part}.weight") for part in "qkv"])
@@ -242,7 +246,7 @@ _DECODER = ("project.", "mask_token", "decoder.", "pixel_head.", "predictor.", "
 
 
 def _take_head(tensors: dict[str, Tensor], project: str, said: Said, notes: list[str]) -> dict[str, str]:
-    """The pooling of its head; one of another pooling than `Classifier` has is left out."""
+    """Return the pooling of the head; a head with another pooling than `Classifier` has is left out."""
     if "head.weight" not in tensors:
         return {}
     if project == "MAE-ST":  # the norm behind the mean has the name of the encoder's
@@ -260,7 +264,7 @@ def _take_head(tensors: dict[str, Tensor], project: str, said: Said, notes: list
 
 
 def _find_size(tensors: Mapping[str, Tensor], width: int) -> str:
-    """The size of this width and MLP; b where there is none (the keys beside it say the rest)."""
+    """Return the size of this width and MLP; b if there is none (the keys beside it say the rest)."""
     mlp = tensors.get("encoder.stack.blocks.0.mlp.fc1.weight")
     fits = (
         s for s, z in SIZES.items() if z.width == width and (mlp is None or mlp.shape[0] == int(width * z.mlp_ratio))

@@ -53,7 +53,7 @@ EXACT_GELU = ("gelu", "gelu_python")  # of transformers and timm: x * Phi(x), th
 
 
 class Said(NamedTuple):
-    """What a file beside the weights says of them; None where it does not."""
+    """Settings that a file beside the weights gives; None if it does not."""
 
     num_heads: int | None = None
     num_frames: int | None = None
@@ -65,6 +65,7 @@ class Said(NamedTuple):
 
 
 def rename(name: str) -> str:
+    """Return the name of a tensor in this program."""
     for pattern, ours in RENAMED:
         name = re.sub(pattern, ours, name)
     return name

@@ -40,7 +40,7 @@ TO_TIMM = (
 
 
 def to_transformers(model: nn.Module, encoder: Encoder, wanted: Container[str]) -> dict[str, Tensor]:
-    """Of a `Student` or `Classifier` with this encoder, the tensors that a VideoMAE of transformers has (`wanted`).
+    """Return the tensors (`wanted`) of a VideoMAE of transformers, from a `Student` or `Classifier` with this encoder.
 
     Key biases have no place there, and no effect here: they add the same to every attention weight of a query.
     """
@@ -58,8 +58,9 @@ def to_transformers(model: nn.Module, encoder: Encoder, wanted: Container[str]) 
 
 
 def to_videomae(model: nn.Module, encoder: Encoder) -> dict[str, Tensor]:
-    """Of a `Student` or `Classifier` with this encoder, under the names of VideoMAE's own files (of the stage before, or
-    after, fine-tuning): without the loss predictor, and without key biases, which change no output."""
+    """Return the tensors under the names of VideoMAE's own files, from a `Student` (before fine-tuning) or
+    `Classifier` (after) with this encoder: without the loss predictor, and without key biases, which change no
+    output."""
     theirs: dict[str, Tensor] = {}
     for name, tensor in _named(model, encoder, flat=False).items():
         if name.startswith(NOT_IN_VIDEOMAE):
@@ -76,7 +77,8 @@ def to_videomae(model: nn.Module, encoder: Encoder) -> dict[str, Tensor]:
 
 
 def to_timm(model: nn.Module, encoder: Encoder) -> dict[str, Tensor]:
-    """Of a `Classifier`, or the encoder of a `Student`, of images; every position table is an explicit one there."""
+    """Return the tensors of timm's ViT, from a `Classifier` or the encoder of a `Student` of images. Every position
+    table is an explicit one there."""
     ours = _named(model, encoder, flat=True)
     kept = ("encoder.", "norm.", "head.")
     theirs = {_rename(n, TO_TIMM): t for n, t in ours.items() if n.startswith(kept) and n != "encoder.positions.table"}
@@ -87,7 +89,8 @@ def to_timm(model: nn.Module, encoder: Encoder) -> dict[str, Tensor]:
 
 
 def _named(model: nn.Module, encoder: Encoder, flat: bool) -> dict[str, Tensor]:
-    """All weights, the patch embedding as the kernel of a convolution: [D, C, tubelet, p, p], `flat` without tubelet."""
+    """Return all weights, the patch embedding as the kernel of a convolution: [D, C, tubelet, p, p], `flat` without
+    tubelet."""
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     name, side = "encoder.embed.linear.weight", encoder.embed.patch
     kernel = rearrange(weights[name], "d (t h w c) -> d c t h w", t=encoder.embed.tubelet, h=side, w=side)

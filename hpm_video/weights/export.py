@@ -4,36 +4,35 @@ from pathlib import Path
 
 import torch
 
-from hpm_video.config import FinetuneConfig, RunConfig
+from hpm_video.config import RunConfig
 from hpm_video.errors import UserError
-from hpm_video.files import all_names, own_folder
-from hpm_video.runs.settings import read_config
-from hpm_video.weights.exporters import Model, write_onnx, write_timm, write_transformers, write_videomae
-from hpm_video.weights.load import export_run, load_classifier, load_student, write_classifier
+from hpm_video.own_folder import all_names, own_folder
+from hpm_video.runs.kind import find_kind, kind_of
+from hpm_video.weights.exporters import EXPORTERS
+from hpm_video.weights.exporters.check import Model
+from hpm_video.weights.load import load_classifier, load_student
 from hpm_video.weights.model_card import SIGNATURE, write_card
 
 MAX_DIFFERENCE = 1e-4  # of outputs, on random clips
-WRITERS = {"hf": write_transformers, "timm": write_timm, "videomae": write_videomae, "onnx": write_onnx}
 
 
 def export(run: Path, target: str, out: Path | None = None) -> str:
-    """Write the model of a run for `target` into `out` (RUN/TARGET); return what was written and how exact it is.
-
-    target: safetensors (this program's own file, in RUN), hf (transformers' VideoMAE), timm (ViT, images), videomae (the names
-    of VideoMAE's own files) or onnx. Raises UserError if the target has no such model, or `out` holds anything but an export.
-    """
-    if target == "safetensors":
+    """Write the model of a run for `target`, a name in EXPORTERS, into `out` (RUN/TARGET); return what was written and how
+    exact it is. Raises UserError if the target has no such model, or `out` holds anything but an export."""
+    if target not in EXPORTERS:
+        raise UserError(f"--to: {target}; expected {', '.join(EXPORTERS)}")
+    exporter = EXPORTERS[target]
+    if exporter.in_run:
         if out is not None:
             raise UserError(
-                f"--out {out}: --to safetensors writes into the run folder; expected no --out. Try: hpm-video export {run}, "
+                f"--out {out}: --to {target} writes into the run folder; expected no --out. Try: hpm-video export {run}, "
                 "then copy the files that it names"
             )
-        is_tuned = isinstance(read_config(run), FinetuneConfig)
-        return str(write_classifier(run) if is_tuned else export_run(run))
+        return str(exporter.load()(run))
     config, model, classes = _load(run)
-    final = out or run / target
+    final, write = out or run / target, exporter.load()
     with own_folder(final, "hpm-video export", find_older_export) as own, own.draft() as draft:
-        check = WRITERS[target](draft, config, model, classes)
+        check = write(draft, config, model, classes)
         with torch.no_grad():
             theirs, ours = check(draft)
         difference = float((theirs - ours).abs().max())
@@ -41,10 +40,11 @@ def export(run: Path, target: str, out: Path | None = None) -> str:
             raise UserError(
                 f"{run}: as {target} the outputs differ by {difference:.2g}, more than {MAX_DIFFERENCE}: not written"
             )
-        write_card(draft, run, target, config, model, classes, difference)
+        task = "VideoClassification" if kind_of(config) == "finetune" else "PreTraining"
+        use = [line.replace("{task}", task) for line in exporter.use]
+        write_card(draft, run, exporter.library, use, config, model, classes, difference)
         own.take(draft, last="config.json")
-    by = "this program as one of VideoMAE's" if target == "videomae" else target
-    return f"{final}: loaded back by {by}, largest difference of the outputs {difference:.2g}"
+    return f"{final}: loaded back by {exporter.loaded_by}, largest difference of the outputs {difference:.2g}"
 
 
 def find_older_export(folder: Path) -> list[str] | None:
@@ -57,7 +57,7 @@ def find_older_export(folder: Path) -> list[str] | None:
 
 
 def _load(run: Path) -> tuple[RunConfig, Model, list[str]]:
-    if isinstance(read_config(run), FinetuneConfig):
+    if find_kind(run) == "finetune":
         config, classifier, classes = load_classifier(run)
         return config, classifier, classes
     pretraining, student = load_student(run)

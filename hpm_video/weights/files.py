@@ -1,4 +1,4 @@
-"""Files of tensors, of this program or another: opened safely, with a hint where it is the wrong file."""
+"""Files of tensors, of this program or another: opened safely, with a hint if it is the wrong file."""
 
 import argparse
 import contextlib
@@ -48,7 +48,7 @@ class Content(NamedTuple):
     """Tensors by name: out of their wrapper, without the prefixes of training engines."""
 
     tensors: dict[str, Tensor]
-    teacher: dict[str, Tensor]  # an average of these weights that the file holds as well; {} where it holds none
+    teacher: dict[str, Tensor]  # an average of these weights that the file holds as well; {} if it holds none
 
 
 def read_file(file: Path, trust_pickle: bool, is_part: bool = False) -> Content:
@@ -135,7 +135,7 @@ def whole(source: Path | str) -> Iterator[None]:
 
 
 def _find_teacher(content: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An average that lies beside the weights themselves, and has all of their names."""
+    """Return an average that lies beside the weights themselves, and has all of their names."""
     held = (
         {n: v for n, v in content.items() if n in WRAPPERS and isinstance(v, Mapping | nn.Module)}
         if isinstance(content, Mapping)
@@ -198,7 +198,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _kind_of(file: Path) -> str:
-    """safetensors, zip (torch) or pickle (torch before 1.6), by the first bytes."""
+    """Return safetensors, zip (torch) or pickle (torch before 1.6), by the first bytes."""
     check_file(file, WANTED.removeprefix("expected "))
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -219,7 +219,7 @@ def _kind_of(file: Path) -> str:
         return "pickle"
     if head[8:9] == b"{":
         return "safetensors"
-    raise UserError(f"init.weights: {file} is no file of weights; {WANTED}")
+    raise UserError(f"init.weights: {file} is not a file of weights; {WANTED}")
 
 
 def _check_zip(file: Path, size: int) -> None:
@@ -238,7 +238,8 @@ def _check_zip(file: Path, size: int) -> None:
 
 
 def _read_pickle(file: Path, trust_pickle: bool, mapped: bool) -> Any:
-    """By torch's restricted reader: tensors, plain values, and two harmless kinds of settings that old files hold."""
+    """Read by torch's restricted reader: tensors, plain values, and two harmless kinds of settings that old files
+    hold."""
     scalar = np.float64(0).__reduce__()[0]
     kinds = [np.float64, np.float32, np.int64]
     harmless: list[Any] = [argparse.Namespace, np.dtype, scalar, (scalar, "numpy.core.multiarray.scalar")]

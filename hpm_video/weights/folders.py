@@ -82,7 +82,7 @@ def _check_trust(folder: Path, project: str, trust_pickle: bool) -> None:
 
 
 def _read_dcp(folder: Path, trust_pickle: bool) -> dict[str, Tensor]:
-    """The weights of a checkpoint of torch.distributed.checkpoint, put together in this one process."""
+    """Read the weights of a checkpoint of torch.distributed.checkpoint in this one process."""
     _check_trust(folder, "torch (DCP)", trust_pickle)
     import torch.distributed.checkpoint as dcp  # takes a second
 
@@ -103,7 +103,7 @@ def _read_dcp(folder: Path, trust_pickle: bool) -> dict[str, Tensor]:
 
 
 def _names_of_weights(entries: Iterable[str]) -> dict[str, str]:
-    """Of the tensors in a checkpoint with flat names, those of the model: {name: name without wrappers}."""
+    """Return {name: name without wrappers} of the model's tensors in a checkpoint with flat names."""
     names = {name: name for name in entries if not OTHERS.search(name)}
     for wrapper in ("app.", *(f"{name}." for name in WRAPPERS)):
         inside = {name: inner.removeprefix(wrapper) for name, inner in names.items() if inner.startswith(wrapper)}
@@ -112,7 +112,8 @@ def _names_of_weights(entries: Iterable[str]) -> dict[str, str]:
 
 
 def merge_shards(folder: Path) -> dict[str, Tensor]:
-    """Whole fp32 weights by name from a checkpoint folder of DeepSpeed. Reads pickles: only of a source that is trusted.
+    """Return whole fp32 weights by name from a checkpoint folder of DeepSpeed. Reads pickles: only from a trusted
+    source.
 
     Raises UserError without DeepSpeed, and DeepSpeed's own errors.
     """

@@ -24,14 +24,14 @@ from hpm_video.runs.settings import load_classes, load_run_config, read_config
 def export_encoder(
     run: Path, encoder_weights: Mapping[str, Tensor], config: PretrainConfig, state: Mapping[str, Any]
 ) -> None:
-    """encoder.safetensors (names as in `Encoder`) and encoder.json with the configuration."""
+    """Write encoder.safetensors (names as in `Encoder`) and encoder.json with the configuration."""
     with replacing(run / "encoder.safetensors") as draft:
         save_file({k: v.detach().cpu().contiguous() for k, v in encoder_weights.items()}, draft)
     write_json(run / "encoder.json", {"config": dataclasses.asdict(config), **state})
 
 
 def export_run(run: Path) -> Path:
-    """The encoder of the latest checkpoint of a run, written to RUN/encoder.safetensors and encoder.json."""
+    """Write the encoder of the latest checkpoint to RUN/encoder.safetensors and encoder.json; return the first."""
     config, folder = load_run_config(run), latest_checkpoint(run)
     record = parse_json((folder / STATE).read_text(encoding="utf-8"))
     weights = {n: w for n, w in read_tensors(folder / "student.safetensors").items() if n.startswith("encoder.")}
@@ -41,7 +41,7 @@ def export_run(run: Path) -> Path:
 
 
 def write_classifier(run: Path) -> Path:
-    """RUN/classifier.safetensors from the latest checkpoint: the average of the weights where there is one."""
+    """Write RUN/classifier.safetensors from the latest checkpoint: the averaged weights if there are some."""
     final = run / "classifier.safetensors"
     with replacing(final) as draft:
         shutil.copyfile(_classifier_of(latest_checkpoint(run)), draft)
@@ -49,8 +49,8 @@ def write_classifier(run: Path) -> Path:
 
 
 def load_classifier(run: Path, overrides: Iterable[str] = ()) -> tuple[FinetuneConfig, Classifier, list[str]]:
-    """(configuration, classifier, names of the classes) of a fine-tuning run: of its latest checkpoint, or where there is
-    none, as in a copy for use, of classifier.safetensors. Raises UserError."""
+    """Return configuration, classifier and class names of a fine-tuning run: of its latest checkpoint, or without
+    one, as in a copy for use, of classifier.safetensors. Raises UserError."""
     check_run(run, "finetune")
     config, classes = read_config(run, overrides), load_classes(run)
     assert isinstance(config, FinetuneConfig)
@@ -67,7 +67,7 @@ def _classifier_of(folder: Path) -> Path:
 
 
 def load_student(run: Path) -> tuple[PretrainConfig, Student]:
-    """The student of the latest checkpoint of a run."""
+    """Return configuration and student of the latest checkpoint of a run. Raises UserError."""
     config, folder = load_run_config(run), latest_checkpoint(run)
     student = Student.of(config)
     load_weights(student, read_tensors(folder / "student.safetensors"), folder)
@@ -75,13 +75,14 @@ def load_student(run: Path) -> tuple[PretrainConfig, Student]:
 
 
 def load_beside(run: Path, beside: nn.Module) -> None:
-    """Load what the latest checkpoint has beside the student (`PretrainStep.beside`)."""
+    """Load what the latest checkpoint has beside the student (`PretrainStep.beside`). Raises UserError."""
     folder = latest_checkpoint(run)
     load_weights(beside, read_tensors(folder / "teacher.safetensors"), folder)
 
 
 def load_encoder(run: Path) -> tuple[PretrainConfig, Encoder]:
-    """The encoder of a run: that of the latest checkpoint, or where there is none, as in a copy for use, the exported one."""
+    """Return configuration and encoder of a run: of the latest checkpoint, or without one, as in a copy for use, of
+    encoder.safetensors. Raises UserError."""
     if list_checkpoints(run) or not (run / "encoder.safetensors").is_file():
         config, student = load_student(run)
         return config, student.encoder

@@ -14,7 +14,6 @@ from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
 from hpm_video.runs.results import read_results
 
-LIBRARIES = {"hf": "transformers", "timm": "timm", "onnx": "onnx", "videomae": "videomae"}
 SIGNATURE = "Written by hpm-video"
 FIGURES = ("steps", "clips", "pixel_loss", "rank_correlation", "hardness_gain", "num_bad", "num_seen")
 
@@ -22,25 +21,29 @@ FIGURES = ("steps", "clips", "pixel_loss", "rank_correlation", "hardness_gain", 
 def write_card(  # noqa: PLR0913
     folder: Path,
     run: Path,
-    target: str,
+    library: str,
+    use: list[str],
     config: RunConfig,
     model: Student | Classifier,
     classes: list[str],
     difference: float,
 ) -> None:
-    """Figures are those of RUN/results.json; of a run that has not ended the card says so."""
+    """Write README.md with the figures of RUN/results.json; if the run has not ended, the card says so.
+
+    `library`: the library_name of the card. `use`: the code that loads the folder.
+    """
     try:
         results: Mapping[str, Any] = read_results(run)
     except UserError:
         results = {}
     tuned = isinstance(config, FinetuneConfig)
     front = [
-        f"library_name: {LIBRARIES[target]}",
+        f"library_name: {library}",
         f"tags: [hpm-video, {'video' if config.data.num_frames > 1 else 'image'}]",
     ]
     front += ["pipeline_tag: video-classification"] if tuned and config.data.num_frames > 1 else []
     parts = [["---", *front, "---"], [f"# {run.resolve().name}"], _describe(config, model, classes)]
-    parts += [["## Use", *_usage(target, tuned)], ["## Training", *_training(config, results)]]
+    parts += [["## Use", "```python", *use, "```"], ["## Training", *_training(config, results)]]
     parts += [["## Figures", *_figures(results)]]
     parts += [
         [f"{SIGNATURE} {__version__}. On random clips its outputs differ from the run's by at most {difference:.2g}."]
@@ -60,19 +63,6 @@ def _describe(config: RunConfig, model: Student | Classifier, classes: list[str]
         "",
         f"Input: {frames} of {height} x {width} px, values in 0..1, less mean {list(data.mean)}, divided by std {list(data.std)}.",
     ]
-
-
-def _usage(target: str, tuned: bool) -> list[str]:
-    kind = "VideoMAEForVideoClassification" if tuned else "VideoMAEForPreTraining"
-    lines = {
-        "hf": ["from transformers import " + kind, f'model = {kind}.from_pretrained("FOLDER").eval()'],
-        "timm": ["import timm", 'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()'],
-        "onnx": ["import onnxruntime", 'session = onnxruntime.InferenceSession("FOLDER/model.onnx")']
-        + ['session.run(None, {"clip": clip})  # float32 [B, 3, T, H, W]'],
-        "videomae": ["import torch", 'weights = torch.load("FOLDER/videomae.pth")["model"]  # as VideoMAE\'s own files']
-        + ["# hpm-video finetune init.weights=FOLDER"],
-    }[target]
-    return ["```python", *lines, "```"]
 
 
 def _training(config: RunConfig, results: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from hpm_video.config.geometry import Grid, cut_grid
 from hpm_video.errors import UserError
 from hpm_video.method.targets.image_models import PIXELS
 from hpm_video.reading import read_json
-from hpm_video.runs.checkpoints import list_checkpoints, read_tensors
+from hpm_video.runs.checkpoints import STATE, list_checkpoints, read_tensors
 from hpm_video.runs.settings import load_classes, read_config
 from hpm_video.weights.convert_in import check_numbers, convert
 from hpm_video.weights.convert_names import Said
@@ -35,7 +35,7 @@ class Weights:
 
     tensors: Mapping[str, Tensor]
     head: Mapping[str, Tensor]  # norm.* and head.* of a classifier
-    classes: list[str] | None  # of that head, where they are known
+    classes: list[str] | None  # of that head, if they are known
     rest: Mapping[str, Tensor]  # what else the file holds, by the names of `Student`: a decoder, a predictor
     model: Mapping[str, Any]  # keys of the section model that say what the encoder is
     decoder: Mapping[str, Any]  # those that say what stands behind it; {} where `rest` has no pixel decoder
@@ -44,7 +44,7 @@ class Weights:
     grid: Grid  # tokens of the clips it was trained on
     kind: str  # "encoder of a pretraining run", "VideoMAE", ...
     source: Path
-    teacher: "Weights | None" = None  # HPM's, where it is there as well
+    teacher: "Weights | None" = None  # HPM's, if it is there as well
     trains_positions: bool = (
         False  # in fine-tuning its project trains the table, which was fixed before (MAE, HPM, timm)
     )
@@ -52,13 +52,13 @@ class Weights:
 
     @property
     def made_for(self) -> Grid:
-        """The grid for which its fixed positions were made."""
+        """Return the grid for which its fixed positions were made."""
         given = self.model.get("position_grid")
         return self.grid if given is None else (given[0], given[1], given[2])
 
     def settings(self, pretraining: bool = False) -> dict[str, Any]:
-        """What these weights say of model and clips, as the lowest layer of a configuration of fine-tuning, or of
-        pretraining that goes on from them."""
+        """Return the settings of model and clips of these weights, as the lowest layer of a configuration of
+        fine-tuning, or of pretraining that starts from them."""
         model = {**self.model, **self.decoder} if pretraining else dict(self.model)
         if pretraining:
             model.pop("pooling", None)
@@ -72,7 +72,7 @@ class Weights:
 
 
 def weight_settings(init: InitConfig, pretraining: bool = False) -> dict[str, Any] | None:
-    """What init.weights says of model and clips; None where it is not set."""
+    """Return the settings of model and clips of init.weights; None if it is not set."""
     if init.weights is None:
         return None
     return read_weights(Path(init.weights), init.trust_pickle).settings(pretraining)
@@ -84,8 +84,9 @@ def target_kind(target: str | None) -> str:
 
 
 def read_weights(path: Path, trust_pickle: bool = False) -> Weights:
-    """Of a run folder (its latest checkpoint, else what it exported), a checkpoint, a file of weights of this program or
-    another, a folder of transformers, or a checkpoint folder of DeepSpeed or torch. Raises UserError."""
+    """Read weights from a run folder (its latest checkpoint, else what it exported), a checkpoint, a file of weights
+    of this program or another, a folder of transformers, or a checkpoint folder of DeepSpeed or torch. Raises
+    UserError."""
     with whole(path):
         if not path.exists():
             raise UserError(f"init.weights: {path} does not exist; {WANTED}")
@@ -104,7 +105,7 @@ def _read(file: Path, trust_pickle: bool) -> Weights:
 def _converted(
     file: Path, tensors: Mapping[str, Tensor], said: Said, classes: list[str] | None, pixels: dict[str, Any]
 ) -> Weights:
-    """Of another project."""
+    """Return the weights of another project."""
     try:
         found = convert(tensors, said)
     except UserError as error:
@@ -132,10 +133,11 @@ def _converted(
 
 
 def find_file(path: Path) -> Path:
-    """The file of weights of a folder, or the folder of DeepSpeed's shards; a file is itself."""
+    """Return the file of weights of a folder, or the folder of DeepSpeed's shards; a file is itself. Raises
+    UserError."""
     if not path.is_dir():
         return path
-    found = [path] if (path / "state.json").is_file() else list_checkpoints(path)
+    found = [path] if (path / STATE).is_file() else list_checkpoints(path)
     files: list[Path] = []
     if found:  # a fine-tuning run's average, as it would export it
         averaged = (found[-1].parents[1] / "classes.json").is_file()
@@ -154,7 +156,8 @@ def find_file(path: Path) -> Path:
 
 
 def _own(file: Path, tensors: Mapping[str, Tensor]) -> Weights:
-    """Of this program: what made them is in encoder.json beside an exported encoder, else in the run's config.yaml."""
+    """Return weights of this program. Their configuration is in encoder.json beside an exported encoder, else in the
+    run's config.yaml."""
     _check_own(file, tensors)
     header, run, classes = file.with_name("encoder.json"), file.parent, None
     if "embed.linear.weight" in tensors:
@@ -214,7 +217,7 @@ def _check_own(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """(encoder, head, the rest)."""
+    """Return (encoder, head, the rest)."""
     encoder = {n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")}
     head = {n: t for n, t in tensors.items() if n.startswith(("norm.", "head."))}
     return encoder, head, {n: t for n, t in tensors.items() if not n.startswith("encoder.") and n not in head}

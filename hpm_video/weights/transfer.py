@@ -26,8 +26,8 @@ PARTS = {
 
 @torch.no_grad()
 def fill_encoder(model: Classifier, weights: Weights, classes: list[str] | None = None) -> str:
-    """Copies the weights into the encoder of `model`, moved to its grid, and into its head where that is for the same
-    classes. Returns what was loaded, changed, new and dropped, some lines. Raises UserError where they do not fit."""
+    """Copy the weights into the encoder of `model`, moved to its grid, and into its head if that is for the same
+    classes. Return lines: what was loaded, changed, new and dropped. Raises UserError if they do not fit."""
     with whole(weights.source):
         return _fill_encoder(model, weights, classes)
 
@@ -56,9 +56,9 @@ def _fill_encoder(model: Classifier, weights: Weights, classes: list[str] | None
 
 @torch.no_grad()
 def fill_student(model: Student, weights: Weights, target: str) -> str:
-    """Copies the weights into a student, or a teacher (which has no pixel decoder): the encoder moved to its grid, and each
-    of PARTS that fits. `target`: objective.target, as a head that predicts other things is of no use. Returns what was
-    loaded, changed, new and dropped, some lines. Raises UserError where the encoder does not fit."""
+    """Copy the weights into a student, or a teacher (which has no pixel decoder): the encoder moved to its grid, and
+    each of PARTS that fits. `target`: objective.target, as a head that predicts other things is of no use. Return
+    lines: what was loaded, changed, new and dropped. Raises UserError if the encoder does not fit."""
     with whole(weights.source):
         return _fill_student(model, weights, target)
 
@@ -98,7 +98,7 @@ def _fill_student(model: Student, weights: Weights, target: str) -> str:
 def _unfit(
     own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], names: list[str], other_target: bool
 ) -> str | None:
-    """Why these tensors cannot be loaded as they are; None where they can."""
+    """Return why these tensors cannot be loaded as they are; None if they can."""
     if other_target:
         return "it predicts another target"
     missing = [n for n in names if n not in tensors]
@@ -113,7 +113,8 @@ def _unfit(
 
 
 def _move_decoder_positions(model: Student, weights: Weights, tensors: dict[str, Tensor]) -> None:
-    """The decoder's learned table, on the grid of `model`; made of the fixed one it was trained with where it had that."""
+    """Return the decoder's learned table, on the grid of `model`; made from the fixed one it was trained with if it
+    had that."""
     table, positions = tensors.pop("positions.table", None), model.positions
     if positions.kind != "learned" or "project.weight" not in tensors:
         return
@@ -124,7 +125,7 @@ def _move_decoder_positions(model: Student, weights: Weights, tensors: dict[str,
 
 
 def _move(encoder: Encoder, weights: Weights) -> tuple[dict[str, Tensor], list[str]]:
-    """The encoder's tensors for its patches, tubelets and grid; what was changed, in words."""
+    """Return the encoder's tensors for its patches, tubelets and grid; and what was changed, in words."""
     tensors, changes = dict(weights.tensors), []
     old = (weights.model["tubelet"], weights.model["patch_px"])
     new = (encoder.embed.tubelet, encoder.embed.patch)
@@ -153,7 +154,7 @@ def _move(encoder: Encoder, weights: Weights) -> tuple[dict[str, Tensor], list[s
 
 
 def _check(own: Mapping[str, Tensor], moved: Mapping[str, Tensor], weights: Weights) -> None:
-    """That each tensor of the encoder is there, whole and of its shape."""
+    """Raise UserError if a tensor of the encoder is missing, damaged or of another shape."""
     where = f"init.weights: {weights.source}"
     width, wanted_width = moved["embed.linear.weight"].shape[0], own["embed.linear.weight"].shape[0]
     if width != wanted_width:
@@ -184,7 +185,7 @@ def _check_finite(tensors: Mapping[str, Tensor], weights: Weights) -> None:
 
 
 def _head_for(model: Classifier, weights: Weights, classes: list[str] | None) -> tuple[dict[str, Tensor], str]:
-    """The part of norm and head that can be kept, and why no more."""
+    """Return the part of norm and head that can be kept, and why no more."""
     if not weights.head:
         return {}, ""
     if weights.model.get("pooling") != model.pooling:
@@ -198,7 +199,7 @@ def _head_for(model: Classifier, weights: Weights, classes: list[str] | None) ->
 
 
 def _summary(names: list[str]) -> str:
-    """'encoder.stack.norm (2), decoder (52)': how many tensors of each part."""
+    """Return how many tensors each part has: 'encoder.stack.norm (2), decoder (52)'."""
     parts: dict[str, int] = {}
     for name in names:
         part = name.rpartition(".")[0] if name.startswith("encoder.") else name.partition(".")[0]

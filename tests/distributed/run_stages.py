@@ -18,7 +18,7 @@ from hpm_video.config import load_config, load_finetune_config
 from hpm_video.costs.dry_run import dry_run
 from hpm_video.costs.memory import MARGINS, estimate_need, free_device_memory
 from hpm_video.errors import UserError
-from hpm_video.evals.finetuned.multi_view_test import examine_run
+from hpm_video.evals.finetuned.multi_view_test import evaluate_run
 from hpm_video.method.step import PretrainStep
 from hpm_video.train import micro_batch
 from hpm_video.train.engines.deepspeed import DeepSpeedEngine
@@ -127,7 +127,7 @@ for stage in range(4):  # checkpoints as DeepSpeed itself writes them
 tuned = load_finetune_config(None, [*keys["exam"], f"data.root={folder / 'seven'}", f"train.output={out}/exam"])
 if not finetune(tuned):
     sys.exit(1)
-examine_run(out / "exam")
+evaluate_run(out / "exam")
 
 # Memory that differs from rank to rank: two clips of four fit here, all there.
 config = load_config(None, [*keys["pretrain"], "data.root=x", "train.output=x"])

@@ -17,7 +17,8 @@ from hpm_video.catalog.annotations import Row
 from hpm_video.cli import main
 from hpm_video.config import load_config, load_finetune_config
 from hpm_video.data.manifest import write_manifest
-from hpm_video.evals.finetuned.multi_view_test import examine_run, read_records
+from hpm_video.evals.finetuned.answers import read_records
+from hpm_video.evals.finetuned.multi_view_test import evaluate_run
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import Student
 from hpm_video.preprocess.encode import write_video
@@ -218,7 +219,7 @@ def test_seven_videos_are_tested_once_on_two_processes_with_the_numbers_of_one(r
     assert rows == {"rank-0.jsonl": [0, 2, 4, 6], "rank-1.jsonl": [1, 3, 5]}
     records, results = read_records(folder), json.loads((folder / "results.json").read_text())
     shutil.rmtree(run / "tests")
-    again = examine_run(run)
+    again = evaluate_run(run)
     assert {**again, "folder": ""} == {**results, "folder": ""} and read_records(folder) == records
 
 

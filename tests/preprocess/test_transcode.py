@@ -19,7 +19,7 @@ from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.manifest import Row, open_manifest, write_manifest
 from hpm_video.data.readers.pyav import probe
 from hpm_video.data.readers.read import read_frames
-from hpm_video.files import MARK
+from hpm_video.own_folder import MARK
 from hpm_video.preprocess import transcode as module
 from hpm_video.preprocess.copies import name_copies
 from hpm_video.preprocess.encode import write_video

@@ -10,7 +10,7 @@ from hpm_video.config import to_yaml
 from hpm_video.profiling import cost_estimate as forecast
 from hpm_video.profiling import doctor, environment
 from hpm_video.profiling.cost_estimate import Pace
-from hpm_video.profiling.diagnostics import lay_out, tell_count, tell_duration, tell_memory
+from hpm_video.profiling.diagnostics import format_count, format_duration, format_memory, lay_out
 from hpm_video.profiling.environment import Check, Found
 from hpm_video.profiling.subprocess import Answer
 from hpm_video.profiling.throughput import time_loader, time_steps
@@ -179,8 +179,8 @@ def test_pace_by_hand() -> None:
 def test_words() -> None:
     assert lay_out([["a", "1"], ["bcd", "22", "x"]]) == "  a     1\n  bcd   22   x\n"
     assert lay_out([["a", "1"], ["bcd", "22"]], numbers=True) == "  a      1\n  bcd   22\n"
-    assert [tell_memory(n) for n in (2**20, 2**30)] == ["1.0 MiB", "1.00 GiB"]
-    assert [tell_duration(n) for n in (61, 7200, 96 * 3600)] == ["0:01:01 h:mm:ss", "2.0 hours", "4.0 days"]
-    assert [tell_count(n, w) for n, w in ((1, "clip"), (2000, "clip"), (2, "process"))] == [
+    assert [format_memory(n) for n in (2**20, 2**30)] == ["1.0 MiB", "1.00 GiB"]
+    assert [format_duration(n) for n in (61, 7200, 96 * 3600)] == ["0:01:01 h:mm:ss", "2.0 hours", "4.0 days"]
+    assert [format_count(n, w) for n, w in ((1, "clip"), (2000, "clip"), (2, "process"))] == [
         *("1 clip", "2,000 clips", "2 processes")
     ]

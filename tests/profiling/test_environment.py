@@ -9,7 +9,7 @@ import pytest
 
 from hpm_video.config import load_config
 from hpm_video.data.readers.read import is_installed
-from hpm_video.profiling.environment import describe_machine, free_memory, list_checks, try_import, try_reader
+from hpm_video.profiling.environment import free_memory, list_checks, machine_rows, try_import, try_reader
 
 
 @pytest.mark.parametrize("reader", ["pyav", "torchcodec", "decord"])
@@ -50,6 +50,6 @@ def test_an_import_that_fails_raises() -> None:
 
 
 def test_the_machine_is_described() -> None:
-    rows = dict(describe_machine())
+    rows = dict(machine_rows())
     assert {"hpm-video", "torch", "processor", "memory"} <= rows.keys() and "cores" in rows["processor"]
     assert 2**20 < free_memory() < 2**50

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from hpm_video.profiling.subprocess import Apart
+from hpm_video.profiling.subprocess import Subprocess
 
 ODD = """
 import os, signal, subprocess, sys, time
@@ -48,10 +48,11 @@ def odd(tmp_path, monkeypatch):
 def test_answers_and_faults(odd, tmp_path) -> None:
     child = tmp_path / "child"
     with ExitStack() as stack:
-        first = stack.enter_context(Apart(odd.hang, {"file": str(child)}, 20.0))
+        first = stack.enter_context(Subprocess(odd.hang, {"file": str(child)}, 20.0))
         names = ("add", "refuse", "fail", "crash", "leave")
         others = {
-            name: stack.enter_context(Apart(getattr(odd, name), {"a": 2, "b": 3.5}, 60.0)).answer() for name in names
+            name: stack.enter_context(Subprocess(getattr(odd, name), {"a": 2, "b": 3.5}, 60.0)).answer()
+            for name in names
         }
         assert others["add"] == ({"sum": 5.5}, None)
         assert others["refuse"] == ({}, "data.root: x does not exist")

@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import pytest
 
-from hpm_video.cli import main
+from hpm_video import commands
+from hpm_video.cli import main, parse_command
 from hpm_video.config import load_config, load_finetune_config
-from hpm_video.options import TOLD, parse_command
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = re.compile(r"(?:\.venv/bin/)?(?:hpm-video|deepspeed|python3?|torchrun|make)\s+\S|scripts/\w+\.sh\s+\S")
@@ -266,7 +266,7 @@ def check_options(words: list[str], file: Path) -> None:
 
 def check_ours(words: list[str]) -> None:
     """A line of hpm-video: the command exists, and its own parser takes the words."""
-    assert words[0] in (*TOLD, "--help", "COMMAND")
+    assert words[0] in (*commands.COMMANDS, "--help", "COMMAND")
     if len(words) > 1 and "--help" not in words:
         parse_command(words[0], words[1:])
 

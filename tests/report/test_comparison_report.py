@@ -80,7 +80,7 @@ def test_places_and_ways_to_run_are_no_differences(make_run) -> None:
     check_comparable(runs, [], [], "steps")
     refuse([one, two], "world_size: 1 in a/run, 8 in b/run", shared=["world_size"])
     refuse([one, two], "train.seed: 0 in a/run, 1 in b/run", shared=["train.seed"])
-    refuse([one, two], "'mask.mood' is no setting", "did you mean 'mask.mode'", vary=["mask.mood"])
+    refuse([one, two], "'mask.mood' is not a setting", "did you mean 'mask.mode'", vary=["mask.mood"])
 
 
 def test_the_key_under_study_may_differ_alone_or_as_a_section(make_run) -> None:
@@ -225,7 +225,7 @@ def test_fine_tuned_runs_are_compared_by_their_pretraining(make_run, tmp_path) -
     )
     both = open_runs([tuned[0], nothing])
     check_comparable(both, [], ["pretraining"], "steps")
-    assert [v.label for v in group_variants(both, ["pretraining"])] == ["all runs", "from nothing"]
+    assert [v.label for v in group_variants(both, ["pretraining"])] == ["all runs", "random initialisation"]
 
 
 def test_cost_of_weights_without_a_record_is_not_known(make_run, tmp_path) -> None:

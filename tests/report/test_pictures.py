@@ -12,11 +12,11 @@ from PIL import Image
 
 from hpm_video import fonts
 from hpm_video.cli import main
-from hpm_video.evals.finetuned import charts as exam_charts
+from hpm_video.evals.finetuned import charts
 from hpm_video.evals.finetuned.charts import draw_confusion, draw_timeline
 from hpm_video.preprocess.encode import write_video
-from hpm_video.report import pictures
-from hpm_video.report.pictures import draw_curves
+from hpm_video.report import curves, pictures
+from hpm_video.report.curves import CURVES, draw_curves
 
 TINY = (
     "data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=32 model.depth=1 "
@@ -30,9 +30,11 @@ CLASSES = ["打架", "jump $5 and $6", "नृत्य", "wave"]
 def drawn(monkeypatch) -> list:
     """Every figure that is drawn."""
     figures = []
-    for module, name in ((pictures, "to_png"), (exam_charts, "_png")):
-        finish = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda figure, finish=finish: figures.append(figure) or finish(figure))
+    for module in (pictures, curves, charts):
+        finish = module.to_png
+        monkeypatch.setattr(
+            module, "to_png", lambda figure, finish=finish, **how: figures.append(figure) or finish(figure, **how)
+        )
     return figures
 
 
@@ -63,7 +65,7 @@ def test_a_single_measurement_is_seen_and_ticks_are_plain(tmp_path, drawn) -> No
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     pixels = np.asarray(Image.open(io.BytesIO(draw_curves({"hpm": tmp_path / "hpm"}))).convert("RGB")).astype(int)
     assert (np.abs(pixels - [0xC0, 0x39, 0x2B]).max(2) < 8).sum() > 20
-    assert texts(drawn[0]).count("not measured") == len(pictures.CURVES) - 2
+    assert texts(drawn[0]).count("not measured") == len(CURVES) - 2
     draw_curves({"many": tmp_path / "many"})
     for axis in drawn[1].axes:
         for one in (axis.xaxis, axis.yaxis):
@@ -71,7 +73,7 @@ def test_a_single_measurement_is_seen_and_ticks_are_plain(tmp_path, drawn) -> No
             labels = [tick.get_text() for tick in one.get_ticklabels()]
             assert len(set(labels)) == len(labels)
             assert all(re.fullmatch(r"|[-−]?\d+(\.\d+)?", text) for text in labels)
-    assert len(set(pictures.CURVES.values())) == len(pictures.CURVES)
+    assert len(set(CURVES.values())) == len(CURVES)
 
 
 def write_samples(root: Path, images: bool) -> None:

@@ -18,7 +18,7 @@ from hpm_video.catalog.annotations import Row
 from hpm_video.cli import main
 from hpm_video.data.manifest import write_manifest
 from hpm_video.errors import UserError
-from hpm_video.files import MARK, hold
+from hpm_video.own_folder import MARK, hold
 from hpm_video.preprocess.encode import write_video
 from hpm_video.preprocess.pack import pack
 from hpm_video.runs.checkpoints import (

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-import subprocess
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,6 @@ from hpm_video.config import load_finetune_config
 from hpm_video.costs import flops
 from hpm_video.data.manifest import Manifest
 from hpm_video.models.classifier import Classifier
-from hpm_video.runs import results as record
 from hpm_video.runs.results import add_scores, describe_data, read_results, write_results
 from hpm_video.types import UserError
 
@@ -55,30 +54,6 @@ def test_content(tiny_config, tmp_path) -> None:
     assert read_results(tmp_path / "run") == content
 
 
-def test_versions_of_what_is_absent_are_null(monkeypatch) -> None:
-    monkeypatch.setattr(record, "LIBRARIES", ("torch", "no-such-library"))
-    versions = record.list_versions()
-    assert versions["no-such-library"] is None and versions["torch"]
-
-
-def test_commit_is_gits_and_null_where_there_is_none(tmp_path, monkeypatch) -> None:
-    root = tmp_path / "checkout"
-    (root / "hpm_video").mkdir(parents=True)
-    (root / "hpm_video" / "__init__.py").touch()
-    monkeypatch.setattr(record.hpm_video, "__file__", str(root / "hpm_video" / "__init__.py"))
-    assert record.source_commit() is None
-    (root / ".git").mkdir()
-    assert record.source_commit() is None  # git fails
-    (root / ".git").rmdir()
-    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@example.org"]
-    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
-        subprocess.run([*git, *words], check=True)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    assert record.source_commit() == {"commit": head, "dirty": False}
-    (root / "hpm_video" / "__init__.py").write_text("changed\n")
-    assert record.source_commit() == {"commit": head, "dirty": True}
-
-
 def test_added_scores_stay(tiny_config, tmp_path) -> None:
     run, config = tmp_path / "run", tiny_config()
     write(run, config)
@@ -115,7 +90,7 @@ def test_a_stop_while_writing_leaves_the_old_file(tiny_config, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "has no results.json; it is no run folder"),
+        (None, "has no results.json; it is not a run folder"),
         ("{", "results.json is damaged .* writes it again"),
         ("[]", "format None, version None; expected 'hpm-video results', version 1"),
         ('{"format": "hpm-video results", "version": 2}', "version 2; expected 'hpm-video results', version 1"),
@@ -137,10 +112,10 @@ def test_records_that_cannot_be_read(tmp_path, tiny_config, text, said) -> None:
 
 def test_unfinished_and_absent_runs_are_told_apart(tmp_path) -> None:
     (tmp_path / "config.yaml").touch()
-    with pytest.raises(UserError, match="it is not finished"):
+    with pytest.raises(UserError, match="the run has not finished. Rerun its command to resume"):
         read_results(tmp_path)
     for act in (read_results, lambda run: add_scores(run, "probe", {})):
-        with pytest.raises(UserError, match="nowhere does not exist or is no folder"):
+        with pytest.raises(UserError, match="nowhere does not exist or is not a folder"):
             act(tmp_path / "nowhere")
 
 
@@ -181,3 +156,13 @@ def test_multiply_adds_of_a_classifier_are_those_torch_counts(keys) -> None:
     assert counter.get_total_flops() == 2 * flops.count_classifier(config, 7)
     assert flops.finetune_flops(config, 7, steps=10) == 3 * 10 * 6 * counter.get_total_flops()
     assert flops.testing_flops(config, 7, num_videos=11, num_views=15) == 11 * 15 * counter.get_total_flops()
+
+
+def test_scores_of_an_earlier_version_have_the_names_of_today(tmp_path) -> None:
+    """Tests wrote mean_class, probes mean_class_accuracy; both compare now."""
+    shutil.copytree(Path(__file__).parents[1] / "fixtures" / "before_rooms" / "tuned", tmp_path / "tuned")
+    file = tmp_path / "tuned" / "results.json"
+    before = json.loads(file.read_text())["scores"]["test"]
+    found = read_results(tmp_path / "tuned")["scores"]["test"]
+    assert found["mean_class_accuracy"] == before["mean_class"] and "mean_class" not in found
+    assert found["mean_class_accuracy_interval"] == before["mean_class_interval"]

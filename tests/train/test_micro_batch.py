@@ -26,7 +26,7 @@ from hpm_video.models.student import build_student
 from hpm_video.preprocess.encode import write_video
 from hpm_video.train import duration, micro_batch
 from hpm_video.train.engines.plain import PlainEngine
-from hpm_video.train.metrics import tell_span
+from hpm_video.train.metrics import format_span
 
 CPU = torch.device("cpu")
 TINY = (
@@ -251,15 +251,15 @@ def test_a_cpu_that_runs_out_in_a_step_is_one_sentence(run, monkeypatch) -> None
 
 
 def test_other_commands_say_it_too(monkeypatch, capsys, tmp_path) -> None:
-    from hpm_video import cli
-    from hpm_video.evals.finetuned import multi_view_test as exam
+    from hpm_video.commands import test
+    from hpm_video.evals.finetuned import multi_view_test
 
-    monkeypatch.setattr(cli, "check_run", lambda *_, **__: None)
-    monkeypatch.setattr(exam, "examine_run", lambda *_: torch.empty(2**50))
+    monkeypatch.setattr(test, "check_run", lambda *_, **__: None)
+    monkeypatch.setattr(multi_view_test, "evaluate_run", lambda *_: torch.empty(2**50))
     assert main(["test", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: out of memory: ") and "test.batch_size" in said
-    monkeypatch.setattr(exam, "examine_run", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(multi_view_test, "evaluate_run", lambda *_: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):  # a fault of the program stays one
         main(["test", str(tmp_path)])
 
@@ -312,6 +312,6 @@ def test_a_product_is_timed_without_random_numbers() -> None:
 
 def test_spans() -> None:
     seconds = (0, 45, 90, 59.6 * 60, 12_000, 71 * 3600, 4.5 * 86400, 4000 * 86400)
-    assert [tell_span(s) for s in seconds] == [
+    assert [format_span(s) for s in seconds] == [
         *("0 s", "45 s", "2 min", "1 h 00 min", "3 h 20 min", "71 h 00 min", "4.5 days", "4,000.0 days")
     ]

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hpm_video.cli import main
 from hpm_video.config import load_finetune_config, to_yaml
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
@@ -14,6 +15,7 @@ from hpm_video.runs.results import add_scores, write_results
 from hpm_video.runs.settings import save_classes
 from hpm_video.types import UserError
 from hpm_video.weights.export import export
+from hpm_video.weights.exporters import EXPORTERS, Exporter
 from hpm_video.weights.read import read_weights
 from hpm_video.weights.transfer import fill_encoder
 
@@ -130,7 +132,7 @@ def test_an_export_that_gives_other_numbers_is_not_kept(tuned, monkeypatch) -> N
     run, _ = tuned()
     export(run, "hf")
     before = (run / "hf" / "model.safetensors").read_bytes()
-    import hpm_video.weights.exporters as module
+    from hpm_video.weights.exporters import hf as module
 
     right = module.to_transformers
     monkeypatch.setattr(module, "to_transformers", lambda *a: {n: 1.01 * t for n, t in right(*a).items()})
@@ -268,3 +270,35 @@ def test_the_programs_own_files(tuned) -> None:
     run, classifier = tuned()
     assert export(run, "safetensors") == str(run / "classifier.safetensors")
     assert torch.equal(read_weights(run).head["head.weight"], classifier.head.weight)
+
+
+def test_a_new_exporter_is_one_file_and_one_row(tuned, tmp_path, monkeypatch, capsys) -> None:
+    """--to, its help, the model card and the errors follow from the row."""
+    (tmp_path / "plain_torch.py").write_text(
+        "import torch\n\n\ndef write(folder, config, model, classes):\n"
+        "    torch.save(model.state_dict(), folder / 'weights.pth')\n    (folder / 'config.json').write_text('{}')\n\n"
+        "    def check(folder):\n        found = torch.load(folder / 'weights.pth')\n"
+        "        return next(iter(found.values())), next(iter(model.state_dict().values()))\n\n    return check\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    row = Exporter(
+        help="a plain state dict",
+        implementation="plain_torch:write",
+        library="torch",
+        loaded_by="torch",
+        use=('weights = torch.load("FOLDER/weights.pth")',),
+    )
+    monkeypatch.setattr(EXPORTERS, "rows", dict(EXPORTERS))
+    EXPORTERS.add("torch", row)
+    run, _ = tuned()
+    assert main(["export", str(run), "--to", "torch"]) == 0
+    assert "loaded back by torch" in capsys.readouterr().out
+    card = (run / "torch" / "README.md").read_text()
+    assert "library_name: torch" in card and 'weights = torch.load("FOLDER/weights.pth")' in card
+    for words in (["--help"], [str(run), "--to", "nothing"]):
+        with pytest.raises(SystemExit):
+            main(["export", *words])
+    told = capsys.readouterr()
+    assert "torch: a plain state dict" in " ".join(told.out.split()) and "torch" in told.err
+    with pytest.raises(UserError, match="--to: nothing; expected safetensors, .*torch"):
+        export(run, "nothing")

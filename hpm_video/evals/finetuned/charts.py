@@ -1,6 +1,5 @@
 """Pictures of what a classifier says: the confusion matrix of a test, the timeline of a long video. PNG, as bytes."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,25 +7,26 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from hpm_video.evals.metrics import best_classes
+from hpm_video.figures import LONGEST_NAME, one_panel, to_png
 from hpm_video.fonts import fonts_for, name_classes, name_file
 
-LONGEST_NAME = 60
 MOST_CELLS_WITH_NUMBERS = 25
 MOST_POINTS_MARKED = 150
 
 
 def draw_confusion(confusion: Int[ndarray, "K K"], classes: Sequence[str]) -> bytes:
-    """Rows are true classes, columns predicted ones; colour is the share of the row, its root, so that rare confusions
-    show. Rows without videos stay grey. With many classes, columns are named by their numbers and cells hold no figures.
-    """
+    """Draw a confusion matrix: rows are true classes, columns predicted ones. The colour is the root of the share of
+    the row, so that rare confusions show. Rows without videos stay grey. With many classes, columns are named by
+    their numbers and cells hold no figures."""
     num_classes, totals = len(confusion), confusion.sum(1, keepdims=True)
     shares = np.ma.masked_where((totals == 0) & np.ones_like(confusion, bool), confusion / np.maximum(totals, 1))
     few = num_classes <= MOST_CELLS_WITH_NUMBERS
     side = max(num_classes * (0.5 if few else 0.115), 2.5)  # inches
     with fonts_for(classes):
-        figure, axis = _figure(side, side)
+        figure, axis = one_panel(side, side)
         _fill_confusion(figure, axis, confusion, shares, name_classes(classes), side)
-        return _png(figure)
+        return to_png(figure, dpi=130)
 
 
 def _fill_confusion(
@@ -63,13 +63,14 @@ def draw_timeline(
     title: str,
     num_shown: int = 5,
 ) -> bytes:
-    """Probability over time of the classes that come highest anywhere; each point is the middle of a window."""
-    shown = np.argsort(-probabilities.max(0), kind="stable")[:num_shown]
+    """Draw the probability over time of the classes that come highest anywhere; each point is the middle of a
+    window."""
+    shown = best_classes(probabilities.max(0), num_shown)
     middle = (begins_s + ends_s) / 2
     marker = "." if len(middle) <= MOST_POINTS_MARKED else None
     names = name_classes(classes)
     with fonts_for([title, *(classes[number] for number in shown)]):
-        figure, axis = _figure(9, 3)
+        figure, axis = one_panel(9, 3)
         for number in shown:
             axis.plot(middle, probabilities[:, number], label=_shorten(names[number]), linewidth=1.4, marker=marker)
         axis.set_xlim(0, max(float(ends_s.max()), 1e-3))
@@ -79,23 +80,8 @@ def draw_timeline(
         axis.set_title(name_file(title, 100), fontsize=9)
         axis.grid(alpha=0.3)
         axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, frameon=False)
-        return _png(figure)
+        return to_png(figure, dpi=130)
 
 
 def _shorten(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    return figure, figure.add_axes((0, 0, 1, 1))
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
-    return buffer.getvalue()

@@ -5,35 +5,31 @@ RUN/tests/SPLIT-CLIPSxCROPS-KEY/rank-K.jsonl      one line for each video that p
                                 results.json      scores, settings, files that could not be read
                                 per_class.csv, confusion.png
 ```
-KEY stands for weights, samples and settings. What was answered is kept: the same test goes on where it was stopped, with
-any number of processes.
+KEY stands for weights, samples and settings. Answers are kept: the same test resumes after a stop, with any number of
+processes.
 """
 
 import dataclasses
 import hashlib
 import json
 import logging
-import os
-import time
-from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 
 from hpm_video.config import FinetuneConfig
-from hpm_video.data.loader import ClipStream, FailureLog, StepSampler
+from hpm_video.data.loader import FailureLog
 from hpm_video.data.manifest import Manifest, Source, open_manifest
 from hpm_video.errors import UnreadableVideo, UserError
+from hpm_video.evals.finetuned.answers import Ranks, answer_share, read_records
 from hpm_video.evals.finetuned.charts import draw_confusion
 from hpm_video.evals.finetuned.views import ViewClassifier, ViewDataset
 from hpm_video.evals.metrics import Answers, class_rows, score_answers
-from hpm_video.evals.summary import tell_doubt, tell_share
-from hpm_video.files import all_names, disk_faults, own_folder, write_bytes, write_csv, write_json
-from hpm_video.preprocess.jobs import SAID_EVERY_S, tell_time
-from hpm_video.reading import read_rows
+from hpm_video.evals.summary import describe_doubt, format_share
+from hpm_video.files import write_bytes, write_csv, write_json
+from hpm_video.own_folder import all_names, own_folder
 from hpm_video.runs.machine import describe_machine
 from hpm_video.runs.settings import load_classes, read_config
 from hpm_video.train.engines.start import prepare_process
@@ -42,15 +38,14 @@ from hpm_video.weights.load import load_classifier
 
 log = logging.getLogger("hpm_video")
 WRITTEN = ("results.json", "per_class.csv", "confusion.png")
-Record = dict[str, Any]  # row, path, and either label and scores or the reason why it could not be read
 
 
-def examine_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Tests a fine-tuned run in all processes that were started, and writes the files of RUN/tests; what results.json
-    holds on rank 0, {} on the others.
+def evaluate_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Test a fine-tuned run in all processes that were started, and write the files of RUN/tests. Return the content of
+    results.json on rank 0, {} on the others.
 
     Rank r of n takes the videos whose row is r modulo n. A video that cannot be read is left out, named and counted;
-    `top1_unreadable_wrong` counts it as wrong. Raises UserError for everything the user can mend, and where more than
+    `top1_unreadable_wrong` counts it as wrong. Raises UserError for everything the user can mend, and if more than
     data.max_bad_share cannot be read.
     """
     wrong = [o for o in overrides if not o.startswith(("data.", "test.", "engine."))]
@@ -58,7 +53,7 @@ def examine_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise UserError(f"{wrong[0]}: only data.*, test.* and engine.* keys can differ from the run's own")
     if any(o.startswith("data.num_held_out=") for o in overrides):
         raise UserError("data.num_held_out: expected as in training, or samples that were trained on would be tested")
-    load_classes(run)  # says so where this is no fine-tuning run
+    load_classes(run)  # raises if this is not a fine-tuning run
     overrides = ["engine.kind=auto", *overrides]  # a run of many processes is tested in one, and the other way round
     device = prepare_process(read_config(run, overrides))
     ranks = Ranks()
@@ -98,24 +93,10 @@ def find_older_test(folder: Path) -> list[str] | None:
     return all_names(folder, *WRITTEN, "rank-*.jsonl")
 
 
-class Ranks:
-    """The processes of a test, or this one alone. They wait on the host and patiently: one may end long after another."""
-
-    def __init__(self) -> None:
-        self.rank, self.size = 0, 1
-        self.group: Any = None
-        if dist.is_initialized():
-            self.rank, self.size = dist.get_rank(), dist.get_world_size()
-            self.group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
-
-    def wait(self) -> None:
-        if self.group is not None:
-            dist.barrier(group=self.group)
-
-
 def open_test_set(config: FinetuneConfig) -> tuple[str, Source]:
-    """(name of the split, its samples): of auto, the test split where it has labels, else validation, else what training
-    held out. Raises UserError where the split is absent or labels are missing."""
+    """Return the name of the split and its samples. test.split=auto takes the test split if it has labels, else
+    validation, else the samples that training held out. Raises UserError if the split is absent or labels are
+    missing."""
     wanted = config.test.split
     if wanted != "validation":
         found = open_manifest(config.data, "test")
@@ -136,7 +117,7 @@ def open_test_set(config: FinetuneConfig) -> tuple[str, Source]:
 
 
 def has_labels(source: Source) -> bool:
-    """Whether any sample has one; of shards, the first."""
+    """Return True if any sample has a label; for shards, if the first has one."""
     if isinstance(source, Manifest):
         return bool((source.table["label"].to_numpy() >= 0).any())
     try:
@@ -146,6 +127,7 @@ def has_labels(source: Source) -> bool:
 
 
 def check_same_classes(source: Source, classes: list[str], run: Path) -> None:
+    """Raise UserError if a set has other classes than the run was trained on, or in another order."""
     if source.classes == classes:
         return
     odd = sorted(set(source.classes) ^ set(classes))
@@ -157,7 +139,7 @@ def check_same_classes(source: Source, classes: list[str], run: Path) -> None:
 
 
 def digest_test(config: FinetuneConfig, dataset: ViewDataset, bf16: bool, weights: Path) -> str:
-    """What the answers depend on, but for where files lie and how many views a pass takes."""
+    """Return a hash of everything that the answers depend on: not where files lie, nor how many views a pass takes."""
     source, data = dataset.source, dataclasses.asdict(config.data)
     settings = {n: data[n] for n in ("num_frames", "frame_size_px", "stride", "fps", "mean", "std")}
     model = {n: value for n, value in dataclasses.asdict(config.model).items() if n != "head_dropout"}  # of training
@@ -172,91 +154,9 @@ def digest_test(config: FinetuneConfig, dataset: ViewDataset, bf16: bool, weight
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def answer_share(
-    folder: Path, dataset: ViewDataset, classifier: ViewClassifier, max_bad_share: float, ranks: Ranks
-) -> None:
-    """Appends to rank-K.jsonl what is not answered yet of this rank's rows; files that could not be read are tried again."""
-    source, mine = dataset.source, range(ranks.rank, len(dataset), ranks.size)
-    before = {row for row, record in read_records(folder).items() if "scores" in record}
-    rows = [row for row in mine if row not in before]
-    clips, crops = dataset.num_clips, dataset.num_crops
-    log.info("test on %d videos (%s), %d clips x %d crops of each", len(source), source.source, clips, crops)
-    if before:
-        log.info("%d of them were answered before", len(before))
-    failures, pace = FailureLog(max_bad_share), Pace("test", "videos", len(rows))
-    file = folder / f"rank-{ranks.rank}.jsonl"
-    with disk_faults(file), file.open("a", encoding="utf-8") as stream:
-        if stream.tell():  # behind a line that may have been half written: it is read as no record
-            stream.write("\n")
-        for number, record in enumerate(answer_rows(rows, dataset, classifier), 1):
-            stream.write(json.dumps(record) + "\n")
-            stream.flush()
-            if "reason" in record:
-                failures.names.append(f"{record['path']}: {record['reason']}")
-                log.warning("unreadable, left out of the test: %s", failures.names[-1])
-                failures.check(len(failures.names), len(mine) - len(rows) + number - len(failures.names))
-            pace.show(number)
-        os.fsync(stream.fileno())
-
-
-class Pace:
-    """A line of progress now and then: how many are done, rate, time left."""
-
-    def __init__(self, title: str, things: str, num_all: int) -> None:
-        self.title, self.things, self.num_all = title, things, num_all
-        self.begin = self.said = time.monotonic()
-
-    def show(self, num_done: int) -> None:
-        now = time.monotonic()
-        if now - self.said > SAID_EVERY_S:
-            self.said, rate = now, num_done / (now - self.begin)
-            told = f"{rate:.1f} {self.things}/s, {tell_time((self.num_all - num_done) / rate)} left"
-            log.info("%s: %d of %d %s, %s", self.title, num_done, self.num_all, self.things, told)
-
-
-def answer_rows(rows: Sequence[int], dataset: ViewDataset, classifier: ViewClassifier) -> Iterator[Record]:
-    """Records in the order of `rows`, the videos read by workers that are ended where a file hangs or crashes them."""
-    if not rows:
-        return
-    views = dataset.num_views
-    sampler = StepSampler(ListedOrder(rows), 0, views, views, 0, 1, range(len(rows)), repeats=views)
-    stream = ClipStream(dataset, sampler, min(dataset.config.num_workers, len(rows)))
-    try:
-        for batch in stream:
-            record: Record = {"row": int(batch.sample[0]), "path": dataset.source.name(int(batch.sample[0]))}
-            if batch.failures:
-                yield record | {"reason": batch.failures[0].reason}
-                continue
-            scores = classifier(batch.clip).tolist()
-            # nine digits give each fp32 number back as it was
-            yield record | {"label": int(batch.label[0]), "scores": [float(f"{value:.9g}") for value in scores]}
-    finally:
-        stream.stop()
-
-
-class ListedOrder:
-    """These rows, one after the other, in every epoch."""
-
-    def __init__(self, rows: Sequence[int]) -> None:
-        self.rows, self.num_samples = rows, len(rows)
-
-    def row(self, seed: int, epoch: int, place: int) -> int:
-        return self.rows[place]
-
-
-def read_records(folder: Path) -> dict[int, Record]:
-    """By row, of all processes that have worked on this test; half-written lines are left out."""
-    found: dict[int, Record] = {}
-    for file in sorted(folder.glob("rank-*.jsonl")):
-        for record in read_rows(file, "the answers of a test, as a process of it writes them"):
-            row = record.get("row")
-            if isinstance(row, int) and ("scores" in record or row not in found):
-                found[row] = record
-    return found
-
-
 def write_results(folder: Path, source: Source, config: FinetuneConfig, about: dict[str, Any]) -> dict[str, Any]:
-    """Of all answers; what results.json holds. Raises UserError where answers are missing or too few files could be read."""
+    """Write the files of a test from all answers; return the content of results.json. Raises UserError if answers
+    are missing, or if too few files could be read."""
     records = read_records(folder)
     missing = [row for row in range(len(source)) if row not in records]
     if missing:
@@ -295,17 +195,17 @@ def write_results(folder: Path, source: Source, config: FinetuneConfig, about: d
     return results
 
 
-def tell_results(results: dict[str, Any]) -> str:
-    """A few lines of what `examine_run` gave on rank 0."""
+def describe_results(results: dict[str, Any]) -> str:
+    """Return a few lines about the results of `evaluate_run` on rank 0."""
     scores, about = results["scores"], results["test"]
     views = f"{about['num_clips']} clips x {about['num_crops']} crops, {about['average']} averaged"
     lines = [f"{scores['num_videos']:,} videos of the {about['split']} split, {views}"]
-    for name, key in (("top-1", "top1"), ("top-5", "top5"), ("mean class", "mean_class")):
+    for name, key in (("top-1", "top1"), ("top-5", "top5"), ("mean class", "mean_class_accuracy")):
         if key in scores:
-            lines.append(f"{name}: {tell_share(scores[key], scores[f'{key}_interval'])}")
+            lines.append(f"{name}: {format_share(scores[key], scores[f'{key}_interval'])}")
     lines.append(f"chance: {scores['chance']:.3f}, the most frequent class")
-    if tell_doubt(scores):
-        lines.append(f"top-1: {tell_doubt(scores)}")
+    if describe_doubt(scores):
+        lines.append(f"top-1: {describe_doubt(scores)}")
     if scores["num_unreadable"]:
         text = f"{scores['num_unreadable']} videos could not be read and are left out; counted as wrong: top-1 "
         lines.append(f"{text}{scores['top1_unreadable_wrong']:.3f}")

@@ -10,26 +10,25 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float
 from numpy import ndarray
 
 from hpm_video.catalog.annotations import SUFFIXES, list_folder, list_frames
-from hpm_video.config import DataConfig, FinetuneConfig
+from hpm_video.config import FinetuneConfig
 from hpm_video.data.manifest import open_manifest
-from hpm_video.data.readers.limits import Limits
-from hpm_video.data.readers.pyav import read_timeline
-from hpm_video.data.readers.read import read_item
 from hpm_video.data.sampling import Protocol, protocol_of
 from hpm_video.errors import UnreadableVideo, UserError
+from hpm_video.evals.finetuned.answers import Pace
 from hpm_video.evals.finetuned.charts import draw_timeline
-from hpm_video.evals.finetuned.multi_view_test import Pace
 from hpm_video.evals.finetuned.views import ViewClassifier, choose_frames, cut_views, to_probabilities
-from hpm_video.evals.summary import tell_probabilities
-from hpm_video.files import OwnFolder, own_folder, write_bytes, write_json
-from hpm_video.item import Item
+from hpm_video.evals.finetuned.windows import LazyVideo, Window, slide, slide_seconds
+from hpm_video.evals.metrics import best_classes
+from hpm_video.evals.summary import format_probabilities
+from hpm_video.files import write_bytes, write_json
+from hpm_video.own_folder import OwnFolder, own_folder
 from hpm_video.preprocess.jobs import SPECIAL, is_special
 from hpm_video.reading import parse_json, read_json
 from hpm_video.train.engines.start import prepare_process
@@ -37,17 +36,6 @@ from hpm_video.weights.load import load_classifier
 
 log = logging.getLogger("hpm_video")
 PIECE_BYTES = 128 << 20  # of decoded frames held at one time (one window is always held whole)
-ASSUMED_FPS = 25.0  # of what has no time stamps: folders of frames
-SAME_S = 2e-3  # times that are less apart are the same: containers round to milliseconds
-
-
-class Window(NamedTuple):
-    """Frames start to stop - 1, and the time that they stand for."""
-
-    start: int
-    stop: int
-    begin_s: float
-    end_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +49,15 @@ class Prediction:
     probabilities: Float[ndarray, "W K"]
 
     def overall(self, num: int) -> list[tuple[str, float]]:
-        """The most probable classes of the whole video: the mean over its windows."""
+        """Return the most probable classes of the whole video: of the mean over its windows."""
         return self.top(self.probabilities.mean(0), num)
 
     def top(self, probabilities: Float[ndarray, " K"], num: int) -> list[tuple[str, float]]:
-        return [(self.classes[k], float(probabilities[k])) for k in np.argsort(-probabilities, kind="stable")[:num]]
+        """Return the most probable classes of a window with their probabilities."""
+        return [(self.classes[k], float(probabilities[k])) for k in best_classes(probabilities, num)]
 
     def as_json(self, num: int) -> dict[str, Any]:
+        """Return the content of the JSON file, with the `num` most probable classes."""
         windows = zip(self.begins_s.tolist(), self.ends_s.tolist(), self.probabilities, strict=True)
         return {
             "video": self.video,
@@ -76,47 +66,20 @@ class Prediction:
         }
 
 
-class Film:
-    """Frames of one video by number, decoded when asked for. Raises UnreadableVideo."""
-
-    def __init__(self, path: Path, config: DataConfig) -> None:
-        self.item, self.config, self.num_frames = Item(str(path), path, -1), config, 0
-        self.frame_bytes = self.read(np.zeros(1, dtype=np.int64)).nbytes
-        self.times_s = self._find_times()
-
-    def read(self, wanted: Int[ndarray, " n"]) -> UInt8[ndarray, "n H W C"]:
-        """`num_frames` is then what the reader found: less than before where a file breaks off."""
-
-        def choose(count: int) -> ndarray:
-            self.num_frames = count
-            return np.minimum(wanted, count - 1)
-
-        return read_item(self.item, choose, self.config.reader, self.config.fps, Limits.of(self.config))
-
-    def _find_times(self) -> Float[ndarray, " m"]:
-        """[num_frames + 1]: when each frame is shown, and when the last one ends, in seconds from the first."""
-        count, fps = self.num_frames, self.config.fps or ASSUMED_FPS
-        if count > 1 and self.config.fps is None and Path(str(self.item.media)).is_file():
-            times = read_timeline(str(self.item.media), Limits.of(self.config)).times_s[:count]
-            if len(times) > 1:
-                step = float(np.median(np.diff(times)))
-                return np.append(times, times[-1] + step * np.arange(1, count - len(times) + 2))
-        return np.arange(count + 1) / fps
-
-
 class Predictor:
     """A fine-tuned run, asked about videos as it is in a test. Raises UserError."""
 
     def __init__(self, run: Path, window_s: float | None = None, every_s: float | None = None) -> None:
-        """window_s: length of a window, every_s: from the start of one to the next, in seconds; see `windows`."""
+        """Load the run. `window_s`: length of a window; `every_s`: from the start of one to the next; both in
+        seconds, see `windows`."""
         self.config, model, self.classes = load_classifier(run, ["engine.kind=auto"])
         self.classifier = ViewClassifier(model, self.config, prepare_process(self.config))
         self.sampling, self.num_clips, self.num_crops = find_protocol(run, self.config)
         self.window_s, self.every_s = window_s, every_s
 
     def predict(self, path: Path) -> Prediction:
-        """Raises UnreadableVideo."""
-        film = Film(path, self.config.data)
+        """Classify a video. Raises UnreadableVideo."""
+        film = LazyVideo(path, self.config.data)
         windows = self.windows(film)
         rows = list(self._answer(film, windows))
         done = windows[: len(rows)]
@@ -128,7 +91,8 @@ class Predictor:
             probabilities=np.stack(rows),
         )
 
-    def windows(self, film: Film) -> list[Window]:
+    def windows(self, film: LazyVideo) -> list[Window]:
+        """Return the windows of a video."""
         data, times, num_frames = self.config.data, film.times_s, film.num_frames
         length = (data.num_frames - 1) * data.stride + 1 if self.sampling == "dense" else num_frames
         if self.window_s is None and (self.every_s is None or self.sampling == "dense"):
@@ -137,8 +101,8 @@ class Predictor:
         assert seconds is not None
         return slide_seconds(times, seconds, self.every_s or seconds)
 
-    def _answer(self, film: Film, windows: list[Window]) -> Iterator[Float[ndarray, " K"]]:
-        """Probabilities of each window; ends early where the file breaks off."""
+    def _answer(self, film: LazyVideo, windows: list[Window]) -> Iterator[Float[ndarray, " K"]]:
+        """Yield the probabilities of each window; end early if the file breaks off."""
         data, average = self.config.data, self.config.test.average
         span = (data.num_frames - 1) * data.stride + 1
         longest = max(w.stop - w.start for w in windows)
@@ -159,49 +123,9 @@ class Predictor:
             pace.show(first + len(piece))
 
 
-def slide(times_s: Float[ndarray, " m"], length: int, every_s: float | None = None) -> list[Window]:
-    """Windows of `length` frames, one starting where the other ends or `every_s` seconds after it began, a last one at the
-    end of the video; of a video that is shorter, the whole. times_s: of the frames, and the end of the last one."""
-    num_frames = len(times_s) - 1
-    if num_frames <= length:
-        starts = [0]
-    else:
-        last = num_frames - length
-        starts = list(range(0, last + 1, length))
-        if every_s is not None:
-            starts = sorted({_frame_at(times_s, t) for t in np.arange(0, times_s[last] + SAME_S, every_s)})
-        if starts[-1] < last:
-            starts.append(last)
-    stops = [min(start + length, num_frames) for start in starts]
-    return [Window(i, j, float(times_s[i]), float(times_s[j])) for i, j in zip(starts, stops, strict=True)]
-
-
-def slide_seconds(times_s: Float[ndarray, " m"], length_s: float, every_s: float) -> list[Window]:
-    """Windows of `length_s` seconds, one starting `every_s` after the other, a last one at the end of the video; of a video
-    that is shorter, the whole. A window holds the frames that begin in it, or if none does the one that is shown then."""
-    end = float(times_s[-1])
-    if end <= length_s + SAME_S:
-        return [Window(0, len(times_s) - 1, 0.0, end)]
-    begins = np.arange(0, end - length_s + SAME_S, every_s)
-    if begins[-1] + length_s < end - SAME_S:
-        begins = np.append(begins, end - length_s)
-    windows = []
-    for begin in begins.tolist():
-        first, stop = np.searchsorted(times_s[:-1], (begin - SAME_S, begin + length_s - SAME_S)).tolist()
-        if stop <= first:
-            first, stop = first - 1, first
-        windows.append(Window(first, stop, begin, min(begin + length_s, end)))
-    return windows
-
-
-def _frame_at(times_s: Float[ndarray, " m"], time_s: float) -> int:
-    """The frame that begins at a time, or the next one."""
-    return int(np.searchsorted(times_s[:-1], time_s - SAME_S))
-
-
 def find_protocol(run: Path, config: FinetuneConfig) -> Protocol:
-    """How the run's own data set is sampled and tested: by its configuration, and where that leaves it to the data set, by
-    the name of that set, from a test of the run or from data.root itself. Raises UserError where both are gone."""
+    """Return how the run's own data set is sampled and tested. Keys of the run come first; the rest follows from the
+    name of the data set, as a test of the run or data.root says it. Raises UserError if both are gone."""
     data, test = config.data, config.test
     given = (data.sampling if data.sampling != "auto" else None, test.num_clips, test.num_crops)
     if None in given:
@@ -229,8 +153,8 @@ def _find_set_name(run: Path, config: FinetuneConfig) -> str:
 
 
 def list_samples(given: Sequence[Path]) -> list[Path]:
-    """Files and folders of frames as they are, folders as the videos in them and below, or else as their folders of frames;
-    each once. Raises UserError for a folder without either."""
+    """Return the given files and folders of frames, and for other folders the videos in them and below, or else
+    their folders of frames; each once. Raises UserError for a folder without either."""
     found: list[Path] = []
     for path in given:
         found += _list_folder(path) if path.is_dir() else [path]
@@ -252,7 +176,7 @@ def _list_folder(folder: Path) -> list[Path]:
 
 
 def predict_videos(predictor: Predictor, videos: Sequence[Path], out: Path, num_top: int) -> Iterator[str | Exception]:
-    """For each video what to say of it, or why it could not be read; writes OUT/NAME.json and, of several windows,
+    """Yield a text for each video, or the error if it cannot be read. Writes OUT/NAME.json and, for several windows,
     OUT/NAME.png."""
     with own_folder(out, "hpm-video predict", find_older_predictions) as own:
         yield from _predict_videos(predictor, videos, own, num_top)
@@ -295,12 +219,12 @@ def _predict_videos(
             write_bytes(own.file(f"{name}.png"), picture)
             written.append(own.path / f"{name}.png")
         write_json(own.file(f"{name}.json"), found.as_json(num_top))
-        yield tell_prediction(found, written, num_top)
+        yield describe_prediction(found, written, num_top)
 
 
-def tell_prediction(found: Prediction, written: Sequence[Path], num_top: int) -> str:
-    """The classes of the whole video, then what was written."""
+def describe_prediction(found: Prediction, written: Sequence[Path], num_top: int) -> str:
+    """Return the classes of the whole video and the names of the written files."""
     count = len(found.probabilities)
     over = f"mean of {count:,} windows of {found.ends_s[0] - found.begins_s[0]:.3g} s; " if count > 1 else ""
-    text = tell_probabilities(found.overall(num_top))
+    text = format_probabilities(found.overall(num_top))
     return f"{found.video}: {text}\n  {over}wrote {', '.join(map(str, written))}"

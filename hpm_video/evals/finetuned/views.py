@@ -28,7 +28,7 @@ log = logging.getLogger("hpm_video")
 class ViewDataset(ClipDataset):
     """All views of a video, from frames that are decoded once: a batch of keys is one row, `num_views` times.
 
-    A video that cannot be read is not replaced: its views are black, its first one says why.
+    A video that cannot be read is not replaced: its views are black, and the first one names the reason.
     """
 
     def __init__(self, source: Source, config: DataConfig, test: TestConfig) -> None:
@@ -39,10 +39,11 @@ class ViewDataset(ClipDataset):
 
     @property
     def num_views(self) -> int:
+        """Return the number of views of a video."""
         return self.num_clips * self.num_crops
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample]:
-        """Raises UserError for a label that is no class."""
+        """Return the views of one row. Raises UserError if its label is not a class."""
         row, name = keys[0][0], self.source.name(keys[0][0])
         try:
             views, label = self.read_views(row)
@@ -59,7 +60,7 @@ class ViewDataset(ClipDataset):
         return [Sample(view, label, row, ()) for view in views]
 
     def read_views(self, row: int) -> tuple[UInt8[Tensor, "V C T H W"], int]:
-        """(views, label). Raises UnreadableVideo."""
+        """Return the views and the label. Raises UnreadableVideo."""
         name, config = self.source.name(row), self.config
         if name in self.bad:
             raise UnreadableVideo(name, self.bad[name])
@@ -69,12 +70,12 @@ class ViewDataset(ClipDataset):
         return cut_views(frames, self.num_clips, self.num_crops, config), item.label
 
     def choose(self, num_available: int) -> Int[np.ndarray, " n"]:
-        """The frames of all clips, one clip after the other: what the reader is asked for."""
+        """Return the frames that the reader is asked for: those of all clips, clip after clip."""
         return choose_frames(self.sampling, num_available, self.num_clips, self.config)
 
 
 def choose_frames(sampling: str, num_available: int, num_clips: int, config: DataConfig) -> Int[np.ndarray, " n"]:
-    """[num_clips * T]: numbers of frames, clip after clip."""
+    """Return the numbers of the frames [num_clips * T], clip after clip."""
     clips = [
         sample_frames(sampling, num_available, config, None, View(number, num_clips)) for number in range(num_clips)
     ]
@@ -84,18 +85,18 @@ def choose_frames(sampling: str, num_available: int, num_clips: int, config: Dat
 def cut_views(
     frames: UInt8[np.ndarray, "n H W C"], num_clips: int, num_crops: int, config: DataConfig
 ) -> UInt8[Tensor, "V C T h w"]:
-    """Decoded frames [num_clips * T, H, W, C] -> views of data.frame_size_px."""
+    """Cut decoded frames [num_clips * T, H, W, C] into views of data.frame_size_px."""
     target = (config.frame_size_px[0], config.frame_size_px[1])
     boxes = view_boxes(frames.shape[1], frames.shape[2], target, num_crops)
     return torch.stack([cut(clip, box, target) for clip in np.split(frames, num_clips) for box in boxes])
 
 
 class ViewClassifier:
-    """A classifier on a device that is asked about one video at a time.
+    """A classifier on a device that answers one video at a time.
 
-    The views of a video make forward passes of their own, of at most `batch_size` views: what comes out does not depend
-    on which other videos this process was given, so that a test is the same, bit by bit, on any number of processes. The
-    price is small passes where a video has few views.
+    The views of a video pass alone, at most `batch_size` at once. So the answer does not depend on the other videos of
+    this process, and a test is the same, bit by bit, on any number of processes. The price is small passes if a video
+    has few views.
     """
 
     def __init__(self, model: nn.Module, config: FinetuneConfig, device: torch.device) -> None:
@@ -106,7 +107,7 @@ class ViewClassifier:
 
     @torch.no_grad()
     def logits(self, views: UInt8[Tensor, "V C T H W"]) -> Float[Tensor, "V K"]:
-        """In fp32, on the host. Raises UserError where they are not finite."""
+        """Return the logits of each view in fp32, on the host. Raises UserError if they are not finite."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             parts = [self.model(self.normalise(part)) for part in views.split(self.batch_size)]
         logits = torch.cat(parts).float().cpu()
@@ -121,11 +122,11 @@ class ViewClassifier:
 
 
 def average_views(logits: Float[Tensor, "V K"], average: str) -> Float[Tensor, " K"]:
-    """Mean over the views of softmax(logits) (probabilities) or of the logits, in fp64; returned in fp32."""
+    """Return the mean over the views of softmax(logits) (probabilities) or of the logits, computed in fp64, in fp32."""
     values = logits.double()
     return (values.softmax(1) if average == "probabilities" else values).mean(0).float()
 
 
 def to_probabilities(scores: Float[Tensor, " K"], average: str) -> Float[Tensor, " K"]:
-    """Of what `average_views` gave."""
+    """Turn the result of `average_views` into probabilities."""
     return scores if average == "probabilities" else scores.double().softmax(0).float()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from hpm_video.evals.frozen.features import autocast, find_device
+from hpm_video.evals.metrics import Answers
 from hpm_video.models.layers import NORM_EPS, reset_weights
 
 log = logging.getLogger("hpm_video")
@@ -48,18 +49,18 @@ class AttentiveHead(nn.Module):
 
 
 class AttentiveFit(NamedTuple):
-    """The heads, one for each of LRS, and how they did on the held-back rows."""
+    """The heads, one for each of LRS, and their accuracy on the held-back rows."""
 
     heads: nn.ModuleList
     held_back: dict[float, float]  # learning rate -> accuracy
 
     @property
     def lr(self) -> float:
-        """The best; of equals the smallest."""
+        """Return the best learning rate; of equals the smallest."""
         return max(self.held_back, key=lambda lr: (self.held_back[lr], -lr))
 
     def scores(self, read: ReadTokens, rows: Int[ndarray, " m"]) -> tuple[Int[ndarray, " n"], Float[ndarray, "n K"]]:
-        """Rows that could be read, and the class scores of the chosen head."""
+        """Return the rows that could be read, and the class scores of the chosen head."""
         found, scores = predict(self.heads, read, rows)
         return found, scores[list(self.held_back).index(self.lr)]
 
@@ -74,9 +75,10 @@ def fit_attentive(  # noqa: PLR0913
     epochs: int = EPOCHS,
     seed: int = 0,
 ) -> AttentiveFit:
-    """Heads trained on the rows that are not held `back`, by AdamW with a cosine to 0 after a warm-up, without dropout.
+    """Train the heads on the rows that are not held `back`, by AdamW with a cosine to 0 after a warm-up, without
+    dropout.
 
-    `labels` of every row 0 to n - 1 that `read` knows; -1: not used.
+    `labels` of every row 0 to n - 1 that `read` knows; rows with -1 are not used.
     """
     device = find_device()
     with torch.random.fork_rng(devices=[]):
@@ -100,8 +102,8 @@ def fit_attentive(  # noqa: PLR0913
         told = ", ".join(f"{lr:g}: {loss:.3f}" for lr, loss in zip(LRS, (total / max(1, count)).tolist(), strict=True))
         log.info("attentive probe, epoch %d of %d, loss by learning rate: %s", epoch + 1, epochs, told)
     found, scores = predict(heads, read, np.flatnonzero(back & (labels >= 0)))
-    right = (scores.argmax(2) == labels[found]).mean(1) if len(found) else np.zeros(len(LRS))
-    return AttentiveFit(heads, dict(zip(LRS, right.tolist(), strict=True)))
+    right = [Answers(scores=of_head, labels=labels[found]).accuracy() if len(found) else 0.0 for of_head in scores]
+    return AttentiveFit(heads, dict(zip(LRS, right, strict=True)))
 
 
 def _losses(heads: nn.ModuleList, tokens: Float[Tensor, "B L D"], labels: Int[Tensor, " B"]) -> Float[Tensor, " G"]:
@@ -113,7 +115,7 @@ def _losses(heads: nn.ModuleList, tokens: Float[Tensor, "B L D"], labels: Int[Te
 def predict(
     heads: nn.ModuleList, read: ReadTokens, rows: Int[ndarray, " m"]
 ) -> tuple[Int[ndarray, " n"], Float[ndarray, "G n K"]]:
-    """Rows that could be read, and class scores of each head for them."""
+    """Return the rows that could be read, and the class scores of each head for them."""
     device, found, scores = find_device(), [np.empty(0, np.int64)], []
     for some, tokens in read(rows):
         with autocast(device):
@@ -124,7 +126,7 @@ def predict(
 
 
 def lr_share(step: int, steps: int) -> float:
-    """Linear rise over the first WARMUP_SHARE, then half a cosine to 0."""
+    """Return the share of the learning rate: a linear rise over the first WARMUP_SHARE, then half a cosine to 0."""
     warmup = max(1.0, WARMUP_SHARE * steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)

@@ -1,4 +1,4 @@
-"""Features on disk: computed once, found again by what they were computed from, gone on with where they were interrupted.
+"""Features on disk: computed once, found again by their inputs, resumed after an interruption.
 
 ```
 RUN/features/KEY/key.json                    what they were computed from; KEY is its hash
@@ -30,8 +30,9 @@ from hpm_video.data.shards import Shards
 from hpm_video.errors import UserError
 from hpm_video.evals.frozen.clips import CLIPS_PER_BATCH, BadCount, ClipBatch, ListedClips, groups_of, read_clips
 from hpm_video.evals.frozen.features import FROM_SPACE, Features, encode, from_space, pool, precision_of
-from hpm_video.files import all_names, own_folder, replacing, write_json
+from hpm_video.files import replacing, write_json
 from hpm_video.models.encoder import Encoder, resolve_size
+from hpm_video.own_folder import all_names, own_folder
 from hpm_video.preprocess.jobs import SAID_EVERY_S, tell_time
 from hpm_video.reading import parse_json
 from hpm_video.types import Failure
@@ -53,6 +54,8 @@ class Encoded(NamedTuple):
 
 
 class Part(NamedTuple):
+    """A whole file of features: rows that could be read, and the reasons for the others."""
+
     rows: Int[ndarray, " n"]
     values: Float[Tensor, "n ..."]
     labels: Int[ndarray, " n"]
@@ -60,7 +63,7 @@ class Part(NamedTuple):
 
 
 class Parts:
-    """Rows 0 to num_rows - 1 in files of `rows_per_part`, each whole or not there. Who fills them holds `folder`."""
+    """Rows 0 to num_rows - 1 in files of `rows_per_part`, each whole or absent. The caller of `fill` holds `folder`."""
 
     def __init__(self, folder: Path, num_rows: int, rows_per_part: int) -> None:
         self.folder, self.num_rows, self.rows_per_part = folder, num_rows, rows_per_part
@@ -69,15 +72,16 @@ class Parts:
         return -(-self.num_rows // self.rows_per_part)
 
     def file(self, number: int) -> Path:
+        """Return the path of a part."""
         return self.folder / f"part-{number * self.rows_per_part:08d}.safetensors"
 
     @property
     def names(self) -> list[str]:
-        """Of all files, in `folder`."""
+        """Return the names of all files in `folder`."""
         return [self.file(number).name for number in range(len(self))]
 
     def missing(self) -> list[int]:
-        """Rows of the parts that are not there, or not whole."""
+        """Return the rows of the parts that are absent or not whole."""
         return [
             row
             for number in range(len(self))
@@ -89,7 +93,7 @@ class Parts:
         return range(number * self.rows_per_part, min((number + 1) * self.rows_per_part, self.num_rows))
 
     def fill(self, work: Iterable[Encoded], title: str, max_bad_share: float) -> None:
-        """Writes each part when its last row has come; `work` gives the missing rows in ascending order."""
+        """Write each part as soon as its last row is there. `work` yields the missing rows in ascending order."""
         bad, progress = BadCount(max_bad_share), _Progress(title, self.num_rows - len(self.missing()), self.num_rows)
         pieces: dict[int, list[Encoded]] = {}
         for batch in work:
@@ -113,7 +117,7 @@ class Parts:
             save_file(tensors, draft, {"unreadable": json.dumps(unreadable)})
 
     def read(self) -> Iterator[Part]:
-        """Whole parts in their order; values are mapped from the file, not read before they are used."""
+        """Yield the parts in their order. Values are mapped from the file, not read before they are used."""
         for number in range(len(self)):
             with safe_open(self.file(number), "pt") as file:
                 unreadable = json.loads(file.metadata()["unreadable"])
@@ -171,7 +175,8 @@ class _Progress:
 
 
 def encode_clips(encoder: Encoder, batches: Iterable[ClipBatch], config: DataConfig, pooling: str) -> Iterator[Encoded]:
-    """Tokens come in fp16, which is finer than the bf16 they are computed in on a GPU; everything else in fp32."""
+    """Yield the features of batches: tokens in fp16, which is finer than the bf16 they are computed in on a GPU; all
+    others in fp32."""
     for batch in batches:
         values = torch.zeros(0)
         if len(batch.rows):
@@ -182,7 +187,8 @@ def encode_clips(encoder: Encoder, batches: Iterable[ClipBatch], config: DataCon
 def cached_features(
     folder: Path, encoder: Encoder, source: Source, config: PretrainConfig, pooling: str, rows_per_part: int = 0
 ) -> Features:
-    """Features of a whole source; what is in `folder` is not computed again. The encoder is on its device, in eval mode."""
+    """Return the features of a whole source; those in `folder` are not computed again. The encoder is on its device,
+    in eval mode."""
     stored = "space" if pooling in FROM_SPACE else pooling
     parts, key = cached_parts(folder, encoder, source, config, stored, rows_per_part)
     found = list(parts.read())
@@ -205,7 +211,7 @@ def cached_features(
 def cached_parts(
     folder: Path, encoder: Encoder, source: Source, config: PretrainConfig, pooling: str, rows_per_part: int = 0
 ) -> tuple[Parts, str]:
-    """(all parts, computed where they were not there, KEY)."""
+    """Return all parts, after computing the missing ones, and their KEY."""
     check_pooling(encoder, pooling)
     settings = describe(encoder, source, config, pooling)
     key = key_of(settings)
@@ -227,19 +233,19 @@ def find_older_parts(folder: Path) -> list[str] | None:
 
 
 def check_pooling(encoder: Encoder, pooling: str) -> None:
-    """UserError where the encoder has no such features."""
+    """Raise UserError if the encoder has no such features."""
     num_latents = encoder.num_tokens + (encoder.cls_token is not None)
     pool(torch.zeros(1, num_latents, 1), encoder.grid, pooling)
 
 
 def rows_that_fit(encoder: Encoder, pooling: str) -> int:
-    """Rows of a part: what an interruption may cost, and of tokens what is held in memory."""
+    """Return the rows of a part: an interruption loses at most these, and tokens of one part are held in memory."""
     num_bytes = 2 * encoder.num_tokens * encoder.width if pooling == "tokens" else 1
     return max(CLIPS_PER_BATCH, min(ROWS_PER_PART, BYTES_PER_PART // num_bytes))
 
 
 def describe(encoder: Encoder, source: Source, config: PretrainConfig, pooling: str) -> dict[str, Any]:
-    """All that the features of a source depend on."""
+    """Return everything that the features of a source depend on."""
     device = next(encoder.parameters()).device
     rule = {} if config.data.rule == "even" else {"rule": config.data.rule}
     return {
@@ -254,11 +260,12 @@ def describe(encoder: Encoder, source: Source, config: PretrainConfig, pooling: 
 
 
 def key_of(settings: dict[str, Any]) -> str:
+    """Return the name of the folder for these inputs."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def hash_weights(encoder: Encoder, config: PretrainConfig) -> str:
-    """Of every weight by name, and of what the weights do not show."""
+    """Return a hash of every weight by name, and of the settings that the weights do not show."""
     model = config.model
     shape = [model.tubelet, model.patch_px, model.positions, resolve_size(model).num_heads]
     found = hashlib.sha256(json.dumps(shape).encode())
@@ -269,7 +276,7 @@ def hash_weights(encoder: Encoder, config: PretrainConfig) -> str:
 
 
 def hash_samples(source: Source) -> str:
-    """Of the manifest's rows and of each file's size and time of change; of shards, of their header's."""
+    """Return a hash of the manifest's rows and of each file's size and time of change; for shards, of their headers."""
     if isinstance(source, Shards):
         told = [repr(source), source.header_key()]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]

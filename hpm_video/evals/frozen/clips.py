@@ -1,4 +1,4 @@
-"""The testing clips of a set, read by loader processes; what cannot be read is named, counted and left out."""
+"""Test clips of a set, read by loader processes. Samples that cannot be read are named, counted and left out."""
 
 import dataclasses
 import logging
@@ -75,7 +75,7 @@ class RowOrder(StepSampler):
 
 
 def read_clips(dataset: ListedClips, rows: Sequence[int], batch_size: int = CLIPS_PER_BATCH) -> Iterator[ClipBatch]:
-    """These rows in this order. Files that hang or crash their reader count as unreadable (`ClipStream`)."""
+    """Yield these rows in this order. Files that hang or crash their reader count as unreadable (`ClipStream`)."""
     if not len(rows):
         return
     batch_size = min(batch_size, len(rows))
@@ -95,13 +95,14 @@ def read_clips(dataset: ListedClips, rows: Sequence[int], batch_size: int = CLIP
 
 
 class BadCount:
-    """Names each unreadable row; UserError beyond a share of those asked for."""
+    """A count of unreadable rows, each named in the log."""
 
     def __init__(self, max_share: float) -> None:
         self.max_share, self.num_seen = max_share, 0
         self.failures: list[Failure] = []
 
     def add(self, num_good: int, failures: Sequence[Failure]) -> None:
+        """Add rows of a batch. Raises UserError if too large a share cannot be read."""
         self.num_seen += num_good + len(failures)
         self.failures += failures
         for failure in failures:
@@ -127,7 +128,8 @@ class Clips:
 
 
 def load_clips(source: Source, config: DataConfig, rows: Sequence[int] | None = None) -> Clips:
-    """All testing clips, or those of some rows. UserError if none can be read. The global generators stay as they are."""
+    """Return all test clips, or those of some rows. Raises UserError if none can be read. The global generators stay
+    as they are."""
     rows = range(len(source)) if rows is None else rows
     bad = BadCount(config.max_bad_share)
     clips, kept, labels = [], [], []
@@ -151,7 +153,7 @@ def load_clips(source: Source, config: DataConfig, rows: Sequence[int] | None = 
 
 
 def groups_of(source: Source, rows: Sequence[int]) -> list[str]:
-    """What belongs together (a camera, a person), as the manifest says; "" where it does not say."""
+    """Return the group of each row (a camera, a person), as the manifest says; "" if it does not say."""
     if not isinstance(source, Manifest):
         return [""] * len(rows)
     return source.table["group"].take(rows).to_pylist()

@@ -37,8 +37,9 @@ from hpm_video.evals.frozen.cache import (
 from hpm_video.evals.frozen.clips import CLIPS_PER_BATCH, ListedClips, read_clips
 from hpm_video.evals.frozen.features import POOLINGS, find_device
 from hpm_video.evals.frozen.layout import LAYOUT
-from hpm_video.files import OwnFolder, all_names, own_folder, replacing
+from hpm_video.files import replacing
 from hpm_video.models.encoder import Encoder
+from hpm_video.own_folder import OwnFolder, all_names, own_folder
 from hpm_video.preprocess.jobs import Record, num_free_cores, run_jobs
 from hpm_video.preprocess.times import read_times
 from hpm_video.reading import parse_json
@@ -75,7 +76,7 @@ class PlannedClips(ListedClips):
         return Sample(self.transform(frames, np.random.default_rng(0)), -1, row, ())
 
     def _choose(self, row: int, num_available: int) -> Int[ndarray, " T"]:
-        """A file may give fewer frames than it has packets."""
+        """Return the planned frames; a file may give fewer frames than it has packets."""
         return np.minimum(self.plan[row].frames, num_available - 1)
 
 
@@ -87,9 +88,10 @@ def write_features(  # noqa: PLR0913
     windows: bool = False,
     stride_s: float | None = None,
 ) -> str:
-    """Writes `out` (.npz or .safetensors, see LAYOUT) when all is computed; says what it holds. Raises UserError.
+    """Compute features of videos, write them to `out` (.npz or .safetensors, see LAYOUT), and return a description.
+    Raises UserError.
 
-    What is computed lies in OUT.parts until then, and an interrupted call goes on from there.
+    Until all are computed they lie in OUT.parts, from which an interrupted call resumes.
     """
     check_out(out)
     if stride_s is not None and not windows:
@@ -169,7 +171,7 @@ def _write_features(  # noqa: PLR0913
 
 
 def list_videos(given: Sequence[Path]) -> list[str]:
-    """Files as they are, folders as the videos in them and below; each once."""
+    """Return the given files, and the videos in given folders and below; each once. Raises UserError."""
     found: list[str] = []
     for path in given:
         found += [str(path / name) for name in list_folder(path)] if path.is_dir() else [str(path)]
@@ -179,7 +181,7 @@ def list_videos(given: Sequence[Path]) -> list[str]:
 def plan_clips(
     video: int, record: Record, config: DataConfig, windows: bool, stride_s: float | None = None
 ) -> list[Planned]:
-    """The clips of a video; none of one that cannot be read."""
+    """Return the clips of each video; none for a video that cannot be read."""
     if "reason" in record:
         return []
     times = np.array(record["times_s"]) if "times_s" in record else np.arange(record["num_frames"]) * record["step_s"]
@@ -196,7 +198,7 @@ def plan_clips(
 def choose_windows(
     times_s: Float[ndarray, " frames"], num_frames: int, stride: int, stride_s: float | None
 ) -> list[Int[ndarray, " T"]]:
-    """Frames of each window that fits; at least one window."""
+    """Return the frames of each window that fits; at least one window."""
     spare = len(times_s) - ((num_frames - 1) * stride + 1)
     if spare < 0:
         return [sample_dense(len(times_s), num_frames, stride, None)]
@@ -211,7 +213,7 @@ def choose_windows(
 def describe(
     encoder: Encoder, config: PretrainConfig, records: list[Record], plan: list[Planned], pooling: str
 ) -> dict[str, Any]:
-    """All that the features depend on, and its hash."""
+    """Return everything that the features depend on, and its hash."""
     found = hashlib.sha256(json.dumps(records, sort_keys=True).encode())
     for clip in plan:
         found.update(clip.frames.tobytes())
@@ -247,6 +249,7 @@ def _merge(parts: Parts, plan: list[Planned], encoder: Encoder, metadata: dict[s
 
 
 def write_file(out: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write tensors and metadata as .npz or .safetensors."""
     with replacing(out) as draft:
         if out.suffix == ".npz":
             with draft.open("wb") as stream:
@@ -257,7 +260,7 @@ def write_file(out: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) 
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
-    """Of a file that `write_file` wrote; {} of any other."""
+    """Return the metadata of a file of `write_file`; {} for any other file."""
     if not file.is_file():
         return {}
     try:

@@ -43,20 +43,24 @@ class Features:
 
 
 def find_device() -> torch.device:
+    """Return the first GPU, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def precision_of(device: torch.device) -> str:
+    """Return bf16 or fp32, the precision of encoders on this device."""
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def autocast(device: torch.device) -> AbstractContextManager:
+    """Return a context in which encoders run in the precision of this device."""
     return torch.autocast("cuda", torch.bfloat16) if precision_of(device) == "bf16" else contextlib.nullcontext()
 
 
 @torch.no_grad()
 def encode(encoder: Encoder, clip: UInt8[Tensor, "B C T H W"], config: DataConfig) -> Float[Tensor, "B L D"]:
-    """All tokens visible; in fp32, on the encoder's device. With a class token L = 1 + N and it comes first.
+    """Return all tokens, every one visible, in fp32 on the encoder's device. With a class token L = 1 + N and it comes
+    first.
 
     Raises UserError for clips of another size than the encoder's, or that are not uint8.
     """
@@ -66,7 +70,7 @@ def encode(encoder: Encoder, clip: UInt8[Tensor, "B C T H W"], config: DataConfi
 
 
 def pool(latent: Float[Tensor, "B L D"], grid: Grid, pooling: str) -> Float[Tensor, "B ..."]:
-    """See POOLINGS. Raises UserError."""
+    """Pool tokens as POOLINGS says. Raises UserError."""
     num_tokens = grid[0] * grid[1] * grid[2]
     if pooling not in POOLINGS:
         raise UserError(f"pooling: '{pooling}'; expected one of {', '.join(POOLINGS)}")
@@ -81,21 +85,21 @@ def pool(latent: Float[Tensor, "B L D"], grid: Grid, pooling: str) -> Float[Tens
 
 
 def from_space(values: Float[Tensor, "B t D"], pooling: str) -> Float[Tensor, "B ..."]:
-    """space -> mean, space or motion."""
+    """Turn features pooled by space into mean, space or motion."""
     if pooling == "mean":
         return values.mean(1)
     return values - values.mean(1, keepdim=True) if pooling == "motion" else values
 
 
 def default_pooling(config: PretrainConfig) -> str:
-    """motion; of a model with one time step, which would have none, mean."""
+    """Return motion; mean for a model with one time step, which would have no motion."""
     return "motion" if Geometry.of(config).grid[0] > 1 else "mean"
 
 
 def extract_features(
     encoder: Encoder, clips: Clips, config: DataConfig, pooling: str = "motion", batch_size: int = CLIPS_PER_BATCH
 ) -> Features:
-    """Of clips in memory; see `hpm_video.evals.frozen.cache` for sets that do not fit."""
+    """Return the features of clips in memory; see `hpm_video.evals.frozen.cache` for sets that do not fit."""
     was_training = encoder.training
     encoder.eval()
     rows = [pool(encode(encoder, c, config), encoder.grid, pooling).flatten(1) for c in clips.clip.split(batch_size)]
@@ -110,7 +114,7 @@ def extract_features(
 
 
 def open_labelled(config: PretrainConfig) -> tuple[Source, Source]:
-    """Training and validation part of the labelled set that config.data names. Raises UserError."""
+    """Return the training and validation parts of the labelled set that config.data names. Raises UserError."""
     train, test = (open_manifest(config.data, split) for split in ("train", "validation"))
     if train is None or test is None or not train.classes:
         absent = "no labels" if train is None or not train.classes else "no validation split"
@@ -121,11 +125,12 @@ def open_labelled(config: PretrainConfig) -> tuple[Source, Source]:
 
 
 def open_clips(config: PretrainConfig) -> tuple[Clips, Clips]:
-    """Training and validation clips of a small labelled set, in memory."""
+    """Return the training and validation clips of a small labelled set, in memory."""
     train, test = open_labelled(config)
     return load_clips(train, config.data), load_clips(test, config.data)
 
 
 def first_weights(config: PretrainConfig) -> Encoder:
-    """The encoder as training with this configuration starts: the untrained control."""
+    """Return the encoder at its random initialisation, as training with this configuration starts: the untrained
+    control."""
     return build_student(config).encoder

@@ -14,21 +14,10 @@ ROWS = 1024  # test rows compared at one time
 def standardise(
     train: Float[ndarray, "n F"], test: Float[ndarray, "m F"]
 ) -> tuple[Float[ndarray, "n F"], Float[ndarray, "m F"]]:
-    """Zero mean and unit variance of each feature over the *training* rows; features that never vary become 0."""
+    """Give each feature zero mean and unit variance over the *training* rows; features that never vary become 0."""
     mean, std = train.mean(0), train.std(0)
     scale = np.where(std > 1e-8, std, np.inf)
     return (train - mean) / scale, (test - mean) / scale
-
-
-def predict_knn(
-    train: Float[ndarray, "n F"],
-    labels: Int[ndarray, " n"],
-    test: Float[ndarray, "m F"],
-    num_neighbours: int = 20,
-    temperature: float = 0.07,
-) -> Int[ndarray, " m"]:
-    """Class of each test row: that with most votes; of equals the lower one."""
-    return count_votes(train, labels, test, num_neighbours, temperature).argmax(1)
 
 
 def count_votes(
@@ -38,10 +27,11 @@ def count_votes(
     num_neighbours: int = 20,
     temperature: float = 0.07,
 ) -> Float[ndarray, "m K"]:
-    """Votes for each class 0 to max(labels): a test row's nearest training rows vote with weight exp(cosine / temperature).
+    """Return the votes for each class 0 to max(labels): a test row's nearest training rows vote with weight exp(cosine
+    / temperature).
 
-    Departure from DINO, which divides by the length only: features are standardised with the training rows first. Features
-    of masked autoencoders share a large mean, next to which all cosines are near 1.
+    Departure from DINO, which divides by the length only: features are standardised with the training rows first.
+    Features of masked autoencoders share a large mean, next to which all cosines are near 1.
     """
     device = find_device()
     x, q = (normalize(torch.from_numpy(v).float().to(device), dim=1) for v in standardise(train, test))

@@ -1,4 +1,4 @@
-"""kNN during pretraining: a cheap sign that features get better, which the loss does not give."""
+"""kNN during pretraining: a cheap sign of better features, which the loss does not give."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,13 +9,14 @@ from hpm_video.config import PretrainConfig
 from hpm_video.data.manifest import Source, open_manifest
 from hpm_video.evals.frozen.clips import Clips, load_clips
 from hpm_video.evals.frozen.features import default_pooling, extract_features
-from hpm_video.evals.frozen.knn import predict_knn
+from hpm_video.evals.frozen.knn import count_votes
+from hpm_video.evals.metrics import Answers
 from hpm_video.streams import KNN_CLIPS
 
 Measure = Callable[[nn.Module, int], dict[str, float]]  # (student or encoder, step) -> metrics by name
 
 
-class KnnHealth:
+class KnnMonitor:
     """kNN accuracy of the features of some labelled clips, which are decoded once and kept as uint8.
 
     Draws nothing from a global generator, and leaves modes and weights as they are. Under ZeRO-3 the forward pass is
@@ -29,14 +30,15 @@ class KnnHealth:
     def __call__(self, module: nn.Module, step: int) -> dict[str, float]:
         encoder: Any = getattr(module, "encoder", module)
         seen, asked = (extract_features(encoder, c, self.data, self.pooling) for c in (self.train, self.validation))
-        right = predict_knn(seen.values, seen.labels, asked.values) == asked.labels
-        return {"held_out/knn": float(right.mean())}
+        votes = count_votes(seen.values, seen.labels, asked.values)
+        return {"held_out/knn": Answers(scores=votes, labels=asked.labels).accuracy()}
 
 
-def make_knn_health(config: PretrainConfig, num_clips: int) -> Measure | None:
-    """Of at most num_clips labelled clips of the training split, and as many of the validation split, drawn by the seed.
+def make_knn_monitor(config: PretrainConfig, num_clips: int) -> Measure | None:
+    """Return a monitor on at most num_clips labelled clips of the training split, and as many of the validation split,
+    drawn by the seed.
 
-    None where the data has no labels, no validation split, or the drawn clips have a single class.
+    Return None if the data has no labels or no validation split, or if the drawn clips have a single class.
     """
     train, validation = (open_manifest(config.data, split) for split in ("train", "validation"))
     if train is None or validation is None or not train.classes:
@@ -44,7 +46,7 @@ def make_knn_health(config: PretrainConfig, num_clips: int) -> Measure | None:
     clips = [_draw(source, config, num_clips) for source in (train, validation)]
     if len(set(clips[0].labels.tolist())) < 2 or min(clips[0].labels.min(), clips[1].labels.min()) < 0:
         return None
-    return KnnHealth(config, *clips)
+    return KnnMonitor(config, *clips)
 
 
 def _draw(source: Source, config: PretrainConfig, num: int) -> Clips:

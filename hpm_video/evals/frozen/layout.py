@@ -1,4 +1,4 @@
-"""What a file of features holds: told by the help of `hpm-video features` and by the file itself."""
+"""The layout of a file of features, for the help of `hpm-video features` and for the file itself."""
 
 LAYOUT = """The file holds one row for each clip, R in all, a video's rows one after the other:
 

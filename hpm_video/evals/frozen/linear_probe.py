@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from hpm_video.evals.frozen.features import find_device
 from hpm_video.evals.frozen.knn import standardise
+from hpm_video.evals.metrics import Answers
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C: less is more regularisation
 HELD_BACK = 0.2  # share of the training features on which C is chosen
@@ -33,11 +34,12 @@ class Linear(NamedTuple):
     loss: float  # mean over the rows, regularisation included
 
     def scores(self, values: Float[ndarray, "m F"]) -> Float[ndarray, "m K"]:
+        """Return the class scores of rows."""
         return values @ self.weight + self.bias
 
 
 class Probe(NamedTuple):
-    """What the linear probe gave: class scores of the test rows, the C it was fitted with, held-back accuracy of each C."""
+    """A fitted linear probe: class scores of the test rows, the chosen C, held-back accuracy of each C."""
 
     scores: Float[ndarray, "m K"]
     C: float
@@ -51,7 +53,8 @@ def linear_probe(
     seed: int = 0,
     groups: Sequence[str] = (),
 ) -> Probe:
-    """C is chosen on held-back training rows (the smallest of equals), then all are fitted. Test rows have no say."""
+    """Fit a linear probe. C is chosen on held-back training rows (the smallest of equals), then all rows are fitted.
+    Test rows have no say."""
     held_back = try_grid(train, labels, seed, groups)
     C = (
         max(held_back, key=lambda c: (held_back[c], -c)) if held_back else 1.0
@@ -63,7 +66,7 @@ def linear_probe(
 def try_grid(
     train: Float[ndarray, "n F"], labels: Int[ndarray, " n"], seed: int = 0, groups: Sequence[str] = ()
 ) -> dict[float, float]:
-    """C -> accuracy on held-back rows of a fit to the others; each fit starts where the one before ended."""
+    """Return the accuracy on held-back rows of each C. Each fit starts where the one before ended."""
     back = hold_back(labels, HELD_BACK, seed, groups)
     if not back.any():
         return {}
@@ -71,14 +74,15 @@ def try_grid(
     found, fit = {}, None
     for C in GRID:
         fit = fit_logistic(x, labels[~back], C, fit)
-        found[C] = float((fit.scores(x_back).argmax(1) == labels[back]).mean())
+        found[C] = Answers(scores=fit.scores(x_back), labels=labels[back]).accuracy()
     return found
 
 
 def fit_logistic(x: Float[ndarray, "n F"], labels: Int[ndarray, " n"], C: float, start: Linear | None = None) -> Linear:
-    """The minimum of mean(cross entropy) + |weight|^2 / (2 C n); classes without a row never score.
+    """Return the minimum of mean(cross entropy) + |weight|^2 / (2 C n). Classes without a row never score.
 
-    Two classes are one weight vector for scikit-learn, here two opposite ones, whose squares sum to half: weighed twice.
+    Two classes are one weight vector for scikit-learn, here two opposite ones, whose squares sum to half: they are
+    weighed twice.
     """
     present, target = np.unique(labels, return_inverse=True)
     device, count = find_device(), len(x)
@@ -112,7 +116,7 @@ def fit_logistic(x: Float[ndarray, "n F"], labels: Int[ndarray, " n"], C: float,
 
 
 def _split(values: ndarray, device: torch.device) -> Sequence[Tensor]:
-    """Blocks of rows; on the device where they take less than half of its free memory."""
+    """Return blocks of rows, on the device if they take less than half of its free memory."""
     whole = torch.from_numpy(np.ascontiguousarray(values, np.float32 if values.dtype.kind == "f" else np.int64))
     if device.type == "cuda" and whole.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
         whole = whole.to(device)
@@ -120,9 +124,10 @@ def _split(values: ndarray, device: torch.device) -> Sequence[Tensor]:
 
 
 def hold_back(labels: Int[ndarray, " n"], share: float, seed: int, groups: Sequence[str] = ()) -> Bool[ndarray, " n"]:
-    """True for about `share` of the rows of each class, always leaving one; a class of two or more gives at least one.
+    """Return True for about `share` of the rows of each class, always leaving one; a class of two or more gives at
+    least one.
 
-    Where each row has a group, groups are held back whole, as long as each class keeps a row and the share is not passed.
+    If each row has a group, groups are held back whole, as long as each class keeps a row and the share is not passed.
     """
     generator = np.random.default_rng(seed)
     back = np.zeros(len(labels), dtype=bool)

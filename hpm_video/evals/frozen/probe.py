@@ -6,7 +6,6 @@ data never overwrite it.
 
 import dataclasses
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,9 +25,11 @@ from hpm_video.evals.frozen.clips import groups_of
 from hpm_video.evals.frozen.features import Features, default_pooling, find_device, open_labelled
 from hpm_video.evals.frozen.knn import count_votes
 from hpm_video.evals.frozen.linear_probe import hold_back, linear_probe
-from hpm_video.evals.frozen.token_dataset import TokenSet, open_tokens
-from hpm_video.files import disk_faults, write_json
+from hpm_video.evals.frozen.token_dataset import TokenDataset, open_tokens
+from hpm_video.evals.metrics import Answers, find_chance, is_at_chance, score_answers, standard_error
+from hpm_video.files import write_json
 from hpm_video.models.encoder import Encoder, resolve_size
+from hpm_video.own_folder import own_folder
 from hpm_video.preprocess.jobs import read_settings
 from hpm_video.runs.machine import describe_machine
 from hpm_video.runs.settings import load_run_config
@@ -36,11 +37,10 @@ from hpm_video.weights.load import load_encoder
 
 log = logging.getLogger("hpm_video")
 MAX_CACHE_GIB = 50.0  # of tokens on disk
-CLASSES_FOR_TOP5 = 10
 Record = dict[str, Any]
 
 
-class Exam(NamedTuple):
+class Evaluation(NamedTuple):
     """A frozen encoder (on its device, in eval mode) and the labelled set it is scored on."""
 
     run: Path
@@ -50,8 +50,8 @@ class Exam(NamedTuple):
     test: Source
 
 
-def open_exam(run: Path, overrides: Sequence[str]) -> Exam:
-    """A run's encoder, on its own data set or another (data.root=DIR). Raises UserError."""
+def open_evaluation(run: Path, overrides: Sequence[str]) -> Evaluation:
+    """Open a run's encoder with its own data set or another (data.root=DIR). Raises UserError."""
     wrong = [o for o in overrides if not o.startswith("data.")]
     if wrong:
         raise UserError(f"{wrong[0]}: only data.* keys can differ from the run's own")
@@ -61,25 +61,26 @@ def open_exam(run: Path, overrides: Sequence[str]) -> Exam:
         raise UserError(
             f"data.num_frames, data.frame_size_px: give the token grid {grid}; this encoder was trained on {encoder.grid}"
         )
-    return Exam(run, config, encoder.to(find_device()).eval(), *open_labelled(config))
+    return Evaluation(run, config, encoder.to(find_device()).eval(), *open_labelled(config))
 
 
 def score_run(run: Path, overrides: Sequence[str], pooling: str | None = None) -> dict[str, float]:
-    """kNN and linear probe in one table, each also written as a file."""
-    exam = open_exam(run, overrides)
-    knn, linear = score_knn(exam, pooling), score_linear(exam, pooling)
+    """Return kNN and linear probe in one table; each is also written as a file."""
+    evaluation = open_evaluation(run, overrides)
+    knn, linear = score_knn(evaluation, pooling), score_linear(evaluation, pooling)
     together = {"knn": knn["top1"], "linear": linear["top1"], "linear_C": linear["chosen"]["C"]}
     return together | {name: knn[name] for name in ("chance", "num_train", "num_test", "num_unreadable")}
 
 
 def score_features(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
-    """Accuracies in 0..1 of both classifiers, chance (the share of the most frequent test class), and the counts."""
+    """Return the accuracies in 0..1 of both classifiers, chance (the share of the most frequent test class), and the
+    counts."""
     check_labels(train, test)
     votes = count_votes(train.values, train.labels, test.values)
     probe = linear_probe(train.values, train.labels, test.values, seed, train.groups)
     return {
-        "knn": float((votes.argmax(1) == test.labels).mean()),
-        "linear": float((probe.scores.argmax(1) == test.labels).mean()),
+        "knn": Answers(scores=votes, labels=test.labels).accuracy(),
+        "linear": Answers(scores=probe.scores, labels=test.labels).accuracy(),
         "linear_C": probe.C,
         "chance": find_chance(test.labels),
         "num_train": len(train.labels),
@@ -88,42 +89,50 @@ def score_features(train: Features, test: Features, seed: int = 0) -> dict[str, 
     }
 
 
-def score_knn(exam: Exam, pooling: str | None = None) -> Record:
-    train, test, pooling = _read_features(exam, pooling)
+def score_knn(evaluation: Evaluation, pooling: str | None = None) -> Record:
+    """Score by kNN, and write the score. Raises UserError."""
+    train, test, pooling = _read_features(evaluation, pooling)
     began = time.perf_counter()
     votes = count_votes(train.values, train.labels, test.values)
-    return _record(exam, f"knn-{pooling}", train, test, measure(votes, test.labels), began=began)
+    return _record(evaluation, f"knn-{pooling}", train, test, measure(votes, test.labels), began=began)
 
 
-def score_linear(exam: Exam, pooling: str | None = None, seed: int = 0) -> Record:
-    train, test, pooling = _read_features(exam, pooling)
+def score_linear(evaluation: Evaluation, pooling: str | None = None, seed: int = 0) -> Record:
+    """Score by the linear probe, and write the score. Raises UserError."""
+    train, test, pooling = _read_features(evaluation, pooling)
     began = time.perf_counter()
     probe = linear_probe(train.values, train.labels, test.values, seed, train.groups)
-    chosen = _tell_choice("C", probe.C, probe.held_back) | {"weight_decay": 1 / (probe.C * len(train.labels))}
-    return _record(exam, f"linear-{pooling}", train, test, measure(probe.scores, test.labels), chosen, began)
+    chosen = _describe_choice("C", probe.C, probe.held_back) | {"weight_decay": 1 / (probe.C * len(train.labels))}
+    return _record(evaluation, f"linear-{pooling}", train, test, measure(probe.scores, test.labels), chosen, began)
 
 
 def score_attentive(
-    exam: Exam, epochs: int = attentive.EPOCHS, max_cache_gib: float = MAX_CACHE_GIB, seed: int = 0
+    evaluation: Evaluation, epochs: int = attentive.EPOCHS, max_cache_gib: float = MAX_CACHE_GIB, seed: int = 0
 ) -> Record:
-    """The head that does best on held-back training videos is asked about the test videos, as it is."""
-    folder, config = exam.run / "features", exam.config
-    train, test = (open_tokens(folder, exam.encoder, part, config, max_cache_gib) for part in (exam.train, exam.test))
-    known = [_as_features(part, source) for part, source in ((train, exam.train), (test, exam.test))]
+    """Score by the attentive probe: the head that does best on held-back training videos answers the test videos.
+    Raises UserError."""
+    folder, config = evaluation.run / "features", evaluation.config
+    train, test = (
+        open_tokens(folder, evaluation.encoder, part, config, max_cache_gib)
+        for part in (evaluation.train, evaluation.test)
+    )
+    known = [_as_features(part, source) for part, source in ((train, evaluation.train), (test, evaluation.test))]
     check_labels(*known)
     began, back = time.perf_counter(), np.zeros(len(train.labels), dtype=bool)
     back[train.readable] = hold_back(known[0].labels, attentive.HELD_BACK, seed, known[0].groups)
     size = resolve_size(config.model)
-    shape = (size.width, size.num_heads, len(exam.train.classes))
+    shape = (size.width, size.num_heads, len(evaluation.train.classes))
     fit = attentive.fit_attentive(train, train.labels, back, *shape, epochs, seed)
     rows, scores = fit.scores(test, test.readable)
-    chosen = _tell_choice("lr", fit.lr, fit.held_back)
+    chosen = _describe_choice("lr", fit.lr, fit.held_back)
     chosen |= {"weight_decay": attentive.WEIGHT_DECAY, "epochs": epochs, "num_held_back": int(back.sum())}
-    return _record(exam, "attentive-tokens", known[0], known[1], measure(scores, test.labels[rows]), chosen, began)
+    return _record(
+        evaluation, "attentive-tokens", known[0], known[1], measure(scores, test.labels[rows]), chosen, began
+    )
 
 
-def _as_features(tokens: TokenSet, source: Source) -> Features:
-    """What a token set knows beside its tokens."""
+def _as_features(tokens: TokenDataset, source: Source) -> Features:
+    """Return what a token data set knows beside its tokens."""
     rows = tokens.readable.tolist()
     return Features(
         values=np.zeros((len(rows), 0), np.float32),
@@ -136,39 +145,30 @@ def _as_features(tokens: TokenSet, source: Source) -> Features:
     )
 
 
-def _read_features(exam: Exam, pooling: str | None) -> tuple[Features, Features, str]:
-    pooling, folder = pooling or default_pooling(exam.config), exam.run / "features"
+def _read_features(evaluation: Evaluation, pooling: str | None) -> tuple[Features, Features, str]:
+    pooling, folder = pooling or default_pooling(evaluation.config), evaluation.run / "features"
     if pooling == "tokens":
         raise UserError(
             "pooling: tokens; kNN and linear probe need one row for each clip: expected mean, space, motion or cls"
         )
-    train, test = (cached_features(folder, exam.encoder, s, exam.config, pooling) for s in (exam.train, exam.test))
+    train, test = (
+        cached_features(folder, evaluation.encoder, s, evaluation.config, pooling)
+        for s in (evaluation.train, evaluation.test)
+    )
     check_labels(train, test)
     return train, test, pooling
 
 
 def measure(scores: Float[ndarray, "m K"], labels: Int[ndarray, " m"]) -> Record:
-    """Accuracies in 0..1 from class scores. standard_error: of top1, as of a share of independent draws."""
-    right = scores.argmax(1) == labels
-    top1, chance, count = float(right.mean()), find_chance(labels), len(labels)
-    error = (top1 * (1 - top1) / count) ** 0.5
-    found: Record = {"top1": top1, "standard_error": error}
-    found["top1_interval"] = [max(0.0, top1 - 1.96 * error), min(1.0, top1 + 1.96 * error)]
-    if scores.shape[1] >= CLASSES_FOR_TOP5:
-        first = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-        found["top5"] = float((first == labels[:, None]).any(1).mean())
-    found["mean_class_accuracy"] = float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
-    at_chance = top1 - chance <= 2 * (chance * (1 - chance) / count) ** 0.5
-    return found | {"chance": chance, "at_chance": at_chance, "num_test": count}
+    """Return accuracies in 0..1 (`score_answers`), the standard error of top1, and if it is at chance."""
+    found, count = score_answers(Answers(scores=scores, labels=labels)), len(labels)
+    top1, chance = found["top1"], found["chance"]
+    found |= {"standard_error": standard_error(top1, count), "at_chance": is_at_chance(top1, chance, count)}
+    return found | {"num_test": count}
 
 
-def find_chance(labels: Int[ndarray, " m"]) -> float:
-    """What always answering with the most frequent class of these gives."""
-    return float(np.bincount(labels).max() / len(labels))
-
-
-def _tell_choice(name: str, value: float, held_back: Mapping[float, float]) -> Record:
-    """The chosen one, what it was chosen from, and whether a wider grid may do better."""
+def _describe_choice(name: str, value: float, held_back: Mapping[float, float]) -> Record:
+    """Return the chosen value, the grid it was chosen from, and if a wider grid may do better."""
     grid = list(held_back)
     inner = [held_back[v] for v in grid[1:-1]]
     at_edge = bool(inner) and value in (grid[0], grid[-1]) and held_back[value] > max(inner)
@@ -178,7 +178,7 @@ def _tell_choice(name: str, value: float, held_back: Mapping[float, float]) -> R
 
 
 def _record(  # noqa: PLR0913
-    exam: Exam,
+    evaluation: Evaluation,
     name: str,
     train: Features,
     test: Features,
@@ -186,17 +186,24 @@ def _record(  # noqa: PLR0913
     chosen: Record | None = None,
     began: float = 0,
 ) -> Record:
-    """Everything of a score, written to its file."""
+    """Return everything about a score, written to its file."""
     record = {"head": name.split("-")[0], "pooling": name.split("-")[1], **measured, "num_train": len(train.labels)}
     record |= {"num_unreadable": len(train.failures) + len(test.failures), "num_classes": len(train.classes)}
     record |= {"chosen": chosen or {}, "seconds": round(time.perf_counter() - began, 2)}
-    record |= {"weights": hash_weights(exam.encoder, exam.config), "features": {"train": train.key, "test": test.key}}
-    record |= {"train": exam.train.source, "test": exam.test.source, "data": dataclasses.asdict(exam.config.data)}
-    file = exam.run / "scores" / f"{name}-{test.key[:8]}.json"
+    record |= {
+        "weights": hash_weights(evaluation.encoder, evaluation.config),
+        "features": {"train": train.key, "test": test.key},
+    }
+    record |= {
+        "train": evaluation.train.source,
+        "test": evaluation.test.source,
+        "data": dataclasses.asdict(evaluation.config.data),
+    }
+    file = evaluation.run / "scores" / f"{name}-{test.key[:8]}.json"
     write_score(file, record | {"machine": describe_machine()})
     if record["at_chance"]:
         log.warning(
-            "%s: %.3f is not above chance (%.3f) by more than two standard errors: labels, data.* keys and weights are as meant?",
+            "%s: %.3f is not above chance (%.3f) by more than two standard errors: check the labels, the data.* keys and the weights",
             name,
             record["top1"],
             record["chance"],
@@ -205,16 +212,19 @@ def _record(  # noqa: PLR0913
 
 
 def write_score(file: Path, record: Record) -> None:
-    """Write a score, in place of an earlier one only. Raises UserError if there is another file of that name."""
-    with disk_faults(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(file) and (file.is_symlink() or "head" not in (read_settings(file) or {})):
-            raise UserError(f"{file} exists and is not a score; expected nothing there. Try: move it away")
-    write_json(file, record)
+    """Write a score into its folder, which has the mark of this command. Raises UserError if `file` is not a score."""
+    with own_folder(file.parent, "hpm-video score", find_older_scores) as own:
+        write_json(own.file(file.name), record)
+
+
+def find_older_scores(folder: Path) -> list[str]:
+    """Return the scores in a folder from before there were marks; other files there are the user's."""
+    files = [file for file in folder.glob("[!.]*.json") if file.is_file()]
+    return [file.name for file in files if "head" in (read_settings(file) or {})]
 
 
 def check_labels(train: Features, test: Features) -> None:
-    """UserError where these features cannot be scored."""
+    """Raise UserError if these features cannot be scored."""
     for part, features in (("training", train), ("test", test)):
         if not len(features.labels):
             raise UserError(f"the {part} part has no readable clip: nothing to score")

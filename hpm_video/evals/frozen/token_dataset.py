@@ -1,4 +1,4 @@
-"""All tokens of the videos of a set, for the attentive probe: from a cache where they fit, else computed each time."""
+"""All tokens of the videos of a set, for the attentive probe: from a cache if they fit, else computed in each epoch."""
 
 import logging
 import shutil
@@ -22,11 +22,11 @@ from hpm_video.types import Failure
 log = logging.getLogger("hpm_video")
 
 
-class TokenSet:
-    """What is known of each row; called with rows it gives batches of those that can be read, in this order."""
+class TokenDataset:
+    """Labels and failures of each row. Called with rows, it yields batches of those that can be read, in this order."""
 
     def __init__(self, parts: Parts, key: str) -> None:
-        """`parts`: any cached features of the source, and their key."""
+        """Take labels and failures from `parts`, any cached features of the source; `key` is theirs."""
         self.key, self.failures = key, list[Failure]()
         self.labels = np.full(parts.num_rows, -1, np.int64)  # -1: cannot be read, or has none
         self.places: dict[int, tuple[int, int]] = {}  # readable row -> (part, place in it)
@@ -36,20 +36,20 @@ class TokenSet:
             self.places |= {int(row): (number, place) for place, row in enumerate(part.rows)}
 
     def __call__(self, rows: Int[ndarray, " m"]) -> Batches:
-        """Tokens in fp32."""
+        """Yield the tokens in fp32."""
         raise NotImplementedError
 
     @property
     def readable(self) -> Int[ndarray, " m"]:
-        """Rows, ascending."""
+        """Return the rows that can be read, ascending."""
         return np.array(sorted(self.places), np.int64)
 
     def _readable(self, rows: Int[ndarray, " n"]) -> list[int]:
         return [row for row in rows.tolist() if row in self.places]
 
 
-class StoredTokens(TokenSet):
-    """Of a cache; only those of a batch are in memory."""
+class StoredTokens(TokenDataset):
+    """Tokens in a cache; only those of a batch are in memory."""
 
     def __init__(self, parts: Parts, key: str) -> None:
         super().__init__(parts, key)
@@ -64,8 +64,8 @@ class StoredTokens(TokenSet):
             yield np.array(some), tokens.flatten(1, 3).float()
 
 
-class FreshTokens(TokenSet):
-    """Decoded and encoded each time they are asked for; what can be read is known from the cache of pooled features."""
+class FreshTokens(TokenDataset):
+    """Tokens that are computed in each epoch; the cache of pooled features tells which rows can be read."""
 
     def __init__(self, encoder: Encoder, source: Source, config: PretrainConfig, parts: Parts, key: str) -> None:
         super().__init__(parts, key)
@@ -80,8 +80,9 @@ class FreshTokens(TokenSet):
 
 def open_tokens(
     folder: Path, encoder: Encoder, source: Source, config: PretrainConfig, max_cache_gib: float
-) -> TokenSet:
-    """Stored in fp16 if that takes at most max_cache_gib and half of what is free on the disk."""
+) -> TokenDataset:
+    """Return the tokens of a source, stored in fp16 if that takes at most max_cache_gib and half of the free disk,
+    else computed."""
     gib = len(source) * encoder.num_tokens * encoder.width * 2 / 2**30
     with disk_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """DeepSpeed's engine, ZeRO 0 to 3. The only file of the training that imports deepspeed."""
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,11 +11,15 @@ from torch import Tensor, nn
 
 from hpm_video.config import RunConfig
 from hpm_video.config.deepspeed_settings import deepspeed_settings
+from hpm_video.errors import UserError
+from hpm_video.runs.ranks import started_by_launcher
 from hpm_video.train.engines.plain import PlainEngine, fresh_state
 
 
 class DeepSpeedEngine(PlainEngine):
     """ZeRO 0 to 3 under DeepSpeed's launcher. Optimizer, clipping and batch come from our config, nowhere else."""
+
+    gradients_can_stay = False
 
     def __init__(self, student: nn.Module, config: RunConfig, device: torch.device) -> None:
         import deepspeed
@@ -27,8 +32,7 @@ class DeepSpeedEngine(PlainEngine):
         super().__init__(student, config, device, dist.get_rank(), dist.get_world_size())
         if self.stage > 0:  # there the gradients are DeepSpeed's shards, which it guards and clips itself
             self._guarding.remove()
-        num_parameters = sum(parameter.numel() for parameter in self.names)
-        settings = deepspeed_settings(config, self.split, self.bf16, num_parameters)
+        settings = deepspeed_settings(config, self.split, self.bf16, self.num_parameters)
         initialized = deepspeed.initialize(model=student, optimizer=self.optimizer, config=settings)
         self.engine, self.optimizer = initialized[0], initialized[1]
         self.module = self.engine.module
@@ -59,7 +63,7 @@ class DeepSpeedEngine(PlainEngine):
         return values.tolist()
 
     def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
-        """Under ZeRO-3 the weights of one module at a time are gathered; else all at once."""
+        """Yield the weights by name, whole: under ZeRO-3 those of one module at a time, else all at once."""
         if self.stage < 3:
             yield from super().weight_groups()
             return
@@ -90,7 +94,7 @@ class DeepSpeedEngine(PlainEngine):
         return super().optimizer_state()
 
     def _link_moments(self) -> None:
-        """DeepSpeed links moments to parameters after the first group's first step, when other groups have none yet: again."""
+        """Link moments to parameters again: DeepSpeed does so after the first group's first step, when others have none yet."""
         if self.stage in (1, 2) and self._raw_optimizer().state:
             self.optimizer._hp_optimizer_states_linked = False
             self.optimizer._lazy_init_hp_params_optimizer_state()
@@ -116,3 +120,33 @@ class DeepSpeedEngine(PlainEngine):
 
     def close(self) -> None:
         self.engine.destroy()
+
+
+def check_start() -> None:
+    """Raise UserError if DeepSpeed's launcher did not start this process."""
+    if not started_by_launcher():
+        raise UserError(
+            "engine.kind: deepspeed, but not started by its launcher; expected: deepspeed scripts/pretrain_ssv2.py ..."
+        )
+
+
+def prepare_process(device: torch.device) -> None:
+    """Make the process group. Raises UserError if deepspeed is not installed, or the processes do not find each other."""
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise UserError(
+            f"deepspeed is not installed ({error}); expected: pip install deepspeed, or engine.kind=plain"
+        ) from error
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # On CPUs DeepSpeed compiles a shared-memory all-reduce: a minute with a C++ compiler, a crash without one.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo does the same sums
+    if dist.is_initialized():
+        return
+    try:
+        deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    except RuntimeError as error:  # among them those of a rank that has ended meanwhile
+        reason = str(error).strip().splitlines()[:1]
+        raise UserError(
+            f"the processes did not find each other ({' '.join(reason)}); another rank may say why"
+        ) from error

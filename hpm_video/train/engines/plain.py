@@ -7,9 +7,10 @@ checkpoint does not depend on the engine, the ZeRO stage or the number of proces
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class PlainEngine:
-    """One process, no wrapper; also what the engines have in common."""
+    """One process, no wrapper; also what the engines have in common. See `TrainingEngine` for the meaning of the methods."""
+
+    gradients_can_stay: ClassVar[bool] = True
 
     def __init__(  # noqa: PLR0913
         self, student: nn.Module, config: RunConfig, device: torch.device, rank: int = 0, world_size: int = 1
@@ -34,6 +37,7 @@ class PlainEngine:
         self.split = split_batch(config.optim.batch_size, config.engine.micro_batch_size, world_size)
         self.bf16 = use_bf16(config, device)
         self.names = {parameter: name for name, parameter in student.named_parameters()}
+        self.sizes = {name: parameter.numel() for parameter, name in self.names.items()}
         self.clip_norm = config.optim.clip_norm
         self.norm = 0.0  # of the last gradient
         self.with_gradient: list[nn.Parameter] = []  # at the last update
@@ -43,17 +47,23 @@ class PlainEngine:
         self.optimizer: Any = make_optimizer(student, config.optim, device)
         self._guarding = self.optimizer.register_step_pre_hook(lambda *_: self._guard())
 
+    @property
+    def num_parameters(self) -> int:
+        """Return the number of parameters of the whole model."""
+        return sum(self.sizes.values())
+
     def __call__(self, *inputs: Tensor) -> Any:
         with self.autocast():
             return self.module(*inputs)
 
     def autocast(self) -> AbstractContextManager:
+        """Return a context in which the forward pass has its precision."""
         if not self.bf16:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def _guard(self) -> None:
-        """Before the optimizer: norm and clipping; a gradient that is not finite is taken away, so no weight moves."""
+        """Clip the gradient before the optimizer runs; take it away if it is not finite, so that no weight moves."""
         self.with_gradient = parameters = [p for p in self.names if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.clip_norm is not None:
@@ -64,6 +74,7 @@ class PlainEngine:
                 parameter.grad = None
 
     def backward(self, loss: Tensor) -> None:
+        """Add the gradient of one round's loss, divided by the number of rounds."""
         (loss / self.split.rounds).backward()
 
     def rescale(self, num_kept: int) -> None:
@@ -74,7 +85,7 @@ class PlainEngine:
                     parameter.grad *= self.split.rounds / num_kept
 
     def step(self, lr: float) -> float:
-        """One update; returns the norm of the gradient, not finite where the update was left out."""
+        """Update the weights; return the norm of the gradient. If it is not finite, nothing was updated."""
         self._set_lr(lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -96,14 +107,15 @@ class PlainEngine:
             group["lr"] = lr * group["lr_scale"]
 
     def sum_over_ranks(self, *numbers: float) -> list[float]:
-        """Of numbers that the host knows: no device is waited for. The ranks wait for each other."""
+        """Return the sums of numbers that the hosts know; no device is waited for, but the ranks wait for each other."""
         return list(numbers)
 
     def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
+        """Yield the weights by name, whole, in one group."""
         yield {name: parameter.detach() for parameter, name in self.names.items()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """'name/exp_avg', 'name/exp_avg_sq' -> whole tensors on the CPU; empty before the first update."""
+        """Return whole tensors on the CPU by 'name/exp_avg' and 'name/exp_avg_sq'; {} before the first update."""
         state = {}
         for parameter, name in self.names.items():
             for moment in MOMENTS:
@@ -113,14 +125,14 @@ class PlainEngine:
         return state
 
     def load_optimizer_state(self, state: Mapping[str, Tensor], num_updates: int) -> None:
-        """What `optimizer_state` gave; weights are loaded into the student before the engine is made.
+        """Take what `optimizer_state` gave. The weights are loaded into the model before the engine is made.
 
-        Raises UserError where a moment is absent or of another size.
+        Raises UserError if a moment is absent or of another size.
         """
         if not state:
             return
-        for parameter, name in self.names.items():
-            expected = getattr(parameter, "ds_numel", parameter.numel())  # under ZeRO-3 each rank has a part of it
+        for name in self.names.values():
+            expected = self.sizes[name]
             for moment in MOMENTS:
                 found = state.get(f"{name}/{moment}")
                 if found is None or found.numel() != expected:
@@ -145,15 +157,29 @@ class PlainEngine:
         self.optimizer.state[parameter][moment].copy_(value)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Give nothing back."""
+
+
+def check_start() -> None:
+    """Raise UserError if several processes were started: each would train the whole run."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"engine.kind: plain is one process, but {os.environ['WORLD_SIZE']} were started; expected deepspeed"
+        )
+
+
+def prepare_process(device: torch.device) -> None:
+    """Prepare nothing: one process needs no group."""
 
 
 def fresh_state(like: Tensor, num_updates: int, device: torch.device) -> dict[str, Tensor]:
+    """Return AdamW's state of a parameter with both moments zero."""
     count = torch.tensor(float(num_updates), device=device if device.type == "cuda" else "cpu")
     return {"step": count, "exp_avg": torch.zeros_like(like), "exp_avg_sq": torch.zeros_like(like)}
 
 
 def use_bf16(config: RunConfig, device: torch.device) -> bool:
+    """Return True if the forward pass runs in bf16 on this device, by engine.precision."""
     if config.engine.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return config.engine.precision == "bf16"

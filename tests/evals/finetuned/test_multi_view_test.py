@@ -5,6 +5,7 @@ import logging
 import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from hpm_video.catalog.annotations import Row
 from hpm_video.cli import main
 from hpm_video.data.manifest import write_manifest
 from hpm_video.data.transforms import Normalise
-from hpm_video.evals.finetuned import multi_view_test as exam
-from hpm_video.evals.finetuned import views
-from hpm_video.evals.finetuned.multi_view_test import Ranks, examine_run
+from hpm_video.evals.finetuned import multi_view_test, views
+from hpm_video.evals.finetuned.answers import Ranks, read_records
+from hpm_video.evals.finetuned.multi_view_test import evaluate_run
 from hpm_video.preprocess.pack import pack
 from hpm_video.runs.settings import save_classes
 from hpm_video.types import UserError
@@ -33,12 +34,12 @@ def reads(monkeypatch) -> list[str]:
 
 
 def records_of(results) -> dict[int, dict]:
-    return exam.read_records(exam.Path(results["folder"]))
+    return read_records(Path(results["folder"]))
 
 
 def test_figures_by_another_road(trained, caplog) -> None:
     one = trained()
-    results, (config, model, _) = examine_run(one.run), load_classifier(one.run)
+    results, (config, model, _) = evaluate_run(one.run), load_classifier(one.run)
     normalise, predicted = Normalise(config.data), []
     for frames in one.frames:
         clips = [frames[[int((p + s) * len(frames) / 4) for p in range(4)]] for s in (0.25, 0.75)]
@@ -49,9 +50,9 @@ def test_figures_by_another_road(trained, caplog) -> None:
     scores = results["scores"]
     assert len(set(predicted)) > 1
     assert scores["top1"] == pytest.approx(accuracy_score(one.labels, predicted))
-    assert scores["mean_class"] == pytest.approx(balanced_accuracy_score(one.labels, predicted))
+    assert scores["mean_class_accuracy"] == pytest.approx(balanced_accuracy_score(one.labels, predicted))
     assert scores["num_videos"] == 7 and scores["num_unreadable"] == 0 and "top5" not in scores
-    folder = exam.Path(results["folder"])
+    folder = Path(results["folder"])
     assert folder.parent == one.run / "tests" and folder.name.startswith("validation-2x3-")
     assert json.loads((folder / "results.json").read_text()) == results
     assert (folder / "confusion.png").read_bytes().startswith(b"\x89PNG")
@@ -61,18 +62,18 @@ def test_figures_by_another_road(trained, caplog) -> None:
 @pytest.mark.parametrize("size", [2, 3, 9])
 def test_any_number_of_processes_gives_the_same_numbers_bit_by_bit(trained, monkeypatch, size) -> None:
     one = trained()
-    alone = examine_run(one.run)
+    alone = evaluate_run(one.run)
     expected = records_of(alone)
     shutil.rmtree(one.run / "tests")
-    monkeypatch.setattr(exam, "write_results", lambda *_: {})
+    monkeypatch.setattr(multi_view_test, "write_results", lambda *_: {})
     for rank in range(size):
-        monkeypatch.setattr(exam, "Ranks", lambda rank=rank: ranks_of(rank, size))
-        examine_run(one.run)
+        monkeypatch.setattr(multi_view_test, "Ranks", lambda rank=rank: ranks_of(rank, size))
+        evaluate_run(one.run)
     monkeypatch.undo()
-    folder = exam.Path(alone["folder"])
+    folder = Path(alone["folder"])
     lines = [json.loads(line) for file in folder.glob("rank-*.jsonl") for line in file.read_text().splitlines()]
-    assert sorted(line["row"] for line in lines) == list(range(7)) and exam.read_records(folder) == expected
-    assert examine_run(one.run) == alone
+    assert sorted(line["row"] for line in lines) == list(range(7)) and read_records(folder) == expected
+    assert evaluate_run(one.run) == alone
 
 
 def ranks_of(rank: int, size: int) -> Ranks:
@@ -83,53 +84,53 @@ def ranks_of(rank: int, size: int) -> Ranks:
 
 def test_an_interrupted_test_goes_on_with_what_is_missing(trained, reads) -> None:
     one = trained()
-    whole = examine_run(one.run)
-    file = exam.Path(whole["folder"]) / "rank-0.jsonl"
+    whole = evaluate_run(one.run)
+    file = Path(whole["folder"]) / "rank-0.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:3]) + lines[3][:40])  # stopped in the middle of a line
     (file.parent / "rank-4.jsonl").write_text(lines[5])  # by another process of another start
     (file.parent / "results.json").unlink()
     reads.clear()
-    assert examine_run(one.run) == whole and reads == ["3.mkv", "4.mkv", "6.mkv"]
+    assert evaluate_run(one.run) == whole and reads == ["3.mkv", "4.mkv", "6.mkv"]
     reads.clear()
-    assert examine_run(one.run) == whole and reads == []
-    other = examine_run(one.run, ["test.num_clips=1"])
+    assert evaluate_run(one.run) == whole and reads == []
+    other = evaluate_run(one.run, ["test.num_clips=1"])
     assert other["folder"] != whole["folder"] and len(reads) == 7
 
 
 def test_other_weights_labels_and_names_are_another_test(trained) -> None:
     one = trained()
-    folders = {examine_run(one.run)["folder"]}
+    folders = {evaluate_run(one.run)["folder"]}
     rows = [Row(f"{number}.mkv", 2 - label) for number, label in enumerate(one.labels)]
     write_manifest(one.root, "mine", one.root, {"train": rows, "validation": rows}, ["clap", "jump", "wave"])
-    folders.add(examine_run(one.run)["folder"])
+    folders.add(evaluate_run(one.run)["folder"])
     weights = one.run / "classifier.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    folders.add(examine_run(one.run)["folder"])
+    folders.add(evaluate_run(one.run)["folder"])
     assert len(folders) == 3
-    published = examine_run(one.run, ["data.rule=videomae"])
+    published = evaluate_run(one.run, ["data.rule=videomae"])
     assert published["folder"] not in folders and published["test"]["rule"] == "videomae"
-    assert examine_run(one.run, ["test.batch_size=16", "data.num_workers=1"])["folder"] in folders
+    assert evaluate_run(one.run, ["test.batch_size=16", "data.num_workers=1"])["folder"] in folders
 
 
 def test_unreadable_files_are_named_counted_and_tried_again(trained, caplog) -> None:
     one = trained()
     good = one.file(2).read_bytes()
-    whole = examine_run(one.run)["scores"]
+    whole = evaluate_run(one.run)["scores"]
     shutil.rmtree(one.run / "tests")
     one.file(2).write_bytes(b"")
     with caplog.at_level(logging.WARNING, "hpm_video"):
-        results = examine_run(one.run, ["data.num_workers=1"])
+        results = evaluate_run(one.run, ["data.num_workers=1"])
     scores = results["scores"]
     assert "unreadable, left out of the test: 2.mkv: file is empty" in caplog.text
     assert (scores["num_videos"], scores["num_unreadable"]) == (6, 1) and set(results["unreadable"]) == {"2.mkv"}
     assert scores["top1_unreadable_wrong"] == pytest.approx(scores["top1"] * 6 / 7)
-    told = exam.tell_results(results)
+    told = multi_view_test.describe_results(results)
     assert "1 videos could not be read and are left out; counted as wrong: top-1" in told
     one.file(2).write_bytes(good)
-    assert examine_run(one.run)["scores"] == whole
+    assert evaluate_run(one.run)["scores"] == whole
 
 
 def test_too_many_unreadable_files_stop_it(trained) -> None:
@@ -137,11 +138,11 @@ def test_too_many_unreadable_files_stop_it(trained) -> None:
     for number in range(0, 22, 2):
         one.file(number).write_bytes(b"")
     with pytest.raises(UserError, match=r"could not be read, more than data.max_bad_share 0.05 \(.*file is empty"):
-        examine_run(one.run)
+        evaluate_run(one.run)
     for number in range(22):
         one.file(number).write_bytes(b"")
     with pytest.raises(UserError, match="none of the 22 samples|22 of 22|of 20 samples could not be read"):
-        examine_run(one.run)
+        evaluate_run(one.run)
 
 
 def test_a_file_that_hangs_is_left_out(trained, monkeypatch) -> None:
@@ -156,7 +157,7 @@ def test_a_file_that_hangs_is_left_out(trained, monkeypatch) -> None:
     monkeypatch.setattr(
         torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5
     )  # s that an ended worker is waited for
-    results = examine_run(one.run, ["data.num_workers=1", "data.time_limit_s=0.5"])
+    results = evaluate_run(one.run, ["data.num_workers=1", "data.time_limit_s=0.5"])
     assert results["unreadable"] == {"1.mkv": "no answer within 0.5 s"} and results["scores"]["num_videos"] == 3
 
 
@@ -167,7 +168,7 @@ def test_which_split(trained, caplog) -> None:
 
     def split_of(**splits) -> str:
         write_manifest(one.root, "mine", one.root, {"train": rows, **splits}, ["clap", "jump", "wave"])
-        return examine_run(one.run)["test"]["split"]
+        return evaluate_run(one.run)["test"]["split"]
 
     assert split_of(test=rows, validation=rows[:3]) == "test"
     assert split_of(test=unlabelled, validation=rows) == "validation"
@@ -175,7 +176,7 @@ def test_which_split(trained, caplog) -> None:
         assert split_of(test=unlabelled) == "held-out" and "samples are held out" in caplog.text
     for split, message in (("test", "samples have no label"), ("validation", "has no validation split")):
         with pytest.raises(UserError, match=message):
-            examine_run(one.run, [f"test.split={split}"])
+            evaluate_run(one.run, [f"test.split={split}"])
     with pytest.raises(UserError, match="is empty"):
         split_of(validation=[])
 
@@ -183,23 +184,23 @@ def test_which_split(trained, caplog) -> None:
 def test_what_does_not_go_together_is_told(trained, tmp_path, capsys) -> None:
     one = trained()
     with pytest.raises(UserError, match=r"optim.base_lr=1: only data.\*, test.\* and engine.\* keys"):
-        examine_run(one.run, ["optim.base_lr=1"])
+        evaluate_run(one.run, ["optim.base_lr=1"])
     with pytest.raises(UserError, match="data.num_held_out: expected as in training"):
-        examine_run(one.run, ["data.num_held_out=99"])
+        evaluate_run(one.run, ["data.num_held_out=99"])
     save_classes(one.run, ["jump", "clap", "wave"])
     with pytest.raises(UserError, match="the same names in another order"):
-        examine_run(one.run)
+        evaluate_run(one.run)
     save_classes(one.run, ["clap", "jump", "run"])
     with pytest.raises(UserError, match="not in both: run, wave: expected the classes that the run was trained on"):
-        examine_run(one.run)
+        evaluate_run(one.run)
     assert main(["test", str(tmp_path)]) == 1 and "expected the folder of a fine-tuning run" in capsys.readouterr().err
 
 
 def test_shards_give_the_scores_of_their_files(trained, tmp_path) -> None:
     one = trained()
     pack(load_classifier(one.run)[0].data, str(tmp_path / "tars"), 3, 0, 1)
-    scores = examine_run(one.run)["scores"]
-    assert examine_run(one.run, [f"data.root={tmp_path / 'tars'}", "data.num_workers=1"])["scores"] == scores
+    scores = evaluate_run(one.run)["scores"]
+    assert evaluate_run(one.run, [f"data.root={tmp_path / 'tars'}", "data.num_workers=1"])["scores"] == scores
 
 
 def test_classes_without_samples_and_chance_are_said(trained, caplog) -> None:
@@ -207,12 +208,12 @@ def test_classes_without_samples_and_chance_are_said(trained, caplog) -> None:
     rows = [Row(f"{number}.mkv", 0) for number in range(7)]
     write_manifest(one.root, "mine", one.root, {"train": rows, "validation": rows}, ["clap", "jump", "wave"])
     with caplog.at_level(logging.WARNING, "hpm_video"):
-        results = examine_run(one.run)
+        results = evaluate_run(one.run)
     assert "2 of 3 classes have no validation sample: jump, wave" in caplog.text
     assert "top-1 is not above chance (1.000, the most frequent class): check that labels" in caplog.text
     assert results["scores"]["num_classes_present"] == 1
-    assert results["scores"]["mean_class"] == results["scores"]["top1"]
-    assert "over the 1 of 3 classes that have videos" in exam.tell_results(results)
+    assert results["scores"]["mean_class_accuracy"] == results["scores"]["top1"]
+    assert "over the 1 of 3 classes that have videos" in multi_view_test.describe_results(results)
 
 
 def test_from_the_command_line(trained, capsys) -> None:

@@ -2,14 +2,17 @@
 
 import json
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hpm_video.cli import main
-from hpm_video.evals.finetuned import predict as module
-from hpm_video.evals.finetuned.multi_view_test import Path, examine_run, read_records
-from hpm_video.evals.finetuned.predict import Predictor, Window, list_samples, slide, slide_seconds
+from hpm_video.evals.finetuned import predict, windows
+from hpm_video.evals.finetuned.answers import read_records
+from hpm_video.evals.finetuned.multi_view_test import evaluate_run
+from hpm_video.evals.finetuned.predict import Predictor, list_samples
+from hpm_video.evals.finetuned.windows import Window, slide, slide_seconds
 from hpm_video.preprocess.encode import write_video
 from hpm_video.types import UserError
 
@@ -74,7 +77,7 @@ def test_a_variable_rate_is_cut_by_time(trained, tmp_path) -> None:
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_a_video_is_answered_as_in_the_test(trained, average) -> None:
     one = trained(test__average=average)
-    records, predictor = read_records(Path(examine_run(one.run)["folder"])), Predictor(one.run)
+    records, predictor = read_records(Path(evaluate_run(one.run)["folder"])), Predictor(one.run)
     for number, record in records.items():
         found, scores = predictor.predict(one.file(number)), np.array(record["scores"])
         expected = scores if average == "probabilities" else np.exp(scores) / np.exp(scores).sum()
@@ -88,15 +91,15 @@ def test_a_video_is_answered_as_in_the_test(trained, average) -> None:
 def test_a_long_video_by_windows_in_pieces(trained, long_video, monkeypatch, piece_bytes) -> None:
     """Dense: windows of a clip (7 frames), each equal to that part of the video as a video of its own."""
     one, (file, frames) = trained(data__sampling="dense"), long_video
-    read, asked = module.read_item, []
+    read, asked = windows.read_item, []
 
     def count(item, choose, *more):
         pixels = read(item, choose, *more)
         asked.append(len(pixels))
         return pixels
 
-    monkeypatch.setattr(module, "read_item", count)
-    monkeypatch.setattr(module, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(windows, "read_item", count)
+    monkeypatch.setattr(predict, "PIECE_BYTES", piece_bytes)
     found = Predictor(one.run).predict(file)
     assert max(asked) == {1: 4, 1 << 30: 60}.get(piece_bytes, 28) and sum(asked) == 1 + 15 * 4
     starts = [*range(0, 94, 7), 93]
@@ -126,7 +129,7 @@ def test_a_file_that_breaks_off_gives_the_windows_before(trained, long_video, mo
         asked.append(len(asked))
         return frames[choose(100 if len(asked) == 1 else 30)]
 
-    monkeypatch.setattr(module, "read_item", break_off)
+    monkeypatch.setattr(windows, "read_item", break_off)
     found = Predictor(one.run).predict(file)
     assert found.begins_s == pytest.approx([0, 0.7, 1.4, 2.1, 2.8]) and "breaks off after 30 frames" in caplog.text
 
@@ -169,7 +172,7 @@ def test_the_data_set_of_the_run_may_be_gone(trained, tmp_path) -> None:
     with pytest.raises(UserError, match="expected data.sampling, test.num_clips and test.num_crops in .*config.yaml"):
         Predictor(one.run)
     (tmp_path / "gone").rename(one.root)
-    examine_run(one.run)
+    evaluate_run(one.run)
     one.root.rename(tmp_path / "gone")
     assert np.array_equal(Predictor(one.run).predict(video).probabilities, before)
 

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.evals.frozen.knn_monitor import make_knn_health
+from hpm_video.evals.frozen.knn_monitor import make_knn_monitor
 from hpm_video.models.student import Student
 
 
 def test_health_is_repeatable_and_leaves_no_trace(labelled_set, tiny_config, monkeypatch) -> None:
     config = tiny_config(data__root=str(labelled_set), data__num_workers=0, image=True)
     states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    measure = make_knn_health(config, 10)
+    measure = make_knn_monitor(config, 10)
     assert measure is not None and len(measure.train.paths) == len(measure.validation.paths) == 10
     monkeypatch.setattr(ClipDataset, "read_frames", lambda *_: pytest.fail("decoded once"))
     torch.set_rng_state(states[0])
@@ -27,4 +27,4 @@ def test_health_is_repeatable_and_leaves_no_trace(labelled_set, tiny_config, mon
 
 def test_no_health_without_labels(labelled_set, tiny_config, tmp_path) -> None:
     config = tiny_config(data__root=str(labelled_set), data__format="folder", data__num_workers=0)
-    assert make_knn_health(config, 4) is None
+    assert make_knn_monitor(config, 4) is None

@@ -9,7 +9,16 @@ import pytest
 
 from hpm_video.cli import main
 from hpm_video.evals.frozen.features import Features
-from hpm_video.evals.frozen.probe import _tell_choice, check_labels, measure, open_exam, score_features, score_knn
+from hpm_video.evals.frozen.probe import (
+    _describe_choice,
+    check_labels,
+    measure,
+    open_evaluation,
+    score_features,
+    score_knn,
+    write_score,
+)
+from hpm_video.own_folder import read_mark
 from hpm_video.types import UserError
 
 
@@ -51,8 +60,8 @@ def test_measures_by_hand() -> None:
 def test_choice_at_the_edge_is_said(caplog) -> None:
     caplog.set_level(logging.WARNING, "hpm_video")
     logging.getLogger("hpm_video").propagate = True
-    assert not _tell_choice("C", 0.1, {0.1: 0.5, 1.0: 0.5, 10.0: 0.4})["at_edge"] and not caplog.text
-    assert _tell_choice("C", 10.0, {0.1: 0.5, 1.0: 0.5, 10.0: 0.6})["at_edge"]
+    assert not _describe_choice("C", 0.1, {0.1: 0.5, 1.0: 0.5, 10.0: 0.4})["at_edge"] and not caplog.text
+    assert _describe_choice("C", 10.0, {0.1: 0.5, 1.0: 0.5, 10.0: 0.6})["at_edge"]
     assert "C 10 is the best of the grid and at its edge" in caplog.text
 
 
@@ -70,7 +79,7 @@ def test_commands_print_and_write_what_they_find(labelled_set, make_run, capsys)
     assert (
         "less its mean over time" in told and "do not compare this score with theirs" in told and "--pool mean" in told
     )
-    found = {f.name.rpartition("-")[0]: json.loads(f.read_text()) for f in (run / "scores").iterdir()}
+    found = {f.name.rpartition("-")[0]: json.loads(f.read_text()) for f in (run / "scores").glob("[!.]*.json")}
     assert set(found) == {"knn-mean", "knn-motion", "linear-mean", "linear-motion", "attentive-tokens"}
     for name in ("knn-mean", "linear-mean", "attentive-tokens"):
         assert found[name]["top1"] == found[name]["mean_class_accuracy"] == 1 and found[name]["num_train"] == 24
@@ -100,9 +109,9 @@ def test_what_cannot_be_scored_is_refused(labelled_set, make_run) -> None:
         (["data.num_frames=8"], r"token grid \(4, 4, 4\); this encoder was trained on \(2, 4, 4\)"),
     ):
         with pytest.raises(UserError, match=message):
-            open_exam(run, overrides)
+            open_evaluation(run, overrides)
     with pytest.raises(UserError, match="no class token"):
-        score_knn(open_exam(run, []), "cls")
+        score_knn(open_evaluation(run, []), "cls")
 
 
 TINY = (
@@ -137,3 +146,20 @@ def test_a_score_is_in_the_report(labelled_set, tmp_path, capsys) -> None:
     assert kept["knn"]["pooling"] == kept["linear"]["pooling"] == "mean" and kept["knn"]["num_test"] == 12
     assert main(["report", str(run), "--out", str(out)]) == 0
     assert "knn top1" in (out / "report.md").read_text() and "linear top1" in (out / "report.md").read_text()
+
+
+def test_a_foreign_file_among_the_scores_survives(tmp_path) -> None:
+    """The folder has a mark of its own; scores of before there were marks are taken into it."""
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("theirs")
+    (folder / "plans.json").write_text('{"mine": 1}')
+    (folder / "knn-mean-0.json").write_text('{"head": "knn", "top1": 0.1}')
+    for top1 in (0.2, 0.3):
+        write_score(folder / "knn-mean-0.json", {"head": "knn", "top1": top1})
+        write_score(folder / "linear-mean-0.json", {"head": "linear", "top1": top1})
+    assert json.loads((folder / "knn-mean-0.json").read_text())["top1"] == 0.3
+    with pytest.raises(UserError, match="plans.json exists and was not written by hpm-video score"):
+        write_score(folder / "plans.json", {"head": "knn"})
+    assert (folder / "notes.txt").read_text() == "theirs" and "mine" in (folder / "plans.json").read_text()
+    assert read_mark(folder)["names"] == ["knn-mean-0.json", "linear-mean-0.json"]

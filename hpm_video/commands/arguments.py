@@ -1,0 +1,38 @@
+"""Arguments that several commands share, and the types of their values. Imports nothing that takes time."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def positive(kind: type, most: int = 1_000_000) -> Callable[[str], Any]:
+    """Return a type for argparse: a number of this kind above 0, at most `most`."""
+
+    def read(text: str) -> Any:
+        if not 0 < (number := kind(text)) <= most:
+            raise argparse.ArgumentTypeError(f"{text[:50]}; expected a number above 0, at most {most:,}")
+        return number
+
+    read.__name__ = kind.__name__  # argparse names it if a text is not a number
+    return read
+
+
+WORKERS = positive(int, most=1024)
+
+
+def add_run(parser: argparse.ArgumentParser, kind: str) -> None:
+    """Add RUN, the folder of a run of this kind."""
+    parser.add_argument("run", type=Path, metavar="RUN", help=f"folder of a {kind} run".replace("  ", " "))
+
+
+def add_keys(parser: argparse.ArgumentParser, text: str | None = None) -> None:
+    """Add KEY=VALUE, any number of them."""
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
+
+
+def add_jobs(parser: argparse.ArgumentParser, time_limit_s: int) -> None:
+    """Add the number of processes, and the seconds that each file may take."""
+    parser.add_argument("--workers", type=WORKERS, help="processes (one for each core)")
+    text = f"seconds after which a file is given up ({time_limit_s})"
+    parser.add_argument("--time-limit", type=positive(float), default=time_limit_s, help=text)

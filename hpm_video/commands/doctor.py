@@ -1,0 +1,29 @@
+"""`hpm-video doctor`."""
+
+import argparse
+from pathlib import Path
+
+from hpm_video.commands.arguments import add_keys, positive
+from hpm_video.commands.output import write
+from hpm_video.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("--config", type=Path, help="YAML file of a pretraining run, to look at as well")
+    parser.add_argument("--ranks", type=positive(int), help="processes of the run, one for each GPU (the GPUs here)")
+    add_keys(parser, "as in pretrain; alone: over the defaults")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Print what works on this machine; return 1 if something does not. Raises UserError."""
+    try:
+        from hpm_video.profiling.doctor import examine
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"a library that every command needs does not load: {type(error).__name__}: {reason}; expected the ones of "
+            "pyproject.toml (pip install hpm-video)"
+        ) from error
+
+    return int(bool(examine(write, given.config, given.overrides, given.ranks)))

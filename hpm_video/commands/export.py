@@ -1,0 +1,27 @@
+"""`hpm-video export`."""
+
+import argparse
+from pathlib import Path
+
+from hpm_video.commands.arguments import add_run
+from hpm_video.commands.output import say
+from hpm_video.runs.kind import check_run
+from hpm_video.weights.exporters import DEFAULT, EXPORTERS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command; the choices of --to are the rows of EXPORTERS."""
+    add_run(parser, "")
+    parser.add_argument("--to", choices=[*EXPORTERS], default=DEFAULT, help=EXPORTERS.describe())
+    parser.add_argument("--out", type=Path, help="folder to write, but for safetensors (RUN/hf, RUN/timm, ...)")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Export a run; return the exit status. Raises UserError."""
+    check_run(given.run)
+    from hpm_video.weights.export import export
+
+    say(f"wrote {export(given.run, given.to, given.out)}")
+    if not EXPORTERS[given.to].in_run:
+        say(f"How to use it: {(given.out or given.run / given.to) / 'README.md'}")
+    return 0

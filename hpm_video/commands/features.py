@@ -1,0 +1,30 @@
+"""`hpm-video features`."""
+
+import argparse
+from pathlib import Path
+
+from hpm_video.commands.arguments import positive
+from hpm_video.commands.output import say
+from hpm_video.evals.frozen.layout import LAYOUT
+from hpm_video.runs.kind import check_run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.epilog = LAYOUT
+    parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEOS", help="files, or folders of them")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run whose encoder is used")
+    parser.add_argument("--out", type=Path, required=True, help="FILE.npz or FILE.safetensors")
+    parser.add_argument("--pool", choices=["mean", "space", "motion", "tokens", "cls"], default="mean", help="mean")
+    parser.add_argument("--windows", action="store_true", help="sliding windows over each video, not one clip of it")
+    parser.add_argument("--stride-s", type=positive(float), help="seconds from one window's start to the next")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Write a file of features; return the exit status. Raises UserError."""
+    check_run(given.run, "pretrain")
+    from hpm_video.evals.frozen.feature_file import write_features
+
+    say(write_features(given.videos, given.run, given.out, given.pool, given.windows, given.stride_s))
+    say("What the file holds: hpm-video features --help")
+    return 0

@@ -1,0 +1,40 @@
+"""`hpm-video predict`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from hpm_video.commands.arguments import add_run, positive
+from hpm_video.commands.output import say
+from hpm_video.runs.kind import check_run
+from hpm_video.terminal import printable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_run(parser, "fine-tuning")
+    text = "a file; a folder of videos: each of them; a folder of frames: one sample"
+    parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help=text)
+    parser.add_argument("--top", type=positive(int), default=5, help="classes shown (5)")
+    text = "seconds from one window to the next (the length of a window)"
+    parser.add_argument("--every-s", type=positive(float), help=text)
+    text = "seconds of a window (dense sampling: a clip; segments: --every-s, else the whole video)"
+    parser.add_argument("--window-s", type=positive(float), help=text)
+    parser.add_argument("--out", type=Path, help="folder for the JSON and PNG files (RUN/predictions)")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Classify videos; return 1 if one of them cannot be read. Raises UserError."""
+    check_run(given.run, "finetune")
+    from hpm_video.evals.finetuned.predict import Predictor, list_samples, predict_videos
+
+    videos = list_samples(given.videos)
+    predictor = Predictor(given.run, given.window_s, given.every_s)
+    failed = False
+    for answer in predict_videos(predictor, videos, given.out or given.run / "predictions", given.top):
+        if isinstance(answer, str):
+            say(answer)
+        else:
+            failed = True
+            sys.stderr.write(f"error: {printable(str(answer))}\n")
+    return int(failed)

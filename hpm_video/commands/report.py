@@ -1,0 +1,37 @@
+"""`hpm-video report`."""
+
+import argparse
+from pathlib import Path
+
+from hpm_video.commands.output import say
+from hpm_video.runs.kind import check_finished
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+
+    def keys(text: str) -> list[str]:
+        return [key for key in text.split(",") if key]
+
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folders; others are compared to the first's"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/report"), help="folder of the report (runs/report)")
+    parser.add_argument("--vary", type=keys, default=[], metavar="KEY,KEY", help="what is studied: may differ")
+    text = "what must be equal besides all that is: of versions, hardware, engine, ..."
+    parser.add_argument("--shared", type=keys, default=[], metavar="KEY,KEY", help=text)
+    parser.add_argument("--group", metavar="KEY", help="one comparison for each value of this key")
+    text = "equal in all runs: clips trained on (steps), or FLOPs within 5 %% (compute)"
+    parser.add_argument("--compare", choices=["steps", "compute"], default="steps", help=text)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Compare finished runs; return the exit status. Raises UserError."""
+    for run in given.runs:
+        check_finished(run)
+    from hpm_video.report.comparison_report import write_comparison
+
+    how = {"shared": given.shared, "vary": given.vary, "group": given.group, "compare": given.compare}
+    for file in write_comparison(given.runs, given.out, **how):
+        say(f"wrote {file}")
+    return 0

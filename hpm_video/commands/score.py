@@ -1,0 +1,30 @@
+"""`hpm-video score`."""
+
+import argparse
+
+from hpm_video.commands.arguments import add_keys, add_run
+from hpm_video.commands.output import say_scores
+from hpm_video.evals.summary import describe_both
+from hpm_video.runs.kind import check_run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of a command that scores a frozen encoder: a run, and the labelled set if it is another."""
+    parser.description = f"{parser.description}; also written to RUN/scores and RUN/results.json"
+    add_run(parser, "pretraining")
+    add_keys(parser, "data.* keys, as in pretrain")
+    pooling = (
+        "features of kNN and linear probe (motion; for a model with one time step mean); published probes pool by mean"
+    )
+    parser.add_argument("--pool", choices=["mean", "space", "motion", "cls"], help=pooling)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Score by kNN and a linear probe; return the exit status. Raises UserError."""
+    check_run(given.run, "pretrain")
+    from hpm_video.evals.frozen.probe import open_evaluation, score_knn, score_linear
+
+    evaluation = open_evaluation(given.run, given.overrides)
+    found = [score_knn(evaluation, given.pool), score_linear(evaluation, given.pool)]
+    say_scores(given.run, found, describe_both(*found))
+    return 0

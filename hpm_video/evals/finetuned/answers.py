@@ -1,0 +1,126 @@
+"""Answer the videos of a test and keep the answers: one file for each process, one line for each video."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from hpm_video.data.loader import ClipStream, FailureLog, StepSampler
+from hpm_video.evals.finetuned.views import ViewClassifier, ViewDataset
+from hpm_video.files import disk_faults
+from hpm_video.preprocess.jobs import SAID_EVERY_S, tell_time
+from hpm_video.reading import read_rows
+
+log = logging.getLogger("hpm_video")
+
+Record = dict[str, Any]  # row, path, and either label and scores or the reason why it could not be read
+
+
+class Ranks:
+    """The processes of a test, or this one alone. They wait on the host and patiently: one may end long after
+    another."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = 0, 1
+        self.group: Any = None
+        if dist.is_initialized():
+            self.rank, self.size = dist.get_rank(), dist.get_world_size()
+            self.group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+
+    def wait(self) -> None:
+        """Wait until every process has come to this place."""
+        if self.group is not None:
+            dist.barrier(group=self.group)
+
+
+def answer_share(
+    folder: Path, dataset: ViewDataset, classifier: ViewClassifier, max_bad_share: float, ranks: Ranks
+) -> None:
+    """Append to rank-K.jsonl the answers that this rank's rows still lack. Files that could not be read are tried
+    again."""
+    source, mine = dataset.source, range(ranks.rank, len(dataset), ranks.size)
+    before = {row for row, record in read_records(folder).items() if "scores" in record}
+    rows = [row for row in mine if row not in before]
+    clips, crops = dataset.num_clips, dataset.num_crops
+    log.info("test on %d videos (%s), %d clips x %d crops of each", len(source), source.source, clips, crops)
+    if before:
+        log.info("%d of them were answered before", len(before))
+    failures, pace = FailureLog(max_bad_share), Pace("test", "videos", len(rows))
+    file = folder / f"rank-{ranks.rank}.jsonl"
+    with disk_faults(file), file.open("a", encoding="utf-8") as stream:
+        if stream.tell():  # behind a line that may have been half written: it is read as no record
+            stream.write("\n")
+        for number, record in enumerate(answer_rows(rows, dataset, classifier), 1):
+            stream.write(json.dumps(record) + "\n")
+            stream.flush()
+            if "reason" in record:
+                failures.names.append(f"{record['path']}: {record['reason']}")
+                log.warning("unreadable, left out of the test: %s", failures.names[-1])
+                failures.check(len(failures.names), len(mine) - len(rows) + number - len(failures.names))
+            pace.show(number)
+        os.fsync(stream.fileno())
+
+
+class Pace:
+    """A line of progress now and then: how many are done, rate, time left."""
+
+    def __init__(self, title: str, things: str, num_all: int) -> None:
+        self.title, self.things, self.num_all = title, things, num_all
+        self.begin = self.said = time.monotonic()
+
+    def show(self, num_done: int) -> None:
+        """Log a line now and then."""
+        now = time.monotonic()
+        if now - self.said > SAID_EVERY_S:
+            self.said, rate = now, num_done / (now - self.begin)
+            told = f"{rate:.1f} {self.things}/s, {tell_time((self.num_all - num_done) / rate)} left"
+            log.info("%s: %d of %d %s, %s", self.title, num_done, self.num_all, self.things, told)
+
+
+def answer_rows(rows: Sequence[int], dataset: ViewDataset, classifier: ViewClassifier) -> Iterator[Record]:
+    """Yield the records in the order of `rows`. The videos are read by workers that are ended if a file hangs or
+    crashes them."""
+    if not rows:
+        return
+    views = dataset.num_views
+    sampler = StepSampler(ListedOrder(rows), 0, views, views, 0, 1, range(len(rows)), repeats=views)
+    stream = ClipStream(dataset, sampler, min(dataset.config.num_workers, len(rows)))
+    try:
+        for batch in stream:
+            record: Record = {"row": int(batch.sample[0]), "path": dataset.source.name(int(batch.sample[0]))}
+            if batch.failures:
+                yield record | {"reason": batch.failures[0].reason}
+                continue
+            scores = classifier(batch.clip).tolist()
+            # nine digits give each fp32 number back as it was
+            yield record | {"label": int(batch.label[0]), "scores": [float(f"{value:.9g}") for value in scores]}
+    finally:
+        stream.stop()
+
+
+class ListedOrder:
+    """These rows, one after the other, in every epoch."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows, self.num_samples = rows, len(rows)
+
+    def row(self, seed: int, epoch: int, place: int) -> int:
+        """Return the row at a place."""
+        return self.rows[place]
+
+
+def read_records(folder: Path) -> dict[int, Record]:
+    """Return the records by row, of all processes that have worked on this test. Half-written lines are left out."""
+    found: dict[int, Record] = {}
+    for file in sorted(folder.glob("rank-*.jsonl")):
+        for record in read_rows(file, "the answers of a test, as a process of it writes them"):
+            row = record.get("row")
+            if isinstance(row, int) and ("scores" in record or row not in found):
+                found[row] = record
+    return found

@@ -1,0 +1,78 @@
+"""Parts that several exporters share: random inputs for the check, sizes of a model, the files that describe it."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpm_video.config import PretrainConfig, RunConfig
+from hpm_video.config.choices import TARGETS
+from hpm_video.errors import UserError
+from hpm_video.files import write_json
+from hpm_video.models.classifier import Classifier
+from hpm_video.models.encoder import Encoder
+from hpm_video.models.student import Student
+
+Model = Student | Classifier
+Check = Callable[[Path], tuple[Tensor, Tensor]]  # folder -> (outputs of the other library, ours)
+
+
+def mlp_width(stack: Any, width: int) -> int:
+    """Return the width of the MLP of a stack of blocks; four times its own if it has none."""
+    return stack.blocks[0].mlp.fc1.out_features if len(stack.blocks) else 4 * width
+
+
+def num_heads(stack: Any) -> int:
+    """Return the number of heads of a stack of blocks; 1 if it has none."""
+    return stack.blocks[0].attn.num_heads if len(stack.blocks) else 1
+
+
+def random_clip(config: RunConfig) -> Tensor:
+    """Return two random clips [2, 3, T, H, W]."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 3, config.data.num_frames, *config.data.frame_size_px, generator=generator)
+
+
+def random_mask(num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return masked [2, N], visible [2, V] and hidden [2, M]: a quarter of the tokens is visible, others in each of
+    the two clips."""
+    order = torch.rand(2, num_tokens, generator=torch.Generator().manual_seed(1)).argsort(1)
+    num_seen = max(1, num_tokens // 4)
+    visible, hidden = order[:, :num_seen].sort(1)[0], order[:, num_seen:].sort(1)[0]
+    return torch.zeros(order.shape, dtype=torch.bool).scatter(1, hidden, True), visible, hidden
+
+
+def write_about(folder: Path, config: RunConfig, about: dict[str, Any], classes: list[str]) -> None:
+    """Write config.json and preprocessor_config.json, in the words of transformers."""
+    if classes:
+        about = about | {"id2label": dict(enumerate(classes))}
+    pixels = {"image_mean": list(config.data.mean), "image_std": list(config.data.std)}
+    write_json(folder / "config.json", about)
+    write_json(folder / "preprocessor_config.json", pixels)
+
+
+def need(library: str, package: str) -> Any:
+    """Import a library. Raises UserError if it is not installed."""
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise UserError(f"{library} is not installed ({error}); expected: pip install '{package}'") from error
+
+
+def check_is_videomae(config: RunConfig, encoder: Encoder, target: str) -> None:
+    """Raise UserError if VideoMAE has no such model."""
+    positions = encoder.positions
+    if isinstance(config, PretrainConfig) and not TARGETS[config.objective.target].is_pixels:
+        raise UserError(
+            f"--to {target}: this model predicts {config.objective.target}; VideoMAE's decoder predicts pixels"
+        )
+    wrong = [f"model.positions={positions.kind}"] if positions.kind != "sincos1d" else []
+    wrong += ["positions made for another grid"] if positions.made_for != encoder.grid else []
+    wrong += ["a class token"] if encoder.cls_token is not None else []
+    if wrong:
+        raise UserError(
+            f"--to {target}: this model has {', '.join(wrong)}; VideoMAE has one sine table and no class token"
+        )

@@ -1,0 +1,52 @@
+"""`--to videomae`: weights with the names of VideoMAE's own files."""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hpm_video.config import RunConfig
+from hpm_video.files import replacing
+from hpm_video.models.classifier import Classifier
+from hpm_video.models.student import Student
+from hpm_video.weights.convert_out import to_videomae
+from hpm_video.weights.exporters.check import (
+    Check,
+    Model,
+    check_is_videomae,
+    num_heads,
+    random_clip,
+    random_mask,
+    write_about,
+)
+from hpm_video.weights.read import read_weights
+from hpm_video.weights.transfer import fill_encoder, fill_student
+
+
+def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> Check:
+    """Write videomae.pth in the names of VideoMAE's own code ({"model": ...}), and the two json files that describe it.
+
+    That code is not a package that could be installed: the check reads the file as one of VideoMAE's.
+    """
+    check_is_videomae(config, model.encoder, "videomae")
+    with replacing(folder / "videomae.pth") as draft:
+        torch.save({"model": to_videomae(model, model.encoder)}, draft)
+    about = {"model_type": "videomae", "num_frames": config.data.num_frames, "image_size": config.data.frame_size_px}
+    about["num_attention_heads"] = num_heads(model.encoder.stack)
+    if isinstance(model, Student):
+        about["decoder_num_attention_heads"] = num_heads(model.decoder)
+    write_about(folder, config, about, classes)
+
+    def check(folder: Path) -> tuple[Tensor, Tensor]:
+        again, weights, clip = copy.deepcopy(model), read_weights(folder / "videomae.pth"), random_clip(config)
+        for parameter in again.parameters():
+            parameter.data.zero_()
+        if isinstance(again, Classifier):
+            fill_encoder(again, weights, classes)
+            return again(clip), model(clip)
+        fill_student(again, weights, "pixels")
+        _, visible, hidden = random_mask(again.encoder.num_tokens)
+        return again(clip, visible, hidden).pixels, model(clip, visible, hidden).pixels
+
+    return check
