@@ -145,7 +145,7 @@ def _pretrain(given: argparse.Namespace) -> int:
     config = pretrain_config(given.config, keys)
     health = None
     if config.train.knn_clips:
-        from hpm_video.data.manifest import LABELS_HINT
+        from hpm_video.data.splits import LABELS_HINT
         from hpm_video.evals.frozen.knn_monitor import make_knn_health
 
         health = make_knn_health(config, config.train.knn_clips)
@@ -326,8 +326,8 @@ def _pack(given: argparse.Namespace) -> int:
 
 
 def _scan(given: argparse.Namespace) -> int:
-    from hpm_video.preprocess.jobs import num_free_cores
     from hpm_video.preprocess.scan import scan
+    from hpm_video.runs.machine import num_free_cores
 
     out = given.out or Path(f"scan_{given.root.resolve().name}")
     num_workers = given.workers or num_free_cores()
@@ -336,8 +336,8 @@ def _scan(given: argparse.Namespace) -> int:
 
 
 def _prepare(given: argparse.Namespace) -> int:
-    from hpm_video.preprocess.jobs import num_free_cores
     from hpm_video.preprocess.transcode import prepare
+    from hpm_video.runs.machine import num_free_cores
 
     num_workers = given.workers or num_free_cores()
     how = {"num_workers": num_workers, "time_limit_s": given.time_limit, "sample_only": given.sample_only}

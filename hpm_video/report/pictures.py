@@ -16,6 +16,7 @@ from hpm_video.config import PretrainConfig
 from hpm_video.config.choices import TARGETS
 from hpm_video.config.geometry import Geometry
 from hpm_video.data.loader import HeldOut, load_held_out
+from hpm_video.data.splits import open_unlabelled
 from hpm_video.data.transforms import Normalise
 from hpm_video.files import all_names, own_folder, write_bytes
 from hpm_video.fonts import fonts_for, name_file
@@ -28,7 +29,6 @@ from hpm_video.models.tokens import patchify, unpatchify
 from hpm_video.reading import read_rows
 from hpm_video.runs.settings import load_run_config
 from hpm_video.train.engines.plain import PlainEngine
-from hpm_video.train.pretrain import open_train_sets
 from hpm_video.types import BatchSlice
 from hpm_video.weights.load import load_beside, load_student
 
@@ -55,7 +55,7 @@ def held_out_clips(config: PretrainConfig, num: int) -> UInt8[Tensor, "n C T H W
 
 
 def open_held_out(config: PretrainConfig, num: int) -> HeldOut:
-    return load_held_out(open_train_sets(config)[1], config.data, num)
+    return load_held_out(open_unlabelled(config.data, config.train.seed)[1], config.data, num)
 
 
 def draw_clips(run: Path) -> bytes:

@@ -35,10 +35,11 @@ from typing import Any
 import torch
 
 import hpm_video
-from hpm_video.data.manifest import Manifest, Source
+from hpm_video.data.source import Source
 from hpm_video.errors import UserError
 from hpm_video.files import write_json
 from hpm_video.reading import brief, parse_json
+from hpm_video.runs.machine import num_free_cores
 
 FILE, FORMAT, VERSION = "results.json", "hpm-video results", 1
 KINDS = ("pretrain", "finetune", "test", "probe")
@@ -46,8 +47,7 @@ LIBRARIES = ("torch", "torchvision", "timm", "deepspeed", "av", "numpy")
 NEEDED: dict[str, Any] = {"kind": str, "config": dict, "figures": dict, "scores": dict, "hours": int | float}
 OPTIONAL: dict[str, Any] = {"data": dict, "versions": dict, "hardware": dict, "commit": dict, "pretraining": dict}
 OPTIONAL |= {"flops": int | float, "device_hours": int | float, "world_size": int, "earlier": list}
-ROWS_AT_ONCE = 100_000
-NUM_SAMPLED, NUM_HEAD_BYTES = 16, 4096  # samples whose content counts, and how much of each
+NUM_SAMPLED = 16  # samples whose content counts
 FLOPS_NOTE = "counted from shapes, 2 per multiply-add"
 
 
@@ -162,18 +162,10 @@ def describe_data(source: Source) -> dict[str, Any]:
     every machine; null for shards, whose rows lie in their tars. content: of the sizes and the first bytes of some files, so
     that two sets with the same names are told apart; null if none of them can be read.
     """
-    fingerprint = None
-    if isinstance(source, Manifest):
-        digest = hashlib.sha256()
-        columns = [source.table[name] for name in ("path", "label", "first_frame")]
-        for start in range(0, len(source), ROWS_AT_ONCE):
-            for row in zip(*(column.slice(start, ROWS_AT_ONCE).to_pylist() for column in columns), strict=True):
-                digest.update(repr(row).encode("utf-8", "surrogatepass") + b"\n")
-        fingerprint = digest.hexdigest()[:16]
     return {
         "name": source.set_name,
         "num_rows": len(source),
-        "fingerprint": fingerprint,
+        "fingerprint": source.fingerprint(),
         "content": _digest_content(source),
     }
 
@@ -183,26 +175,10 @@ def _digest_content(source: Source) -> str | None:
     if not len(source):
         return None
     rows = sorted({len(source) * place // NUM_SAMPLED for place in range(NUM_SAMPLED)})
-    found = [_look_at(source, row) for row in rows]
+    found = [source.describe(row) for row in rows]
     if not any(found):
         return None
     return hashlib.sha256(repr(found).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _look_at(source: Source, row: int) -> tuple | None:
-    """Return size and first bytes of a file, or of the first picture of a folder of frames; of shards what the index of the
-    tar says. None if it cannot be read."""
-    if not isinstance(source, Manifest):
-        return source.describe(row)  # type: ignore[attr-defined]
-    file = source.root / source.name(row)
-    with contextlib.suppress(OSError, ValueError):
-        if file.is_dir():
-            names = sorted(name for name in os.listdir(file) if not name.startswith("."))
-            file = file / names[0] if names else file
-        if file.is_file():  # never a pipe, which would wait
-            with file.open("rb") as stream:
-                return file.stat().st_size, stream.read(NUM_HEAD_BYTES)
-    return None
 
 
 def list_versions() -> dict[str, str | None]:
@@ -236,8 +212,7 @@ def _git(root: Path, *words: str) -> str:
 
 def describe_hardware() -> dict[str, Any]:
     """Of the machine of this process: no name of the host, and nothing of other nodes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found: dict[str, Any] = {"processor": _processor(), "cores": cores, "memory_gib": None}
+    found: dict[str, Any] = {"processor": _processor(), "cores": num_free_cores(), "memory_gib": None}
     with contextlib.suppress(ValueError, OSError):
         found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     count = torch.cuda.device_count()

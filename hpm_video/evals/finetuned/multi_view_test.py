@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import os
-import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -24,20 +23,24 @@ import numpy as np
 import torch.distributed as dist
 
 from hpm_video.config import FinetuneConfig
-from hpm_video.data.loader import ClipStream, FailureLog, StepSampler
-from hpm_video.data.manifest import Manifest, Source, open_manifest
-from hpm_video.errors import UnreadableVideo, UserError
+from hpm_video.config.data_sets import protocol_entry
+from hpm_video.data.bad_samples import BadSamples
+from hpm_video.data.loader import ClipStream, StepSampler
+from hpm_video.data.orders import ListedOrder
+from hpm_video.data.source import Source
+from hpm_video.data.splits import open_tested
+from hpm_video.errors import UserError
 from hpm_video.evals.finetuned.charts import draw_confusion
 from hpm_video.evals.finetuned.views import ViewClassifier, ViewDataset
 from hpm_video.evals.metrics import Answers, class_rows, score_answers
 from hpm_video.evals.summary import tell_doubt, tell_share
 from hpm_video.files import all_names, disk_faults, own_folder, write_bytes, write_csv, write_json
-from hpm_video.preprocess.jobs import SAID_EVERY_S, tell_time
+from hpm_video.progress import Progress
 from hpm_video.reading import read_rows
 from hpm_video.runs.machine import describe_machine
 from hpm_video.runs.settings import load_classes, read_config
 from hpm_video.train.engines.start import prepare_process
-from hpm_video.train.finetune import check_classes, open_labelled_sets
+from hpm_video.types import Failure
 from hpm_video.weights.load import load_classifier
 
 log = logging.getLogger("hpm_video")
@@ -67,7 +70,7 @@ def examine_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     config, model, classes = load_classifier(run, overrides)
     if not ranks.rank:
         ranks.wait()
-    split, source = open_test_set(config)
+    split, source = open_tested(config.data, config.test.split, config.train.seed)
     check_same_classes(source, classes, run)
     dataset = ViewDataset(source, config.data, config.test)
     classifier = ViewClassifier(model, config, device)
@@ -86,7 +89,7 @@ def examine_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ranks.wait()
         about: dict[str, Any] = {"split": split, "source": source.source, "sampling": dataset.sampling, "key": key}
         about["rule"] = config.data.rule
-        about |= {"root": config.data.root, "set_name": source.set_name}
+        about |= {"root": config.data.root, "set_name": source.set_name, **protocol_entry(source.protocol)}
         about |= {"num_clips": dataset.num_clips, "num_crops": dataset.num_crops, "average": config.test.average}
         results = write_results(folder, source, config, about)
     ranks.wait()
@@ -113,38 +116,6 @@ class Ranks:
             dist.barrier(group=self.group)
 
 
-def open_test_set(config: FinetuneConfig) -> tuple[str, Source]:
-    """(name of the split, its samples): of auto, the test split where it has labels, else validation, else what training
-    held out. Raises UserError where the split is absent or labels are missing."""
-    wanted = config.test.split
-    if wanted != "validation":
-        found = open_manifest(config.data, "test")
-        if found is not None and (wanted == "test" or has_labels(found)):
-            check_classes(found, "test")
-            return "test", found
-        if wanted == "test":
-            raise UserError(f"test.split: test, but {config.data.root} has no test split")
-        if found is not None:
-            log.info("the test split of %s has no labels: tested on the validation split", found.source)
-    validation = open_manifest(config.data, "validation")
-    if validation is not None:
-        check_classes(validation, "validation")
-        return "validation", validation
-    if wanted == "validation":
-        raise UserError(f"test.split: validation, but {config.data.root} has no validation split")
-    return "held-out", open_labelled_sets(config)[1]
-
-
-def has_labels(source: Source) -> bool:
-    """Whether any sample has one; of shards, the first."""
-    if isinstance(source, Manifest):
-        return bool((source.table["label"].to_numpy() >= 0).any())
-    try:
-        return len(source) > 0 and source.item(0).label >= 0
-    except UnreadableVideo:  # said when it is read
-        return True
-
-
 def check_same_classes(source: Source, classes: list[str], run: Path) -> None:
     if source.classes == classes:
         return
@@ -165,8 +136,7 @@ def digest_test(config: FinetuneConfig, dataset: ViewDataset, bf16: bool, weight
     settings |= {} if config.data.rule == "even" else {"rule": config.data.rule}
     settings |= {"clips": dataset.num_clips, "crops": dataset.num_crops, "bf16": bf16}
     settings |= {"set": source.set_name, "names": [source.name(row) for row in range(len(source))]}
-    if isinstance(source, Manifest):
-        settings |= source.table.select(["label", "first_frame", "frames"]).to_pydict()
+    settings |= source.facts()
     with weights.open("rb") as stream:
         settings["weights"] = hashlib.file_digest(stream, "sha256").hexdigest()
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -183,7 +153,8 @@ def answer_share(
     log.info("test on %d videos (%s), %d clips x %d crops of each", len(source), source.source, clips, crops)
     if before:
         log.info("%d of them were answered before", len(before))
-    failures, pace = FailureLog(max_bad_share), Pace("test", "videos", len(rows))
+    bad = BadSamples(max_bad_share, "left out of the test")
+    progress = Progress("test", "videos", len(rows), bar=False)
     file = folder / f"rank-{ranks.rank}.jsonl"
     with disk_faults(file), file.open("a", encoding="utf-8") as stream:
         if stream.tell():  # behind a line that may have been half written: it is read as no record
@@ -192,26 +163,10 @@ def answer_share(
             stream.write(json.dumps(record) + "\n")
             stream.flush()
             if "reason" in record:
-                failures.names.append(f"{record['path']}: {record['reason']}")
-                log.warning("unreadable, left out of the test: %s", failures.names[-1])
-                failures.check(len(failures.names), len(mine) - len(rows) + number - len(failures.names))
-            pace.show(number)
+                bad.add([Failure(record["path"], record["reason"])])
+                bad.check(bad.num_bad, len(mine) - len(rows) + number - bad.num_bad)
+            progress.show(number)
         os.fsync(stream.fileno())
-
-
-class Pace:
-    """A line of progress now and then: how many are done, rate, time left."""
-
-    def __init__(self, title: str, things: str, num_all: int) -> None:
-        self.title, self.things, self.num_all = title, things, num_all
-        self.begin = self.said = time.monotonic()
-
-    def show(self, num_done: int) -> None:
-        now = time.monotonic()
-        if now - self.said > SAID_EVERY_S:
-            self.said, rate = now, num_done / (now - self.begin)
-            told = f"{rate:.1f} {self.things}/s, {tell_time((self.num_all - num_done) / rate)} left"
-            log.info("%s: %d of %d %s, %s", self.title, num_done, self.num_all, self.things, told)
 
 
 def answer_rows(rows: Sequence[int], dataset: ViewDataset, classifier: ViewClassifier) -> Iterator[Record]:
@@ -232,16 +187,6 @@ def answer_rows(rows: Sequence[int], dataset: ViewDataset, classifier: ViewClass
             yield record | {"label": int(batch.label[0]), "scores": [float(f"{value:.9g}") for value in scores]}
     finally:
         stream.stop()
-
-
-class ListedOrder:
-    """These rows, one after the other, in every epoch."""
-
-    def __init__(self, rows: Sequence[int]) -> None:
-        self.rows, self.num_samples = rows, len(rows)
-
-    def row(self, seed: int, epoch: int, place: int) -> int:
-        return self.rows[place]
 
 
 def read_records(folder: Path) -> dict[int, Record]:
@@ -266,11 +211,12 @@ def write_results(folder: Path, source: Source, config: FinetuneConfig, about: d
         )
     ordered = [records[row] for row in range(len(source))]
     good, bad = [r for r in ordered if "scores" in r], [r for r in ordered if "scores" not in r]
-    failures = FailureLog(config.data.max_bad_share)
-    failures.names = [f"{record['path']}: {record['reason']}" for record in bad]
-    failures.check(len(bad), len(good))
+    failures = [Failure(record["path"], record["reason"]) for record in bad]
+    BadSamples(config.data.max_bad_share, "left out of the test", failures).check(len(bad), len(good))
     if not good:
-        raise UserError(f"none of the {len(bad)} videos of {source.source} could be read: {failures.names[0]}")
+        raise UserError(
+            f"none of the {len(bad)} videos of {source.source} could be read: {failures[0].path}: {failures[0].reason}"
+        )
     answers = Answers(
         scores=np.array([record["scores"] for record in good], dtype=np.float32),
         labels=np.array([record["label"] for record in good]),
