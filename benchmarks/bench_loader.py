@@ -28,12 +28,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hpm_video.config import DataConfig
+from hpm_video.config.readers import READERS
 from hpm_video.data.dataset import ClipDataset, Sample, collate
 from hpm_video.data.loader import make_loader
-from hpm_video.data.manifest import open_manifest
 from hpm_video.data.readers import pyav
-from hpm_video.data.readers.read import READERS, is_installed, read_frames
+from hpm_video.data.readers.read import is_installed, read_frames
 from hpm_video.data.sampling import sample_dense
+from hpm_video.data.source import open_source
 from hpm_video.data.transforms import Normalise, make_transform, multiscale_box
 from hpm_video.preprocess.encode import target_size, transcode
 
@@ -129,7 +130,7 @@ def make_stream(case: str, material: dict[str, list[Path]], stride: int) -> Iter
         return iter(DataLoader(BaselineDataset(files, stride), BATCH, num_workers=1, prefetch_factor=4, shuffle=False))
     name, reader, *repeats = case.split("_")
     config = config_of(material[name][0].parent, stride, int(repeats[0][1:]) if repeats else 1, reader)
-    source = open_manifest(config, "train")
+    source = open_source(config, "train")
     assert source is not None
     return make_loader(ClipDataset(source, config, 0, training=True), BATCH, BATCH, 0, 1, 0, 1, 10**6)
 
@@ -209,7 +210,7 @@ def time_stages(file: Path, stride: int) -> dict[str, float]:
 def soak(num_clips: int, material: dict[str, list[Path]]) -> list[tuple[int, float]]:
     """Read clips. Return points of (clips so far, resident MiB of the training process and its two workers)."""
     config = config_of(material["prepared"][0].parent, 4)
-    source = open_manifest(config, "train")
+    source = open_source(config, "train")
     assert source is not None
     stream = make_loader(ClipDataset(source, config, 0, training=True), BATCH, BATCH, 0, 1, 0, 2, 10**6)
     points = []

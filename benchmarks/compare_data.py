@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpm_video.catalog.annotations import Row
+from hpm_video.catalog.rows import Row
 from hpm_video.data.manifest import write_manifest
 from hpm_video.data.readers.read import read_item
 from hpm_video.files import replacing

@@ -19,7 +19,9 @@ from compare import REACH, Comparison, Job, plan, pretrain_all, score_all
 from compare_data import ROOT, Task
 from compare_scores import mean_and_error, write_differences, write_tables
 
-from hpm_video.catalog.annotations import IMAGE_SUFFIXES, Row, hold_out_share, read_class_folders
+from hpm_video.catalog.class_folders import hold_out_share, read_class_folders
+from hpm_video.catalog.listing import IMAGE_SUFFIXES
+from hpm_video.catalog.rows import Row
 from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
 from hpm_video.files import replacing, write_json, write_text
 from hpm_video.own_folder import OwnFolder, top_names

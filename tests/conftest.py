@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hpm_video.catalog.annotations import Row
+from hpm_video.catalog.rows import Row
 from hpm_video.config import PretrainConfig, load_config, load_finetune_config, to_yaml
 from hpm_video.data.manifest import write_manifest
 from hpm_video.evals.frozen.features import first_weights

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hpm_video.catalog.annotations import Row
+from hpm_video.catalog.rows import Row
 from hpm_video.cli import main
 from hpm_video.config import load_finetune_config, to_yaml
 from hpm_video.data.manifest import write_manifest

@@ -21,7 +21,7 @@ from hpm_video.cli import main as hpm_video
 from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import make_loader
-from hpm_video.data.manifest import open_manifest
+from hpm_video.data.source import open_source
 from hpm_video.files import temporary_folder
 from hpm_video.preprocess.encode import write_video
 
@@ -122,7 +122,7 @@ def deliver(root: Path, workers: int, repeats: int, sizes: Sizes) -> float:
     config = DataConfig(
         root=str(root), sampling="dense", num_frames=sizes.frames, stride=2, repeats=repeats, frame_size_px=side
     )
-    source = open_manifest(config, "train")
+    source = open_source(config, "train")
     assert source is not None
     dataset = ClipDataset(source, config, 0, training=True)
     stream = make_loader(dataset, sizes.micro, sizes.micro, 0, 1, 0, workers, 10**6)

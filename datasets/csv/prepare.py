@@ -7,17 +7,20 @@ relative to ROOT, to the list, or absolute.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from hpm_video.catalog.annotations import Found, read_lines
 from hpm_video.catalog.columns import COLUMNS
 from hpm_video.catalog.path_lists import Track, read_lists
-from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
+from hpm_video.catalog.rows import Found
+from hpm_video.catalog.texts import read_lines
+from hpm_video.preprocess.recipe import Recipe, add_protocol, recipe_parser, run_recipe
 
 RECIPE = Recipe(name="csv", command="hpm-video pretrain train.output=runs/csv", part_is_fine=False)
 
 
 def main() -> int:
+    """Run the recipe; return the exit status."""
     parser = recipe_parser(__doc__)
     parser.add_argument(
         "--train", type=Path, help="list of the training samples, or of all with a column split (ROOT/train.csv)"
@@ -32,6 +35,7 @@ def main() -> int:
         default="",
         help=f"what the columns are, if that is not found out: some of {','.join(COLUMNS)}, - for one that is not used",
     )
+    add_protocol(parser)
     given = parser.parse_args()
     if not given.train and (given.root / "val.csv").is_file():
         given.validation = given.validation or given.root / "val.csv"
@@ -42,7 +46,7 @@ def main() -> int:
         columns = tuple(given.columns.split(",")) if given.columns else ()
         return read_lists(given.root, {split: file for split, file in files.items() if file}, columns, names, track)
 
-    return run_recipe(RECIPE, given, read)
+    return run_recipe(replace(RECIPE, like=given.protocol), given, read)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from hpm_video.catalog.annotations import IMAGE_SUFFIXES, Found, read_class_folders
+from hpm_video.catalog.class_folders import read_class_folders
+from hpm_video.catalog.listing import IMAGE_SUFFIXES
 from hpm_video.catalog.path_lists import Track
+from hpm_video.catalog.rows import Found
 from hpm_video.errors import UserError
 from hpm_video.own_folder import OwnFolder, all_names, own_folder
 from hpm_video.preprocess.recipe import MADE_BY, OF_A_MANIFEST, Recipe, run_recipe
 
 CLASSES = "t-shirt trouser pullover dress coat sandal shirt sneaker bag ankle-boot".split()
 FILES = {"train": "train", "val": "t10k"}  # folder -> what the names of its files begin with
-MAGIC = {1: b"\0\0\x08\x01", 3: b"\0\0\x08\x03"}  # uint8 of so many dimensions
+MAGIC = {1: b"\0\0\x08\x01", 3: b"\0\0\x08\x03"}  # uint8, by the number of dimensions
 RECIPE = Recipe(
     name="fashion_mnist",
     command="hpm-video pretrain --config configs/pretrain/compare_images.yaml train.output=runs/fashion train.steps=2500",
@@ -29,7 +31,7 @@ RECIPE = Recipe(
 
 
 def read_idx(file: Path, num_dims: int) -> np.ndarray:
-    """uint8 values of a file in MNIST's format, gzipped. UserError where it is none, or is not whole."""
+    """Return the uint8 values of a gzipped file in MNIST's format. Raises UserError if it is not one, or not whole."""
     try:
         content = gzip.decompress(file.read_bytes())
     except FileNotFoundError:
@@ -46,8 +48,8 @@ def read_idx(file: Path, num_dims: int) -> np.ndarray:
 
 
 def write_split(root: Path, out: Path, folder: str, track: Track) -> None:
-    """OUT/FOLDER with a folder for each class; it has its name when it is whole, and is not written again. UserError if OUT
-    is not a folder of this recipe's own."""
+    """Write OUT/FOLDER with a folder for each class; it gets its name when it is whole, and is not written again.
+    Raises UserError if OUT is not a folder of this recipe's own."""
     from PIL import Image
 
     if (out / folder).exists():
@@ -73,7 +75,7 @@ def write_split(root: Path, out: Path, folder: str, track: Track) -> None:
 
 
 def find_older_pictures(folder: Path) -> list[str] | None:
-    """The files of pictures of before there were marks; None if the folder is anything else."""
+    """Return the files of an earlier version, which left no mark; None if the folder is anything else."""
     known = [f"{split}/{number}_{name}/[0-9]*.png" for split in FILES for number, name in enumerate(CLASSES)]
     known += [f".draft-{name}" for name in known]
     names = all_names(folder, *known, *OF_A_MANIFEST)
@@ -81,6 +83,7 @@ def find_older_pictures(folder: Path) -> list[str] | None:
 
 
 def main() -> int:
+    """Run the recipe; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="folder of the four .gz files")
     parser.add_argument("out", type=Path, help="folder of the pictures and the manifest")

@@ -8,14 +8,17 @@ With train/ in ROOT, train/, val/ and test/ are the splits.
 import sys
 from dataclasses import replace
 
-from hpm_video.catalog.annotations import IMAGE_SUFFIXES, SUFFIXES, Found, hold_out_share, read_class_folders
+from hpm_video.catalog.class_folders import hold_out_share, read_class_folders
+from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
 from hpm_video.catalog.path_lists import Track
-from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
+from hpm_video.catalog.rows import Found
+from hpm_video.preprocess.recipe import Recipe, add_protocol, recipe_parser, run_recipe
 
 RECIPE = Recipe(name="folder", command="hpm-video pretrain train.output=runs/folder", part_is_fine=False)
 
 
 def main() -> int:
+    """Run the recipe; return the exit status."""
     parser = recipe_parser(__doc__)
     parser.add_argument("--unlabelled", action="store_true", help="sub-folders are no classes")
     parser.add_argument("--images", action="store_true", help="the samples are images, not videos")
@@ -24,6 +27,7 @@ def main() -> int:
     parser.add_argument(
         "--group", default="", help="regular expression: files in which it finds the same text stay in one split"
     )
+    add_protocol(parser)
     given = parser.parse_args()
 
     def read(_: Track) -> Found:
@@ -31,8 +35,11 @@ def main() -> int:
         found = read_class_folders(given.root, suffixes, unlabelled=given.unlabelled)
         return hold_out_share(found, given.validation_share, given.seed, given.group)
 
-    images = "hpm-video pretrain --config configs/pretrain/in1k_vitb.yaml train.output=runs/folder"
-    return run_recipe(replace(RECIPE, command=images) if given.images else RECIPE, given, read)
+    recipe = replace(RECIPE, like=given.protocol)
+    if given.images:
+        command = "hpm-video pretrain --config configs/pretrain/in1k_vitb.yaml train.output=runs/folder"
+        recipe = replace(recipe, command=command)
+    return run_recipe(recipe, given, read)
 
 
 if __name__ == "__main__":

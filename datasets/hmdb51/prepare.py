@@ -6,11 +6,12 @@ python datasets/hmdb51/prepare.py ROOT --split 1
 import sys
 from pathlib import Path
 
-from hpm_video.catalog.known_sets import read_hmdb51
+from hpm_video.catalog.hmdb51 import read_hmdb51
 from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
 
 
 def main() -> int:
+    """Run the recipe; return the exit status."""
     parser = recipe_parser(__doc__)
     parser.add_argument("--split", type=int, choices=(1, 2, 3), default=1)
     parser.add_argument(

@@ -5,7 +5,7 @@ python datasets/imagenet1k/prepare.py ROOT
 
 import sys
 
-from hpm_video.catalog.known_sets import read_imagenet
+from hpm_video.catalog.imagenet import read_imagenet
 from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
 
 RECIPE = Recipe(
@@ -17,6 +17,7 @@ RECIPE = Recipe(
 
 
 def main() -> int:
+    """Run the recipe; return the exit status."""
     given = recipe_parser(__doc__).parse_args()
     return run_recipe(RECIPE, given, lambda _: read_imagenet(given.root))
 

@@ -6,7 +6,7 @@ python datasets/kinetics400/prepare.py ROOT
 import sys
 from pathlib import Path
 
-from hpm_video.catalog.known_sets import read_kinetics
+from hpm_video.catalog.kinetics import read_kinetics
 from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
 
 NOTES = {400: "Kinetics-400 was published with about 246,000 / 20,000 / 40,000 clips; "}
@@ -14,6 +14,7 @@ NORMAL = "files that are missing are normal: clips vanish from the web"
 
 
 def main() -> int:
+    """Run the recipe; return the exit status."""
     parser = recipe_parser(__doc__)
     parser.add_argument("--version", type=int, choices=(400, 600, 700), default=400)
     parser.add_argument("--annotations", type=Path, help="folder of train.csv (ROOT, ROOT/annotations)")

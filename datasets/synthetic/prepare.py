@@ -39,7 +39,7 @@ SHAPES = ("disc", "square", "triangle")
 
 
 def draw_clip(label: int, rng: np.random.Generator, num_frames: int, size_px: int) -> np.ndarray:
-    """uint8 [T, size_px, size_px, 3] of the class `label`."""
+    """Draw uint8 [T, size_px, size_px, 3] of the class `label`."""
     ground, left, right = _draw_colours(rng)
     shape = int(rng.integers(len(SHAPES)))
     sign = 1 - 2 * (label % 2)
@@ -75,7 +75,7 @@ def _draw_colours(rng: np.random.Generator) -> np.ndarray:
 
 
 def _distance(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Signed distance to the edge of a shape of radius about 1; negative inside."""
+    """Return the signed distance to the edge of a shape of radius about 1; negative inside."""
     if SHAPES[shape] == "disc":
         return np.sqrt(u * u + v * v) - 0.9
     if SHAPES[shape] == "square":
@@ -88,11 +88,12 @@ def _soft(distance_px: np.ndarray) -> np.ndarray:
 
 
 def name_of(number: int) -> str:
+    """Return the file of a video."""
     return f"{FOLDER}/{number}.{'webm' if number % 8 == 0 else 'mp4'}"
 
 
 def write_clip(number: int, out: Path, seed: int, num_frames: int, size_px: int) -> int:
-    """Writes video `number`; its class. Everything drawn belongs to (seed, number)."""
+    """Write video `number`, and return its class. All draws belong to (seed, number)."""
     rng = np.random.default_rng([seed, number])
     label = int(rng.integers(len(TEMPLATES)))
     final = out / name_of(number)
@@ -102,7 +103,7 @@ def write_clip(number: int, out: Path, seed: int, num_frames: int, size_px: int)
 
 
 def prepare(out: Path, num_train: int, num_validation: int, seed: int, num_frames: int, size_px: int) -> None:
-    """The annotation files are written last: where they are, the set is whole. Raises UserError."""
+    """Write the set, its annotation files last: if they are there, it is whole. Raises UserError."""
     numbers = range(1, num_train + num_validation + 1)
     with own_folder(out, "datasets/synthetic/prepare.py", find_older_set) as own:
         own.reserve([*ANNOTATIONS, *map(name_of, numbers)])
@@ -112,12 +113,12 @@ def prepare(out: Path, num_train: int, num_validation: int, seed: int, num_frame
 
 
 def find_older_set(folder: Path) -> list[str] | None:
-    """The files of a set of before there were marks; None if the folder is anything else."""
+    """Return the files of an earlier version, which left no mark; None if the folder is anything else."""
     return all_names(folder, *ANNOTATIONS, f"{FOLDER}/[0-9]*.mp4", f"{FOLDER}/[0-9]*.webm", f"{FOLDER}/.draft-*")
 
 
 def write_set(out: Path, numbers: range, num_train: int, seed: int, num_frames: int, size_px: int) -> None:
-    """Writes the videos of these numbers, then the annotations."""
+    """Write the videos of these numbers, then the annotations."""
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         labels = list(pool.map(write_clip, numbers, *map(repeat, (out, seed, num_frames, size_px)), chunksize=16))
     rows = [
@@ -135,6 +136,7 @@ def write_set(out: Path, numbers: range, num_train: int, seed: int, num_frames: 
 
 
 def main() -> int:
+    """Run the recipe; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--train", type=int, default=1600, help="videos of the training split")

@@ -6,13 +6,14 @@ python datasets/ucf101/prepare.py ROOT --split 1
 import sys
 from pathlib import Path
 
-from hpm_video.catalog.known_sets import read_ucf101
+from hpm_video.catalog.ucf101 import read_ucf101
 from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
 
 COUNTS = {1: (9_537, 3_783), 2: (9_586, 3_734), 3: (9_624, 3_696)}
 
 
 def main() -> int:
+    """Run the recipe; return the exit status."""
     parser = recipe_parser(__doc__)
     parser.add_argument("--split", type=int, choices=(1, 2, 3), default=1)
     parser.add_argument("--annotations", type=Path, help="folder of classInd.txt (ROOT/ucfTrainTestlist, ROOT)")

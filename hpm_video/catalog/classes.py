@@ -56,7 +56,7 @@ class Labels:
         )
 
     def _find_classes(self, labelled: list[tuple[str, str]], lines: Labelled) -> list[str]:
-        """The names: sorted, in the order of the other column's numbers, or the numbers themselves."""
+        """Return the names: sorted, or in the order of the numbers in another column, or the numbers themselves."""
         named = [(where, label) for where, label in labelled if not is_number(label)]
         if named and len(named) < len(labelled):
             raise UserError(f"{named[0][0]}: label '{named[0][1]}'; expected a number, as other lines have one")
@@ -89,7 +89,7 @@ class Labels:
 
 
 def _find_whole_floats(lines: Labelled, count: int) -> list[bool]:
-    """For each column whether its labels are all written as 3.0."""
+    """Return True for each column whose labels are all written as 3.0."""
     values = [[labels[place] for _, labels in lines if labels[place] not in NONE] for place in range(count)]
     return [bool(column) and all(re.fullmatch(r"-?[0-9]{1,9}\.0", label) for label in column) for column in values]
 
@@ -106,7 +106,7 @@ def _check_single(labelled: Labelled, place: int, column: str) -> None:
 
 
 def _find_name_column(labelled: Labelled, count: int, names: list[str] | None) -> int:
-    """The first column whose labels are names (of `names`, if they are given), else the first."""
+    """Return the first column whose labels are names (of `names`, if they are given), else the first."""
     for place in range(count):
         if any(not is_number(labels[place]) for _, labels in labelled):
             if not names or all(labels[place] in names for _, labels in labelled):

@@ -1,10 +1,10 @@
-"""What the columns of a list mean, by their names: which hold the path, the label, the split, and which cannot be used."""
+"""The meaning of the columns of a list, by their names: path, label, split, and those that cannot be used."""
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from hpm_video.catalog.annotations import IMAGE_SUFFIXES, SUFFIXES
+from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
 from hpm_video.errors import UserError
 
 COLUMNS = {  # what a header may call them, without case, blanks, - and _

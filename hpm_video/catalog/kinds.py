@@ -1,9 +1,9 @@
-"""Names what a file is, from its first bytes and its ending, and what to do with it; for messages only."""
+"""Kinds of files, by first bytes and ending, and what to do with them; for messages only."""
 
 import contextlib
 from pathlib import Path
 
-from hpm_video.catalog.annotations import IMAGE_SUFFIXES, SUFFIXES
+from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
 
 NUM_BYTES = 600
 MAGIC = (  # (first bytes, what the file is)
@@ -74,7 +74,7 @@ def kind_of_file(file: Path) -> str:
 
 
 def kind_of_content(name: str, start: bytes) -> str:
-    """`kind_of_file` of a file of this name that begins with these bytes."""
+    """Return the kind of a file of this name that begins with these bytes; see `kind_of_file`."""
     found = next((kind for magic, kind in MAGIC if start.startswith(magic)), "")
     suffix = Path(name).suffix.lower()
     if found and suffix not in (".xlsx", ".npz", ".pth", ".pt"):

@@ -12,7 +12,7 @@ Delimiter, header and columns are found out:
 
 start and end: the numbers in the names of the first and the last image of a folder; offset: how many images come before;
 total: how many belong to the sample, -1 = all. A header or `columns` says anything else; its names: `columns.py`, the files
-that can be read: `tables.py`. A column `split` distributes the rows.
+that can be read: `list_table.py`. A column `split` distributes the rows.
 """
 
 import os
@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hpm_video.catalog.annotations import IMAGE_SUFFIXES, Found, Row
 from hpm_video.catalog.classes import Labels
 from hpm_video.catalog.columns import (
     check_columns,
@@ -33,8 +32,10 @@ from hpm_video.catalog.columns import (
     read_split,
     seconds_of,
 )
+from hpm_video.catalog.list_table import EXPECTED, Table, read_table
+from hpm_video.catalog.listing import IMAGE_SUFFIXES
 from hpm_video.catalog.places import FrameFolders, Places, find_frames
-from hpm_video.catalog.tables import EXPECTED, Table, read_table
+from hpm_video.catalog.rows import Found, Row
 from hpm_video.errors import UserError
 
 NUMBERS = ("start", "end", "total", "offset")
@@ -69,9 +70,11 @@ def read_lists(
     names: list[str] | None = None,
     track: Track = iter,
 ) -> Found:
-    """Split -> list. `names`: the classes, by number; else numbers name themselves, and names are sorted.
+    """Read a list for each split.
 
-    UserError with file and line if a line is not as expected; a file or frames that do not exist are `missing`.
+    names: the classes, by number; without them numbers name themselves, and names are sorted. track: gives the lines
+    one by one and shows how far they are. A file or frames that do not exist are `missing`. Raises UserError with
+    file and line.
     """
     places = Places(root)
     lists = {split: _read_list(file, columns, places) for split, file in files.items()}
@@ -95,7 +98,7 @@ def read_lists(
 
 
 def _label_columns(lists: dict[str, _List]) -> tuple[str, ...]:
-    """The columns of labels, the same in every list that has any."""
+    """Return the columns of labels, the same in every list that has any. Raises UserError."""
     found = {one.label_columns for one in lists.values() if one.label_columns}
     if len({len(columns) for columns in found}) > 1:
         shown = " and ".join(",".join(columns) for columns in sorted(found))
@@ -104,7 +107,7 @@ def _label_columns(lists: dict[str, _List]) -> tuple[str, ...]:
 
 
 def _distribute(lists: dict[str, _List], files: dict[str, Path]) -> dict[str, list[_Line]]:
-    """The lines of each split: a column `split` says it, else the file that they are in."""
+    """Return the lines of each split: by a column `split`, else by the file that they are in. Raises UserError."""
     parts: dict[str, list[_Line]] = {split: [] for split in lists}
     for split, one in lists.items():
         for line in one.lines:
@@ -152,7 +155,7 @@ def _read_list(file: Path, columns: tuple[str, ...], places: Places) -> _List:
 
 
 def _take_whole_files(lines: list[_Line], places: Places, notes: list[str]) -> list[_Line]:
-    """The lines without start and end, if they can only mean whole files: each file once, always from frame 0 (or 1) on."""
+    """Drop start and end if they can only mean whole files: each file once, always from frame 0 (or 1) on."""
     starts = {line.numbers.get("start") for line in lines}
     once = len({line.path for line in lines}) == len(lines)
     if not once or (starts != {0} and starts != {1}) or any(places.is_folder(line.path) for line in _sample(lines)):
@@ -176,7 +179,8 @@ def _guess_columns(table: Table) -> tuple[str, ...]:
 
 
 def _is_stray_header(table: Table, place: int, places: Places) -> bool:
-    """Whether the first row is a header that nobody understood: no file, no number, and a column's name in it or files below."""
+    """Return True if the first row is a header with unknown names: no file and no number in it, and files in the
+    rows below."""
     cells = table.rows[0][1]
     if not all(isinstance(cell, str) for cell in cells) or len(table.rows) < 2 or place >= len(cells):
         return False
@@ -192,7 +196,8 @@ def _sample(rows: list) -> list:
 
 
 def _choose_columns(table: Table, places: Places, notes: list[str]) -> tuple[str, ...]:
-    """The meaning of each column of a header; of several that may be the path the one whose cells name files."""
+    """Return the meaning of each column of a header. Of several that may be the path, take the one whose cells name
+    files. Raises UserError."""
     check_header(table.names, table.where)
     found = [meaning_of(name) for name in table.names]
     if cut := [name for name in seconds_of(table.names) if not {"start", "end"} <= set(found)]:
@@ -266,7 +271,7 @@ def _read_number(name: str, text: str, where: str) -> dict[str, int]:
 
 
 def _make_row(line: _Line, label: int, folders: FrameFolders, places: Places) -> Row | str:
-    """The row, or why there is none (to follow the path)."""
+    """Return the row, or (to follow the path in a message) why there is none."""
     path = places.find(line.path)
     if not path:
         return places.shared

@@ -1,4 +1,4 @@
-"""Where the files and the frames are that a list names."""
+"""The files and frames that a list names."""
 
 import os
 import re
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hpm_video.catalog.annotations import IMAGE_SUFFIXES, SUFFIXES, FileIndex, list_frames
+from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES, FileIndex, list_frames
 
 
 class Places:
-    """Where the paths of a list are: below the root, beside the list, or, without an ending, anywhere below the root."""
+    """Find the paths of a list: below the root, beside the list, or, without an ending, anywhere below the root."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.folders = root, [root]
@@ -24,7 +24,7 @@ class Places:
             self.folders.append(folder)
 
     def find(self, text: str) -> str:
-        """The path relative to the root, or ''."""
+        """Return the path relative to the root, or ''."""
         self.shared = ""
         for folder in self.folders:
             for name in dict.fromkeys((text.strip(), text)):
@@ -57,19 +57,21 @@ class Places:
 
     @property
     def index(self) -> FileIndex:
+        """The files below the root, listed when first needed."""
         if self._index is None:
             self._index = FileIndex(self.root, may_be_empty=True)
         return self._index
 
 
 class FrameFolders:
-    """The numbers in the names of the images of a folder, in their order; the folder that was asked for last is kept."""
+    """Hold the numbers in the names of the images of the folder that was read last."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.last = root, ""
         self.numbers = np.empty(0, dtype=np.int64)  # -1: a name without a number
 
     def read(self, path: str) -> np.ndarray:
+        """Return these numbers, in the order of the images."""
         if path != self.last:
             stems = [os.path.splitext(name)[0] for name in list_frames(self.root / path)]
             found = [re.findall(r"\d+", stem) for stem in stems]
@@ -78,7 +80,8 @@ class FrameFolders:
 
 
 def find_frames(names: np.ndarray, numbers: dict[str, int]) -> tuple[int, int] | str:
-    """(images before the sample, images of it), or why there are none. names: the numbers of a folder's images."""
+    """Return (images before the sample, images of it), or why there are none. names: the numbers of a folder's
+    images."""
     if not len(names):
         return " (holds no image)"
     first = numbers.get("offset", 0)

@@ -9,8 +9,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpm_video.catalog.annotations import IMAGE_SUFFIXES, SUFFIXES, list_folder, split_folders
 from hpm_video.catalog.kinds import LIST_ENDINGS, kind_of_file
+from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES, list_folder, split_folders
 from hpm_video.catalog.texts import is_utf8, keep_utf8, one_line
 from hpm_video.errors import UserError
 
@@ -61,7 +61,7 @@ def _find_near(root: Path) -> str:
 
 
 def tell_file(file: Path) -> str:
-    """What a file is, and what to give instead."""
+    """Return what a file is, and what to give instead."""
     folder = shlex.quote(str(file.parent))
     if file.name in ("manifest.json", "shards.json", "labels.json"):
         return f"; expected the folder that holds it: data.root={folder}"
@@ -83,10 +83,10 @@ def tell_file(file: Path) -> str:
 
 
 def find_files(root: Path, split: str, suffixes: Sequence[str], use_splits: bool) -> list[str] | None:
-    """The paths of a split of a folder, sorted, relative to it; None if it has no such split.
+    """Return the paths of a split of a folder, sorted, relative to it; None if it has no such split.
 
-    With train/ and val/ or test/ in it these are the splits, unless `use_splits` is off; else all files are training
-    samples. What is used and what is not is logged once, with the training split. Raises UserError.
+    A folder with train/ and val/ or test/ has these splits, unless `use_splits` is off; otherwise all files are
+    training samples. The training split logs once what is used and what is not. Raises UserError.
     """
     wanted = tuple(suffixes)
     folders = _find_splits(root, wanted) if use_splits else {}
@@ -109,7 +109,7 @@ def kind_of_names(names: Sequence[str]) -> str:
 
 
 def _find_splits(root: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """Split -> folder, of those that hold files; empty if there is no train/ or nothing beside it."""
+    """Return split -> folder, of those that hold files; empty if there is no train/ or nothing beside it."""
     folders = split_folders(root)
     if len(folders) < 2:
         return {}

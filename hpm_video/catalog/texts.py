@@ -52,7 +52,8 @@ def check_text(text: str, where: str, expected: str) -> None:
 
 
 def read_lines(file: Path, expected: str) -> list[tuple[int, str]]:
-    """(line number from 1, text) of each line that is not blank. UserError if the file does not exist or is not UTF-8."""
+    """Return (line number from 1, text) of each line that is not blank. Raises UserError if the file does not exist
+    or is not UTF-8."""
     text = _read_text(file, "utf-8-sig", expected)
     check_text(text, str(file), expected)
     return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]

@@ -27,7 +27,7 @@ def run(given: argparse.Namespace) -> int:
     config = pretrain_config(given.config, keys)
     monitor = None
     if config.train.knn_clips:
-        from hpm_video.data.manifest import LABELS_HINT
+        from hpm_video.data.splits import LABELS_HINT
         from hpm_video.evals.frozen.knn_monitor import make_knn_monitor
 
         monitor = make_knn_monitor(config, config.train.knn_clips)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
+from hpm_video.config.data_sets import describe_layouts, list_layouts
+from hpm_video.config.readers import FALLBACK, READERS, list_auto
 from hpm_video.config.schema import key
 
 
@@ -16,9 +18,9 @@ class DataConfig:
     )
     format: str = key(
         "auto",
-        "auto looks for shards.json, manifest.json, SSv2's labels.json + train.json, train/ and val/, then takes every "
-        "video (and picture, if num_frames is 1); folder takes every one, without splits",
-        ["auto", "manifest", "shards", "ssv2", "folder"],
+        f"auto looks for shards.json, manifest.json, {describe_layouts()}, train/ and val/, then takes "
+        "every video (and picture, if num_frames is 1); folder: every one, without splits",
+        ["auto", "manifest", "shards", *list_layouts(), "folder"],
     )
     annotations: str | None = key(
         None,
@@ -29,8 +31,8 @@ class DataConfig:
     frame_size_px: list[int] = key([224, 224], "height and width of a clip, pixels", most=16_384)
     sampling: str = key(
         "auto",
-        "segments: one frame from each of num_frames parts (SSv2); dense: every stride-th frame (K400); auto: dense for "
-        "Kinetics, UCF101 and HMDB51, as their recipes name them, else segments",
+        "segments: one frame of each of num_frames parts (SSv2); dense: every stride-th frame (K400); auto: by the protocol "
+        "of the data set, segments if it has none",
         ["auto", "segments", "dense"],
     )
     stride: int = key(4, "with sampling=dense: distance between frames, in frames", least=1, most=1_000_000)
@@ -67,8 +69,9 @@ class DataConfig:
     std: list[float] = key([0.229, 0.224, 0.225], "standard deviation of each channel, of values in 0..1")
     reader: str = key(
         "auto",
-        "decoder: auto = PyAV, then torchcodec for files that PyAV cannot read; another = it, then PyAV",
-        ["auto", "pyav", "torchcodec", "decord"],
+        f"auto: {', then '.join(READERS[name].help for name in list_auto())} for files that the one before cannot read; another reader: "
+        f"{READERS[FALLBACK].help} reads the files that it cannot read",
+        ["auto", *READERS],
     )
     time_limit_s: float = key(
         60.0,

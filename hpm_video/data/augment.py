@@ -23,13 +23,14 @@ ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 3.3)
 
 
 def make_finetune_transform(config: DataConfig, augment: AugmentConfig, left_right: bool) -> Transform:
-    """frames uint8 [T, H, W, C] and a generator -> clip uint8 [C, T, H, W] of data.frame_size_px.
+    """Return a transform: frames uint8 [T, H, W, C] and a generator -> clip uint8 [C, T, H, W] of
+    data.frame_size_px.
 
-    `left_right` says that labels name left and right: such a clip is never mirrored.
+    left_right: the labels distinguish left from right, so that no clip is mirrored.
 
-    VideoMAE applies RandAugment to the decoded frames, before the crop. Here it sees the cropped, resized clip: on one
-    core about 21 instead of 50 ms for 16 frames of 256 x 340, 22 instead of 165 for 360 x 640. So translation is a share of the
-    crop, histograms are those of the crop, and the grey that moves in cannot be cropped away.
+    VideoMAE applies RandAugment to the decoded frames, before the crop. Here it sees the cropped, resized clip: on
+    one core about 21 instead of 50 ms for 16 frames of 256 x 340, 22 instead of 165 for 360 x 640. So translation is
+    a share of the crop, histograms are those of the crop, and the grey that moves in cannot be cropped away.
     """
     target = (config.frame_size_px[0], config.frame_size_px[1])
     rand_augment = RandAugment(augment)
@@ -69,7 +70,7 @@ class RandAugment:
         return frames
 
     def draw_strengths(self, rng: Generator) -> list[int]:
-        """Strengths, 0 to 30, of the operations that are applied: at most num_ops."""
+        """Draw the strengths, 0 to 30, of the operations that are applied: at most num_ops."""
         config = self.config
         applied = rng.random(config.num_ops) < config.op_probability
         magnitude = rng.normal(config.magnitude, config.magnitude_std, config.num_ops).clip(0, 10)
@@ -79,9 +80,9 @@ class RandAugment:
 def erase(
     clip: Float[Tensor, "B C T H W"], config: AugmentConfig, seed: int, step: int, place: BatchSlice
 ) -> Float[Tensor, "B C T H W"]:
-    """Random erasing of normalised clips: some get a box, the same in all frames, of normal noise drawn for each value.
+    """Erase a box of some normalised clips, the same in all frames, with normal noise drawn for each value.
 
-    What happens to a clip belongs to the seed, the step and its place in the global batch, however that is split.
+    The draw belongs to the seed, the step and the place of the clip in the global batch, however that is split.
     """
     clip = clip.clone()
     for place_of_clip, one in enumerate(clip, start=place.start):
@@ -95,7 +96,7 @@ def erase(
 
 
 def draw_erased_box(clip: Float[Tensor, "C T H W"], probability: float) -> Box | None:
-    """None: the clip stays as it is, by chance, or because no box fitted in ten tries."""
+    """Draw a box; None if the clip stays as it is, by chance or because no box fitted in ten tries."""
     if torch.rand(()) >= probability:
         return None
     drawn = v2.RandomErasing(scale=ERASED_AREA, ratio=ERASED_ASPECT).make_params([clip])
@@ -136,8 +137,11 @@ def mix(
 
 
 def mirrored_places(num_clips: int) -> list[int]:
-    """The partner of each clip of a micro batch. Clips of one video stand beside each other (data.repeats), so that
-    neighbours would often be of one class, and their targets stay unmixed."""
+    """Return the partner of each clip of a micro batch.
+
+    Clips of one video stand beside each other (data.repeats): neighbours would often be of one class, and their
+    targets stay unmixed.
+    """
     places = list(reversed(range(num_clips)))
     if num_clips % 2:
         places[num_clips // 2] = num_clips - 1
@@ -145,6 +149,7 @@ def mirrored_places(num_clips: int) -> list[int]:
 
 
 def draw_mixer(config: AugmentConfig) -> v2.MixUp | v2.CutMix | None:
+    """Draw mixup or cutmix; None if neither is on."""
     cuts = torch.rand(()) < config.cutmix_probability
     if config.cutmix_alpha > 0 and (cuts or config.mixup_alpha == 0):
         return v2.CutMix(alpha=config.cutmix_alpha)
@@ -152,14 +157,16 @@ def draw_mixer(config: AugmentConfig) -> v2.MixUp | v2.CutMix | None:
 
 
 def smooth(label: Int[Tensor, " B"], num_classes: int, share: float) -> Float[Tensor, "B K"]:
-    """Targets in fp32: `share` spread over all classes, the rest on the label."""
+    """Return targets in fp32: `share` spread over all classes, the rest on the label."""
     return one_hot(label, num_classes).float() * (1 - share) + share / num_classes
 
 
 def view_boxes(height: int, width: int, target: tuple[int, int], num_crops: int) -> list[Box]:
-    """The largest boxes of the target's shape, evenly from one end of the frame's longer side to the other; 1 = the middle.
+    """Return the largest boxes of the target's shape, evenly from one end of the frame's longer side to the other;
+    one box is the middle.
 
-    Longer is meant against the target's shape. Where that is the frame's own, all boxes are equal.
+    The longer side is that of the frame scaled to the target's shape. If the shapes are the same, all boxes are
+    equal.
     """
     middle = center_box(height, width, target)
     if num_crops == 1:

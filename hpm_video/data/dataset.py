@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hpm_video.config import DataConfig
-from hpm_video.data.manifest import Source
+from hpm_video.config.data_sets import UNKNOWN, SamplingProtocol
 from hpm_video.data.readers.limits import Limits
 from hpm_video.data.readers.read import read_item
-from hpm_video.data.sampling import View, protocol_of, sample_frames
+from hpm_video.data.sampling import View, choose_protocol, sample_frames
+from hpm_video.data.source import Source
 from hpm_video.data.transforms import Transform, make_transform
 from hpm_video.data.watch import DECODING, Watch
 from hpm_video.errors import UnreadableVideo, UserError
@@ -28,6 +29,8 @@ Key = tuple[int, int]  # row of the source, position in the run
 
 
 class Sample(NamedTuple):
+    """A clip with its label and row, and the samples that it replaces."""
+
     clip: Tensor  # uint8 [C, T, H, W], stored as [T, H, W, C]
     label: int
     row: int
@@ -35,26 +38,33 @@ class Sample(NamedTuple):
 
 
 class ClipDataset(Dataset):
-    """Keys are (row of the source, position in the run); all that is drawn for a sample belongs to (seed, position).
+    """Read clips by key: (row of the source, position in the run). All random draws for a sample belong to (seed,
+    position).
 
-    The same key gives the same sample in every process, whatever it has read before: neither the cache, nor the reader
-    that was used, nor knowing already that a file is bad changes what is drawn. With data.repeats r, the positions k * r to
-    k * r + r - 1 are clips of one video: what is drawn for its frames belongs to position k * r, crop and flip to each.
+    The same key gives the same sample in every process, whatever it has read before: neither the cache, nor the
+    reader, nor a file that is known to be bad changes what is drawn. With data.repeats r, the positions k * r to k *
+    r + r - 1 are clips of one video: they share the frames drawn for position k * r, and each has its own crop and
+    flip.
     """
 
     def __init__(
         self, source: Source, config: DataConfig, seed: int, training: bool, transform: Transform | None = None
     ) -> None:
-        """`transform`: what makes a clip of the frames in fine-tuning; None = pretraining, or testing with one view."""
+        """Prepare to read. transform: makes clips in fine-tuning; None for pretraining and for tests with one view."""
         self.source, self.config, self.seed, self.training = source, config, seed, training
         self.limits = Limits.of(config)
-        self.sampling = protocol_of(source.set_name).sampling if config.sampling == "auto" else config.sampling
+        self.sampling = self.choose_protocol().sampling
         self.finetuning = transform is not None
         self.transform = transform or make_transform(config, training)
         self.cache: dict[str, np.ndarray] = {}
         self.cache_left = int(config.cache_gib * 2**30)
         self.bad: dict[str, str] = {}  # files this process found unreadable: not tried again, but counted each time
-        self.watch: Watch | None = None  # where a reading process writes what it is doing
+        self.watch: Watch | None = None  # in a reading process: to note its state
+
+    def choose_protocol(self) -> SamplingProtocol:
+        """Return how the set is sampled."""
+        known = self.source.protocol or (UNKNOWN if self.config.num_frames == 1 else None)  # images need no protocol
+        return choose_protocol(known, self.source.source, self.config)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -63,7 +73,7 @@ class ClipDataset(Dataset):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample]:
-        """Clips of one video that follow each other are cut from frames that are decoded once."""
+        """Read clips. Those of one video that follow each other are cut from frames that are decoded once."""
         repeats = self.config.repeats
         return [s for _, group in groupby(keys, lambda key: key[1] // repeats) for s in self._read_group(list(group))]
 
@@ -86,7 +96,8 @@ class ClipDataset(Dataset):
         raise UserError(f"no readable video in {MAX_TRIES} tries in {self.source.source} ({named}; ...)")
 
     def read_frames(self, row: int, rng: Generator, view: View = View()) -> tuple[np.ndarray, int]:  # noqa: B008
-        """(uint8 [T, H, W, C], label). Raises UnreadableVideo, and has then drawn nothing from `rng`. `view`: in testing."""
+        """Return (uint8 [T, H, W, C], label). `view`: of a test. Raises UnreadableVideo, and has then drawn nothing
+        from `rng`."""
         name, config, before = self.source.name(row), self.config, rng.bit_generator.state
         if name in self.bad:
             raise UnreadableVideo(name, self.bad[name])
@@ -117,8 +128,10 @@ class ClipDataset(Dataset):
         return nullcontext() if self.watch is None else self.watch.on(DECODING, row)
 
     def _keep(self, item: Item, frames: np.ndarray, num_available: int) -> None:
-        """Puts all frames of a file in the cache if they fit: known before they are decoded, as a film may not fit. `frames`:
-        those that were asked for; of a picture they are all."""
+        """Put all frames of a file in the cache if they fit, which is known before they are decoded.
+
+        frames: those that were read; of an image they are all.
+        """
         if num_available * frames[0].nbytes > self.cache_left:
             return
         try:
@@ -127,7 +140,7 @@ class ClipDataset(Dataset):
                 if num_available == 1
                 else read_item(item, np.arange, self.config.reader, self.config.fps, self.limits)
             )
-        except UnreadableVideo:  # the frames that were asked for could be read: it stays uncached
+        except UnreadableVideo:  # the frames of the clip could be read: it stays uncached
             return
         self.cache[item.name] = every
         self.cache_left -= every.nbytes

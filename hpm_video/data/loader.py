@@ -11,25 +11,25 @@ from torch import Tensor
 
 from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset, Key
-from hpm_video.data.manifest import Order, Source
+from hpm_video.data.orders import Order
+from hpm_video.data.source import Source
 from hpm_video.data.stream import ClipStream
 from hpm_video.errors import UnreadableVideo, UserError
-from hpm_video.types import Batch
 
 log = logging.getLogger("hpm_video")
-MIN_SEEN = 20  # samples before the share of bad ones can stop a run
 
 
 class StepSampler:
-    """Lists of keys (row, position), one for each micro batch of this rank, from `steps.start` on.
+    """Give lists of keys (row, position), one for each micro batch of this rank, from `steps.start` on.
 
-    Positions k * repeats to k * repeats + repeats - 1 of the run are clips of the sample at place k % n of epoch k // n.
-    Step s holds positions s * batch_size and on; round r of rank k takes `micro` of them from (r * world_size + k) * micro.
-    So every number of ranks, rounds and workers sees the same global batches, and a resumed run goes on at the exact next
-    sample.
+    Positions k * repeats to k * repeats + repeats - 1 of the run are clips of the sample at place k % n of epoch k
+    // n. Step s holds the positions from s * batch_size on; round r of rank k takes `micro` of them from (r *
+    world_size + k) * micro. So every number of ranks, rounds and workers sees the same global batches, and a resumed
+    run continues at the exact next sample.
 
-    `spread`: if a micro batch holds less than two videos, deal out the positions of a step so that the clips of a video go
-    to different micro batches (the first clip of each video, then the second, ...), as mixup needs other videos to mix with.
+    spread: if a micro batch holds less than two videos, distribute the positions of a step so that the clips of a
+    video go to different micro batches (the first clip of each video, then the second, ...), as mixup needs other
+    videos to mix with.
     """
 
     def __init__(  # noqa: PLR0913
@@ -48,7 +48,7 @@ class StepSampler:
         self.rank, self.world_size, self.steps, self.repeats = rank, world_size, steps, repeats
         self.rounds = batch_size // (micro * world_size)
         self.spread = spread and 1 < repeats and micro < 2 * repeats
-        self.num_given = 0  # lists that are not to be given again: a new iterator goes on behind them
+        self.num_given = 0  # lists that a new iterator skips
 
     def __len__(self) -> int:
         return len(self.steps) * self.rounds - self.num_given
@@ -62,7 +62,7 @@ class StepSampler:
                 yield [(self._row(p), p) for p in positions[first : first + self.micro]]
 
     def _positions(self, step: int) -> Sequence[int]:
-        """The positions of a step, in the order in which micro batches take them."""
+        """Return the positions of a step, in the order in which micro batches take them."""
         positions = range(step * self.batch_size, (step + 1) * self.batch_size)
         return sorted(positions, key=lambda position: position % self.repeats) if self.spread else positions
 
@@ -83,37 +83,11 @@ def make_loader(  # noqa: PLR0913
     num_streams: int = 1,
     spread: bool = False,
 ) -> ClipStream:
-    """Batches of this rank, from start_step to steps. A worker that fails or dies raises UserError in the reader.
-    `spread`: see StepSampler."""
+    """Return the batches of this rank, from start_step to steps; `spread`: see StepSampler. A worker that fails or
+    dies raises UserError here."""
     run, repeats = range(start_step, steps), dataset.config.repeats
     sampler = StepSampler(dataset.source.order, dataset.seed, batch_size, micro, rank, world_size, run, repeats, spread)
     return ClipStream(dataset, sampler, num_workers, num_streams)
-
-
-class FailureLog:
-    """Names each unreadable file once, and stops the run beyond a stated share."""
-
-    def __init__(self, max_share: float) -> None:
-        self.max_share = max_share
-        self.names: list[str] = []
-        self.reasons: dict[str, str] = {}
-
-    def add(self, batch: Batch) -> None:
-        for failure in batch.failures:
-            if failure.path not in self.reasons:
-                self.reasons[failure.path] = failure.reason
-                self.names.append(f"{failure.path}: {failure.reason}")
-                log.warning("unreadable, replaced by another sample: %s: %s", failure.path, failure.reason)
-
-    def check(self, num_bad: int, num_seen: int) -> None:
-        """Counts over all ranks; UserError beyond the share."""
-        tried = num_bad + num_seen
-        if tried >= MIN_SEEN and num_bad > self.max_share * tried:
-            named = "; ".join(self.names[:3]) or "named by other ranks"
-            raise UserError(
-                f"{num_bad} of {tried} samples could not be read, more than data.max_bad_share {self.max_share} ({named}). "
-                "hpm-video scan FOLDER finds all such files, and writes a manifest of the good ones"
-            )
 
 
 class HeldOut(NamedTuple):
@@ -125,7 +99,7 @@ class HeldOut(NamedTuple):
 
 
 def load_held_out(source: Source, config: DataConfig, num: int) -> HeldOut:
-    """Fixed clips (middle frames, middle crop) spread over the manifest. UserError if none can be read."""
+    """Read fixed clips (middle frames, middle crop), spread over the source. Raises UserError if none can be read."""
     dataset = ClipDataset(source, config, 0, training=False)
     rows = np.random.default_rng(0).permutation(len(dataset)).tolist()
     clips: list[Tensor] = []

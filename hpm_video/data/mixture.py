@@ -11,7 +11,8 @@ from hpm_video.types import Batch
 
 
 class ImageSteps:
-    """Which steps have images, a function of (seed, step): evenly spread, and of the first n steps share * n, to within one."""
+    """Choose the steps that have images, by (seed, step): evenly spread, and of the first n steps share * n, to
+    within one."""
 
     def __init__(self, share: float, seed: int) -> None:
         self.share, self.offset = share, float(IMAGE_STEPS.numpy(seed).random())
@@ -20,7 +21,7 @@ class ImageSteps:
         return self.before(step + 1) > self.before(step)
 
     def before(self, step: int) -> int:
-        """How many of the steps 0 to step - 1 have images."""
+        """Count the steps 0 to step - 1 that have images."""
         return math.floor(self.offset + step * self.share)
 
 
@@ -48,8 +49,11 @@ class MixedStream:
 def make_mixed_loader(
     videos: ClipDataset, images: ClipDataset, image_steps: ImageSteps, start_step: int, steps: int, **split: Any
 ) -> MixedStream:
-    """As `make_loader`, whose other arguments `split` has. Each stream goes on behind its own steps before start_step; the
-    reading processes are shared out as the steps are, at least one for each."""
+    """Make a loader of both; `split` has the other arguments of `make_loader`.
+
+    Each stream continues behind its own steps before start_step. The reading processes are divided as the steps are,
+    at least one for each.
+    """
     workers = split.pop("num_workers")
     for_images = max(1, round(image_steps.share * workers)) if workers else 0
     for_videos = max(1, workers - for_images) if workers else 0
@@ -62,5 +66,5 @@ def make_mixed_loader(
 
 
 def name_row(videos: ClipDataset, images: ClipDataset, row: int) -> str:
-    """What messages call the sample of a row of a `MixedStream`."""
+    """Return the name that messages give the sample of a row of a `MixedStream`."""
     return videos.source.name(row) if row < len(videos) else images.source.name(row - len(videos))

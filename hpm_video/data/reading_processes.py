@@ -40,7 +40,7 @@ NO_MEMORY = (
 
 
 class Answer(NamedTuple):
-    """What a reader says: a batch is in its slot, a fault ended the reading of it, or something about its store."""
+    """A message of a reader: a batch is in its slot, a fault ended the reading of it, or something about its store."""
 
     kind: str  # batch, fault, store
     content: Any  # failures of the batch; (is it a UserError, text); what `store.log_store` takes
@@ -51,7 +51,7 @@ class Slots:
     the keys of a batch to its reader, and the clips, rows and labels back."""
 
     def __init__(self, num_slots: int, shape: tuple[int, ...]) -> None:
-        """shape: [B, T, H, W, C]."""
+        """Allocate the slots. shape: [B, T, H, W, C]."""
         self.clip = torch.empty((num_slots, *shape), dtype=torch.uint8).share_memory_()
         self.numbers = shared_array((num_slots, shape[0], 2), np.int64)  # keys, then (label, row) in their place
 
@@ -103,6 +103,7 @@ class Reader:
         os.set_blocking(self.tasks, False)
 
     def ask(self, slot: int) -> None:
+        """Send the number of the slot that holds the keys of a batch."""
         with suppress(BrokenPipeError, BlockingIOError):  # it has ended: found out when its answer is due
             os.write(self.tasks, SLOT.pack(slot))
 
@@ -135,6 +136,7 @@ class Reader:
             return False
 
     def has_ended(self) -> bool:
+        """Return True if the process has ended."""
         if self.status is None:
             try:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -173,11 +175,12 @@ class Readers:
 
     @property
     def due_number(self) -> int:
-        """Whose turn it is: the number of the reader of the next batch."""
+        """The number of the reader of the next batch."""
         return self.num_taken % len(self.all)
 
     @property
     def due(self) -> Reader:
+        """The reader of the next batch."""
         return self.all[self.due_number]
 
     def take(self, answer: Answer) -> Batch:
@@ -187,12 +190,12 @@ class Readers:
         return self.slots.take(slot, answer.content)
 
     def listen(self, limit_s: float) -> None:
-        """Wait until some reader says something or ends, at most so long."""
+        """Wait until a reader says something or ends, for at most `limit_s` seconds."""
         for ready in wait([r.answers for r in self.all if not r.closed], limit_s):
             next(r for r in self.all if r.answers == ready).listen()
 
     def end_status(self, reader: Reader) -> int | None:
-        """Exit status of a reader that has closed its pipe; None if it does not end in time."""
+        """Return the exit status of a reader that has closed its pipe; None if it does not end in time."""
         until = time.monotonic() + END_WAIT_S
         while not reader.has_ended() and time.monotonic() < until:
             time.sleep(0.01)
@@ -238,7 +241,7 @@ def _read(dataset: ClipDataset, slots: Slots, watch: Watch, parent: int, tasks: 
             except Exception:
                 answer = Answer("fault", (False, traceback.format_exc()))
             _say(answers, answer)
-    except BrokenPipeError:  # nobody listens any more
+    except BrokenPipeError:  # the training process has closed its end
         pass
 
 

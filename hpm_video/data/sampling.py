@@ -1,54 +1,62 @@
-"""WHEN: which frames of a video make a clip. `rng` None asks for fixed choices, which testing uses: view v of num_views.
+"""Frame sampling: the frames of a video that make a clip. Without a generator the choice is fixed, as tests need it:
+view v of num_views.
 
-A video that is too short: segments repeat frames (part k holds frame floor(k * available / parts)); dense sampling keeps
-its stride, starts at frame 0 and repeats the last frame.
+If a video is too short, segments repeat frames (part k holds frame floor(k * available / parts)); dense sampling
+keeps its stride, starts at frame 0 and repeats the last frame.
 
-The rules here cover the whole video, and are a departure from VideoMAE's (docs/departures.md), which data.rule=videomae gives.
+These rules cover the whole video, and depart from VideoMAE's (docs/departures.md), which data.rule=videomae gives.
 """
 
+import logging
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 
-from hpm_video.config import DataConfig
+from hpm_video.config import DataConfig, TestConfig
+from hpm_video.config.data_sets import UNKNOWN, SamplingProtocol
 from hpm_video.data import videomae_sampling
+
+log = logging.getLogger("hpm_video")
 
 
 class View(NamedTuple):
-    """One of the evenly spread clips of a video in testing; the only one is the middle one."""
+    """One of the evenly spread clips of a video in a test; a single one is the middle."""
 
     number: int = 0
     num_views: int = 1
 
 
-class Protocol(NamedTuple):
-    """How a data set is sampled, and how many views of a video are averaged in testing."""
+def choose_protocol(
+    known: SamplingProtocol | None, where: str, config: DataConfig, test: TestConfig | None = None
+) -> SamplingProtocol:
+    """Return how a set is sampled and tested: as the keys say, and else by its own protocol.
 
-    sampling: str  # segments or dense
-    num_clips: int
-    num_crops: int
-
-
-# VideoMAE's (arXiv 2203.12602, appendix). Matched by the beginning of the data set's name.
-PROTOCOLS = {
-    "ssv2": Protocol("segments", 2, 3),
-    "kinetics": Protocol("dense", 5, 3),
-    "ucf101": Protocol("dense", 5, 3),
-    "hmdb51": Protocol("dense", 10, 3),
-    "imagenet": Protocol("segments", 1, 1),
-}
+    known: the protocol of the set; where: its name in messages; test: None in training. What neither gives is taken from
+    UNKNOWN, and reported: an unknown set is never tested silently as another one.
+    """
+    sampling = None if config.sampling == "auto" else config.sampling
+    given = (sampling, test.num_clips, test.num_crops) if test else (sampling, 1, 1)
+    if known is None and None in given:
+        _report_unknown(where, given, test is not None)
+    known = known or UNKNOWN
+    return SamplingProtocol(given[0] or known.sampling, given[1] or known.num_clips, given[2] or known.num_crops)
 
 
-def protocol_of(set_name: str) -> Protocol:
-    """Of the named data set; one that is not known is sampled and tested as SSv2 is."""
-    found = [protocol for name, protocol in PROTOCOLS.items() if set_name.startswith(name)]
-    return found[0] if found else PROTOCOLS["ssv2"]
+@cache
+def _report_unknown(where: str, given: tuple[str | None, int | None, int | None], is_test: bool) -> None:
+    keys = ("data.sampling", "test.num_clips", "test.num_crops")
+    used = [f"{key}={value}" for key, value, own in zip(keys, UNKNOWN, given, strict=True) if own is None]
+    text = "%s has no sampling protocol: %s. To change that set these keys, or make its manifest with --protocol"
+    log.log(logging.WARNING if is_test else logging.INFO, text, where, " ".join(used))
 
 
 def sample_segments(num_available: int, num_frames: int, rng: Generator | None, view: View = View()) -> np.ndarray:  # noqa: B008
-    """[num_frames]: one frame of each of num_frames equal parts (TSN; SSv2's rule): a random one, or of view v of n the one
-    at (v + 1/2) / n of the part."""
+    """Return [num_frames]: one frame of each of num_frames equal parts (TSN; SSv2's rule).
+
+    With a generator a random one; without, for view v of n, the one at (v + 1/2) / n of the part.
+    """
     edges = np.arange(num_frames + 1) * num_available / num_frames
     fixed = np.full(num_frames, (view.number + 0.5) / view.num_views)
     share = fixed if rng is None else rng.random(num_frames)
@@ -62,8 +70,11 @@ def sample_dense(
     rng: Generator | None,
     view: View = View(),  # noqa: B008
 ) -> np.ndarray:
-    """[num_frames]: every stride-th frame from a random start (K400's rule); views start evenly spread from the first
-    frame to the last start that fits, the only one in the middle."""
+    """Return [num_frames]: every stride-th frame from a random start (K400's rule).
+
+    Without a generator the views start evenly spread from the first frame to the last start that fits; a single one
+    in the middle.
+    """
     spare = max(0, num_available - (num_frames - 1) * stride - 1)
     if rng is not None:
         start = int(rng.integers(spare + 1))
@@ -80,8 +91,10 @@ def sample_frames(  # noqa: PLR0913
     view: View = View(),  # noqa: B008
     finetuning: bool = False,
 ) -> np.ndarray:
-    """[data.num_frames], by data.rule. `sampling`: segments or dense. `finetuning`: VideoMAE has a dense rule of its own
-    to train on labels."""
+    """Return [data.num_frames] frame numbers by data.rule.
+
+    sampling: segments or dense. finetuning: VideoMAE has a dense rule of its own to train on labels.
+    """
     num_frames, stride = config.num_frames, config.stride
     if config.rule == "videomae":
         if sampling == "segments":

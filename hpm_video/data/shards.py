@@ -6,21 +6,22 @@ number of samples and samples of a tar), the tars in webdataset's convention, an
 gives its tar by division, and nothing that is held grows with the set.
 """
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from hpm_video.config.data_sets import SamplingProtocol, read_protocol
 from hpm_video.data import store
+from hpm_video.data.orders import WINDOW_SHARDS, WindowedOrder
 from hpm_video.data.store import HEADER, describe
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.item import Item
 from hpm_video.reading import parse_json
-from hpm_video.streams import SHARD_ORDER, WINDOW_ORDER
 
 FORMAT = "hpm-video shards 1"
-WINDOW_SHARDS = 64
 
 
 class Member(NamedTuple):
@@ -49,21 +50,26 @@ class Shards:
     classes: list[str]
     set_name: str
     left_right: bool
+    protocol: SamplingProtocol | None = field(default=None, repr=False)
     timeout_s: float = field(default=300.0, repr=False, compare=False)  # data.store_timeout_s
+    kind = "samples"
+    labels = None  # they are in the tars
 
     @property
     def source(self) -> str:
+        """Its name in messages."""
         return f"{self.set_name} {self.root} ({self.split})"
 
     @property
     def order(self) -> "WindowedOrder":
-        """A new one at each call: keep it, as it remembers its window."""
+        """A new order at each call: keep it, as it remembers its window."""
         return WindowedOrder(len(self), self.samples_per_shard)
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def name(self, row: int) -> str:
+        """Return the path of a sample in the set that was packed."""
         try:
             return self._find(row)[1].path
         except UnreadableVideo as error:
@@ -92,12 +98,28 @@ class Shards:
             return None
         return member.path, member.size, member.label
 
-    def header_key(self) -> str:
-        """Return what changes when the set is packed anew."""
-        return store.fingerprint(self.root, HEADER, self.timeout_s)
+    def groups(self, rows: Sequence[int]) -> list[str]:
+        """Return "" for each row: shards do not keep groups."""
+        return [""] * len(rows)
+
+    def fingerprint(self) -> None:
+        """Return None: it would take reading every index."""
+
+    def version(self) -> str:
+        """Return a digest that changes when the set is packed again."""
+        told = [repr(self), store.fingerprint(self.root, HEADER, self.timeout_s)]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
+
+    def facts(self) -> dict[str, list]:
+        """Return {}: it would take reading every index."""
+        return {}
+
+    def hold_out(self, num: int, seed: int) -> "tuple[Shards, Shards]":
+        """Return the rest, and the last `num` rows: packing has shuffled them."""
+        return self.part(0, len(self) - num), self.part(len(self) - num, len(self))
 
     def part(self, start: int, stop: int) -> "Shards":
-        """Rows start..stop - 1."""
+        """Return the rows start..stop - 1 as a source."""
         return replace(self, start=self.start + start, stop=self.start + stop)
 
     def _find(self, row: int) -> tuple[str, Member]:
@@ -115,49 +137,15 @@ class Shards:
         return tar, members[place]
 
 
-class WindowedOrder:
-    """An order of an epoch that keeps reads near each other: shards are permuted, windows of `window_shards` of them
-    follow each other, and rows are permuted within a window.
-
-    A function of (seed, epoch, place) alone; holds a number for each shard, and for each row of one window.
-    """
-
-    def __init__(self, num_samples: int, samples_per_shard: int, window_shards: int = WINDOW_SHARDS) -> None:
-        self.num_samples, self.samples_per_shard, self.window_shards = num_samples, samples_per_shard, window_shards
-        self._drawn: tuple[int, int] | None = None  # (seed, epoch) of the shards' order
-        self._shards = self._ends = self._rows = np.empty(0, np.int64)
-        self._window = -1
-
-    def row(self, seed: int, epoch: int, place: int) -> int:
-        """The row at `place` (0..num_samples - 1) of the epoch."""
-        if self._drawn != (seed, epoch):
-            self._draw_shards(seed, epoch)
-        window = int(np.searchsorted(self._ends, place, side="right"))
-        if window != self._window:
-            shards = self._shards[window * self.window_shards : (window + 1) * self.window_shards]
-            rows = (shards[:, None] * self.samples_per_shard + np.arange(self.samples_per_shard)).ravel()
-            rows = rows[rows < self.num_samples]  # the last shard is short
-            self._rows = WINDOW_ORDER.numpy(seed, epoch, window).permutation(rows)
-            self._window = window
-        return int(self._rows[place - int(self._ends[window])])  # counted from the window's end
-
-    def _draw_shards(self, seed: int, epoch: int) -> None:
-        num_shards = -(-self.num_samples // self.samples_per_shard)
-        self._shards = SHARD_ORDER.numpy(seed, epoch).permutation(num_shards)
-        sizes = np.full(num_shards, self.samples_per_shard)
-        sizes[self._shards == num_shards - 1] -= num_shards * self.samples_per_shard - self.num_samples
-        self._ends = np.add.reduceat(sizes, np.arange(0, num_shards, self.window_shards)).cumsum()
-        self._drawn, self._window = (seed, epoch), -1
-
-
 def index_of(tar: str) -> str:
+    """Return the name of the index beside a tar."""
     return tar.removesuffix(".tar") + ".json"
 
 
 def open_shards(root: str, split: str, timeout_s: float = Shards.timeout_s) -> Shards | None:
     """Open a split of the set at this folder or URL; None if the set has no such split. Raises UserError."""
     for cached in (_read_index, _read):
-        cached.cache_clear()  # the set may have been packed anew since it was last opened
+        cached.cache_clear()  # the set may have been packed again since it was last opened
     header = read_header(root, timeout_s)
     entry = header["splits"].get(split)
     if entry is None:
@@ -174,6 +162,7 @@ def open_shards(root: str, split: str, timeout_s: float = Shards.timeout_s) -> S
         classes=header["classes"],
         set_name=header["name"],
         left_right=header.get("left_right", False),
+        protocol=read_protocol(header, f"{root}/{HEADER}"),
         timeout_s=timeout_s,
     )
 
@@ -210,7 +199,7 @@ def read_header(root: str, timeout_s: float) -> dict[str, Any]:
 
 
 def _check_split(entry: Any, split: str, where: str) -> tuple[int, int, str]:
-    """(number of samples, samples of a tar, pattern of its name). Raises UserError."""
+    """Return (number of samples, samples of a tar, pattern of its name). Raises UserError."""
     pattern = entry.get("pattern") if isinstance(entry, dict) else None
     if pattern != split + "-{:06d}.tar":
         raise UserError(f"{where}: pattern {pattern!r}; expected '{split}-{{:06d}}.tar'")

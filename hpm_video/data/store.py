@@ -1,7 +1,7 @@
-"""Bytes of files wherever they lie: ranged reads that outlast a store (a network's file system) that is away for a while.
+"""Ranged reads of files on disks and in stores, which outlast a store that does not answer for a while.
 
-A store's faults are not those of a file. It is asked again with growing waits, which is logged once, and once more when it
-answers again; only after `timeout_s` the reading ends, with a sentence.
+A fault of a store is not one of the file. The store is asked again with growing waits, which is logged once, and
+once more when it answers again; only after `timeout_s` the reading ends with an error.
 """
 
 import errno
@@ -36,7 +36,7 @@ NO_RANGES = (
     "an S3 store; not python -m http.server). Try another server, or a copy of the shards on a disk"
 )
 
-watch: Watch | None = None  # in a reading process: where it writes that it waits
+watch: Watch | None = None  # in a reading process: to note that it waits
 
 
 def log_store(root: str, reason: str | None, timeout_s: float) -> None:
@@ -113,7 +113,7 @@ def ask(root: str, file: str, timeout_s: float, do: Callable[[fsspec.AbstractFil
 
 
 def _ask_disk(once: Callable[[], T]) -> T:
-    """A disk does not come back: what fails for a second is a fault of the file."""
+    """Ask a disk. It does not come back: what fails for a second is a fault of the file."""
     for wait_s in RETRY_AFTER_S:
         try:
             return once()
@@ -172,7 +172,7 @@ def _call(name: str, system: fsspec.AbstractFileSystem, path: str, limit_s: floa
 
 
 def _judge(error: BaseException) -> str:
-    """Return whose fault it is: missing or bad (the file), refused or away (the store)."""
+    """Return the cause of a fault: missing or bad (the file), refused or away (the store)."""
     status = getattr(error, "status", None)
     if isinstance(error, FileNotFoundError):
         return "missing"
@@ -180,7 +180,7 @@ def _judge(error: BaseException) -> str:
         return "refused"
     if isinstance(status, int) and 400 <= status < 500 and status not in TRY_LATER:
         return "bad"
-    if isinstance(error, OSError) and error.errno == errno.EINVAL:  # how s3fs tells of a range behind the end
+    if isinstance(error, OSError) and error.errno == errno.EINVAL:  # s3fs: a range behind the end
         return "bad"
     return (
         "bad" if isinstance(error, ImportError | ValueError | TypeError | NotImplementedError | UserError) else "away"
@@ -193,7 +193,7 @@ def _protocol(system: fsspec.AbstractFileSystem) -> str:
 
 @lru_cache(maxsize=4)
 def _open(root: str, process: int) -> tuple[fsspec.AbstractFileSystem, str]:
-    """By process: connections and threads do not survive a fork."""
+    """Open a file system. Each process has its own: connections and threads do not survive a fork."""
     try:
         return url_to_fs(root)
     except ImportError as error:

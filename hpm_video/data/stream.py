@@ -1,4 +1,6 @@
-"""Batches from reading processes, and what happens if one of them hangs, crashes, is stopped or is killed."""
+"""Batches from reading processes. If one hangs, crashes, is stopped or is killed, they are replaced or the stream
+ends with an error.
+"""
 
 import logging
 import math
@@ -46,15 +48,16 @@ class WorkerDied(UserError):
 
 
 class ClipStream:
-    """Micro batches of a rank, read by processes that start at once; every fault is a sentence.
+    """Micro batches of a rank, read by processes that start at once; every fault is one clear error.
 
-    A worker that decodes one file for longer than data.time_limit_s, or that its decoder crashes, is ended: the file counts
-    as unreadable from then on, and all workers start anew behind the last batch that was given. They also start anew if one
-    is stopped or silent. Any other fault ends the stream. Workers end with the stream and with its process, however it ends.
+    A worker that decodes one file for longer than data.time_limit_s, or that its decoder crashes, is ended. The file
+    counts as unreadable from then on, and all workers restart behind the last batch that was given. They also
+    restart if one is stopped or silent. Any other fault ends the stream. Workers end with the stream and with its
+    process, however it ends.
     """
 
     def __init__(self, dataset: ClipDataset, sampler: KeyLists, num_workers: int, num_streams: int = 1) -> None:
-        """num_streams: how many of this process share the machine's memory."""
+        """Start the workers. num_streams: the number of streams in this process, which share the machine's memory."""
         self.dataset, self.sampler, self.num_workers = dataset, sampler, num_workers
         self.limit_s, self.num_streams = dataset.config.time_limit_s, num_streams
         self.prefetch = self._choose_prefetch()
@@ -186,7 +189,7 @@ class ClipStream:
                     f"{text}, {self.num_silences} times in a row; expected a machine on which it can run. "
                     "Try data.num_workers=0"
                 )
-            log.warning("%s; all of them are started anew", text)
+            log.warning("%s; all of them are restarted", text)
             self._restart({})
 
     def _check_store(self, silent_s: float) -> None:
@@ -203,7 +206,7 @@ class ClipStream:
             log.warning(text, source, silent_s, limit_s)
 
     def _log_stores(self, readers: Readers) -> None:
-        """Log what workers say of their stores: once that one does not answer, once that it does again."""
+        """Log the reports of workers about their stores: once that one does not answer, once that it does again."""
         for number, reader in enumerate(readers.all):
             while reader.notes:
                 root, reason, timeout_s = reader.notes.popleft()

@@ -1,4 +1,4 @@
-"""WHAT: crop, resize and flip, on uint8; parameters are drawn once for a clip and hold for all its frames."""
+"""Crop, resize and flip, on uint8; parameters are drawn once for a clip and hold for all its frames."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,6 +17,8 @@ Transform = Callable[[np.ndarray, Generator], Tensor]
 
 
 class Box(NamedTuple):
+    """A part of a frame, in pixels."""
+
     top: int
     left: int
     height: int
@@ -24,8 +26,11 @@ class Box(NamedTuple):
 
 
 def make_transform(config: DataConfig, training: bool) -> Transform:
-    """frames uint8 [T, H, W, C] and a generator -> clip uint8 [C, T, H, W] of data.frame_size_px, stored as [T, H, W, C],
-    the order of the frames."""
+    """Return a transform: frames uint8 [T, H, W, C] and a generator -> clip uint8 [C, T, H, W] of
+    data.frame_size_px.
+
+    The clip is stored as [T, H, W, C], the order of the frames.
+    """
     target = (config.frame_size_px[0], config.frame_size_px[1])
 
     def transform(frames: np.ndarray, rng: Generator) -> Tensor:
@@ -43,8 +48,10 @@ def make_transform(config: DataConfig, training: bool) -> Transform:
 
 
 class Normalise:
-    """uint8 clips on the host -> fp32 on the device, with the mean and std of the configuration, stored in the order that they
-    come in (frame by frame, channels last: what `take_patches` reads quickest); `undo` gives 0..1 again."""
+    """Turn uint8 clips on the host into fp32 on the device, with the mean and std of the configuration.
+
+    They keep their storage order (frame by frame, channels last: `take_patches` reads it fastest).
+    """
 
     def __init__(self, config: DataConfig, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
@@ -55,11 +62,12 @@ class Normalise:
         return clip.to(self.device, non_blocking=True).float().div_(255).sub_(self.mean).div_(self.std)
 
     def undo(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
+        """Return values in 0..1 again."""
         return clip * self.std + self.mean
 
 
 def check_pixels(clip: Tensor) -> None:
-    """Raise UserError for what is not a batch of decoded clips: floats would be normalised a second time."""
+    """Raise UserError unless this is a batch of decoded clips: floats would be normalised a second time."""
     if clip.dtype != torch.uint8:
         raise UserError(f"clip: values of {clip.dtype}; expected uint8, 0 to 255, as videos are decoded")
     if clip.ndim != 5 or clip.shape[1] != 3:
@@ -78,14 +86,15 @@ def cut(frames: np.ndarray, box: Box, target: tuple[int, int]) -> UInt8[Tensor, 
 
 
 def center_box(height: int, width: int, target: tuple[int, int]) -> Box:
-    """The largest box of the target's shape, in the middle."""
+    """Return the largest box of the target's shape, in the middle."""
     scale = min(height / target[0], width / target[1])
     h, w = max(1, round(target[0] * scale)), max(1, round(target[1] * scale))
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
 def multiscale_box(height: int, width: int, target: tuple[int, int], scales: list[float], rng: Generator) -> Box:
-    """Multi-scale crop (TSN, VideoMAE): sides from neighbouring scales, at one of 13 places of a grid over the frame.
+    """Draw a multi-scale crop (TSN, VideoMAE): sides from neighbouring scales, at one of 13 places of a grid over
+    the frame.
 
     Every pair of equal or neighbouring scales is as likely as every other.
     """
@@ -100,7 +109,8 @@ def multiscale_box(height: int, width: int, target: tuple[int, int], scales: lis
 
 
 def random_resized_box(height: int, width: int, target: tuple[int, int], area: list[float], rng: Generator) -> Box:
-    """A box of a random share of the area and an aspect within 3/4 to 4/3 of the target's (Inception crop; MAE)."""
+    """Draw a box of a random share of the area and an aspect within 3/4 to 4/3 of the target's (Inception crop;
+    MAE)."""
     shape = target[1] / target[0]
     for _ in range(10):
         size = rng.uniform(area[0], area[1]) * height * width

@@ -1,7 +1,8 @@
-"""WHEN, as VideoMAE does it to the frame: data.rule=videomae. What differs from our own rules: docs/departures.md.
+"""VideoMAE's frame sampling, to the frame: data.rule=videomae. How it differs from our own rules:
+docs/departures.md.
 
-Three rules: clips to pretrain on, clips to fine-tune on, and the views of a test (`rng` None, view v of n).
-Facts from its datasets (kinetics.py, ssv2.py), written from the arithmetic; tests/parity holds tables of them.
+Three rules: clips to pretrain on, clips to fine-tune on, and the views of a test (`rng` None, view v of n). Facts
+from its datasets (kinetics.py, ssv2.py), written from the arithmetic; tests/parity holds tables of them.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What each reading process is doing, and since when, in memory that it shares with the process that waits for it."""
+"""The state of each reading process and since when it holds, in memory shared with the process that waits for it."""
 
 import copy
 import mmap
@@ -13,7 +13,7 @@ BETWEEN, FETCHING, DECODING = range(3)  # files; fetching: the bytes of a sample
 
 
 class Doing(NamedTuple):
-    """`row`: the one that is decoded, else -1."""
+    """The state of a reader. row: the one that is decoded, else -1."""
 
     phase: int
     row: int
@@ -58,6 +58,6 @@ class Watch:
             self.note(before.phase, before.row)
 
     def read(self, worker: int) -> Doing:
-        """Return what a reader does."""
+        """Return the state of a reader."""
         phase, row = self.doing[worker].tolist()
         return Doing(phase, row, float(self.since[worker]))

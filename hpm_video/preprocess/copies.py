@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from hpm_video.catalog.annotations import SSV2_FILES
+from hpm_video.catalog.layouts import annotation_names
 from hpm_video.data.manifest import HEADER, read_header
 from hpm_video.errors import UserError
 from hpm_video.preprocess.jobs import read_records, read_settings
@@ -16,11 +16,11 @@ def target_of(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(".mp4"))
 
 
-def name_copies(names: Iterable[str], before: Mapping[str, str], is_ssv2: bool = False) -> dict[str, str]:
+def name_copies(names: Iterable[str], before: Mapping[str, str], preferred: str = "") -> dict[str, str]:
     """Return video -> name of its copy: of a.mov a.mp4, or if another video has that name, a.mov.mp4.
 
-    before: names that copies have from earlier runs; they stay. is_ssv2: an id stands for its .webm file before others, as
-    where SSv2's annotations are read.
+    before: names that copies have from earlier runs; they stay. preferred: the ending of the file that comes first, if
+    several files have the same stem; "" for the first by name.
     """
     targets: dict[str, str] = {}
     taken: set[str] = set()
@@ -32,7 +32,7 @@ def name_copies(names: Iterable[str], before: Mapping[str, str], is_ssv2: bool =
         taken.add(target)
         return True
 
-    ordered = sorted(names, key=lambda name: (is_ssv2 and not name.endswith(".webm"), name))
+    ordered = sorted(names, key=lambda name: (not name.endswith(preferred), name))
     new = [name for name in ordered if not (name in before and give(name, before[name]))]
     for name in [name for name in new if not give(name, target_of(name))]:
         number = 1
@@ -48,7 +48,7 @@ def names_before(folder: Path, renamed: Mapping[str, str]) -> dict[str, str]:
 
 
 def find_older_copy(folder: Path) -> list[str] | None:
-    """Return the files of a copy of before there were marks; None if the folder is anything else."""
+    """Return the files of a copy of an earlier version, which left no mark; None if the folder is anything else."""
     settings = read_settings(folder / SETTINGS)
     if settings is None or set(settings) != {"root", "short_side_px", "gop", "max_fps"}:
         return None
@@ -75,8 +75,7 @@ def is_copy(file: Path, gop: int) -> bool:
 
 
 def _annotations_of(folder: Path) -> list[str]:
-    names = [name for part in SSV2_FILES.values() for name in part]
-    names += [f"labels/{name}" for name in names]
+    names = annotation_names()
     try:
         names += [HEADER, *(entry["file"] for entry in read_header(folder)["splits"].values())]
     except (UserError, TypeError, KeyError, AttributeError):  # no manifest

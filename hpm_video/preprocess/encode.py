@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from hpm_video.data.readers.media import first_line
 from hpm_video.data.readers.pixels import say_change, shown_size
 from hpm_video.data.readers.pyav import decode_frames, load
-from hpm_video.data.readers.read import first_line
 from hpm_video.errors import UnreadableVideo
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the target: nothing is wrong with the source
@@ -27,9 +27,10 @@ QUICK_TO_READ = {
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: int, codec: str | None = None, intra: bool = False) -> None:
-    """uint8 [T, H, W, 3] -> file. VP9 for .webm, H.264 for .mp4, lossless FFV1 for .mkv; H and W must be even.
+    """Write uint8 [T, H, W, 3] to a file: VP9 for .webm, H.264 for .mp4, lossless FFV1 for .mkv; H and W must be
+    even.
 
-    intra: every frame is coded alone, so that none holds traces of another.
+    intra: code every frame alone, so that none holds traces of another.
     """
     av = load()
     defaults = {".webm": "libvpx-vp9", ".mp4": "libx264", ".mkv": "ffv1"}
@@ -51,7 +52,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: int, codec: str | Non
 
 
 def target_size(width: int, height: int, short_side_px: int) -> tuple[int, int]:
-    """(width, height), even, with this short side; never larger than before."""
+    """Return (width, height), even, with this short side; never larger than before."""
     scale = min(1.0, short_side_px / min(width, height))
     return tuple(max(2, min(side // 2, round(side * scale / 2)) * 2) for side in (width, height))  # type: ignore[return-value]
 
@@ -64,11 +65,11 @@ def transcode(  # noqa: PLR0913
     max_fps: float | None = None,
     crf: int = 23,
 ) -> int:
-    """A copy in H.264 that is quick to read: upright, with square pixels, all frames of the first one's size, without
-    sound, times kept. Returns the number of frames written.
+    """Write a copy in H.264 that is quick to read, and return the number of its frames.
 
-    max_fps: whole frames are left out so that no more than this many a second remain. Raises UnreadableVideo; what stands
-    before the place where a file breaks off is kept.
+    It is upright, with square pixels, all frames of the first one's size, without sound, times kept. max_fps: leave
+    out whole frames so that no more than this many a second remain. If a file breaks off, the frames before the
+    break are kept. Raises UnreadableVideo.
     """
     av = load()
     options = QUICK_TO_READ | {"crf": str(crf), "g": str(gop)}
@@ -111,12 +112,12 @@ def _thinned(frames: Iterator[Any], max_fps: float | None) -> Iterator[Any]:
             if due is not None and time < due - 0.25 / max_fps:
                 continue
             due = (time if due is None else due) + 1 / max_fps
-            due = max(due, time)  # after a gap the rhythm starts anew
+            due = max(due, time)  # restarts after a gap
         yield frame
 
 
 def _timed(frames: Iterator[Any]) -> Iterator[Any]:
-    """Time stamps from 0 on that rise with each frame, as files must have; a file without any gets 25 frames a second."""
+    """Yield frames with time stamps from 0 on that rise with each frame; a file without any gets 25 frames a second."""
     first, last = None, -1
     for number, frame in enumerate(frames):
         if frame.pts is None:
@@ -135,7 +136,7 @@ def copy_size(frame: Any, aspect: float, short_side_px: int) -> tuple[int, int]:
 
 
 def _graph(av: Any, frame: Any, size: tuple[int, int]) -> Any:
-    """Filters that turn frames like this one and scale them to this width and height."""
+    """Return filters that turn frames like this one and scale them to this width and height."""
     graph = av.filter.Graph()
     turns = frame.rotation // 90 % 4  # counter-clockwise
     steps: list[tuple[str, str]] = [("transpose", "cclock")] * turns

@@ -9,23 +9,20 @@ import re
 import signal
 import stat
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from itertools import chain, islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.files import disk_faults, write_csv, write_json, write_text
+from hpm_video.progress import Progress
 from hpm_video.reading import parse_json
-from hpm_video.terminal import printable
 
 log = logging.getLogger("hpm_video")
 Record = dict[str, Any]
 RECYCLED_AFTER = 1000  # files: codec libraries leak, so no worker lives for ever
 SPECIAL = "is a pipe, a socket or a device, not a file"
-SAID_EVERY_S = 10.0  # a line of progress where there is no terminal
 
 
 def run_jobs(
@@ -38,13 +35,14 @@ def run_jobs(
     time_limit_s: float,
     still_good: Callable[[Record], bool] = lambda record: True,
 ) -> list[Record]:
-    """A record for each name of `files`, in their order: path, size (bytes), mtime_ns, settings, and what `work` answered
-    for the name, or a `reason` where it raised, gave no answer in time or ended its process.
+    """Return a record for each name of `files`, in their order: path, size (bytes), mtime_ns, settings, and the
+    answer of `work`, or a `reason` if it raised, gave no answer in time or ended its process.
 
-    `work` is picklable and is called in worker processes. Each record is one line of `record_file`, appended at once; names
-    whose line is there with the same size, time and settings are not done again, if `still_good` says so. What exists and is
-    no regular file (a pipe, a device) is not opened. The caller holds the folder of `record_file`, so that nobody else
-    appends. UserErrors of the work are raised. An interrupt ends the workers, then passes.
+    `work` is picklable and is called in worker processes. Each record is one line of `record_file`, appended at
+    once. A name whose line is there with the same size, time and settings is not done again, if `still_good` allows.
+    What exists and is not a regular file (a pipe, a device) is not opened. The caller holds the folder of
+    `record_file`, so that no other process appends. UserErrors of the work are raised. An interrupt ends the
+    workers, then passes.
     """
     with disk_faults(record_file), record_file.open("a+", encoding="utf-8") as stream:
         found = {name: _stat(file) for name, file in files.items()}
@@ -57,14 +55,12 @@ def run_jobs(
                 if still_good(record):
                     done[record["path"]] = record
         left = [name for name in files if name not in done]
-        if len(left) < len(files):
-            log.info("%s: %d of %d files were done before", title, len(done), len(files))
         num_bad = sum("reason" in record for record in done.values())
         with (
             contextlib.closing(
                 _supervise([n for n in left if n not in special], work, num_workers, time_limit_s)
             ) as answers,
-            _Progress(title, len(done), len(files)) as progress,
+            Progress(title, "files", len(files), len(done)) as progress,
         ):
             not_opened = ((name, {"reason": SPECIAL}) for name in left if name in special)
             for name, answer in chain(not_opened, answers):
@@ -116,11 +112,13 @@ def read_settings(file: Path) -> Record | None:
 
 
 def write_bad(folder: Path, records: Iterable[Record]) -> None:
+    """Write bad.csv: path and reason of each file that could not be used."""
     write_csv(folder / "bad.csv", ["path", "reason"], ((r["path"], r["reason"]) for r in records if "reason" in r))
 
 
 def count_reasons(records: Iterable[Record]) -> list[tuple[str, int]]:
-    """Most frequent first; reasons that differ only in their numbers are one, shown by the first."""
+    """Count equal reasons, the most frequent first; those that differ only in their numbers are one, shown by the
+    first."""
     groups: dict[str, list[str]] = {}
     for record in records:
         if "reason" in record:
@@ -131,14 +129,10 @@ def count_reasons(records: Iterable[Record]) -> list[tuple[str, int]]:
     return sorted(counted, key=lambda pair: -pair[1])
 
 
-def num_free_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _stat(file: Path) -> os.stat_result | None:
     try:
         return file.stat()
-    except OSError:  # the work will say what is wrong with it
+    except OSError:  # the work will name the fault
         return None
 
 
@@ -157,7 +151,7 @@ def is_special(file: Path) -> bool:
 
 
 def _read_records(stream: TextIO) -> list[Record]:
-    """Whole lines only; a half-written end is cut off, so that the next line does not continue it."""
+    """Read whole lines only; a half-written end is cut off, so that the next line does not continue it."""
     stream.seek(0)
     records, end = [], 0
     for line in stream.read().splitlines(keepends=True):
@@ -170,7 +164,7 @@ def _read_records(stream: TextIO) -> list[Record]:
 
 
 def _read_record(line: str) -> Record | None:
-    """The record of a whole line."""
+    """Return the record of a whole line."""
     with contextlib.suppress(ValueError):
         record = parse_json(line)
         if line.endswith("\n") and isinstance(record, dict) and isinstance(record.get("path"), str):
@@ -181,7 +175,8 @@ def _read_record(line: str) -> Record | None:
 def _supervise(
     names: list[str], work: Callable[[str], Record], num_workers: int, time_limit_s: float
 ) -> Generator[tuple[str, Record], None, None]:
-    """(name, answer) as they come, in any order. Few are handed out at a time: an interrupt leaves nothing to wait for."""
+    """Yield (name, answer) as they come, in any order. Few are handed out at a time: an interrupt leaves nothing to
+    wait for."""
     if not names:
         return
     from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -208,8 +203,8 @@ def _supervise(
 
 
 def _guard_worker() -> None:
-    """The parent answers to Ctrl-C, a kill ends even a codec that hangs, no worker outlives its parent, and what codecs
-    write to stderr does not run through the progress bar."""
+    """Let the parent answer to Ctrl-C, a kill end even a codec that hangs, and no worker outlive its parent. Silence
+    stderr: codecs would write through the progress bar."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -236,7 +231,7 @@ def _answer(work: Callable[[str], Record], name: str) -> Record:
         return {"reason": re.sub(rf"(: )?'?{re.escape(error.path)}'?", "", error.reason)}  # the line names it already
     except UserError:
         raise
-    except Exception as error:  # of whatever library: this file is bad, the others go on
+    except Exception as error:  # of whatever library: this file is bad, the others continue
         return {"reason": f"{type(error).__name__}: {error}"}
 
 
@@ -257,52 +252,3 @@ def _outcome(future: Any, time_limit_s: float) -> Record:
         raise UserError(
             f"the worker processes were ended from outside ({error}); run the same command again"
         ) from error
-
-
-class _Progress:
-    """How many are done, how many bad, rate and time left: a bar on a terminal, else a line now and then."""
-
-    def __init__(self, title: str, num_before: int, num_all: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        self.title, self.num_before, self.num_all = title, num_before, num_all
-        self.begin = self.said = time.monotonic()
-        self.bar: Progress | None = None
-        console = Console(stderr=True)
-        if console.is_terminal:
-            words = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[told]}", markup=False)
-            self.bar = Progress(words[0], BarColumn(), MofNCompleteColumn(), words[1], console=console)
-            self.task = self.bar.add_task(printable(title), total=num_all, completed=num_before, told="")
-
-    def __enter__(self) -> "_Progress":
-        if self.bar:
-            self.bar.start()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.bar:
-            self.bar.stop()
-
-    def show(self, num_done: int, num_bad: int) -> None:
-        now = time.monotonic()
-        rate = (num_done - self.num_before) / max(now - self.begin, 1e-9)
-        told = f"{rate:.3g} files/s, {num_bad} bad, {tell_time((self.num_all - num_done) / rate)} left"
-        if self.bar:
-            self.bar.update(self.task, completed=num_done, told=told)
-        elif now - self.said >= SAID_EVERY_S or num_done == self.num_all:
-            self.said = now
-            log.info("%s: %d of %d, %s", self.title, num_done, self.num_all, told)
-
-
-def tell_time(seconds: float) -> str:
-    minutes, left_s = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{left_s:02d}"
-
-
-def tell_size(num_bytes: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} bytes" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} GB" if num_bytes < 1000 else f"{num_bytes / 1000:.1f} TB"

@@ -1,4 +1,6 @@
-"""Packing: any data set with files -> tar shards, each written whole, `shards.json` last. Read by `shards.py`."""
+"""Pack any data set of files into tar shards, each written whole, `shards.json` last. Read by
+`hpm_video/data/shards.py`.
+"""
 
 import csv
 import hashlib
@@ -14,15 +16,20 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from hpm_video.catalog.annotations import find_ssv2, list_folder
+from hpm_video.catalog.layouts import find_layout
+from hpm_video.catalog.listing import list_folder
 from hpm_video.catalog.texts import is_utf8
 from hpm_video.config import DataConfig
+from hpm_video.config.data_sets import protocol_entry
 from hpm_video.data.manifest import HEADER as MANIFEST
-from hpm_video.data.manifest import SPLITS, Item, Manifest, check_missing, check_paths, open_manifest
 from hpm_video.data.shards import FORMAT, HEADER, Member, index_of
+from hpm_video.data.source import Source, check_missing, check_paths, open_source
+from hpm_video.data.splits import SPLITS
 from hpm_video.errors import UserError
+from hpm_video.item import Item
 from hpm_video.preprocess.jobs import SPECIAL, is_special
 from hpm_video.preprocess.shard_target import BAD, SETTINGS, Target, open_target
+from hpm_video.progress import Progress
 from hpm_video.reading import parse_json
 from hpm_video.streams import PACKING
 
@@ -32,31 +39,35 @@ class Plan:
     """A split, and its rows in the order in which they are packed."""
 
     split: str
-    source: Manifest
+    source: Source
     rows: np.ndarray  # int [num_samples]
     digest: str  # of names, labels and sizes in that order
 
     @property
     def pattern(self) -> str:
+        """The names of the tars, by number."""
         return self.split + "-{:06d}.tar"
 
     def tars(self, samples_per_shard: int) -> Iterator[tuple[str, range]]:
-        """Name of each tar, and which of `rows` it holds."""
+        """Yield the name of each tar, and the places of `rows` that it holds."""
         for number, start in enumerate(range(0, len(self.rows), samples_per_shard)):
             yield self.pattern.format(number), range(start, min(start + samples_per_shard, len(self.rows)))
 
 
 class BadFile(NamedTuple):
+    """A file that is not packed."""
+
     split: str
     path: str
     reason: str
 
 
 def pack(config: DataConfig, out: str, samples_per_shard: int = 1000, seed: int = 0, num_workers: int = 4) -> None:
-    """All splits of the data set to `out`, a folder or URL. The same call again writes only what is not there yet.
+    """Write all splits of the data set to `out`, a folder or URL. The same call again writes only what is missing.
 
-    Raises UserError, also where `out` holds other samples or was packed with other settings. Files that are absent or
-    empty are listed in `bad.csv` and left out; more of them than the share data.max_bad_share stop it.
+    Files that are absent or empty are listed in `bad.csv` and left out; more of them than the share
+    data.max_bad_share stop it. Raises UserError, also if `out` holds other samples or was packed with other
+    settings.
     """
     if samples_per_shard < 1 or num_workers < 1:
         raise UserError(f"samples per shard {samples_per_shard}, workers {num_workers}; expected at least 1 of each")
@@ -78,6 +89,7 @@ def pack(config: DataConfig, out: str, samples_per_shard: int = 1000, seed: int 
             "format": FORMAT,
             "name": source.set_name or Path(config.root).resolve().name,
             "left_right": source.left_right,
+            **protocol_entry(source.protocol),
             "splits": {
                 p.split: {"pattern": p.pattern, "num_samples": len(p.rows), "samples_per_shard": samples_per_shard}
                 for p in plans
@@ -100,13 +112,14 @@ def _table_of(bad: list[BadFile]) -> bytes:
 
 
 def make_plans(config: DataConfig, seed: int, num_workers: int) -> tuple[list[Plan], list[BadFile]]:
-    """What is packed of each split, training samples in an order drawn by seed; and what is not. Raises UserError."""
+    """Return what is packed of each split, training samples in an order drawn by the seed, and what is not. Raises
+    UserError."""
     plans, bad = [], []
     for split in SPLITS:
-        source = open_manifest(config, split)
+        source = open_source(config, split)
         if source is None or not len(source):
             continue
-        if not isinstance(source, Manifest):
+        if source.labels is None:
             raise UserError(f"{config.root}: holds shards already; expected a folder, SSv2's layout or a manifest")
         check_paths(source)
         rows = np.arange(len(source))
@@ -128,20 +141,21 @@ def make_plans(config: DataConfig, seed: int, num_workers: int) -> tuple[list[Pl
 
 
 def _odd_names(config: DataConfig, split: str) -> list[str]:
-    """The files of a plain folder that `open_manifest` leaves out for their names."""
+    """Return the files of a plain folder that `open_source` leaves out because of their names."""
     root = Path(config.root)
-    if split != "train" or (root / MANIFEST).is_file() or find_ssv2(root, None) is not None:
+    if split != "train" or (root / MANIFEST).is_file() or find_layout(root) is not None:
         return []
     return [name for name in list_folder(root) if not is_utf8(name)]
 
 
-def _find_faults(source: Manifest, rows: np.ndarray) -> list[str | None]:
+def _find_faults(source: Source, rows: np.ndarray) -> list[str | None]:
     return [_find_fault(source, row) for row in rows.tolist()]
 
 
-def _find_fault(source: Manifest, row: int) -> str | None:
-    """Why a row cannot be packed. A folder of frames is a UserError: it holds for all of such a set."""
-    media = source.root / source.name(row)
+def _find_fault(source: Source, row: int) -> str | None:
+    """Return why a row cannot be packed. A folder of frames raises UserError: it holds for all of such a set."""
+    media = source.item(row).media
+    assert isinstance(media, Path)
     try:
         size = media.stat().st_size
     except OSError as error:
@@ -156,7 +170,7 @@ def _find_fault(source: Manifest, row: int) -> str | None:
 
 
 def _check_settings(target: Target, settings: dict[str, Any]) -> None:
-    """UserError where shards of other settings stand in this place."""
+    """Raise UserError if shards of other settings are in this place."""
     content = target.read(SETTINGS)
     if content is None:
         return
@@ -167,27 +181,26 @@ def _check_settings(target: Target, settings: dict[str, Any]) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: {error!r}; expected what hpm-video pack wrote there; use an empty folder") from error
     if other:
-        raise UserError(f"{path}: {'; '.join(other)}; expected the same to go on with this set; use an empty folder")
+        raise UserError(f"{path}: {'; '.join(other)}; expected the same to continue this set; use an empty folder")
 
 
 def _write_shards(target: Target, plans: Sequence[Plan], samples_per_shard: int, num_workers: int) -> None:
-    """The tars whose index is not there yet. Threads: the work is waiting for disks and networks."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """Write the tars whose index is missing. Threads: the work is waiting for disks and networks."""
     there = target.list()
     missing = [
         (plan, tar, part) for plan in plans for tar, part in plan.tars(samples_per_shard) if index_of(tar) not in there
     ]
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(num_workers) as pool:
-        task = progress.add_task("", total=sum(len(part) for _, _, part in missing), rate="")
+    num_all, num_done = sum(len(part) for _, _, part in missing), 0
+    with (
+        Progress(f"pack {target.name}", "samples", num_all) as progress,
+        ThreadPoolExecutor(num_workers) as pool,
+    ):
         written = {pool.submit(_write_shard, target, *job): len(job[2]) for job in missing}
         try:
             for done in as_completed(written):
                 done.result()
-                progress.advance(task, written[done])
-                progress.update(task, rate=f"{progress.tasks[0].speed or 0:.0f} samples/s")
+                num_done += written[done]
+                progress.show(num_done)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -199,7 +212,8 @@ def _write_shard(target: Target, plan: Plan, tar: str, part: range) -> None:
 
 
 def _fill_tar(file: BinaryIO, plan: Plan, part: range) -> list[Member]:
-    """Two files of each sample, in webdataset's convention. Neither names nor times of this machine: the same bytes again."""
+    """Write two files for each sample, in webdataset's convention, without names or times of this machine: the same
+    bytes every time."""
     members = []
     with tarfile.open(fileobj=file, mode="w") as tar:
         for place in part:

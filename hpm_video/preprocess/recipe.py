@@ -1,4 +1,4 @@
-"""What the recipes in datasets/ share: their arguments, and the road from rows to a manifest."""
+"""The shared part of the recipes in datasets/: their arguments, and from rows to a manifest."""
 
 import argparse
 import os
@@ -8,12 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpm_video.catalog.annotations import Found, Row
 from hpm_video.catalog.path_lists import Track
-from hpm_video.data.manifest import SPLITS, check_rows, is_utf8, manifest_names, read_header, write_manifest
+from hpm_video.catalog.rows import Found, Row
+from hpm_video.config.data_sets import DATA_SETS, find_data_set, find_protocol
+from hpm_video.data.manifest import is_utf8, manifest_names, read_header, write_manifest
+from hpm_video.data.splits import SPLITS
 from hpm_video.errors import UserError
 from hpm_video.files import expand_home, write_text
 from hpm_video.own_folder import all_names, own_folder
+from hpm_video.preprocess.row_checks import check_rows
+from hpm_video.progress import track
 from hpm_video.terminal import printable
 
 MADE_BY = "a recipe of datasets/"
@@ -24,40 +28,44 @@ PARQUET_ROWS = 200_000  # from here on tables are Parquet, which is read faster 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is known of a set before it is read."""
+    """What is known of a set before it is read. Whether labels distinguish left from right, and the sampling protocol,
+    follow from the row of the known set of its name (`hpm_video.config.data_sets`)."""
 
     name: str
     command: str  # what trains on it; `data.root=OUT` is added
     num_classes: int | None = None
     num_rows: dict[str, int] = field(default_factory=dict)  # as published
     note: str = ""
-    left_right: bool = False  # labels tell left from right
-    part_is_fine: bool = True  # a class without a training sample is said; else it is an error, if no file is missing
+    like: str = ""  # a known set whose sampling protocol it has; "" for the set of its own name
+    part_is_fine: bool = True  # report a class without a training sample; False: an error, if no file is missing
 
 
 def recipe_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the arguments of every recipe. doc: the docstring of the recipe."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.register("type", Path, lambda text: Path(expand_home(text)))
     parser.add_argument("root", type=Path, help="folder of the files")
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder of the manifest (ROOT/manifest, or manifests/NAME where ROOT cannot be written)",
+        help="folder of the manifest (ROOT/manifest, or manifests/NAME if ROOT is read-only)",
     )
     return parser
 
 
-def run_recipe(recipe: Recipe, given: argparse.Namespace, read: Callable[[Track], Found]) -> int:
-    """Reads, checks, writes, and says what it found. Exit status: 0, or 1 for a fault that the user can mend."""
-    from rich.console import Console
-    from rich.progress import Progress
+def add_protocol(parser: argparse.ArgumentParser) -> None:
+    """Add --protocol, for a set that has none of its own."""
+    names = [name for name, row in DATA_SETS.items() if row.protocol]
+    text = "known set whose frame sampling and test views this one has (without it tests warn, and use SSv2's)"
+    parser.add_argument("--protocol", choices=names, default="", help=text)
 
+
+def run_recipe(recipe: Recipe, given: argparse.Namespace, read: Callable[[Track], Found]) -> int:
+    """Read, check and write a set, and print what was found. Return the exit status: 1 for a fault that the user can mend."""
     try:
         if not given.root.is_dir():
-            raise UserError(f"{given.root} is no folder; expected the one of the files of {recipe.name}")
-        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-            progress.add_task(f"looking through {given.root}", total=None)
-            found = read(progress.track)
+            raise UserError(f"{given.root} is not a folder; expected the one of the files of {recipe.name}")
+        found = read(track)
         out = given.out or _default_out(recipe.name, given.root)
         for line in _finish(recipe, found, given.root, out):
             sys.stdout.write(printable(line) + "\n")
@@ -76,7 +84,7 @@ def _default_out(name: str, root: Path) -> Path:
 
 
 def _finish(recipe: Recipe, found: Found, root: Path, out: Path) -> list[str]:
-    """Writes the manifest, classes.txt and missing_SPLIT.txt; returns what to say."""
+    """Write the manifest, classes.txt and missing_SPLIT.txt; return the lines to print."""
     told, found = [], _drop_odd_names(found)
     splits: dict[str, Sequence[Row]] = {split: rows for split, rows in found.splits.items() if rows}
     for split, missing in found.missing.items():
@@ -106,7 +114,9 @@ def _finish(recipe: Recipe, found: Found, root: Path, out: Path) -> list[str]:
         own.reserve(written)
         for name, lines in lists.items():
             write_text(out / name, "\n".join(lines) + "\n")
-        write_manifest(out, recipe.name, root, splits, found.classes, recipe.left_right, parquet=large)
+        own_set, protocol = find_data_set(recipe.name), find_protocol(recipe.like or recipe.name)
+        left_right = own_set is not None and own_set.left_right
+        write_manifest(out, recipe.name, root, splits, found.classes, left_right, protocol, parquet=large)
         for name in OF_A_MANIFEST & own.names - written:  # of an earlier manifest
             own.remove(name)
     train = f"{recipe.command} data.root={shlex.quote(str(out))}"
@@ -114,7 +124,7 @@ def _finish(recipe: Recipe, found: Found, root: Path, out: Path) -> list[str]:
 
 
 def find_older_manifest(folder: Path) -> list[str] | None:
-    """Return the files of a manifest of before there were marks; None if the folder is anything else."""
+    """Return the files of a manifest of an earlier version, which left no mark; None if the folder is anything else."""
     try:
         read_header(folder)
     except UserError:

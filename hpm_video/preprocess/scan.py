@@ -10,11 +10,12 @@ from statistics import median
 
 import numpy as np
 
-from hpm_video.catalog.annotations import IMAGE_SUFFIXES, SUFFIXES, Row, list_folder
+from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES, list_folder
 from hpm_video.catalog.roots import tell_file
+from hpm_video.catalog.rows import Row
 from hpm_video.data.manifest import manifest_names, write_manifest
 from hpm_video.data.readers.pixels import changes_size
-from hpm_video.data.readers.pyav import count_decoded, probe
+from hpm_video.data.readers.probe import count_decoded, probe
 from hpm_video.data.readers.read import read_frames
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.files import write_csv, write_text
@@ -25,10 +26,10 @@ from hpm_video.preprocess.jobs import (
     keep_settings,
     read_settings,
     run_jobs,
-    tell_size,
     write_bad,
     write_records,
 )
+from hpm_video.progress import tell_size
 
 NUM_QUICK = 6  # frames that are decoded without --full: the first, the last, and some between
 WRITTEN = ("scan.json", "results.jsonl", "good.txt", "bad.csv", "duplicates.csv", "summary.md")
@@ -47,7 +48,7 @@ def scan(root: Path, out: Path, full: bool, images: bool, num_workers: int, time
 
 
 def find_older_scan(folder: Path) -> list[str] | None:
-    """Return the files of a scan of before there were marks; None if the folder is anything else."""
+    """Return the files of a scan of an earlier version, which left no mark; None if the folder is anything else."""
     settings = read_settings(folder / "scan.json")
     if settings is None or set(settings) != {"root"}:
         return None
@@ -73,7 +74,7 @@ def _scan(root: Path, own: OwnFolder, files: dict[str, Path], full: bool, num_wo
 
 
 def check_folders(root: Path, out: Path) -> None:
-    """UserError where there is no folder to read, or the results would be written into it."""
+    """Raise UserError if there is no folder to read, or the results would be written into it."""
     if not root.is_dir():
         raise UserError(
             f"{root} is a file{tell_file(root)}" if root.exists() else f"{root} does not exist; expected a folder"
@@ -85,13 +86,15 @@ def check_folders(root: Path, out: Path) -> None:
 
 
 def row_of(record: Record) -> Row:
+    """Return the row of a record."""
     return Row(
         record["path"], frames=record["frames"], fps=record["fps"], width=record["width"], height=record["height"]
     )
 
 
 def check_file(name: str, root: Path, full: bool) -> Record:
-    """What is known of a good file; width and height as shown (turned, with square pixels). Raises UnreadableVideo."""
+    """Return the facts of a good file; width and height as shown (turned, with square pixels). Raises
+    UnreadableVideo."""
     file = root / name
     count, height, width = look_at(file)
     if full and (decoded := count_decoded(file)) < count:
@@ -103,7 +106,7 @@ def check_file(name: str, root: Path, full: bool) -> Record:
 
 
 def look_at(file: Path) -> tuple[int, int, int]:
-    """(frames, height, width), as training would find them: some frames are decoded. Raises UnreadableVideo."""
+    """Return (frames, height, width), as training would find them: some frames are decoded. Raises UnreadableVideo."""
     counts: list[int] = []
 
     def choose(count: int) -> np.ndarray:
@@ -115,7 +118,7 @@ def look_at(file: Path) -> tuple[int, int, int]:
 
 
 def find_duplicates(records: list[Record]) -> list[tuple[str, str]]:
-    """(file, the first file of the same content), for every file that is not the first."""
+    """Return (file, the first file of the same content), for every file that is not the first."""
     first: dict[tuple[int, str], str] = {}
     found = []
     for record in records:
@@ -157,7 +160,7 @@ def _summarise(root: Path, records: list[Record], num_duplicates: int, full: boo
 
 
 def _list_files(what: str, names: list[str]) -> Iterator[str]:
-    """One line with the number, and one for each of the first files; nothing if there are none."""
+    """Yield one line with the number, and one for each of the first files; nothing if there are none."""
     if names:
         yield f"{what}: {len(names):,}"
         yield from (f"  - {name}" for name in names[:NUM_SHOWN])
@@ -180,7 +183,7 @@ def _spread(good: list[Record]) -> list[tuple[str, ...]]:
 
 
 def _count_kinds(good: list[Record]) -> Iterator[tuple[str, str, int]]:
-    """(what, value, files), the most frequent values of each."""
+    """Yield (property, value, files), the most frequent values of each."""
     kinds: list[tuple[str, Callable[[Record], str]]] = [
         ("codec", lambda r: f"{r['codec']} {r['pix_fmt']}"),
         ("ending", lambda r: Path(r["path"]).suffix.lower()),
@@ -194,7 +197,7 @@ def _count_kinds(good: list[Record]) -> Iterator[tuple[str, str, int]]:
 
 
 def _table(head: list[str], rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """A markdown table whose columns are also even to the eye."""
+    """Yield the lines of a markdown table with aligned columns."""
     cells = [tuple(head), *(tuple(cell.replace("|", "\\|") for cell in row) for row in rows)]
     widths = [max(len(row[k]) for row in cells) for k in range(len(head))]
     lines = [

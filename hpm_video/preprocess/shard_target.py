@@ -1,4 +1,4 @@
-"""Where shards are written: a folder or a URL, in which only the command's own files are written."""
+"""A folder or URL to which shards are written; only the command's own files are touched."""
 
 import contextlib
 import json
@@ -13,8 +13,8 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from hpm_video.data.manifest import SPLITS
 from hpm_video.data.shards import HEADER
+from hpm_video.data.splits import SPLITS
 from hpm_video.errors import UserError
 from hpm_video.files import disk_faults, replacing
 from hpm_video.own_folder import MARK, OwnFolder, describe_mark, own_folder
@@ -27,11 +27,12 @@ T = TypeVar("T")
 
 
 class _Writing:
-    """What both kinds of target share. Every method raises UserError for faults of the place."""
+    """The shared part of both kinds of target. Every method raises UserError for faults of the place."""
 
     write: Any
 
     def write_json(self, file: str, content: Any, indent: int | None = 1) -> None:
+        """Write a JSON file, whole or not at all."""
         text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
         self.write(file, lambda stream: stream.write(text.encode(errors="backslashreplace")))
 
@@ -69,6 +70,7 @@ class UrlTarget(_Writing):
         self.system, self.folder, self.name = system, folder.rstrip("/"), name.rstrip("/")
 
     def list(self) -> set[str]:
+        """Return the names of the files that are there."""
         with self._faults(""):
             self.system.invalidate_cache()
             try:
@@ -79,6 +81,7 @@ class UrlTarget(_Writing):
                 return set()
 
     def read(self, file: str) -> bytes | None:
+        """Return the content of a file; None if it is not there."""
         with self._faults(file):
             try:
                 return self.system.cat_file(f"{self.folder}/{file}")
@@ -86,6 +89,7 @@ class UrlTarget(_Writing):
                 return None
 
     def reserve(self, names: Iterable[str]) -> None:
+        """Raise UserError, before anything is written, if one of these files is there and not the command's own."""
         there, wanted = self.list(), set(names)
         known = self._own_names(there)
         foreign = sorted((wanted & there) - known)
@@ -97,7 +101,8 @@ class UrlTarget(_Writing):
             self.write_json(MARK, describe_mark(MADE_BY, known | wanted))
 
     def _own_names(self, there: set[str]) -> set[str]:
-        """What the mark lists; without one, all of an older set of shards. UserError if the place is somebody else's."""
+        """Return the names that the mark lists; without one, all of an older set of shards. Raises UserError if the
+        place is not the command's own."""
         content = self.read(MARK)
         if content is not None:
             try:
@@ -114,6 +119,7 @@ class UrlTarget(_Writing):
         )
 
     def write(self, file: str, fill: Callable[[BinaryIO], T]) -> T:
+        """Write a file, whole or not at all; return what `fill`, which writes its content, returns."""
         with self._faults(file), tempfile.NamedTemporaryFile() as local:
             result = fill(local)  # type: ignore[arg-type]
             local.flush()
@@ -148,12 +154,12 @@ def open_target(out: str) -> Iterator[Target]:
         return
     with own_folder(Path(folder), MADE_BY, find_older_shards) as own:
         for name in [name for name in own.names if name.endswith(".half")]:
-            own.remove(name)  # of a killed run of before there were marks
+            own.remove(name)  # of a killed run of an earlier version
         yield FolderTarget(own)
 
 
 def find_older_shards(folder: Path) -> list[str] | None:
-    """Return the files of a set of shards of before there were marks; None if the folder is anything else."""
+    """Return the files of shards of an earlier version, which left no mark; None if the folder is anything else."""
     names = [path.name for path in folder.iterdir() if path.is_file()]
     settings = read_settings(folder / SETTINGS)
     if settings is None or not is_settings(json.dumps(settings).encode()):
@@ -162,6 +168,7 @@ def find_older_shards(folder: Path) -> list[str] | None:
 
 
 def is_settings(content: bytes) -> bool:
+    """Return True for the content of pack.json."""
     try:
         return set(parse_json(content)) == {"samples_per_shard", "seed", "samples"}
     except (ValueError, TypeError):
@@ -169,6 +176,7 @@ def is_settings(content: bytes) -> bool:
 
 
 def is_shard_file(name: str) -> bool:
+    """Return True if a set of shards has a file of this name."""
     return (
         name in (SETTINGS, BAD, HEADER) or re.fullmatch(rf"({'|'.join(SPLITS)})-\d{{6}}\.(tar|json)", name) is not None
     )

@@ -1,15 +1,15 @@
-"""When the frames of a video are shown, as a record of a job. Without torch, which each process of a job would import."""
+"""The times of the frames of a video, as a record of a job. Without torch, which each process of a job would import."""
 
 import numpy as np
 
 from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
-from hpm_video.data.readers.pyav import read_timeline
+from hpm_video.data.readers.probe import read_timeline
 from hpm_video.errors import UnreadableVideo
 from hpm_video.preprocess.jobs import Record
 
 
 def read_times(path: str, limits: Limits = DEFAULT_LIMITS) -> Record:
-    """num_frames and step_s, or times_s where frames are not at equal distances. Raises UnreadableVideo."""
+    """Return num_frames and step_s, or times_s if frames are not at equal distances. Raises UnreadableVideo."""
     times = read_timeline(path, limits).times_s
     if not len(times):
         raise UnreadableVideo(path, "no frame could be decoded")

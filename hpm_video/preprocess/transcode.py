@@ -13,46 +13,41 @@ from typing import Any
 
 import numpy as np
 
-from hpm_video.catalog.annotations import SSV2_FILES, Row, find_ssv2, list_folder
+from hpm_video.catalog.layouts import find_layout
+from hpm_video.catalog.listing import list_folder
+from hpm_video.catalog.rows import Row
 from hpm_video.catalog.texts import is_utf8
+from hpm_video.config.data_sets import read_protocol
 from hpm_video.data.manifest import (
     HEADER,
     Manifest,
-    check_paths,
     manifest_names,
     read_header,
     read_manifest,
     write_manifest,
 )
 from hpm_video.data.readers.pixels import changes_size
-from hpm_video.data.readers.pyav import count_decoded, probe
+from hpm_video.data.readers.probe import count_decoded, probe
 from hpm_video.data.readers.read import read_frames
 from hpm_video.data.sampling import sample_dense
+from hpm_video.data.source import check_paths
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.files import disk_faults, remove_drafts, replacing
 from hpm_video.own_folder import OwnFolder, own_folder, read_mark
 from hpm_video.preprocess.copies import BAD, RECORDS, SETTINGS, find_older_copy, name_copies, names_before, target_of
 from hpm_video.preprocess.encode import transcode
-from hpm_video.preprocess.jobs import (
-    Record,
-    count_reasons,
-    keep_settings,
-    run_jobs,
-    tell_size,
-    tell_time,
-    write_bad,
-    write_records,
-)
+from hpm_video.preprocess.jobs import Record, count_reasons, keep_settings, run_jobs, write_bad, write_records
 from hpm_video.preprocess.scan import check_folders, look_at
+from hpm_video.progress import tell_size, tell_time
 
 log = logging.getLogger("hpm_video")
-NUM_SAMPLED = 8  # files that are done first, to say what the whole set will take
+NUM_SAMPLED = 8  # files that are done first, to estimate the whole set
 SPARE = 1.1  # how much more room than expected the disk must have
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copying:
-    """From where, to where, and how: all that a worker has to know."""
+    """Source, target and settings: all that a worker needs."""
 
     source: Path  # the folder that names are relative to
     out: Path
@@ -96,7 +91,8 @@ def prepare(root: Path, out: Path, short_side_px: int, gop: int, max_fps: float 
 def reserve_copies(own: OwnFolder, root: Path, manifests: dict[str, Manifest], names: list[str]) -> dict[str, str]:
     """Return video -> name of its copy, when all that is to be written is known to be the program's own to write."""
     known = own.more.get("renamed", {})
-    targets = name_copies(names, names_before(own.path, known), find_ssv2(root, None) is not None and not manifests)
+    layout = None if manifests else find_layout(root)
+    targets = name_copies(names, names_before(own.path, known), layout.module.PREFERRED_SUFFIX if layout else "")
     renamed = {name: target for name, target in targets.items() if target != target_of(name)}
     for name in sorted(renamed.keys() - known.keys()):
         log.info("%s: its copy is %s, as another video has the usual name", name, renamed[name])
@@ -106,7 +102,7 @@ def reserve_copies(own: OwnFolder, root: Path, manifests: dict[str, Manifest], n
     own.reserve(written)
     own.save()
     for name in [name for name in own.names if PurePosixPath(name).match(".*.half.mp4")]:
-        own.remove(name)  # of a killed run of before there were marks
+        own.remove(name)  # of a killed run of an earlier version
     for folder in {(own.path / target).parent for target in targets.values()}:
         remove_drafts(folder)
     return targets
@@ -129,7 +125,8 @@ def _copy(copying: Copying, names: list[str], title: str, how: dict[str, Any], t
 
 
 def find_sources(root: Path) -> tuple[dict[str, Manifest], Path, list[str]]:
-    """(manifests by split, or none where there is no manifest; the folder of the videos; their names in it, sorted)."""
+    """Return (manifests by split, empty if there are none; the folder of the videos; their names in it, sorted).
+    Raises UserError."""
     if (root / "shards.json").is_file():
         raise UserError(f"{root} holds shards; expected a folder of videos, of a manifest or of SSv2's layout")
     if not (root / HEADER).is_file():
@@ -145,12 +142,12 @@ def find_sources(root: Path) -> tuple[dict[str, Manifest], Path, list[str]]:
 
 
 def file_size(file: Path) -> int:
-    """Bytes; 0 where there is no file."""
+    """Return the bytes of a file; 0 if there is none."""
     return file.stat().st_size if file.is_file() else 0
 
 
 def spread_sample(sizes: dict[str, int]) -> list[str]:
-    """Names at even distances in the order of size: small and large files have their say."""
+    """Return names at even distances in the order of size, so that small and large files count."""
     ordered = sorted(sizes, key=lambda name: (sizes[name], name))
     places = (np.arange(NUM_SAMPLED) + 0.5) * len(ordered) / NUM_SAMPLED
     return [ordered[k] for k in sorted(set(places.astype(int).tolist()))]
@@ -158,12 +155,12 @@ def spread_sample(sizes: dict[str, int]) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _renamed(out: Path) -> dict[str, str]:
-    """The unusual names, which the mark of the copy lists: a worker reads them once."""
+    """Return the unusual names, which the mark of the copy lists: a worker reads them once."""
     return (read_mark(out) or {}).get("renamed", {})
 
 
 def copy_file(name: str, copying: Copying, timed: bool) -> Record:
-    """One file into the copy, checked before it gets its name. Raises UnreadableVideo where source or copy is bad."""
+    """Copy one file, and check it before it gets its name. Raises UnreadableVideo if source or copy is bad."""
     source, target = copying.source / name, copying.out / _renamed(copying.out).get(name, target_of(name))
     begin = time.perf_counter()
     count, height, width = look_at(source)
@@ -182,7 +179,8 @@ def copy_file(name: str, copying: Copying, timed: bool) -> Record:
 
 
 def check_copy(half: Path, source: Path, expected: tuple[int, int, int], copying: Copying) -> Record:
-    """Decodes all of it; the row of the new manifest. `expected`: frames, height, width of the source."""
+    """Decode all of a copy and return the facts for its row. expected: frames, height, width of the source. Raises
+    UnreadableVideo."""
     info = probe(half)
     decoded = count_decoded(half)
     most = expected[0]
@@ -198,7 +196,7 @@ def check_copy(half: Path, source: Path, expected: tuple[int, int, int], copying
 
 
 def _time_decoding(file: Path) -> float:
-    """Milliseconds for 16 frames at stride 4 around the middle, the best of three."""
+    """Return milliseconds for 16 frames at stride 4 around the middle, the best of three."""
     times = []
     for _ in range(3):
         begin = time.perf_counter()
@@ -208,7 +206,7 @@ def _time_decoding(file: Path) -> float:
 
 
 def foresee(sample: list[Record], sizes: list[int], num_workers: int) -> tuple[float, str]:
-    """(bytes of the copy for each byte of the sources, what to tell the user), from the sample to the whole set."""
+    """Estimate the whole set from the sample: (bytes of the copy for each byte of the sources, text to print)."""
     good = [record for record in sample if "reason" not in record]
     if not good:
         reasons = "; ".join(f"{record['path']}: {record['reason']}" for record in sample[:3])
@@ -227,6 +225,7 @@ def foresee(sample: list[Record], sizes: list[int], num_workers: int) -> tuple[f
 
 
 def check_room(out: Path, num_bytes: float) -> None:
+    """Raise UserError if the disk has too little room."""
     free = shutil.disk_usage(out).free
     if free < SPARE * num_bytes:
         raise UserError(
@@ -238,26 +237,35 @@ def check_room(out: Path, num_bytes: float) -> None:
 def copy_annotations(
     root: Path, own: OwnFolder, manifests: dict[str, Manifest], records: list[Record], targets: dict[str, str]
 ) -> None:
-    """So that the copy is a data.root as `root` was: a new manifest without what could not be copied, or SSv2's files."""
+    """Make the copy a data.root as `root` was: a new manifest without what could not be copied, or the annotations
+    of its layout."""
     out, made = own.path, {record["path"]: record for record in records if "reason" not in record}
     if manifests:
         splits: dict[str, Sequence[Row]] = {s: _new_rows(manifest, made, targets) for s, manifest in manifests.items()}
         header = read_header(root)
-        write_manifest(out, header["name"], out, splits, header["classes"], header.get("left_right", False))
+        write_manifest(
+            out,
+            header["name"],
+            out,
+            splits,
+            header["classes"],
+            header.get("left_right", False),
+            read_protocol(header, str(root)),
+        )
     for name, source in _annotation_files(root).items() if not manifests else ():
         with replacing(own.file(name)) as draft:
             shutil.copyfile(source, draft)
 
 
 def _annotation_files(root: Path) -> dict[str, Path]:
-    """SSv2's annotations in a set, by their name relative to it."""
-    folder = find_ssv2(root, None)
-    files = [folder / name for part in SSV2_FILES.values() for name in part] if folder else []
-    return {file.relative_to(root).as_posix(): file for file in files if file.is_file()}
+    """Return the annotation files of a set in its own layout, by their name relative to it."""
+    layout = find_layout(root)
+    names = [name for name in layout.module.ANNOTATIONS if (root / name).is_file()] if layout else []
+    return {name: root / name for name in names if layout and (root / name).parent == layout.annotations}
 
 
 def _new_rows(manifest: Manifest, made: dict[str, Record], targets: dict[str, str]) -> list[Row]:
-    """The rows whose file was copied, with what is now true of it."""
+    """Return the rows whose file was copied, with the facts of the copies."""
     kept = [Row(**row) for row in manifest.table.to_pylist() if row["path"] in made]
     facts = [{key: made[row.path][key] for key in ("frames", "fps", "width", "height")} for row in kept]
     return [row._replace(path=targets[row.path], **fact) for row, fact in zip(kept, facts, strict=True)]

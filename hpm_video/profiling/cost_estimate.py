@@ -15,10 +15,11 @@ from hpm_video.costs.memory import estimate_memory, free_device_memory, stage_of
 from hpm_video.costs.meter import Cost
 from hpm_video.evals.frozen.features import find_device
 from hpm_video.files import temporary_folder, write_text
-from hpm_video.preprocess.jobs import num_free_cores, tell_size
 from hpm_video.profiling.diagnostics import Diagnostics, format_count, format_duration, format_memory
 from hpm_video.profiling.subprocess import Answer, Argument, Subprocess
 from hpm_video.profiling.throughput import time_loader, time_steps
+from hpm_video.progress import tell_size
+from hpm_video.runs.machine import num_free_cores
 from hpm_video.train.engines.plain import use_bf16
 from hpm_video.train.micro_batch import Budget
 from hpm_video.train.run import num_steps

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from hpm_video.data.readers.read import first_line
+from hpm_video.data.readers.media import first_line
 from hpm_video.errors import UserError
-from hpm_video.preprocess.jobs import tell_time
+from hpm_video.progress import tell_time
 
 GIB = 2**30
 Told = TypeVar("Told")

@@ -10,13 +10,13 @@ from hpm_video.config import PretrainConfig, load_config
 from hpm_video.config.geometry import Geometry
 from hpm_video.costs.dry_run import DryRun
 from hpm_video.costs.memory import checkpoint_bytes
-from hpm_video.data.manifest import SPLITS, kind_of_samples, open_manifest
+from hpm_video.data.source import open_source
+from hpm_video.data.splits import SPLITS, open_unlabelled
 from hpm_video.errors import UserError
 from hpm_video.profiling.cost_estimate import report_memory, report_model, report_time, settle_passes
 from hpm_video.profiling.diagnostics import GIB, Diagnostics, format_count, format_memory
 from hpm_video.profiling.environment import look, machine_rows
 from hpm_video.runs.machine import installed_version
-from hpm_video.train.pretrain import open_train_sets
 
 
 def examine(
@@ -96,17 +96,13 @@ def look_at_data(found: Diagnostics, config: PretrainConfig) -> int | None:
     if not config.data.root:
         found.line("data.root is not given: neither videos nor their reading can be looked at")
         return None
-    sources = {split: open_manifest(config.data, split) for split in SPLITS}
+    sources = {split: open_source(config.data, split) for split in SPLITS}
     found.table(
-        [
-            [s, f"{len(source):,} {kind_of_samples(source)}", source.source]
-            for s, source in sources.items()
-            if source is not None
-        ]
+        [[s, f"{len(source):,} {source.kind}", source.source] for s, source in sources.items() if source is not None]
     )
     if not sources["train"]:
         raise UserError(f"data.root: {config.data.root} has no training videos; expected some")
-    train, held_out = open_train_sets(config)
+    train, held_out = open_unlabelled(config.data, config.train.seed)
     if sources["validation"] is None:
         found.line(f"no validation split: {format_count(len(held_out), 'training video')} kept apart for measurements")
     return len(train)

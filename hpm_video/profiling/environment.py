@@ -14,8 +14,8 @@ import torch
 
 import hpm_video
 from hpm_video.config import PretrainConfig, load_config, to_yaml
+from hpm_video.config.readers import FALLBACK, READERS
 from hpm_video.costs.memory import free_device_memory, free_memory, stage_of
-from hpm_video.data.readers.read import LIBRARIES, READERS
 from hpm_video.evals.frozen.features import find_device
 from hpm_video.files import temporary_folder, write_text
 from hpm_video.profiling.subprocess import Argument, Subprocess
@@ -57,8 +57,8 @@ def list_checks(config: PretrainConfig | None, num_ranks: int, folder: Path) -> 
     deepspeed = stage_of(config, num_ranks) is not None if config else num_ranks > 1
     bf16 = use_bf16(config, find_device()) if config else False
     checks = [
-        Check(name, LIBRARIES[name], try_reader, {"reader": name}, _of_reader(name, reader), "reads videos")
-        for name in READERS
+        Check(name, row.library, try_reader, {"reader": name}, _of_reader(name, reader), "reads videos")
+        for name, row in READERS.items()
     ]
     needed = f"{num_ranks} processes, engine.kind=deepspeed" if deepspeed else None
     checks.append(Check("deepspeed", "deepspeed", try_import, {"name": "deepspeed"}, needed, "more than one process"))
@@ -74,7 +74,7 @@ def list_checks(config: PretrainConfig | None, num_ranks: int, folder: Path) -> 
 
 
 def _of_reader(name: str, chosen: str) -> str | None:
-    if name == "pyav":
+    if name == FALLBACK:
         return "reading videos"
     return f"data.reader={chosen}" if name == chosen else None
 
@@ -96,7 +96,7 @@ def try_reader(argument: Argument) -> dict:
     """Write a clip of 16 frames that get lighter, and read some of them back with this reader alone."""
     from hpm_video.preprocess.encode import write_video
 
-    reader = importlib.import_module(f"hpm_video.data.readers.{argument['reader']}")
+    reader = READERS[argument["reader"]].load()
     reader.load()
     levels = np.arange(16, dtype=np.uint8) * 12 + 30
     frames = np.broadcast_to(levels[:, None, None, None], (16, 32, 32, 3))
@@ -107,7 +107,7 @@ def try_reader(argument: Argument) -> dict:
     wrong = np.abs(found.mean((1, 2, 3)) - levels[[0, 7, 15]]).max()
     if wrong > 6:
         raise ValueError(f"gives other frames than were written (off by {wrong:.0f} of 255)")
-    return {"told": "wrote and read H.264" if argument["reader"] == "pyav" else "read H.264"}
+    return {"told": "wrote and read H.264" if argument["reader"] == FALLBACK else "read H.264"}
 
 
 def try_import(argument: Argument) -> dict:

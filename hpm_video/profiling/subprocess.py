@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from hpm_video.data.readers.read import first_line
+from hpm_video.data.readers.media import first_line
 from hpm_video.errors import UserError
 
 Argument = Mapping[str, Any]

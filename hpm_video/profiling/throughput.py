@@ -12,6 +12,7 @@ import torch
 from hpm_video.config import PretrainConfig, load_config
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import make_loader
+from hpm_video.data.splits import open_unlabelled
 from hpm_video.errors import UserError
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import build_student
@@ -19,7 +20,6 @@ from hpm_video.profiling.subprocess import Argument
 from hpm_video.runs.machine import peak_memory_gib
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.engines.start import prepare_process
-from hpm_video.train.pretrain import open_train_sets
 from hpm_video.types import BatchSlice
 
 MOST_STEPS, CLIPS_A_BATCH = 20, 4  # of a trial
@@ -73,7 +73,9 @@ def time_loader(argument: Argument) -> dict:
     Small batches; measured from the first one on, which all processes need time to start for.
     """
     config = load_config(argument["config"])
-    dataset = ClipDataset(open_train_sets(config)[0], config.data, config.train.seed, training=True)
+    dataset = ClipDataset(
+        open_unlabelled(config.data, config.train.seed)[0], config.data, config.train.seed, training=True
+    )
     size = CLIPS_A_BATCH * config.data.repeats
     stream = make_loader(dataset, size, size, 0, 1, 0, config.data.num_workers, steps=10**6)
     num_clips, began = 0, time.perf_counter()

@@ -14,6 +14,7 @@ from hpm_video.config import PretrainConfig
 from hpm_video.config.choices import TARGETS
 from hpm_video.config.geometry import Geometry
 from hpm_video.data.loader import HeldOut, load_held_out
+from hpm_video.data.splits import open_unlabelled
 from hpm_video.data.transforms import Normalise
 from hpm_video.figures import subplots, to_png
 from hpm_video.files import write_bytes
@@ -29,7 +30,6 @@ from hpm_video.reading import read_rows
 from hpm_video.report.curves import draw_curves
 from hpm_video.runs.settings import load_run_config
 from hpm_video.train.engines.plain import PlainEngine
-from hpm_video.train.pretrain import open_train_sets
 from hpm_video.types import BatchSlice
 from hpm_video.weights.load import load_beside, load_student
 
@@ -56,7 +56,7 @@ def held_out_clips(config: PretrainConfig, num: int) -> UInt8[Tensor, "n C T H W
 
 def open_held_out(config: PretrainConfig, num: int) -> HeldOut:
     """Return some clips that the run was not trained on, with their names."""
-    return load_held_out(open_train_sets(config)[1], config.data, num)
+    return load_held_out(open_unlabelled(config.data, config.train.seed)[1], config.data, num)
 
 
 def draw_clips(run: Path) -> bytes:

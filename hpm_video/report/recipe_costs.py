@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig, load_config, load_finetune_config
+from hpm_video.config.data_sets import UNKNOWN, find_protocol
 from hpm_video.config.deepspeed_settings import MOST_REDUCED, bucket_size
 from hpm_video.costs.flops import (
     count_classifier,
@@ -19,7 +20,6 @@ from hpm_video.costs.flops import (
     testing_flops,
 )
 from hpm_video.costs.memory import bytes_per_parameter
-from hpm_video.data.sampling import protocol_of
 from hpm_video.files import write_text
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
@@ -196,7 +196,7 @@ def _pretraining_table(recipe: Recipe, configs: dict[str, PretrainConfig]) -> Ta
 
 
 def _tuning_table(recipe: Recipe, config: FinetuneConfig) -> Table:
-    steps, protocol = num_steps(config, recipe.num_train), protocol_of(recipe.set_name)
+    steps, protocol = num_steps(config, recipe.num_train), find_protocol(recipe.set_name) or UNKNOWN
     views = (config.test.num_clips or protocol.num_clips, config.test.num_crops or protocol.num_crops)
     forward = count_classifier(config, recipe.num_classes) / 1e9
     rows = []

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.config import RunConfig
-from hpm_video.data.manifest import Source
+from hpm_video.data.source import Source
 from hpm_video.errors import UserError
 from hpm_video.files import write_json
 from hpm_video.models.encoder import resolve_size

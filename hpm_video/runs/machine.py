@@ -9,8 +9,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import hpm_video
 
 LIBRARIES = ("torch", "torchvision", "timm", "deepspeed", "av", "numpy")
@@ -18,6 +16,8 @@ LIBRARIES = ("torch", "torchvision", "timm", "deepspeed", "av", "numpy")
 
 def describe_machine() -> dict[str, Any]:
     """Return what small records hold: the versions of this program, torch and Python, the processor and the accelerator."""
+    import torch  # slow, and not needed to count cores
+
     return {
         "hpm_video": hpm_video.__version__,
         "torch": torch.__version__,
@@ -61,7 +61,9 @@ def _git(root: Path, *words: str) -> str:
 
 def describe_hardware() -> dict[str, Any]:
     """Return the hardware of this machine, memory in GiB: no name of the host, and nothing of other nodes."""
-    found: dict[str, Any] = {"processor": _processor(), "cores": num_cores(), "memory_gib": None}
+    import torch
+
+    found: dict[str, Any] = {"processor": _processor(), "cores": num_free_cores(), "memory_gib": None}
     with contextlib.suppress(ValueError, OSError):
         found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     count = torch.cuda.device_count()
@@ -71,7 +73,7 @@ def describe_hardware() -> dict[str, Any]:
     return found
 
 
-def num_cores() -> int:
+def num_free_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -86,6 +88,8 @@ def _processor() -> str:
 
 def peak_memory_gib() -> float:
     """Return the most GiB that this process held: on the accelerator, or without one on the host."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hpm_video.data.manifest import Manifest, Source
+from hpm_video.data.source import Source
 from hpm_video.errors import UserError
 from hpm_video.files import write_json
 from hpm_video.reading import brief, parse_json
@@ -40,8 +40,7 @@ NEEDED: dict[str, Any] = {"kind": str, "config": dict, "figures": dict, "scores"
 OPTIONAL: dict[str, Any] = {"data": dict, "versions": dict, "hardware": dict, "commit": dict, "pretraining": dict}
 OPTIONAL |= {"flops": int | float, "device_hours": int | float, "world_size": int, "earlier": list}
 OLDER_NAMES = {f"mean_class{end}": f"mean_class_accuracy{end}" for end in ("", "_interval")}  # as tests wrote them
-ROWS_AT_ONCE = 100_000
-NUM_SAMPLED, NUM_HEAD_BYTES = 16, 4096  # samples whose content counts, and how much of each
+NUM_SAMPLED = 16  # samples whose content counts
 FLOPS_NOTE = "counted from shapes, 2 per multiply-add"
 
 
@@ -164,18 +163,10 @@ def describe_data(source: Source) -> dict[str, Any]:
     every machine; null for shards, whose rows lie in their tars. content: of the sizes and the first bytes of some files, so
     that two sets with the same names are distinguished; null if none of them can be read.
     """
-    fingerprint = None
-    if isinstance(source, Manifest):
-        digest = hashlib.sha256()
-        columns = [source.table[name] for name in ("path", "label", "first_frame")]
-        for start in range(0, len(source), ROWS_AT_ONCE):
-            for row in zip(*(column.slice(start, ROWS_AT_ONCE).to_pylist() for column in columns), strict=True):
-                digest.update(repr(row).encode("utf-8", "surrogatepass") + b"\n")
-        fingerprint = digest.hexdigest()[:16]
     return {
         "name": source.set_name,
         "num_rows": len(source),
-        "fingerprint": fingerprint,
+        "fingerprint": source.fingerprint(),
         "content": _digest_content(source),
     }
 
@@ -185,26 +176,10 @@ def _digest_content(source: Source) -> str | None:
     if not len(source):
         return None
     rows = sorted({len(source) * place // NUM_SAMPLED for place in range(NUM_SAMPLED)})
-    found = [_look_at(source, row) for row in rows]
+    found = [source.describe(row) for row in rows]
     if not any(found):
         return None
     return hashlib.sha256(repr(found).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _look_at(source: Source, row: int) -> tuple | None:
-    """Return size and first bytes of a file, or of the first picture of a folder of frames; for shards, what the
-    index of the tar says. None if it cannot be read."""
-    if not isinstance(source, Manifest):
-        return source.describe(row)  # type: ignore[attr-defined]
-    file = source.root / source.name(row)
-    with contextlib.suppress(OSError, ValueError):
-        if file.is_dir():
-            names = sorted(name for name in os.listdir(file) if not name.startswith("."))
-            file = file / names[0] if names else file
-        if file.is_file():  # never a pipe, which would wait
-            with file.open("rb") as stream:
-                return file.stat().st_size, stream.read(NUM_HEAD_BYTES)
-    return None
 
 
 def _read_pretraining(settings: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from hpm_video.costs.flops import finetune_flops
 from hpm_video.data.augment import make_finetune_transform
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut, make_loader
-from hpm_video.data.manifest import LABELS_HINT, Manifest, Source, hold_out, open_manifest
+from hpm_video.data.splits import open_labelled
 from hpm_video.errors import UserError
 from hpm_video.method.finetune_step import FinetuneStep
 from hpm_video.models.classifier import Classifier
@@ -44,7 +44,7 @@ def finetune(config: FinetuneConfig) -> bool:
 
 def _train(config: FinetuneConfig, folder: RunFolder, device: torch.device) -> bool:
     with together():
-        train_set, held_out_set = open_labelled_sets(config)
+        train_set, held_out_set = open_labelled(config.data, config.train.seed)
     config = settle_micro_batch(config, device, folder.resumes, len(train_set.classes))
     run, resuming = folder.path, folder.resumes is not None
     with together():
@@ -103,44 +103,6 @@ def build_classifier(config: FinetuneConfig, num_classes: int) -> Classifier:
     """Return the classifier as every run with this seed starts: the same on every rank and for every engine."""
     with first_weights(config.train.seed):
         return Classifier.of(config, num_classes)
-
-
-def open_labelled_sets(config: FinetuneConfig) -> tuple[Source, Source]:
-    """Return the samples to train on, and those of the validation split (or, with a warning, some held out by seed).
-    Raises UserError if labels are missing or cannot be learned."""
-    train_set = open_manifest(config.data, "train")
-    assert train_set is not None  # only the validation split may be absent
-    check_classes(train_set, "training")
-    validation = open_manifest(config.data, "validation")
-    if validation is None:
-        log.warning("%s has no validation split: %d samples are held out", train_set.source, config.data.num_held_out)
-        return hold_out(train_set, config.data.num_held_out, config.train.seed)
-    check_classes(validation, "validation")
-    if validation.classes != train_set.classes:
-        raise UserError(f"{validation.source} and {train_set.source} have different classes; expected the same")
-    return train_set, validation
-
-
-def check_classes(source: Source, part: str) -> None:
-    """Raise UserError if a split is empty or cannot be learned; warn of classes without a sample."""
-    if not len(source):
-        raise UserError(f"the {part} split of {source.source} is empty")
-    if len(source.classes) < 2:
-        found = f"one class, '{source.classes[0]}'" if source.classes else "no labels"
-        raise UserError(f"{source.source} has {found}; expected labels of at least two classes. {LABELS_HINT}")
-    if not isinstance(source, Manifest):
-        return  # the labels of shards are in their tars
-    labels = source.table["label"].to_numpy()
-    if (labels < 0).any():
-        row = int((labels < 0).argmax())
-        raise UserError(
-            f"{source.source}: {(labels < 0).sum()} of {len(labels)} samples have no label, the first: {source.name(row)}; "
-            f"expected a label for each. {LABELS_HINT}"
-        )
-    empty = sorted(set(range(len(source.classes))) - set(labels.tolist()))
-    if empty:
-        named = ", ".join(source.classes[k] for k in empty[:3]) + (", ..." if len(empty) > 3 else "")
-        log.warning("%d of %d classes have no %s sample: %s", len(empty), len(source.classes), part, named)
 
 
 def _make_measure(loop: Loop, held_out: HeldOut, count_flops: Callable[[int], float]) -> Measure:

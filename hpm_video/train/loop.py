@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hpm_video.config import RunConfig
-from hpm_video.data.loader import FailureLog
+from hpm_video.data.bad_samples import BadSamples
 from hpm_video.data.transforms import Normalise
 from hpm_video.errors import UserError
 from hpm_video.runs.machine import peak_memory_gib
@@ -124,7 +124,7 @@ class Loop:
         self.config, self.engine, self.step = config, engine, step
         self.state, self.steps, self.name_of = state, steps, name_of
         self.micro_steps = make_micro_steps(config, engine, step)
-        self.failures = FailureLog(config.data.max_bad_share)
+        self.failures = BadSamples(config.data.max_bad_share, "replaced by another sample")
         self.normalise = Normalise(config.data, engine.device)
         self.clock = Clock()
 
@@ -207,7 +207,7 @@ class Loop:
         batch: Batch | None = None
         try:
             batch = feed.next()
-            self.failures.add(batch)
+            self.failures.add(batch.failures)
         except Exception as error:  # shown after the other ranks know
             fault = error
         self.clock.waited += feed.waited_s

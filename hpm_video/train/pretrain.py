@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hpm_video.catalog.annotations import IMAGE_SUFFIXES
+from hpm_video.catalog.listing import IMAGE_SUFFIXES
 from hpm_video.config import PretrainConfig, load_config
 from hpm_video.config.geometry import has_images, image_data
 from hpm_video.costs.flops import run_flops
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut
-from hpm_video.data.manifest import Source, hold_out, open_manifest
 from hpm_video.data.mixture import ImageSteps, make_mixed_loader, name_row
+from hpm_video.data.source import open_source
+from hpm_video.data.splits import open_unlabelled
 from hpm_video.errors import UserError
 from hpm_video.method.measurements import measure
 from hpm_video.method.schedules import warn_slow_teacher
@@ -51,7 +52,7 @@ def pretrain(config: PretrainConfig, monitor: Monitor | None = None) -> bool:
 
 def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, monitor: Monitor | None) -> bool:
     with together():
-        train_set, held_out_set = open_train_sets(config)
+        train_set, held_out_set = open_unlabelled(config.data, config.train.seed)
     config = settle_micro_batch(config, device, folder.resumes)
     student = build_student(config)
     starting = config.init.weights is not None and folder.resumes is None
@@ -111,23 +112,11 @@ def open_images(config: PretrainConfig) -> ClipDataset:
     """Return the images that a video model is trained on as well. Raises UserError."""
     data = image_data(config)
     try:
-        source = open_manifest(data, "train", IMAGE_SUFFIXES)
+        source = open_source(data, "train", IMAGE_SUFFIXES)
     except UserError as error:
         raise UserError(re.sub(r"data\.(root|format|annotations)", r"images.\1", str(error))) from error
     assert source is not None  # only the validation split may be absent
     return ClipDataset(source, data, IMAGES.seed(config.train.seed), training=True)
-
-
-def open_train_sets(config: PretrainConfig) -> tuple[Source, Source]:
-    """Return the clips to train on, and clips never trained on: of the validation split, or held out by seed."""
-    train_set = open_manifest(config.data, "train")
-    assert train_set is not None  # only the validation split may be absent
-    if config.data.flip and train_set.left_right:
-        log.warning("data.flip: true, but the labels of %s tell left from right", train_set.source)
-    validation = open_manifest(config.data, "validation")
-    if validation is not None:
-        return train_set, validation
-    return hold_out(train_set, config.data.num_held_out, config.train.seed)
 
 
 def _make_measure(  # noqa: PLR0913

@@ -15,7 +15,7 @@ from hpm_video.config import PretrainConfig, RunConfig, to_yaml
 from hpm_video.config.geometry import has_images
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut, load_held_out, make_loader
-from hpm_video.data.manifest import Source, kind_of_samples
+from hpm_video.data.source import Source
 from hpm_video.errors import UserError
 from hpm_video.files import disk_faults, write_json, write_text
 from hpm_video.runs.checkpoints import (
@@ -130,9 +130,7 @@ class Training:
         count = engine.num_parameters / 1e6
         ranks, micro, rounds = engine.world_size, split.micro, split.rounds
         precision = "bf16 autocast, fp32 weights" if engine.bf16 else "fp32"
-        log.info(
-            "%d %s (%s); %.1f M parameters; %s", len(source), kind_of_samples(source), source.source, count, self.about
-        )
+        log.info("%d %s (%s); %.1f M parameters; %s", len(source), source.kind, source.source, count, self.about)
         log.info("batch %d = %d ranks x %d clips x %d rounds", split.batch_size, ranks, micro, rounds)
         peak = peak_lr(optim)
         log.info("lr %.3g = base_lr %.3g x batch %d / 256; %d steps", peak, optim.base_lr, split.batch_size, steps)

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpm_video.catalog.annotations import find_ssv2, read_ssv2
+from hpm_video.catalog import ssv2
 from hpm_video.catalog.path_lists import read_lists
 from hpm_video.config import DataConfig
-from hpm_video.data.manifest import FORMAT, Manifest, open_manifest, read_manifest, write_manifest
+from hpm_video.data.manifest import FORMAT, Manifest, read_manifest, write_manifest
+from hpm_video.data.source import open_source
 from hpm_video.types import UserError
 
 BOUNDED = settings(
@@ -90,7 +91,7 @@ ROWS = st.lists(st.tuples(CELLS, *[SCALARS.map(str)] * 7), max_size=3)
 
 def check_manifest(folder: Path) -> None:
     try:
-        found = open_manifest(DataConfig(root=str(folder)), "train")
+        found = open_source(DataConfig(root=str(folder)), "train")
     except UserError:
         return
     assert found is None or isinstance(found, Manifest)
@@ -131,8 +132,8 @@ def test_any_files_of_ssv2(root, labels, train) -> None:
     (root / "labels.json").write_bytes(labels)
     (root / "train.json").write_bytes(train)
     try:
-        annotations = find_ssv2(root, None)
+        annotations = ssv2.find_annotations(root)
         assert annotations is not None
-        read_ssv2(root, annotations, "train")
+        ssv2.read_split(root, annotations, "train")
     except UserError:
         pass

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hpm_video.catalog.annotations import Found, Row
 from hpm_video.catalog.columns import COLUMNS, SPLIT_WORDS
 from hpm_video.catalog.path_lists import read_lists
+from hpm_video.catalog.rows import Found, Row
 from hpm_video.types import UserError
 
 FILES = ("v/a.mp4", "v/b.mp4", "v/c.mp4", "v/d.mp4")
@@ -188,3 +188,61 @@ def test_a_class_may_have_the_name_of_a_column(root, label) -> None:
 def test_what_is_refused(root, name, text, words) -> None:
     with pytest.raises(UserError, match=words):
         read(root, text, name)
+
+
+@pytest.fixture()
+def tree(tmp_path):
+    for name in ("a b.mp4", "a,b.mp4", "c.mp4", "d.png", "f/img_9.jpg", "f/img_10.jpg", "f/img_11.JPG", "f/x.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("c.mp4\na b.mp4", [Row("c.mp4"), Row("a b.mp4")]),
+        ("a b.mp4 0\nc.mp4 1\n", [Row("a b.mp4", 0), Row("c.mp4", 1)]),
+        ("a,b.mp4 0\nc.mp4 1\n", [Row("a,b.mp4", 0), Row("c.mp4", 1)]),
+        ("a b.mp4,0\r\nc.mp4, 1\r\n", [Row("a b.mp4", 0), Row("c.mp4", 1)]),
+        ('"a,b.mp4",0\nc.mp4,1', [Row("a,b.mp4", 0), Row("c.mp4", 1)]),
+        ("a b.mp4\trun fast\nc.mp4\tjump", [Row("a b.mp4", 1), Row("c.mp4", 0)]),
+        ("c.mp4 run\nd.png jump", [Row("c.mp4", 1), Row("d.png", 0, 1)]),
+        ("\ufeffPath Label\n\nc.mp4 0", [Row("c.mp4", 0)]),
+        ("id,video,frames,label,group\n1,c.mp4,30,0,k1", [Row("c.mp4", 0, 30, group="k1")]),
+        ("c.mp4 0 -1\nf 10 -1", [Row("c.mp4"), Row("f", -1, 2, first_frame=1)]),
+        ("f 2 0", [Row("f", 0, 2)]),
+        ("f 10 11 0\nf 9 9 1", [Row("f", 0, 2, first_frame=1), Row("f", 1, 1)]),
+        ("path offset total label\nf 1 1 0", [Row("f", 0, 1, first_frame=1)]),
+    ],
+)
+def test_what_a_list_is_read_as(tree, text, rows) -> None:
+    (tree / "list").write_bytes(text.encode())
+    found = read_lists(tree, {"train": tree / "list"})
+    assert found.splits["train"] == rows and not found.missing
+
+
+def test_frames_that_are_not_there(tree) -> None:
+    (tree / "list").write_text("f 10 12 0\nf 11 9 0\nf 9 9 0\n")
+    (tree / "g").mkdir()
+    found = read_lists(tree, {"train": tree / "list"})
+    assert found.splits["train"] == [Row("f", 0, 1)] and len(found.missing["train"]) == 2
+    (tree / "list").write_text("g 3 0\nf 4 0\nf 3 0")
+    assert [text.split(" ", 3)[3] for text in read_lists(tree, {"train": tree / "list"}).missing["train"]] == [
+        "g (holds no image)", "f (holds 3 images; expected those from 1 to 4)"
+    ]  # fmt: skip
+
+
+def test_classes_are_those_of_all_splits(tree) -> None:
+    (tree / "one").write_text("c.mp4,b")
+    (tree / "two").write_text("a b.mp4,a")
+    found = read_lists(tree, {"train": tree / "one", "validation": tree / "two"})
+    assert found.classes == ["a", "b"] and found.splits["validation"][0].label == 0
+
+
+def test_unknown_columns_and_another_coding(tree) -> None:
+    (tree / "list").write_bytes(b"caf\xe9.mp4 0")
+    with pytest.raises(UserError, match="list: not UTF-8"):
+        read_lists(tree, {"train": tree / "list"})
+    with pytest.raises(UserError, match="columns path,lable; expected path and some of path,label"):
+        read_lists(tree, {"train": tree / "list"}, ("path", "lable"))

@@ -9,7 +9,7 @@ import pytest
 
 from hpm_video.catalog.texts import one_line
 from hpm_video.config import DataConfig
-from hpm_video.data.manifest import kind_of_samples, open_manifest
+from hpm_video.data.source import open_source
 from hpm_video.types import UserError
 
 
@@ -21,7 +21,7 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def paths(root: Path, split: str = "train", **more) -> list[str] | None:
-    source = open_manifest(DataConfig(root=str(root), **more), split)
+    source = open_source(DataConfig(root=str(root), **more), split)
     return None if source is None else source.paths
 
 
@@ -128,8 +128,8 @@ def test_annotations_that_are_a_list(tmp_path) -> None:
 def test_samples_are_called_what_they_are(tmp_path) -> None:
     touch(tmp_path, "v/a.mp4", "i/b.png")
     for part, kind in (("v", "videos"), ("i", "images"), (".", "samples")):
-        source = open_manifest(DataConfig(root=str(tmp_path / part), num_frames=1), "train")
-        assert kind_of_samples(source) == kind
+        source = open_source(DataConfig(root=str(tmp_path / part), num_frames=1), "train")
+        assert source.kind == kind
     with pytest.raises(UserError, match="holds no video and no image"):
         paths(touch(tmp_path / "e", "notes.txt"), num_frames=1)
 

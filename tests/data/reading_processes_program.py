@@ -17,7 +17,7 @@ import torch
 from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import make_loader
-from hpm_video.data.manifest import open_manifest
+from hpm_video.data.source import open_source
 from hpm_video.types import Failure, UserError
 
 LIMIT_S = 300.0
@@ -42,7 +42,7 @@ class Files(ClipDataset):
 
 def dataset(root: str, **keys) -> Files:
     config = DataConfig(root=root, num_frames=2, frame_size_px=[16, 16], **({"time_limit_s": 60.0} | keys))
-    return Files(open_manifest(config, "train"), config, 0, training=True)
+    return Files(open_source(config, "train"), config, 0, training=True)
 
 
 def stream(data: Files, num_workers: int = 2):

@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from hpm_video.config import DataConfig
+from hpm_video.data.bad_samples import BadSamples
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.loader import FailureLog, StepSampler, load_held_out, make_loader
-from hpm_video.data.manifest import ShuffledOrder, open_manifest
+from hpm_video.data.loader import StepSampler, load_held_out, make_loader
+from hpm_video.data.orders import ShuffledOrder
 from hpm_video.data.readers.read import read_frames
+from hpm_video.data.source import open_source
 from hpm_video.data.transforms import Normalise, make_transform, multiscale_box, random_resized_box
 from hpm_video.preprocess.encode import write_video
-from hpm_video.types import Batch, Failure, UnreadableVideo, UserError
+from hpm_video.types import UnreadableVideo, UserError
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def config_of(root, **keys) -> DataConfig:
 
 def dataset_of(root, **keys) -> ClipDataset:
     config = config_of(root, **keys)
-    return ClipDataset(open_manifest(config, "train"), config, 0, training=True)
+    return ClipDataset(open_source(config, "train"), config, 0, training=True)
 
 
 @pytest.mark.parametrize("crop", ["multiscale", "random_resized", "center"])
@@ -107,10 +109,10 @@ def test_a_kept_picture_is_decoded_once_and_gives_the_same_clips(folder, monkeyp
 
 
 def test_bad_files_are_replaced_named_and_counted(folder, caplog) -> None:
-    log = FailureLog(0.5)
+    log = BadSamples(0.5, "replaced")
     batches = list(make_loader(dataset_of(folder), 11, 11, 0, 1, 0, 0, 3))
     for batch in batches:
-        log.add(batch)
+        log.add(batch.failures)
     assert all(batch.clip.shape[0] == 11 for batch in batches)
     assert sum(len(b.failures) for b in batches) == 3
     assert log.names == ["bad.mp4: file is empty (0 bytes)"]
@@ -291,10 +293,10 @@ import sys
 from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import make_loader
-from hpm_video.data.manifest import open_manifest
+from hpm_video.data.source import open_source
 
 config = DataConfig(root=sys.argv[1], num_frames=4, frame_size_px=[16, 16])
-stream = iter(make_loader(ClipDataset(open_manifest(config, "train"), config, 0, True), 2, 2, 0, 1, 0, 1, 500))
+stream = iter(make_loader(ClipDataset(open_source(config, "train"), config, 0, True), 2, 2, 0, 1, 0, 1, 500))
 next(stream)
 """
 
@@ -309,32 +311,16 @@ def test_a_process_that_stops_early_ends(folder, tmp_path, readable) -> None:
     assert done.stderr == "" if readable else "UserError: no readable video" in done.stderr
 
 
-def test_too_many_bad_files_stop_the_run() -> None:
-    log = FailureLog(0.1)
-    log.add(
-        Batch(
-            torch.zeros(1, 3, 1, 2, 2, dtype=torch.uint8),
-            torch.zeros(1).long(),
-            torch.zeros(1).long(),
-            (Failure("a.mp4", "cut"),),
-        )
-    )
-    log.check(2, 98)
-    log.check(1, 2)  # too few to judge
-    with pytest.raises(UserError, match=r"20 of 118 samples .*data.max_bad_share 0.1 .*a.mp4: cut"):
-        log.check(20, 98)
-
-
 def test_nothing_readable_is_one_clear_error(tmp_path) -> None:
     for number in range(3):
         (tmp_path / f"{number}.mp4").write_bytes(b"")
     with pytest.raises(UserError, match="no readable video"):
         dataset_of(tmp_path)[(0, 0)]
     with pytest.raises(UserError, match="none of the first 3 samples"):
-        load_held_out(open_manifest(config_of(tmp_path), "train"), config_of(tmp_path), 2)
+        load_held_out(open_source(config_of(tmp_path), "train"), config_of(tmp_path), 2)
 
 
 def test_held_out_clips_are_fixed(folder) -> None:
-    manifest = open_manifest(config_of(folder), "train")
+    manifest = open_source(config_of(folder), "train")
     first, second = (load_held_out(manifest, config_of(folder), 5) for _ in range(2))
     assert torch.equal(first[0], second[0]) and first[0].shape == (5, 3, 4, 16, 16) and "bad.mp4" not in first[1]

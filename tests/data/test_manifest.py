@@ -5,7 +5,8 @@ import json
 import pytest
 
 from hpm_video.config import DataConfig
-from hpm_video.data.manifest import hold_out, open_manifest
+from hpm_video.data.source import open_source
+from hpm_video.data.splits import hold_out
 from hpm_video.types import UserError
 
 
@@ -29,25 +30,25 @@ def ssv2(tmp_path):
 
 
 def test_ssv2(ssv2) -> None:
-    train = open_manifest(DataConfig(root=str(ssv2)), "train")
+    train = open_source(DataConfig(root=str(ssv2)), "train")
     assert (
         train.labels == [1, 0, 1, 0] and train.paths[1].endswith("2.mp4") and train.classes[0] == "Moving something up"
     )
-    assert len(open_manifest(DataConfig(root=str(ssv2)), "validation").paths) == 2
+    assert len(open_source(DataConfig(root=str(ssv2)), "validation").paths) == 2
 
 
 def test_official_names_in_a_labels_folder(ssv2) -> None:
     (ssv2 / "labels").mkdir()
     for name in ("labels", "train", "validation"):
         (ssv2 / f"{name}.json").rename(ssv2 / "labels" / f"something-something-v2-{name}.json")
-    assert len(open_manifest(DataConfig(root=str(ssv2)), "train").paths) == 4
+    assert len(open_source(DataConfig(root=str(ssv2)), "train").paths) == 4
 
 
 def test_row_without_a_file_is_named(ssv2, caplog) -> None:
     (ssv2 / "20bn-something-something-v2" / "3.webm").unlink()
     with pytest.raises(UserError, match=r"1 of 4 rows have no file: train.json, row 3 \(id 3\)"):
-        open_manifest(DataConfig(root=str(ssv2)), "train")
-    assert len(open_manifest(DataConfig(root=str(ssv2), max_bad_share=0.5), "train").paths) == 3
+        open_source(DataConfig(root=str(ssv2)), "train")
+    assert len(open_source(DataConfig(root=str(ssv2), max_bad_share=0.5), "train").paths) == 3
 
 
 @pytest.mark.parametrize(
@@ -69,16 +70,16 @@ def test_row_without_a_file_is_named(ssv2, caplog) -> None:
 def test_broken_annotations_say_where(ssv2, file, content, words) -> None:
     (ssv2 / file).write_text(content)
     with pytest.raises(UserError, match=words):
-        open_manifest(DataConfig(root=str(ssv2)), "train")
+        open_source(DataConfig(root=str(ssv2)), "train")
 
 
 def test_folder(tmp_path) -> None:
     for name in ("b/2.MP4", "a 1.webm", "ü/x.mkv", ".hidden/y.mp4", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    manifest = open_manifest(DataConfig(root=str(tmp_path)), "train")
+    manifest = open_source(DataConfig(root=str(tmp_path)), "train")
     assert manifest.paths == ["a 1.webm", "b/2.MP4", "ü/x.mkv"] and manifest.labels == [-1] * 3
-    assert open_manifest(DataConfig(root=str(tmp_path)), "validation") is None
+    assert open_source(DataConfig(root=str(tmp_path)), "validation") is None
 
 
 def test_links_are_followed_once(tmp_path) -> None:
@@ -88,20 +89,20 @@ def test_links_are_followed_once(tmp_path) -> None:
         (tmp_path / file).write_bytes(b"x")
     (tmp_path / "root" / "again").symlink_to(tmp_path / "root")
     (tmp_path / "root" / "other").symlink_to(tmp_path / "elsewhere")
-    assert open_manifest(DataConfig(root=str(tmp_path / "root")), "train").paths == ["a.mp4", "other/b.mp4"]
+    assert open_source(DataConfig(root=str(tmp_path / "root")), "train").paths == ["a.mp4", "other/b.mp4"]
 
 
 def test_of_two_files_of_an_id_the_webm(ssv2) -> None:
     (ssv2 / "20bn-something-something-v2" / "1.mp4").write_bytes(b"x")
     (ssv2 / "20bn-something-something-v2" / "2.webm").write_bytes(b"x")
-    paths = open_manifest(DataConfig(root=str(ssv2)), "train").paths
+    paths = open_source(DataConfig(root=str(ssv2)), "train").paths
     assert [path.split("/")[-1] for path in paths] == ["1.webm", "2.webm", "3.webm", "4.webm"]
 
 
 def test_annotations_that_are_not_utf8(ssv2) -> None:
     (ssv2 / "labels.json").write_bytes(b'{"caf\xe9": "0"}')
     with pytest.raises(UserError, match="labels.json: not UTF-8"):
-        open_manifest(DataConfig(root=str(ssv2)), "train")
+        open_source(DataConfig(root=str(ssv2)), "train")
 
 
 def test_missing_empty_and_file_roots(tmp_path) -> None:
@@ -113,16 +114,16 @@ def test_missing_empty_and_file_roots(tmp_path) -> None:
         ("empty", "holds no video; looked for .webm"),
     ):
         with pytest.raises(UserError, match=words):
-            open_manifest(DataConfig(root=str(tmp_path / name)), "train")
+            open_source(DataConfig(root=str(tmp_path / name)), "train")
     with pytest.raises(UserError, match="data.format: ssv2"):
-        open_manifest(DataConfig(root=str(tmp_path / "empty"), format="ssv2"), "train")
+        open_source(DataConfig(root=str(tmp_path / "empty"), format="ssv2"), "train")
 
 
 def test_hold_out_is_disjoint_and_leaves_something(tmp_path) -> None:
     for count, num, expected in ((40, 8, 8), (4, 8, 1), (1, 8, 1)):
         for number in range(count):
             (tmp_path / f"{number}.mp4").write_bytes(b"x")
-        manifest = open_manifest(DataConfig(root=str(tmp_path)), "train")
+        manifest = open_source(DataConfig(root=str(tmp_path)), "train")
         manifest = manifest.select(list(range(count)))
         train, held_out = hold_out(manifest, num, 0)
         assert len(held_out.paths) == expected and len(train.paths) >= 1

@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from hpm_video.catalog.annotations import IMAGE_SUFFIXES
+from hpm_video.catalog.listing import IMAGE_SUFFIXES
 from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import make_loader
-from hpm_video.data.manifest import open_manifest
 from hpm_video.data.mixture import ImageSteps, make_mixed_loader, name_row
+from hpm_video.data.source import open_source
 from hpm_video.preprocess.encode import write_video
 
 
@@ -26,7 +26,7 @@ def sets(tmp_path_factory) -> tuple[ClipDataset, ClipDataset]:
         write_video(root / f"{number}.mkv", rng.integers(0, 255, (9, 20, 24, 3), dtype=np.uint8), 10)
     config = DataConfig(root=str(root), num_frames=4, frame_size_px=[16, 16])
     image = DataConfig(root=str(root / "images"), num_frames=2, frame_size_px=[16, 16], sampling="segments")
-    sources = open_manifest(config, "train"), open_manifest(image, "train", IMAGE_SUFFIXES)
+    sources = open_source(config, "train"), open_source(image, "train", IMAGE_SUFFIXES)
     return tuple(
         ClipDataset(s, c, n, training=True) for n, (s, c) in enumerate(zip(sources, (config, image), strict=True))
     )

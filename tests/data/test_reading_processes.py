@@ -14,7 +14,7 @@ import pytest
 from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import make_loader
-from hpm_video.data.manifest import open_manifest
+from hpm_video.data.source import open_source
 from hpm_video.preprocess.encode import write_video
 from hpm_video.types import UserError
 
@@ -63,12 +63,12 @@ def test_whatever_happens_to_a_worker_batches_are_right_or_a_sentence_says_why(r
         assert results[name]["code"] == 0 and " right" in results[name]["said"], results[name]
     for name, number in DIES.items():
         assert f"process that reads videos died (signal {number})" in results[name]["said"]
-    assert results["stopped_and_replaced"]["said"].endswith("are started anew\n30 right\n")
+    assert results["stopped_and_replaced"]["said"].endswith("are restarted\n30 right\n")
 
 
 def test_workers_that_cannot_be_started_are_told(videos, monkeypatch) -> None:
     config = DataConfig(root=str(videos), num_frames=2, frame_size_px=[16, 16])
-    dataset = ClipDataset(open_manifest(config, "train"), config, 0, training=True)
+    dataset = ClipDataset(open_source(config, "train"), config, 0, training=True)
 
     def fail() -> int:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

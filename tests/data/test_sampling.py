@@ -1,9 +1,13 @@
-"""WHEN, against independent formulas."""
+"""Frame sampling, against independent formulas; the protocol of a set."""
+
+import logging
 
 import numpy as np
 import pytest
 
-from hpm_video.data.sampling import sample_dense, sample_segments
+from hpm_video.config import DataConfig, TestConfig
+from hpm_video.config.data_sets import SamplingProtocol
+from hpm_video.data.sampling import choose_protocol, sample_dense, sample_segments
 
 
 @pytest.mark.parametrize("available", [1, 3, 8, 9, 50, 301])
@@ -35,3 +39,16 @@ def test_dense_keeps_the_stride_and_covers_all_starts() -> None:
 def test_dense_of_a_short_video_repeats_its_last_frame() -> None:
     assert sample_dense(10, 8, 4, np.random.default_rng(0)).tolist() == [0, 4, 8, 9, 9, 9, 9, 9]
     assert sample_dense(1, 4, 2, None).tolist() == [0, 0, 0, 0]
+
+
+def test_a_set_without_a_protocol_is_reported_and_keys_come_first(caplog) -> None:
+    caplog.set_level(logging.INFO, "hpm_video")
+    known, test = SamplingProtocol("dense", 7, 1), TestConfig(num_crops=2)
+    assert choose_protocol(known, "a", DataConfig(root="x"), test) == ("dense", 7, 2)
+    assert choose_protocol(None, "b", DataConfig(root="x", sampling="dense")) == ("dense", 1, 1) and not caplog.text
+    assert choose_protocol(None, "c", DataConfig(root="x"), test) == ("segments", 2, 2)
+    assert "c has no sampling protocol: data.sampling=segments test.num_clips=2." in caplog.text
+    assert (
+        caplog.records[0].levelname == "WARNING" and choose_protocol(None, "d", DataConfig(root="x"))[0] == "segments"
+    )
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]

@@ -17,13 +17,16 @@ import fsspec
 import numpy as np
 import pytest
 
-from hpm_video.catalog.annotations import Row
+from hpm_video.catalog.rows import Row
 from hpm_video.cli import main
 from hpm_video.config import DataConfig
 from hpm_video.data import store
 from hpm_video.data.loader import StepSampler
-from hpm_video.data.manifest import Source, hold_out, open_manifest, write_manifest
-from hpm_video.data.shards import Shards, WindowedOrder, open_shards
+from hpm_video.data.manifest import write_manifest
+from hpm_video.data.orders import WindowedOrder
+from hpm_video.data.shards import Shards, open_shards
+from hpm_video.data.source import Source, open_source
+from hpm_video.data.splits import hold_out
 from hpm_video.preprocess.encode import write_video
 from hpm_video.preprocess.pack import pack
 from hpm_video.types import UnreadableVideo, UserError
@@ -69,7 +72,7 @@ def stamps(folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize(("split", "count"), [("train", 22), ("validation", 6)])
 def test_each_sample_once_and_as_it_was(videos, packed, split, count) -> None:
     config = DataConfig(root=str(packed))
-    before, after = open_manifest(DataConfig(root=str(videos)), split), open_manifest(config, split)
+    before, after = open_source(DataConfig(root=str(videos)), split), open_source(config, split)
     assert isinstance(after, Shards) and isinstance(after, Source) and len(after) == count
     assert after.classes == CLASSES and after.left_right and str(packed) in after.source
     names = [after.name(row) for row in range(count)]
@@ -77,7 +80,7 @@ def test_each_sample_once_and_as_it_was(videos, packed, split, count) -> None:
     for row in range(count):
         item, was = after.item(row), before.item(before.paths.index(names[row]))
         assert item.media == was.media.read_bytes() and item._replace(media=was.media) == was
-    assert open_manifest(config, "test") is None
+    assert open_source(config, "test") is None
 
 
 def test_webdataset_reads_the_same(packed) -> None:
@@ -106,7 +109,7 @@ def test_tars_are_full_but_the_last_and_the_same_when_packed_again(packed, own) 
 def test_any_file_system(videos, packed) -> None:
     url = "memory://sets/clips"
     pack(DataConfig(root=str(videos)), url, samples_per_shard=4)
-    source, local = open_manifest(DataConfig(root=url), "train"), open_shards(str(packed), "train")
+    source, local = open_source(DataConfig(root=url), "train"), open_shards(str(packed), "train")
     assert [source.item(row) for row in range(22)] == [local.item(row) for row in range(22)]
     assert fsspec.filesystem("memory").exists("/sets/clips/shards.json")
     with pytest.raises(UnreadableVideo, match="FileNotFoundError"):
@@ -118,7 +121,7 @@ def test_unknown_and_wrong_places(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(store, "RETRY_AFTER_S", ())
     for root, words in (("nosuch://x/y", "Protocol not known"), (str(tmp_path), "shards.json does not exist")):
         with pytest.raises(UserError, match=words):
-            open_manifest(DataConfig(root=root, format="shards"), "train")
+            open_source(DataConfig(root=root, format="shards"), "train")
     with pytest.raises(UserError, match="that can be written to"):
         (tmp_path / "a.mp4").write_bytes(b"x")
         pack(DataConfig(root=str(tmp_path)), "nosuch://x/y")
@@ -315,22 +318,22 @@ def test_other_settings_or_samples_are_refused(videos, own, tmp_path) -> None:
 def test_killed_pack_is_refused_and_goes_on(videos, packed, tmp_path) -> None:
     out = tmp_path / "out"
     slow = (
-        "import sys, time\nfrom hpm_video.data import pack\nfrom hpm_video.config import DataConfig\nread = pack._read_file\n"
+        "import sys, time\nfrom hpm_video.preprocess import pack\nfrom hpm_video.config import DataConfig\nread = pack._read_file\n"
         "pack._read_file = lambda item: time.sleep(0.15) or read(item)\n"
         "pack.pack(DataConfig(root=sys.argv[1]), sys.argv[2], 4, 0, 2)"
     )
     process = subprocess.Popen([sys.executable, "-c", slow, str(videos), str(out)], stderr=subprocess.DEVNULL)
     until = time.monotonic() + 600
-    while not list(out.glob("train-*.json")) and time.monotonic() < until:
+    while not list(out.glob("train-*.json")) and process.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     finished = {name: at for name, at in stamps(out).items() if (out / name).with_suffix(".json").exists()}
     assert 2 <= len(finished) < 16 and not (out / "shards.json").exists()
     with pytest.raises(UserError, match="shards.json does not exist; .*hpm-video pack again"):
-        open_manifest(DataConfig(root=str(out), format="shards"), "train")
+        open_source(DataConfig(root=str(out), format="shards"), "train")
     with pytest.raises(UserError):
-        open_manifest(DataConfig(root=str(out)), "train")
+        open_source(DataConfig(root=str(out)), "train")
     pack(DataConfig(root=str(videos)), str(out), samples_per_shard=4)
     assert finished.items() <= stamps(out).items()
     assert sorted(file.name for file in out.iterdir()) == sorted(file.name for file in packed.iterdir())

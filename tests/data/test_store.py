@@ -17,8 +17,8 @@ from hpm_video.config import DataConfig
 from hpm_video.data import shards, store
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import make_loader
-from hpm_video.data.manifest import open_manifest
 from hpm_video.data.shards import open_shards
+from hpm_video.data.source import open_source
 from hpm_video.preprocess.encode import write_video
 from hpm_video.preprocess.pack import pack
 from hpm_video.types import UnreadableVideo, UserError
@@ -121,7 +121,7 @@ def config_of(url: str, **keys) -> DataConfig:
 
 
 def clips(config: DataConfig, workers: int, steps: int = 6) -> list[torch.Tensor]:
-    dataset = ClipDataset(open_manifest(config, "train"), config, 0, training=True)
+    dataset = ClipDataset(open_source(config, "train"), config, 0, training=True)
     batches = list(make_loader(dataset, 2, 2, 0, 1, 0, workers, steps))
     assert not any(batch.failures for batch in batches)
     return [batch.clip for batch in batches]
@@ -141,7 +141,7 @@ def test_a_store_that_is_away_for_a_while_costs_no_sample(web, packed, fault, ca
     """Said once when it goes, once when it is back."""
     expected = clips(config_of(str(packed)), 0)
     config = config_of(web.url)
-    dataset = ClipDataset(open_manifest(config, "train"), config, 0, training=True)
+    dataset = ClipDataset(open_source(config, "train"), config, 0, training=True)
     web.fault, web.times = fault, 4
     batches = list(make_loader(dataset, 2, 2, 0, 1, 0, 0, 6))
     assert web.tries == 4 and same([batch.clip for batch in batches], expected)
@@ -155,7 +155,7 @@ def test_workers_wait_for_a_store_for_longer_than_for_a_file(web, packed, caplog
     """The limit of a file's decoding does not count the store's time, and the workers' news are logged once for all."""
     expected = clips(config_of(str(packed)), 0)
     config = config_of(web.url, time_limit_s=3.0)
-    dataset = ClipDataset(open_manifest(config, "train"), config, 0, training=True)
+    dataset = ClipDataset(open_source(config, "train"), config, 0, training=True)
     web.fault, web.until_s = "503", time.monotonic() + 5.0
     batches = list(make_loader(dataset, 2, 2, 0, 1, 0, 2, 6))
     assert same([batch.clip for batch in batches], expected) and not dataset.bad
@@ -166,7 +166,7 @@ def test_workers_wait_for_a_store_for_longer_than_for_a_file(web, packed, caplog
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_store_that_stays_away_stops_the_run_with_a_sentence(web, workers) -> None:
     config = config_of(web.url, store_timeout_s=1.0)
-    dataset = ClipDataset(open_manifest(config, "train"), config, 0, training=True)
+    dataset = ClipDataset(open_source(config, "train"), config, 0, training=True)
     web.fault = "503"
     with pytest.raises(
         UserError, match="has not answered for 1 s .*503.*data.store_timeout_s. Run the same command again"
@@ -256,13 +256,13 @@ def bucket(s3, monkeypatch, tmp_path) -> str:
 
 def test_packed_to_s3_and_read_back(bucket, folder, packed) -> None:
     pack(DataConfig(root=str(folder)), bucket, samples_per_shard=2)
-    source, local = open_manifest(config_of(bucket), "train"), open_shards(str(packed), "train")
+    source, local = open_source(config_of(bucket), "train"), open_shards(str(packed), "train")
     assert [source.item(row) for row in range(COUNT)] == [local.item(row) for row in range(COUNT)]
     assert same(clips(config_of(bucket), 2), clips(config_of(str(packed)), 0))
     fsspec.filesystem("s3").rm(f"{bucket}/train-000001.tar")
     with pytest.raises(UnreadableVideo, match="FileNotFoundError") as caught:
         source.item(2)
-    assert caught.value.path == local.name(2) and source.header_key()
+    assert caught.value.path == local.name(2) and source.version()
 
 
 def test_s3_says_what_is_wrong(bucket, monkeypatch) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from hpm_video.config import DataConfig
-from hpm_video.data.manifest import open_manifest
+from hpm_video.data.source import open_source
 
 RECIPES = Path(__file__).parents[2] / "datasets"
 FRAMES_DEMO = Path(__file__).parents[3] / "shared" / "data" / "frames_demo"
@@ -57,7 +57,7 @@ def write(file: Path, *lines: str, end: str = "\n") -> None:
 
 
 def opened(out: Path, split: str = "train"):
-    return open_manifest(DataConfig(root=str(out)), split)
+    return open_source(DataConfig(root=str(out)), split)
 
 
 def rows(out: Path, *columns: str, split: str = "train") -> list[tuple]:
@@ -350,7 +350,7 @@ def write_idx(file: Path, values: np.ndarray) -> None:
 
 
 def test_fashion_mnist(recipe, tmp_path) -> None:
-    from hpm_video.data.readers.read import read_image
+    from hpm_video.data.readers.images import read_image
 
     pictures = np.random.default_rng(0).integers(0, 256, (23, 28, 28), dtype=np.uint8)
     for name, part in (("train", slice(0, 12)), ("t10k", slice(12, 23))):
@@ -471,7 +471,7 @@ def test_root_that_cannot_be_written(recipe, tmp_path, monkeypatch) -> None:
 
 
 def test_root_that_is_none_and_out_that_is_a_file(recipe, tmp_path) -> None:
-    assert "nowhere is no folder" in recipe("ucf101", tmp_path / "nowhere")[2]
+    assert "nowhere is not a folder" in recipe("ucf101", tmp_path / "nowhere")[2]
     touch(tmp_path, "a.mp4", "out")
     status, _, fault = recipe("folder", tmp_path, "--out", tmp_path / "out")
     assert status == 1 and "out is a file; expected a folder" in fault

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpm_video.catalog.annotations import Row
+from hpm_video.catalog.rows import Row
 from hpm_video.cli import main
 from hpm_video.data.manifest import write_manifest
 from hpm_video.preprocess.encode import write_video

@@ -133,11 +133,11 @@ def videos(tmp_path_factory):
 def test_loader_processes_that_start_after_cuda(gpu, videos) -> None:
     from hpm_video.data.dataset import ClipDataset
     from hpm_video.data.loader import make_loader
-    from hpm_video.data.manifest import open_manifest
+    from hpm_video.data.source import open_source
 
     torch.zeros(1, device=gpu)
     config = DataConfig(root=str(videos), sampling="dense", num_frames=4, stride=2, frame_size_px=[16, 16])
-    source = open_manifest(config, "train")
+    source = open_source(config, "train")
     assert source is not None
     streams = [make_loader(ClipDataset(source, config, 0, training=True), 4, 4, 0, 1, 0, count, 3) for count in (2, 0)]
     pairs = list(zip(*streams, strict=True))

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hpm_video.catalog.annotations import IMAGE_SUFFIXES
+from hpm_video.catalog.listing import IMAGE_SUFFIXES
 from hpm_video.cli import main
 from hpm_video.config import FinetuneConfig, PretrainConfig, load_config, load_finetune_config
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import make_loader
-from hpm_video.data.manifest import open_manifest
+from hpm_video.data.source import open_source
 from hpm_video.method.masking import decoding, strategies, units
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import build_student
@@ -77,7 +77,7 @@ def position_tables(keys: str) -> dict[str, Tensor]:
 def read_batches(keys: str, num: int, num_workers: int, rank: int = 0, world_size: int = 1) -> Iterator[Read]:
     """Read the first `num` training batches of a rank, by reading processes or (0) in this one."""
     config = pretrain_config(keys)
-    source = open_manifest(config.data, "train", IMAGE_SUFFIXES if config.data.num_frames == 1 else ())
+    source = open_source(config.data, "train", IMAGE_SUFFIXES if config.data.num_frames == 1 else ())
     dataset = ClipDataset(source, config.data, config.train.seed, training=True)
     size = config.optim.batch_size
     loader = make_loader(dataset, size, size // world_size, rank, world_size, 0, num_workers, num)

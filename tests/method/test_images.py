@@ -7,10 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from hpm_video.catalog.rows import Row
 from hpm_video.config import DataConfig, load_config, load_finetune_config
 from hpm_video.config.geometry import Geometry
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.manifest import Manifest, Row, open_manifest
+from hpm_video.data.manifest import Manifest
+from hpm_video.data.source import open_source
 from hpm_video.data.transforms import Normalise
 from hpm_video.method.masking.units import make_units
 from hpm_video.method.step import PretrainStep
@@ -113,5 +115,5 @@ def test_pictures_of_a_plain_folder_are_samples_where_clips_have_one_frame(tmp_p
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
     write_video(tmp_path / "c.mkv", np.zeros((2, 16, 16, 3), np.uint8), 1)
-    assert open_manifest(DataConfig(root=str(tmp_path), num_frames=1), "train").paths == ["a/1.png", "b/2.JPG", "c.mkv"]
-    assert open_manifest(DataConfig(root=str(tmp_path), num_frames=2), "train").paths == ["c.mkv"]
+    assert open_source(DataConfig(root=str(tmp_path), num_frames=1), "train").paths == ["a/1.png", "b/2.JPG", "c.mkv"]
+    assert open_source(DataConfig(root=str(tmp_path), num_frames=2), "train").paths == ["c.mkv"]

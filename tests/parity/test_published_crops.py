@@ -2,8 +2,8 @@
 
 import pytest
 
+from hpm_video.config.data_sets import DATA_SETS
 from hpm_video.data.augment import view_boxes
-from hpm_video.data.sampling import PROTOCOLS
 
 # frame (height, width) -> where VideoMAE's three crops of 224 x 224 start, in the frame resized to a short side of 224 px.
 # Measured: its VideoClsDataset (kinetics.py; ssv2.py gives the same) was asked in test mode.
@@ -35,4 +35,4 @@ def test_three_crops_to_the_pixel(frame, starts) -> None:
 
 
 def test_views_of_each_set() -> None:
-    assert {name: tuple(PROTOCOLS[name][1:]) for name in VIEWS} == VIEWS
+    assert {name: tuple(DATA_SETS[name].protocol[1:]) for name in VIEWS} == VIEWS

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hpm_video.config import DataConfig, FinetuneConfig, PretrainConfig, load_config, load_finetune_config
-from hpm_video.data.sampling import PROTOCOLS, Protocol, sample_frames
+from hpm_video.config.data_sets import DATA_SETS, SamplingProtocol
+from hpm_video.data.sampling import sample_frames
 from hpm_video.evals.finetuned.views import choose_frames
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -36,8 +37,8 @@ def recipe(kind: str, key: str) -> PretrainConfig | FinetuneConfig:
     return load(CONFIGS / kind / f"{key}_vitb.yaml", GIVEN)
 
 
-def protocol_for(key: str) -> Protocol:
-    return PROTOCOLS["kinetics" if key == "k400" else key]
+def protocol_for(key: str) -> SamplingProtocol:
+    return DATA_SETS["kinetics" if key == "k400" else key].protocol
 
 
 def views_of(key: str, length: int) -> list[list[int]]:

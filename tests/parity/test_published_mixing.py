@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from hpm_video.catalog.annotations import Row
+from hpm_video.catalog.rows import Row
 from hpm_video.config import AugmentConfig, DataConfig
 from hpm_video.data import augment
 from hpm_video.data.augment import mix
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import StepSampler, make_loader
-from hpm_video.data.manifest import ShuffledOrder, open_manifest, write_manifest
+from hpm_video.data.manifest import write_manifest
+from hpm_video.data.orders import ShuffledOrder
+from hpm_video.data.source import open_source
 from hpm_video.method import finetune_step
 from hpm_video.preprocess.encode import write_video
 from hpm_video.train.finetune import finetune, finetune_config
@@ -132,7 +134,7 @@ def test_clips_that_are_dealt_out_stay_the_same_clips(tmp_path) -> None:
     for number in range(6):
         write_video(tmp_path / f"{number}.mp4", rng.integers(0, 255, (12, 24, 32, 3), dtype=np.uint8), 10)
     config = DataConfig(root=str(tmp_path), num_frames=4, frame_size_px=[16, 16], num_workers=0, repeats=2)
-    source = open_manifest(config, "train")
+    source = open_source(config, "train")
 
     def clips(micro: int, spread: bool) -> dict[int, set[bytes]]:
         dataset, found = ClipDataset(source, config, 0, training=True), {}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hpm_video.config import FinetuneConfig, load_config, load_finetune_config
-from hpm_video.data.sampling import PROTOCOLS
+from hpm_video.config.data_sets import DATA_SETS
 from hpm_video.method.schedules import momentum_at
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.encoder import resolve_size
@@ -73,7 +73,7 @@ def check(config: FinetuneConfig, script: Script, key: str) -> None:
     assert (optim.layer_decay, config.model.drop_path) == (script.layer_decay, script.drop_path)
     assert config.model.head_dropout == script.fc_drop_rate
     assert (optim.weight_decay, optim.betas, optim.clip_norm) == (0.05, [0.9, 0.999], None)
-    protocol = PROTOCOLS["kinetics" if key == "k400" else key]
+    protocol = DATA_SETS["kinetics" if key == "k400" else key].protocol
     assert (config.data.sampling, protocol.sampling) == ("auto", "dense" if script.stride else "segments")
     assert script.stride in (None, config.data.stride) and config.data.rule == "videomae"
     assert (config.augment.mixup_alpha, config.augment.cutmix_alpha) == (0.8, 1.0)  # --mixup, --cutmix

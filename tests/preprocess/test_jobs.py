@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpm_video.preprocess.jobs import SPECIAL, count_reasons, keep_settings, run_jobs, tell_size, tell_time
+from hpm_video.preprocess.jobs import SPECIAL, count_reasons, keep_settings, run_jobs
 from hpm_video.types import UserError
 
 # Worker processes import what they run: a module that they can find.
@@ -185,7 +185,5 @@ def test_settings_are_kept_and_a_change_is_named(tmp_path) -> None:
 
 
 def test_words() -> None:
-    assert [tell_time(s) for s in (0.4, 61, 36005)] == ["0:00:00", "0:01:01", "10:00:05"]
-    assert [tell_size(n) for n in (999, 1500, 20e9, 3e12)] == ["999 bytes", "1.5 kB", "20.0 GB", "3.0 TB"]
     reasons = [{"reason": "frame 3 is bad"}, {"reason": "empty"}, {"reason": "frame 12 is bad"}, {"frames": 1}]
     assert count_reasons(reasons) == [("frame 3 is bad (or other numbers)", 2), ("empty", 1)]

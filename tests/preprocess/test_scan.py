@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hpm_video.config import DataConfig
-from hpm_video.data.manifest import open_manifest
+from hpm_video.data.source import open_source
 from hpm_video.preprocess.encode import write_video
 from hpm_video.preprocess.scan import scan
 from hpm_video.types import UserError
@@ -77,7 +77,7 @@ def test_scan(videos, tmp_path) -> None:
 
 def test_pretraining_on_the_result_reads_the_good_files_only(videos, tmp_path) -> None:
     scan(videos, tmp_path / "out", False, False, 2, 60.0)
-    manifest = open_manifest(DataConfig(root=str(tmp_path / "out")), "train")
+    manifest = open_source(DataConfig(root=str(tmp_path / "out")), "train")
     assert manifest is not None and len(manifest) == 6 and all(manifest.item(row).media.is_file() for row in range(6))
     row = manifest.table.slice(3, 1).to_pylist()[0]
     assert (row["path"], row["frames"], row["width"], row["height"]) == ("größe ☃/turned.mkv", 5, 32, 48)
@@ -166,6 +166,6 @@ def test_odd_files(tmp_path) -> None:
     for name in truth:
         (tmp_path / "in" / name).symlink_to(ODD / name)
     scan(tmp_path / "in", tmp_path / "out", False, False, 2, 60.0)
-    rows = open_manifest(DataConfig(root=str(tmp_path / "out")), "train").table.to_pylist()
+    rows = open_source(DataConfig(root=str(tmp_path / "out")), "train").table.to_pylist()
     counts = {row["path"]: row["frames"] for row in rows}
     assert len(rows) == 24 and counts == {n: int(truth[n]["frames_decoded_by_pyav"]) for n in counts}

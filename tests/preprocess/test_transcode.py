@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpm_video.catalog.rows import Row
 from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.manifest import Row, open_manifest, write_manifest
-from hpm_video.data.readers.pyav import probe
+from hpm_video.data.manifest import write_manifest
+from hpm_video.data.readers.probe import probe
 from hpm_video.data.readers.read import read_frames
+from hpm_video.data.source import open_source
 from hpm_video.own_folder import MARK
 from hpm_video.preprocess import transcode as module
 from hpm_video.preprocess.copies import name_copies
@@ -72,7 +74,7 @@ def test_prepare(videos, tmp_path, caplog) -> None:
         assert frames.shape == (count, *size, 3) and (info.codec, info.pix_fmt) == ("h264", "yuv420p")
         assert np.abs(frames.mean((1, 2, 3)) - (5 * np.arange(count) + 10)).max() < 2.4
         assert abs(info.fps - fps) < 0.05
-    assert len(open_manifest(DataConfig(root=str(out)), "train")) == 3
+    assert len(open_source(DataConfig(root=str(out)), "train")) == 3
 
 
 def test_key_frames_come_as_asked(videos, tmp_path) -> None:
@@ -112,11 +114,11 @@ def test_ssv2_stays_ssv2(tmp_path) -> None:
     write_ssv2(tmp_path / "in")
     prepare(tmp_path / "in", tmp_path / "out", 32, 4, None, **HOW)
     config = DataConfig(root=str(tmp_path / "out"), num_frames=4, frame_size_px=[16, 16])
-    train = open_manifest(config, "train")
+    train = open_source(config, "train")
     assert train is not None and train.left_right and train.labels == [0, 1, 0]
     assert train.paths == [f"20bn-something-something-v2/{n}.mp4" for n in range(3)]
     assert ClipDataset(train, config, 0, True)[1, 0].clip.shape == (3, 4, 16, 16)
-    assert len(open_manifest(config, "validation")) == 1
+    assert len(open_source(config, "validation")) == 1
 
 
 def test_a_manifest_stays_a_manifest_without_what_is_bad(videos, tmp_path) -> None:
@@ -127,7 +129,7 @@ def test_a_manifest_stays_a_manifest_without_what_is_bad(videos, tmp_path) -> No
     write_manifest(tmp_path / "list", "mine", videos, splits, ["a", "b"], left_right=True)
     prepare(tmp_path / "list", tmp_path / "out", 32, 4, None, **HOW)
     config = DataConfig(root=str(tmp_path / "out"))
-    train, validation = open_manifest(config, "train"), open_manifest(config, "validation")
+    train, validation = open_source(config, "train"), open_source(config, "validation")
     assert train.paths == ["große.mp4", "small.mp4"] and train.labels == [1, 0] and train.left_right
     assert validation.paths == ["sub dir/b.mp4"] and validation.classes == ["a", "b"]
     row = train.table.to_pylist()[0]
@@ -204,7 +206,7 @@ def test_kill_in_the_middle(tmp_path) -> None:
     time.sleep(0.2)  # the workers go with it
     recorded = [json.loads(line) for line in results.read_text().splitlines()]
     assert 2 <= len(recorded) < 10
-    taken = open_manifest(DataConfig(root=str(out)), "train")
+    taken = open_source(DataConfig(root=str(out)), "train")
     assert taken is not None and len(recorded) <= len(taken) <= len(recorded) + 1
     assert all(probe(taken.root / path).num_frames == 16 for path in taken.paths)
     kept = {record["path"]: (out / record["path"]).with_suffix(".mp4").stat().st_mtime_ns for record in recorded}
@@ -228,9 +230,7 @@ def test_copies_of_one_name_get_names_of_their_own_and_keep_them(tmp_path) -> No
     write_video(root / "IMG_1.mp4", grey(8, 16, 16), 8)
     for _ in range(2):
         assert "3 of 3" in prepare(root, out, 32, 4, None, **HOW)
-        copies = {
-            path: probe(out / path).num_frames for path in open_manifest(DataConfig(root=str(out)), "train").paths
-        }
+        copies = {path: probe(out / path).num_frames for path in open_source(DataConfig(root=str(out)), "train").paths}
         assert copies == {"IMG_1.mp4": 4, "IMG_1.avi.mp4": 6, "IMG_1.mp4.mp4": 8}
     names = ["a.avi", "a.mov", "a.mov.mkv", "b.mp4"]
     assert name_copies(names, {}) == {
@@ -239,15 +239,15 @@ def test_copies_of_one_name_get_names_of_their_own_and_keep_them(tmp_path) -> No
         "a.mov.mkv": "a.mov.mp4",
         "b.mp4": "b.mp4",
     }
-    assert name_copies(["7.mp4", "7.webm"], {}, is_ssv2=True) == {"7.webm": "7.mp4", "7.mp4": "7.mp4.mp4"}
-    assert name_copies(["7.mp4", "7.webm"], {"7.mp4": "7.mp4"}, is_ssv2=True)["7.webm"] == "7.webm.mp4"
+    assert name_copies(["7.mp4", "7.webm"], {}, preferred=".webm") == {"7.webm": "7.mp4", "7.mp4": "7.mp4.mp4"}
+    assert name_copies(["7.mp4", "7.webm"], {"7.mp4": "7.mp4"}, preferred=".webm")["7.webm"] == "7.webm.mp4"
 
 
 def test_an_id_of_ssv2_means_the_same_video_in_the_copy(tmp_path) -> None:
     write_ssv2(tmp_path / "in")
     write_video(tmp_path / "in" / "20bn-something-something-v2" / "0.mp4", grey(5, 48, 64), 12)
     prepare(tmp_path / "in", tmp_path / "out", 32, 4, None, **HOW)
-    paths = open_manifest(DataConfig(root=str(tmp_path / "out")), "train").paths
+    paths = open_source(DataConfig(root=str(tmp_path / "out")), "train").paths
     assert paths == [f"20bn-something-something-v2/{n}.mp4" for n in range(3)]
     assert probe(tmp_path / "out" / paths[0]).num_frames == 10  # of 0.webm, as in the source
 
@@ -257,7 +257,7 @@ def test_rows_of_a_manifest_name_the_copies(videos, tmp_path) -> None:
     splits = {"train": [Row("small.mkv", 0), Row("small.avi", 1)]}
     write_manifest(tmp_path / "list", "mine", videos, splits, ["a", "b"])
     prepare(tmp_path / "list", tmp_path / "out", 32, 4, None, **HOW)
-    train = open_manifest(DataConfig(root=str(tmp_path / "out")), "train")
+    train = open_source(DataConfig(root=str(tmp_path / "out")), "train")
     assert dict(zip(train.paths, train.labels, strict=True)) == {"small.mkv.mp4": 0, "small.mp4": 1}
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hpm_video.catalog.annotations import Row
+from hpm_video.catalog.rows import Row
 from hpm_video.cli import main
 from hpm_video.data.manifest import write_manifest
 from hpm_video.errors import UserError
@@ -475,10 +475,10 @@ def test_a_closed_terminal_saves(videos, tmp_path) -> None:
 
 def test_the_content_of_a_set_counts_and_its_place_does_not(videos, tmp_path) -> None:
     from hpm_video.config import DataConfig
-    from hpm_video.data.manifest import open_manifest
+    from hpm_video.data.source import open_source
 
     def described(root: Path) -> dict:
-        source = open_manifest(DataConfig(root=str(root)), "train")
+        source = open_source(DataConfig(root=str(root)), "train")
         assert source is not None
         return describe_data(source)
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hpm_video.catalog.annotations import Row
+from hpm_video.catalog.rows import Row
 from hpm_video.config import load_finetune_config
 from hpm_video.costs import flops
 from hpm_video.data.manifest import Manifest

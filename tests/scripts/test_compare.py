@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from hpm_video.config import DataConfig
-from hpm_video.data.manifest import open_manifest, write_manifest
+from hpm_video.data.manifest import write_manifest
+from hpm_video.data.source import open_source
 from hpm_video.runs.results import read_results
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -27,7 +28,7 @@ def images(monkeypatch):
 
 
 def opened(folder: Path, split: str):
-    return open_manifest(DataConfig(root=str(folder), num_frames=1), split)
+    return open_source(DataConfig(root=str(folder), num_frames=1), split)
 
 
 def test_plan_has_equal_steps_and_equal_compute(images, tmp_path) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from hpm_video.cli import main
 from hpm_video.config import DataConfig
-from hpm_video.data.manifest import open_manifest
 from hpm_video.data.readers.read import read_frames
+from hpm_video.data.source import open_source
 from hpm_video.runs.results import read_results
 
 SMALL = (
@@ -69,7 +69,7 @@ def test_synthetic_set_is_ssv2s_format_and_repeatable(tmp_path, run_here) -> Non
             sys.executable, "datasets/synthetic/prepare.py", str(tmp_path / out), "--train", "20", "--validation", "12"
         )
         assert done.returncode == 0, done.stderr
-    first, second = (open_manifest(DataConfig(root=str(tmp_path / out)), "train") for out in ("a", "b"))
+    first, second = (open_source(DataConfig(root=str(tmp_path / out)), "train") for out in ("a", "b"))
     assert first.labels == second.labels and len(first.paths) == 20 and len(first.classes) == 6
     assert {Path(p).suffix for p in first.paths} == {".mp4", ".webm"}
     for path in first.paths[:8]:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hpm_video.data.manifest import open_manifest
+from hpm_video.data.source import open_source
 from hpm_video.preprocess.encode import write_video
 from hpm_video.preprocess.pack import pack
 from hpm_video.train.pretrain import pretrain
@@ -86,7 +86,7 @@ def test_more_broken_than_allowed_stops_and_names_them(tiny_config, videos, tmp_
 def test_shards_train_and_resume_bitwise(tiny_config, videos, tmp_path) -> None:
     config = tiny_config(data__root=str(videos))
     pack(config.data, str(tmp_path / "tars"), 7, 0, 2)
-    assert len(open_manifest(tiny_config(data__root=str(tmp_path / "tars")).data, "train")) == 40
+    assert len(open_source(tiny_config(data__root=str(tmp_path / "tars")).data, "train")) == 40
     more = {"data__root": str(tmp_path / "tars"), "data__num_workers": 2} | SMALL
     assert pretrain(tiny_config(train__output=str(tmp_path / "whole"), **more))
     first = more | {"train__save_every_steps": 5, "train__keep_checkpoints": 9}

@@ -1,24 +1,26 @@
-"""decord 0.6, for who asks for it: nobody mends it any more."""
+"""decord 0.6: unmaintained, read only if data.reader names it."""
 
 import io
 from typing import Any
 
 import numpy as np
 
+from hpm_video.data.readers.images import stack
 from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
-from hpm_video.data.readers.pyav import find_oddity, read_timeline
+from hpm_video.data.readers.media import first_line
+from hpm_video.data.readers.probe import find_oddity, read_timeline
 from hpm_video.data.readers.pyav import load as load_av
-from hpm_video.data.readers.read import Choose, choose_at, first_line, stack
+from hpm_video.data.readers.rates import Choose, choose_at
 from hpm_video.errors import UnreadableVideo
 
 LEAST_WIDTH_PX = 32  # of narrower pictures decord 0.6 gives some with another width
 
 
 def load() -> Any:
-    """The library, silenced. Raises ImportError or OSError.
+    """Return the library, silenced. Raises ImportError or OSError.
 
-    PyAV is loaded before it: decord brings codec libraries of its own, which else take the place of PyAV's (its VP9 encoder
-    then fails).
+    PyAV is loaded before it: decord brings codec libraries of its own, which would take the place of PyAV's (its VP9
+    encoder then fails).
     """
     load_av()
     import decord
@@ -28,10 +30,10 @@ def load() -> Any:
 
 
 def read(media: str | bytes, choose: Choose, fps: float | None = None, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
-    """uint8 [T, H, W, 3]; see `hpm_video.data.readers.read.read_frames`. Raises UnreadableVideo.
+    """Return uint8 [T, H, W, 3]; see `hpm_video.data.readers.read.read_frames`. Raises UnreadableVideo.
 
-    Reads forward from frame 0 and never seeks, so neither get_batch nor skip_frames: in decord 0.6 both silently give other
-    frames than were asked for, in MPEG-2, MPEG-4, MSMPEG-4 and HEVC.
+    Reads forward from frame 0 and never seeks, so neither get_batch nor skip_frames: in decord 0.6 both silently
+    give wrong frames of MPEG-2, MPEG-4, MSMPEG-4 and HEVC.
     """
     decord = load()
     name = "(bytes)" if isinstance(media, bytes) else media

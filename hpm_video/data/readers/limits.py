@@ -16,6 +16,7 @@ class Limits(NamedTuple):
 
     @classmethod
     def of(cls, config: DataConfig) -> "Limits":
+        """Return the limits of a configuration."""
         return cls(config.max_pixels, config.max_frames, config.max_sample_gib)
 
     def check_size(self, name: str, width: int, height: int) -> None:

@@ -60,14 +60,14 @@ class Packets:
             for i, p in enumerate(self.pts)
             if p is not None and first is not None and p < first and i not in self.hidden
         ]
-        untold = self.can_seek and len(known) < len(self.pts)  # where each frame has its time, these are not shown
+        untold = self.can_seek and len(known) < len(self.pts)  # if the others have their times, these are not shown
         self.is_doubtful = not starts_with_key or bool(leads) or untold  # some lean on a group that is not in the file
         if self.is_doubtful or len(set(known)) < len(self.pts):
             self.can_seek = False
         self.can_seek = self.can_seek and self._is_in_order(np.array(known, dtype=np.int64))
 
     def _is_in_order(self, pts: np.ndarray) -> bool:
-        """False if time stamps go backwards other than by reordering within a group."""
+        """Return False if time stamps go backwards other than by reordering within a group."""
         if self.codec not in REORDERING_CODECS:
             return bool((np.diff(pts) > 0).all())
         highest = np.maximum.accumulate(pts)
@@ -76,7 +76,8 @@ class Packets:
         return bool((pts[keys] > highest[keys - 1]).all()) and int(moved) <= MAX_REORDERED
 
     def times_s(self, fps: float) -> np.ndarray:
-        """[frames], ascending from 0, without hidden ones; of a stream that does not tell them all, from its mean rate."""
+        """Return times [frames], ascending from 0, without hidden frames; by the mean rate if a stream does not tell
+        them all."""
         shown = [p for i, p in enumerate(self.pts) if i not in self.hidden] if self.hidden else self.pts
         if None in shown or len(set(shown)) < len(shown):
             return np.arange(len(shown)) / fps
@@ -84,7 +85,7 @@ class Packets:
         return (times - times[:1]) * float(self.time_base)
 
     def from_key(self, number: int) -> Iterator[Any]:
-        """Packets from a key frame on; at the end None, which asks the decoder for what it holds back."""
+        """Yield the packets from a key frame on; at the end None, which makes the decoder give what it holds back."""
         if len(self.kept) == len(self.pts):
             yield from self.kept[number:]
         else:

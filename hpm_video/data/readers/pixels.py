@@ -11,7 +11,7 @@ from hpm_video.errors import UnreadableVideo
 
 log = logging.getLogger("hpm_video")
 Size = tuple[int, int]  # width and height, as stored
-LEAST_SQUEEZE = 0.02  # headers round: 853 px written as 854 is no squeeze, and a copy of it would only lose sharpness
+LEAST_SQUEEZE = 0.02  # headers round: 853 px written as 854 is not squeezed, and a copy of it would only lose sharpness
 MOST_SQUEEZE = 4.0  # real recordings stay below 2.5; what is beyond is a fault of the header
 _changing: set[str] = set()  # files that this process found to change their size
 
@@ -56,7 +56,8 @@ class Frames:
     """Gather wanted frames into one array [T, H, W, 3], each converted once; `wanted` [T] are numbers or time stamps."""
 
     def __init__(self, wanted: list[int], source: Source, find_first: Callable[[Size], Size]) -> None:
-        """find_first: returns the size of the first frame of the file, given that of the first wanted one."""
+        """Prepare to gather. find_first: returns the size of the first frame of the file, given that of the first
+        wanted one."""
         self.name, self.limits, self.aspect = source.name, source.limits, source.aspect
         self.count, self.find_first = len(wanted), find_first
         self.places: dict[int, list[int]] = {}
@@ -95,5 +96,5 @@ class Frames:
 
 
 def turn_upright(picture: np.ndarray, frame: Any) -> np.ndarray:
-    """[H, W, 3], turned as the file asks players to turn it (phones)."""
+    """Return a frame [H, W, 3], turned as the file asks players to turn it (phones)."""
     return np.rot90(picture, frame.rotation // 90 % 4)

@@ -10,41 +10,24 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
+from hpm_video.data.readers.media import check_file, first_line, name_content
 from hpm_video.data.readers.packets import Packets as Packets
 from hpm_video.data.readers.pixels import Frames as Frames
-from hpm_video.data.readers.pixels import Size, Source, pixel_aspect, say_change
-from hpm_video.data.readers.read import Choose, check_file, choose_at, first_line, name_content
+from hpm_video.data.readers.pixels import Size, Source, pixel_aspect
+from hpm_video.data.readers.rates import Choose, choose_at
 from hpm_video.errors import UnreadableVideo
 
 PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp", "webm_dash_manifest"}  # they name other files
 TOO_LARGE = "Picture size"  # how FFmpeg begins to tell that a frame is beyond max_pixels
 
 
-class VideoInfo(NamedTuple):
-    """What a file holds; frames are counted as packets, one is decoded."""
-
-    num_frames: int
-    fps: float  # mean over the file
-    width: int
-    height: int  # as stored, before it is turned
-    codec: str
-    pix_fmt: str
-    container: str
-    seconds: float
-    rotation: int  # degrees, counter-clockwise, that make it upright
-    header_frames: int  # what the header claims; 0: nothing
-    is_variable: bool  # frames are not at equal distances in time
-    pixel_aspect: float = 1.0  # width of a pixel divided by its height; frames are read with square pixels
-
-
 def load() -> Any:
-    """The library, silenced. Raises ImportError."""
+    """Return the library, silenced. Raises ImportError."""
     import av
     import av.video.reformatter
 
@@ -53,10 +36,10 @@ def load() -> Any:
 
 
 def read(media: str | bytes, choose: Choose, fps: float | None = None, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
-    """uint8 [T, H, W, 3]; see `hpm_video.data.readers.read.read_frames`. Raises UnreadableVideo."""
+    """Return uint8 [T, H, W, 3]; see `hpm_video.data.readers.read.read_frames`. Raises UnreadableVideo."""
     name = "(bytes)" if isinstance(media, bytes) else media
-    with _faults(media, name, limits), _open(media, name, limits) as file:
-        stream = _stream(file, media, name, limits)
+    with turn_faults(media, name, limits), open_video(media, name, limits) as file:
+        stream = find_stream(file, media, name, limits)
         source = Source(media, name, limits, load().video.reformatter.VideoReformatter, pixel_aspect(stream))
         packets = Packets.of(file, stream, limits, name)
         if packets.can_seek:
@@ -71,7 +54,9 @@ def read(media: str | bytes, choose: Choose, fps: float | None = None, limits: L
 
 
 @contextmanager
-def _faults(media: str | bytes, name: str, limits: Limits, what: str = "no frame could be decoded") -> Iterator[None]:
+def turn_faults(
+    media: str | bytes, name: str, limits: Limits, what: str = "no frame could be decoded"
+) -> Iterator[None]:
     """Turn the library's faults into UnreadableVideo, with the limit that was met or what the file holds instead."""
     faults = (load().FFmpegError, ValueError, RuntimeError, OSError, EOFError, MemoryError, TypeError, ArithmeticError)
     try:
@@ -84,104 +69,21 @@ def _faults(media: str | bytes, name: str, limits: Limits, what: str = "no frame
 
 
 def _tell(error: BaseException) -> str:
-    """What FFmpeg says of a fault, without numbers and the names of its functions."""
+    """Return FFmpeg's words for a fault, without numbers and the names of its functions."""
     words, said = getattr(error, "strerror", None), getattr(error, "log", None)
     if not words:
         return first_line(error)
     return f"{words} ({said[1]}: {said[2].strip()})" if said else words
 
 
-def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
-    """Raises UnreadableVideo."""
-    name = str(path)
-    with _faults(name, name, limits, "cannot be opened"), _open(name, name, limits) as file:
-        stream = _stream(file, name, name, limits)
-        packets = Packets.of(file, stream, limits, name)
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
-        times = packets.times_s(rate)
-        steps = np.diff(times) if len(times) > 1 else np.full(1, 1 / rate)
-        seconds = float(times[-1] + np.median(steps)) if len(times) else 0.0
-        frame = next(_decode(name, name, limits), None)
-        codec = stream.codec_context
-        return VideoInfo(
-            num_frames=len(times),
-            fps=(round(len(times) / seconds, 3) or len(times) / seconds) if seconds else rate,
-            width=codec.width,
-            height=codec.height,
-            codec=codec.name,
-            pix_fmt=codec.pix_fmt or "",
-            container=file.format.name.split(",")[0],
-            seconds=round(seconds, 3),
-            rotation=int(frame.rotation) if frame is not None else 0,
-            header_frames=stream.frames,
-            is_variable=bool(np.ptp(steps) > 2 * float(packets.time_base) and steps.max() > 1.2 * steps.min()),
-            pixel_aspect=round(pixel_aspect(stream), 4),
-        )
-
-
-def count_decoded(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> int:
-    """Decode every frame, one held at a time; what stands before the place where a file breaks off counts."""
-    count, first = 0, None
-    for frame in _decode(str(path), str(path), limits):
-        count += 1
-        size = (frame.width, frame.height)
-        first = first or size
-        if size != first:
-            say_change(str(path), first, size)
-    return count
-
-
 def decode_frames(path: str, limits: Limits = DEFAULT_LIMITS) -> tuple[float, Iterator[Any]]:
     """Return the aspect of a pixel, and PyAV's own frames in order. A file that breaks off ends there."""
-    with _faults(path, path, limits), _open(path, path, limits) as file:
-        aspect = pixel_aspect(_stream(file, path, path, limits))
-    return aspect, _decode(path, path, limits)
+    with turn_faults(path, path, limits), open_video(path, path, limits) as file:
+        aspect = pixel_aspect(find_stream(file, path, path, limits))
+    return aspect, decode_all(path, path, limits)
 
 
-class Timeline(NamedTuple):
-    """What other readers do not tell of a file."""
-
-    times_s: np.ndarray  # [frames]: when each is shown, from the first on
-    is_exact: bool  # the file says so of each frame and can be searched by it
-    main_is_first: bool  # of several video streams the first one is the main one
-    container: str
-    width: int  # as the header says
-    hides_frames: bool  # an edit list cuts frames off, or the first ones need others that are not in the file
-
-
-def read_timeline(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> Timeline:
-    """Raises UnreadableVideo."""
-    name = "(bytes)" if isinstance(media, bytes) else media
-    with _faults(media, name, limits, "cannot be opened"), _open(media, name, limits) as file:
-        stream = _stream(file, media, name, limits)
-        packets = Packets.of(file, stream, limits, name)
-        first = stream.index == file.streams.video[0].index
-        times = packets.times_s(float(stream.average_rate or 25))
-        container = file.format.name.split(",")[0]
-        hides = packets.is_doubtful or bool(packets.hidden)
-        return Timeline(times, packets.can_seek, first, container, stream.codec_context.width, hides)
-
-
-def find_oddity(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> str:
-    """Return why other readers would give other frames than PyAV, "" if they give the same. Raises UnreadableVideo."""
-    name = "(bytes)" if isinstance(media, bytes) else media
-    with _faults(media, name, limits, "cannot be opened"), _open(media, name, limits) as file:
-        stream = _stream(file, media, name, limits)
-        aspect = pixel_aspect(stream)
-        stream.codec_context.skip_frame = "NONKEY"
-        sizes: set[Size] = set()
-        for frame in file.decode(stream):
-            sizes.add((frame.width, frame.height))
-            if frame.interlaced_frame:
-                return "it is interlaced"
-            if max(c.bits for c in frame.format.components) > 8:
-                return f"its pixels have more than 8 bits ({frame.format.name})"
-            if len(sizes) > 1:
-                return "it changes its size"
-    return "" if aspect == 1 else "its pixels are not square"
-
-
-def _open(media: str | bytes, name: str, limits: Limits) -> Any:
+def open_video(media: str | bytes, name: str, limits: Limits) -> Any:
     """Open a regular file, and nothing that a playlist names elsewhere. Raises UnreadableVideo, or the library's faults."""
     options = {"max_pixels": str(limits.max_pixels), "protocol_whitelist": "file"}
     file = _open_with(media, options)
@@ -201,7 +103,7 @@ def _open_with(media: str | bytes, options: dict[str, str]) -> Any:
 
 
 def _check_header(media: str | bytes, name: str, limits: Limits) -> None:
-    """Raise UnreadableVideo if the header tells of frames beyond the limit: with the limit set, FFmpeg only says 0 x 0 px."""
+    """Raise UnreadableVideo if the header tells of frames beyond the limit: with the limit set, FFmpeg only reports 0 x 0 px."""
     try:
         with _open_with(media, {"protocol_whitelist": "file"}) as file:
             stream = file.streams.best("video")
@@ -211,8 +113,8 @@ def _check_header(media: str | bytes, name: str, limits: Limits) -> None:
     limits.check_size(name, *size)
 
 
-def _stream(file: Any, media: str | bytes, name: str, limits: Limits) -> Any:
-    """The main video stream, not a cover picture. Raises UnreadableVideo."""
+def find_stream(file: Any, media: str | bytes, name: str, limits: Limits) -> Any:
+    """Return the main video stream, not a cover picture. Raises UnreadableVideo."""
     stream = file.streams.best("video")
     if stream is None:
         audio = " (audio only)" if file.streams.audio else ""
@@ -258,7 +160,7 @@ def _read_by_seeking(file: Any, packets: Packets, choose: Choose, fps: float | N
 
 
 def _first_size(source: Source) -> Size:
-    frame = next(_decode(source.media, source.name, source.limits))
+    frame = next(decode_all(source.media, source.name, source.limits))
     return frame.width, frame.height
 
 
@@ -272,7 +174,7 @@ def _read_forward(source: Source, packets: Packets, choose: Choose, fps: float |
     for _ in range(2):
         sizes: list[Size] = []
         frames, last, came = Frames(wanted, source, lambda _: sizes[0]), max(wanted, default=-1), []  # noqa: B023
-        for number, frame in enumerate(_decode(source.media, name, limits)):
+        for number, frame in enumerate(decode_all(source.media, name, limits)):
             came.append(frame.time if frame.time is not None else number / 25)
             sizes = sizes or [(frame.width, frame.height)]
             if number in frames.places:
@@ -286,12 +188,12 @@ def _read_forward(source: Source, packets: Packets, choose: Choose, fps: float |
     raise UnreadableVideo(name, "no frame could be decoded")
 
 
-def _decode(media: str | bytes, name: str, limits: Limits) -> Iterator[Any]:
-    """Frames in order. A file that breaks off gives what stands before it."""
+def decode_all(media: str | bytes, name: str, limits: Limits) -> Iterator[Any]:
+    """Yield frames in order. A file that breaks off gives those before the break."""
     given = 0
     try:
-        with _faults(media, name, limits), _open(media, name, limits) as file:
-            for frame in file.decode(_stream(file, media, name, limits)):
+        with turn_faults(media, name, limits), open_video(media, name, limits) as file:
+            for frame in file.decode(find_stream(file, media, name, limits)):
                 given += 1
                 yield frame
     except UnreadableVideo as error:

@@ -1,6 +1,6 @@
-"""torchcodec, where it is installed and finds FFmpeg's libraries on the machine.
+"""torchcodec, if it is installed and finds FFmpeg's libraries on the machine.
 
-Only for files whose frames all carry their times: in others (AVI, MPEG) torchcodec 0.17 gives other frames than asked for.
+Only for files whose frames all carry their times: of others (AVI, MPEG) torchcodec 0.17 gives wrong frames.
 """
 
 from functools import cache
@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 
 from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
-from hpm_video.data.readers.pyav import find_oddity, read_timeline
-from hpm_video.data.readers.read import Choose, choose_at, first_line
+from hpm_video.data.readers.media import first_line
+from hpm_video.data.readers.probe import find_oddity, read_timeline
+from hpm_video.data.readers.rates import Choose, choose_at
 from hpm_video.errors import UnreadableVideo
 
 
 def load() -> Any:
-    """Its decoder. Raises ImportError, OSError or RuntimeError where FFmpeg's libraries are missing: some versions of
-    torchcodec find that out when they are imported, others (0.17) when the first file is opened."""
+    """Return its decoder. Raises ImportError, OSError or RuntimeError if FFmpeg's libraries are missing.
+
+    Some versions of torchcodec find that out when they are imported, others (0.17) when the first file is opened.
+    """
     from torchcodec.decoders import VideoDecoder
 
     return _probe(VideoDecoder)
@@ -26,14 +29,14 @@ def load() -> Any:
 def _probe(decoder: Any) -> Any:
     try:
         decoder(b"")
-    except (RuntimeError, ValueError) as error:  # of no data, where the libraries are there
+    except (RuntimeError, ValueError) as error:  # for empty data, if the libraries are there
         if "libtorchcodec" in str(error):
             raise ImportError(first_line(error)) from error
     return decoder
 
 
 def read(media: str | bytes, choose: Choose, fps: float | None = None, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
-    """uint8 [T, H, W, 3]; see `hpm_video.data.readers.read.read_frames`. Raises UnreadableVideo."""
+    """Return uint8 [T, H, W, 3]; see `hpm_video.data.readers.read.read_frames`. Raises UnreadableVideo."""
     name = "(bytes)" if isinstance(media, bytes) else media
     timeline = read_timeline(media, limits)
     if not timeline.is_exact:

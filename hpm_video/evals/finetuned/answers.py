@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -11,11 +10,14 @@ from typing import Any
 
 import torch.distributed as dist
 
-from hpm_video.data.loader import ClipStream, FailureLog, StepSampler
+from hpm_video.data.bad_samples import BadSamples
+from hpm_video.data.loader import ClipStream, StepSampler
+from hpm_video.data.orders import ListedOrder
 from hpm_video.evals.finetuned.views import ViewClassifier, ViewDataset
 from hpm_video.files import disk_faults
-from hpm_video.preprocess.jobs import SAID_EVERY_S, tell_time
+from hpm_video.progress import Progress
 from hpm_video.reading import read_rows
+from hpm_video.types import Failure
 
 log = logging.getLogger("hpm_video")
 
@@ -51,7 +53,8 @@ def answer_share(
     log.info("test on %d videos (%s), %d clips x %d crops of each", len(source), source.source, clips, crops)
     if before:
         log.info("%d of them were answered before", len(before))
-    failures, pace = FailureLog(max_bad_share), Pace("test", "videos", len(rows))
+    bad = BadSamples(max_bad_share, "left out of the test")
+    progress = Progress("test", "videos", len(rows), bar=False)
     file = folder / f"rank-{ranks.rank}.jsonl"
     with disk_faults(file), file.open("a", encoding="utf-8") as stream:
         if stream.tell():  # behind a line that may have been half written: it is read as no record
@@ -60,27 +63,10 @@ def answer_share(
             stream.write(json.dumps(record) + "\n")
             stream.flush()
             if "reason" in record:
-                failures.names.append(f"{record['path']}: {record['reason']}")
-                log.warning("unreadable, left out of the test: %s", failures.names[-1])
-                failures.check(len(failures.names), len(mine) - len(rows) + number - len(failures.names))
-            pace.show(number)
+                bad.add([Failure(record["path"], record["reason"])])
+                bad.check(bad.num_bad, len(mine) - len(rows) + number - bad.num_bad)
+            progress.show(number)
         os.fsync(stream.fileno())
-
-
-class Pace:
-    """A line of progress now and then: how many are done, rate, time left."""
-
-    def __init__(self, title: str, things: str, num_all: int) -> None:
-        self.title, self.things, self.num_all = title, things, num_all
-        self.begin = self.said = time.monotonic()
-
-    def show(self, num_done: int) -> None:
-        """Log a line now and then."""
-        now = time.monotonic()
-        if now - self.said > SAID_EVERY_S:
-            self.said, rate = now, num_done / (now - self.begin)
-            told = f"{rate:.1f} {self.things}/s, {tell_time((self.num_all - num_done) / rate)} left"
-            log.info("%s: %d of %d %s, %s", self.title, num_done, self.num_all, self.things, told)
 
 
 def answer_rows(rows: Sequence[int], dataset: ViewDataset, classifier: ViewClassifier) -> Iterator[Record]:
@@ -102,17 +88,6 @@ def answer_rows(rows: Sequence[int], dataset: ViewDataset, classifier: ViewClass
             yield record | {"label": int(batch.label[0]), "scores": [float(f"{value:.9g}") for value in scores]}
     finally:
         stream.stop()
-
-
-class ListedOrder:
-    """These rows, one after the other, in every epoch."""
-
-    def __init__(self, rows: Sequence[int]) -> None:
-        self.rows, self.num_samples = rows, len(rows)
-
-    def row(self, seed: int, epoch: int, place: int) -> int:
-        """Return the row at a place."""
-        return self.rows[place]
 
 
 def read_records(folder: Path) -> dict[int, Record]:

@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 
 from hpm_video.config import FinetuneConfig
-from hpm_video.data.loader import FailureLog
-from hpm_video.data.manifest import Manifest, Source, open_manifest
-from hpm_video.errors import UnreadableVideo, UserError
+from hpm_video.config.data_sets import protocol_entry
+from hpm_video.data.bad_samples import BadSamples
+from hpm_video.data.source import Source
+from hpm_video.data.splits import open_tested
+from hpm_video.errors import UserError
 from hpm_video.evals.finetuned.answers import Ranks, answer_share, read_records
 from hpm_video.evals.finetuned.charts import draw_confusion
 from hpm_video.evals.finetuned.views import ViewClassifier, ViewDataset
@@ -33,7 +35,7 @@ from hpm_video.own_folder import all_names, own_folder
 from hpm_video.runs.machine import describe_machine
 from hpm_video.runs.settings import load_classes, read_config
 from hpm_video.train.engines.start import prepare_process
-from hpm_video.train.finetune import check_classes, open_labelled_sets
+from hpm_video.types import Failure
 from hpm_video.weights.load import load_classifier
 
 log = logging.getLogger("hpm_video")
@@ -62,7 +64,7 @@ def evaluate_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     config, model, classes = load_classifier(run, overrides)
     if not ranks.rank:
         ranks.wait()
-    split, source = open_test_set(config)
+    split, source = open_tested(config.data, config.test.split, config.train.seed)
     check_same_classes(source, classes, run)
     dataset = ViewDataset(source, config.data, config.test)
     classifier = ViewClassifier(model, config, device)
@@ -81,7 +83,7 @@ def evaluate_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ranks.wait()
         about: dict[str, Any] = {"split": split, "source": source.source, "sampling": dataset.sampling, "key": key}
         about["rule"] = config.data.rule
-        about |= {"root": config.data.root, "set_name": source.set_name}
+        about |= {"root": config.data.root, "set_name": source.set_name, **protocol_entry(source.protocol)}
         about |= {"num_clips": dataset.num_clips, "num_crops": dataset.num_crops, "average": config.test.average}
         results = write_results(folder, source, config, about)
     ranks.wait()
@@ -91,39 +93,6 @@ def evaluate_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def find_older_test(folder: Path) -> list[str] | None:
     """Return the files of a test of before there were marks; None if the folder is anything else."""
     return all_names(folder, *WRITTEN, "rank-*.jsonl")
-
-
-def open_test_set(config: FinetuneConfig) -> tuple[str, Source]:
-    """Return the name of the split and its samples. test.split=auto takes the test split if it has labels, else
-    validation, else the samples that training held out. Raises UserError if the split is absent or labels are
-    missing."""
-    wanted = config.test.split
-    if wanted != "validation":
-        found = open_manifest(config.data, "test")
-        if found is not None and (wanted == "test" or has_labels(found)):
-            check_classes(found, "test")
-            return "test", found
-        if wanted == "test":
-            raise UserError(f"test.split: test, but {config.data.root} has no test split")
-        if found is not None:
-            log.info("the test split of %s has no labels: tested on the validation split", found.source)
-    validation = open_manifest(config.data, "validation")
-    if validation is not None:
-        check_classes(validation, "validation")
-        return "validation", validation
-    if wanted == "validation":
-        raise UserError(f"test.split: validation, but {config.data.root} has no validation split")
-    return "held-out", open_labelled_sets(config)[1]
-
-
-def has_labels(source: Source) -> bool:
-    """Return True if any sample has a label; for shards, if the first has one."""
-    if isinstance(source, Manifest):
-        return bool((source.table["label"].to_numpy() >= 0).any())
-    try:
-        return len(source) > 0 and source.item(0).label >= 0
-    except UnreadableVideo:  # said when it is read
-        return True
 
 
 def check_same_classes(source: Source, classes: list[str], run: Path) -> None:
@@ -147,8 +116,7 @@ def digest_test(config: FinetuneConfig, dataset: ViewDataset, bf16: bool, weight
     settings |= {} if config.data.rule == "even" else {"rule": config.data.rule}
     settings |= {"clips": dataset.num_clips, "crops": dataset.num_crops, "bf16": bf16}
     settings |= {"set": source.set_name, "names": [source.name(row) for row in range(len(source))]}
-    if isinstance(source, Manifest):
-        settings |= source.table.select(["label", "first_frame", "frames"]).to_pydict()
+    settings |= source.facts()
     with weights.open("rb") as stream:
         settings["weights"] = hashlib.file_digest(stream, "sha256").hexdigest()
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -166,11 +134,12 @@ def write_results(folder: Path, source: Source, config: FinetuneConfig, about: d
         )
     ordered = [records[row] for row in range(len(source))]
     good, bad = [r for r in ordered if "scores" in r], [r for r in ordered if "scores" not in r]
-    failures = FailureLog(config.data.max_bad_share)
-    failures.names = [f"{record['path']}: {record['reason']}" for record in bad]
-    failures.check(len(bad), len(good))
+    failures = [Failure(record["path"], record["reason"]) for record in bad]
+    BadSamples(config.data.max_bad_share, "left out of the test", failures).check(len(bad), len(good))
     if not good:
-        raise UserError(f"none of the {len(bad)} videos of {source.source} could be read: {failures.names[0]}")
+        raise UserError(
+            f"none of the {len(bad)} videos of {source.source} could be read: {failures[0].path}: {failures[0].reason}"
+        )
     answers = Answers(
         scores=np.array([record["scores"] for record in good], dtype=np.float32),
         labels=np.array([record["label"] for record in good]),

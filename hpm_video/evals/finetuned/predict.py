@@ -16,12 +16,12 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from hpm_video.catalog.annotations import SUFFIXES, list_folder, list_frames
+from hpm_video.catalog.listing import SUFFIXES, list_folder, list_frames
 from hpm_video.config import FinetuneConfig
-from hpm_video.data.manifest import open_manifest
-from hpm_video.data.sampling import Protocol, protocol_of
+from hpm_video.config.data_sets import SamplingProtocol, read_protocol
+from hpm_video.data.sampling import choose_protocol
+from hpm_video.data.source import open_source
 from hpm_video.errors import UnreadableVideo, UserError
-from hpm_video.evals.finetuned.answers import Pace
 from hpm_video.evals.finetuned.charts import draw_timeline
 from hpm_video.evals.finetuned.views import ViewClassifier, choose_frames, cut_views, to_probabilities
 from hpm_video.evals.finetuned.windows import LazyVideo, Window, slide, slide_seconds
@@ -30,6 +30,7 @@ from hpm_video.evals.summary import format_probabilities
 from hpm_video.files import write_bytes, write_json
 from hpm_video.own_folder import OwnFolder, own_folder
 from hpm_video.preprocess.jobs import SPECIAL, is_special
+from hpm_video.progress import Progress
 from hpm_video.reading import parse_json, read_json
 from hpm_video.train.engines.start import prepare_process
 from hpm_video.weights.load import load_classifier
@@ -109,7 +110,7 @@ class Predictor:
         num_clips = 1 if self.sampling == "dense" and longest <= span else self.num_clips
         wanted = num_clips * data.num_frames
         at_once = max(1, PIECE_BYTES // (wanted * film.frame_bytes))
-        pace = Pace(film.item.name, "windows", len(windows))
+        pace = Progress(film.item.name, "windows", len(windows), bar=False)
         for first in range(0, len(windows), at_once):
             piece = windows[first : first + at_once]
             chosen = [w.start + choose_frames(self.sampling, w.stop - w.start, num_clips, data) for w in piece]
@@ -123,33 +124,30 @@ class Predictor:
             pace.show(first + len(piece))
 
 
-def find_protocol(run: Path, config: FinetuneConfig) -> Protocol:
-    """Return how the run's own data set is sampled and tested. Keys of the run come first; the rest follows from the
-    name of the data set, as a test of the run or data.root says it. Raises UserError if both are gone."""
-    data, test = config.data, config.test
-    given = (data.sampling if data.sampling != "auto" else None, test.num_clips, test.num_crops)
-    if None in given:
-        known = protocol_of(_find_set_name(run, config))
-        given = (given[0] or known.sampling, given[1] or known.num_clips, given[2] or known.num_crops)
-    return Protocol(*given)  # type: ignore[arg-type]
+def find_protocol(run: Path, config: FinetuneConfig) -> SamplingProtocol:
+    """Return how the run's own data set is sampled and tested: by its configuration, else by a test of the run, else by
+    data.root itself. Raises UserError if it cannot be found out."""
+    given = (config.data.sampling != "auto", config.test.num_clips, config.test.num_crops)
+    known = None if all(given) else _find_known(run, config)
+    return choose_protocol(known, f"the data set of {run}", config.data, config.test)
 
 
-def _find_set_name(run: Path, config: FinetuneConfig) -> str:
+def _find_known(run: Path, config: FinetuneConfig) -> SamplingProtocol | None:
     for file in sorted(run.glob("tests/*/results.json")):
         try:
             about = read_json(file, dict, "the results of a test")["test"]
             if about["root"] == config.data.root:
-                return str(about["set_name"])
-        except (UserError, KeyError, TypeError) as error:
+                return read_protocol({"name": about["set_name"], "protocol": about.get("protocol")}, str(file))
+        except (UserError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s tells nothing of the data set: %s", file, error)
     try:
-        source = open_manifest(config.data, "train")
+        source = open_source(config.data, "train")
     except UserError as error:
         raise UserError(
             f"{run} was never tested, and its data set cannot be asked how it is sampled ({error}); expected data.sampling, "
             f"test.num_clips and test.num_crops in {run / 'config.yaml'}"
         ) from error
-    return source.set_name if source is not None else ""
+    return source.protocol if source is not None else None
 
 
 def list_samples(given: Sequence[Path]) -> list[Path]:

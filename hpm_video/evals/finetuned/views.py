@@ -12,11 +12,12 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from hpm_video.config import DataConfig, FinetuneConfig, TestConfig
+from hpm_video.config.data_sets import SamplingProtocol
 from hpm_video.data.augment import view_boxes
 from hpm_video.data.dataset import ClipDataset, Key, Sample
-from hpm_video.data.manifest import Source
 from hpm_video.data.readers.read import read_item
-from hpm_video.data.sampling import View, protocol_of, sample_frames
+from hpm_video.data.sampling import View, choose_protocol, sample_frames
+from hpm_video.data.source import Source
 from hpm_video.data.transforms import Normalise, cut
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.train.engines.plain import use_bf16
@@ -32,10 +33,13 @@ class ViewDataset(ClipDataset):
     """
 
     def __init__(self, source: Source, config: DataConfig, test: TestConfig) -> None:
+        self.test = test
         super().__init__(source, config, seed=0, training=False)
-        protocol = protocol_of(source.set_name)
-        self.num_clips = test.num_clips or protocol.num_clips
-        self.num_crops = test.num_crops or protocol.num_crops
+        _, self.num_clips, self.num_crops = self.choose_protocol()
+
+    def choose_protocol(self) -> SamplingProtocol:
+        """Return how the set is sampled and tested."""
+        return choose_protocol(self.source.protocol, self.source.source, self.config, self.test)
 
     @property
     def num_views(self) -> int:

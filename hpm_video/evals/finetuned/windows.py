@@ -9,7 +9,7 @@ from numpy import ndarray
 
 from hpm_video.config import DataConfig
 from hpm_video.data.readers.limits import Limits
-from hpm_video.data.readers.pyav import read_timeline
+from hpm_video.data.readers.probe import read_timeline
 from hpm_video.data.readers.read import read_item
 from hpm_video.item import Item
 

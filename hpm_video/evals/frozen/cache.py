@@ -11,7 +11,6 @@ KEY, so nothing stale is read. The folder may be deleted at any time.
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,15 +24,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hpm_video.config import DataConfig, PretrainConfig
-from hpm_video.data.manifest import Manifest, Source
-from hpm_video.data.shards import Shards
+from hpm_video.data.bad_samples import BadSamples
+from hpm_video.data.source import Source
 from hpm_video.errors import UserError
-from hpm_video.evals.frozen.clips import CLIPS_PER_BATCH, BadCount, ClipBatch, ListedClips, groups_of, read_clips
+from hpm_video.evals.frozen.clips import CLIPS_PER_BATCH, ClipBatch, ListedClips, read_clips
 from hpm_video.evals.frozen.features import FROM_SPACE, Features, encode, from_space, pool, precision_of
 from hpm_video.files import replacing, write_json
 from hpm_video.models.encoder import Encoder, resolve_size
 from hpm_video.own_folder import all_names, own_folder
-from hpm_video.preprocess.jobs import SAID_EVERY_S, tell_time
+from hpm_video.progress import Progress
 from hpm_video.reading import parse_json
 from hpm_video.types import Failure
 
@@ -94,11 +93,17 @@ class Parts:
 
     def fill(self, work: Iterable[Encoded], title: str, max_bad_share: float) -> None:
         """Write each part as soon as its last row is there. `work` yields the missing rows in ascending order."""
-        bad, progress = BadCount(max_bad_share), _Progress(title, self.num_rows - len(self.missing()), self.num_rows)
+        num_before = num_done = self.num_rows - len(self.missing())
+        bad, progress = (
+            BadSamples(max_bad_share, "left out"),
+            Progress(title, "videos", self.num_rows, num_before, bar=False),
+        )
         pieces: dict[int, list[Encoded]] = {}
         for batch in work:
-            bad.add(len(batch.rows), list(batch.unreadable.values()))
-            progress.add(len(batch.rows) + len(batch.unreadable), len(bad.failures))
+            bad.add(batch.unreadable.values(), len(batch.rows))
+            bad.check()
+            num_done += len(batch.rows) + len(batch.unreadable)
+            progress.show(num_done, bad.num_bad)
             came = [*batch.rows.tolist(), *batch.unreadable]
             for number in sorted({row // self.rows_per_part for row in came}):
                 pieces.setdefault(number, []).append(_choose(batch, self._rows_of(number)))
@@ -152,28 +157,6 @@ def _choose(encoded: Encoded, rows: range) -> Encoded:
     return Encoded(encoded.rows[inside], values, encoded.labels[inside], unreadable)
 
 
-class _Progress:
-    """A line now and then: how many are done, how many bad, rate and time left."""
-
-    def __init__(self, title: str, num_before: int, num_all: int) -> None:
-        self.title, self.num_before, self.num_done, self.num_all = title, num_before, num_before, num_all
-        self.begin = self.said = time.monotonic()
-        if num_before:
-            log.info("%s: %d of %d clips were done before", title, num_before, num_all)
-
-    def add(self, num: int, num_bad: int) -> None:
-        self.num_done, now = self.num_done + num, time.monotonic()
-        if now - self.said < SAID_EVERY_S and self.num_done < self.num_all:
-            return
-        self.said = now
-        rate = (self.num_done - self.num_before) / max(now - self.begin, 1e-9)
-        left = tell_time((self.num_all - self.num_done) / max(rate, 1e-9))
-        told = (
-            f"{self.title}: {self.num_done} of {self.num_all} videos, {rate:.3g} videos/s, {num_bad} bad, {left} left"
-        )
-        log.info("%s", told)
-
-
 def encode_clips(encoder: Encoder, batches: Iterable[ClipBatch], config: DataConfig, pooling: str) -> Iterator[Encoded]:
     """Yield the features of batches: tokens in fp16, which is finer than the bf16 they are computed in on a GPU; all
     others in fp32."""
@@ -203,7 +186,7 @@ def cached_features(
         paths=[source.name(row) for row in rows],
         classes=source.classes,
         failures=[failure for part in found for failure in part.unreadable.values()],
-        groups=groups_of(source, rows),
+        groups=source.groups(rows),
         key=key,
     )
 
@@ -251,7 +234,7 @@ def describe(encoder: Encoder, source: Source, config: PretrainConfig, pooling: 
     return {
         "format": FORMAT,
         "weights": hash_weights(encoder, config),
-        "samples": hash_samples(source),
+        "samples": source.version(),
         "num_samples": len(source),
         "clip": {name: getattr(config.data, name) for name in CLIP_KEYS} | rule,
         "pooling": pooling,
@@ -273,23 +256,3 @@ def hash_weights(encoder: Encoder, config: PretrainConfig) -> str:
         found.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
         found.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
     return found.hexdigest()[:24]
-
-
-def hash_samples(source: Source) -> str:
-    """Return a hash of the manifest's rows and of each file's size and time of change; for shards, of their headers."""
-    if isinstance(source, Shards):
-        told = [repr(source), source.header_key()]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
-    assert isinstance(source, Manifest)
-    found = hashlib.sha256(json.dumps([source.classes, source.table.to_pydict()]).encode())
-    for path in source.paths:
-        found.update(json.dumps(_stat(source.root / path)).encode())
-    return found.hexdigest()[:24]
-
-
-def _stat(file: Path) -> tuple[int, int]:
-    try:
-        found = file.stat()
-    except OSError:  # the reader will name it
-        return -1, 0
-    return found.st_size, found.st_mtime_ns

@@ -12,9 +12,10 @@ from numpy import ndarray
 from torch import Tensor
 
 from hpm_video.config import DataConfig
+from hpm_video.data.bad_samples import BadSamples
 from hpm_video.data.dataset import ClipDataset, Key, Sample
-from hpm_video.data.loader import MIN_SEEN, ClipStream, StepSampler
-from hpm_video.data.manifest import Manifest, Source
+from hpm_video.data.loader import ClipStream, StepSampler
+from hpm_video.data.source import Source
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.types import Failure
 
@@ -94,28 +95,6 @@ def read_clips(dataset: ListedClips, rows: Sequence[int], batch_size: int = CLIP
         stream.stop()
 
 
-class BadCount:
-    """A count of unreadable rows, each named in the log."""
-
-    def __init__(self, max_share: float) -> None:
-        self.max_share, self.num_seen = max_share, 0
-        self.failures: list[Failure] = []
-
-    def add(self, num_good: int, failures: Sequence[Failure]) -> None:
-        """Add rows of a batch. Raises UserError if too large a share cannot be read."""
-        self.num_seen += num_good + len(failures)
-        self.failures += failures
-        for failure in failures:
-            log.warning("unreadable, left out: %s: %s", failure.path, failure.reason)
-        num_bad = len(self.failures)
-        if self.num_seen >= MIN_SEEN and num_bad > self.max_share * self.num_seen:
-            named = "; ".join(f"{f.path}: {f.reason}" for f in self.failures[:3])
-            raise UserError(
-                f"{num_bad} of {self.num_seen} samples could not be read, more than data.max_bad_share {self.max_share} "
-                f"({named}). hpm-video scan FOLDER finds all such files, and writes a manifest of the good ones"
-            )
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clips:
     """Clips of a small set, in memory; rows in the order of `paths`."""
@@ -131,11 +110,13 @@ def load_clips(source: Source, config: DataConfig, rows: Sequence[int] | None = 
     """Return all test clips, or those of some rows. Raises UserError if none can be read. The global generators stay
     as they are."""
     rows = range(len(source)) if rows is None else rows
-    bad = BadCount(config.max_bad_share)
-    clips, kept, labels = [], [], []
+    bad = BadSamples(config.max_bad_share, "left out")
+    clips, kept, labels, failures = [], [], [], list[Failure]()
     with torch.random.fork_rng(devices=[]):  # a DataLoader draws from it
         for batch in read_clips(ListedClips(source, config), rows):
-            bad.add(len(batch.rows), list(batch.unreadable.values()))
+            bad.add(batch.unreadable.values(), len(batch.rows))
+            bad.check()
+            failures += batch.unreadable.values()
             clips.append(batch.clip)
             kept += batch.rows.tolist()
             labels.append(batch.label)
@@ -148,12 +129,5 @@ def load_clips(source: Source, config: DataConfig, rows: Sequence[int] | None = 
         labels=np.concatenate(labels),
         paths=[source.name(row) for row in kept],
         classes=source.classes,
-        failures=bad.failures,
+        failures=failures,
     )
-
-
-def groups_of(source: Source, rows: Sequence[int]) -> list[str]:
-    """Return the group of each row (a camera, a person), as the manifest says; "" if it does not say."""
-    if not isinstance(source, Manifest):
-        return [""] * len(rows)
-    return source.table["group"].take(rows).to_pylist()

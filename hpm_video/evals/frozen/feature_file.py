@@ -17,12 +17,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hpm_video.catalog.annotations import Row, list_folder
+from hpm_video.catalog.listing import list_folder
+from hpm_video.catalog.rows import Row
 from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.dataset import Sample
 from hpm_video.data.manifest import Manifest
 from hpm_video.data.readers.limits import Limits
-from hpm_video.data.readers.read import count_at, read_item
+from hpm_video.data.readers.rates import count_at
+from hpm_video.data.readers.read import read_item
 from hpm_video.data.sampling import sample_dense, sample_frames
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.evals.frozen.cache import (
@@ -40,9 +42,10 @@ from hpm_video.evals.frozen.layout import LAYOUT
 from hpm_video.files import replacing
 from hpm_video.models.encoder import Encoder
 from hpm_video.own_folder import OwnFolder, all_names, own_folder
-from hpm_video.preprocess.jobs import Record, num_free_cores, run_jobs
+from hpm_video.preprocess.jobs import Record, run_jobs
 from hpm_video.preprocess.times import read_times
 from hpm_video.reading import parse_json
+from hpm_video.runs.machine import num_free_cores
 from hpm_video.types import Failure
 from hpm_video.weights.load import load_encoder
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.config.geometry import Geometry, Grid
-from hpm_video.data.manifest import LABELS_HINT, Source, open_manifest
+from hpm_video.data.splits import open_scored
 from hpm_video.data.transforms import Normalise
 from hpm_video.errors import UserError
 from hpm_video.evals.frozen.clips import CLIPS_PER_BATCH, Clips, load_clips
@@ -113,20 +113,9 @@ def extract_features(
     )
 
 
-def open_labelled(config: PretrainConfig) -> tuple[Source, Source]:
-    """Return the training and validation parts of the labelled set that config.data names. Raises UserError."""
-    train, test = (open_manifest(config.data, split) for split in ("train", "validation"))
-    if train is None or test is None or not train.classes:
-        absent = "no labels" if train is None or not train.classes else "no validation split"
-        raise UserError(
-            f"data.root: {config.data.root} has {absent}; expected labels and a validation split. {LABELS_HINT}"
-        )
-    return train, test
-
-
 def open_clips(config: PretrainConfig) -> tuple[Clips, Clips]:
     """Return the training and validation clips of a small labelled set, in memory."""
-    train, test = open_labelled(config)
+    train, test = open_scored(config.data)
     return load_clips(train, config.data), load_clips(test, config.data)
 
 

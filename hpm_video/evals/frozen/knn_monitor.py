@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 
 from hpm_video.config import PretrainConfig
-from hpm_video.data.manifest import Source, open_manifest
+from hpm_video.data.source import Source
+from hpm_video.data.splits import find_labelled
 from hpm_video.evals.frozen.clips import Clips, load_clips
 from hpm_video.evals.frozen.features import default_pooling, extract_features
 from hpm_video.evals.frozen.knn import count_votes
@@ -40,10 +41,10 @@ def make_knn_monitor(config: PretrainConfig, num_clips: int) -> Measure | None:
 
     Return None if the data has no labels or no validation split, or if the drawn clips have a single class.
     """
-    train, validation = (open_manifest(config.data, split) for split in ("train", "validation"))
-    if train is None or validation is None or not train.classes:
+    parts = find_labelled(config.data)
+    if parts is None:
         return None
-    clips = [_draw(source, config, num_clips) for source in (train, validation)]
+    clips = [_draw(source, config, num_clips) for source in parts]
     if len(set(clips[0].labels.tolist())) < 2 or min(clips[0].labels.min(), clips[1].labels.min()) < 0:
         return None
     return KnnMonitor(config, *clips)

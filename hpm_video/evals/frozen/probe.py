@@ -17,12 +17,12 @@ from numpy import ndarray
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.geometry import Geometry
-from hpm_video.data.manifest import LABELS_HINT, Source
+from hpm_video.data.source import Source
+from hpm_video.data.splits import LABELS_HINT, open_scored
 from hpm_video.errors import UserError
 from hpm_video.evals.frozen import attentive_probe as attentive
 from hpm_video.evals.frozen.cache import cached_features, hash_weights
-from hpm_video.evals.frozen.clips import groups_of
-from hpm_video.evals.frozen.features import Features, default_pooling, find_device, open_labelled
+from hpm_video.evals.frozen.features import Features, default_pooling, find_device
 from hpm_video.evals.frozen.knn import count_votes
 from hpm_video.evals.frozen.linear_probe import hold_back, linear_probe
 from hpm_video.evals.frozen.token_dataset import TokenDataset, open_tokens
@@ -61,7 +61,7 @@ def open_evaluation(run: Path, overrides: Sequence[str]) -> Evaluation:
         raise UserError(
             f"data.num_frames, data.frame_size_px: give the token grid {grid}; this encoder was trained on {encoder.grid}"
         )
-    return Evaluation(run, config, encoder.to(find_device()).eval(), *open_labelled(config))
+    return Evaluation(run, config, encoder.to(find_device()).eval(), *open_scored(config.data))
 
 
 def score_run(run: Path, overrides: Sequence[str], pooling: str | None = None) -> dict[str, float]:
@@ -140,7 +140,7 @@ def _as_features(tokens: TokenDataset, source: Source) -> Features:
         paths=[source.name(row) for row in rows],
         classes=source.classes,
         failures=tokens.failures,
-        groups=groups_of(source, rows),
+        groups=source.groups(rows),
         key=tokens.key,
     )
 

@@ -11,7 +11,7 @@ from numpy import ndarray
 from safetensors import safe_open
 
 from hpm_video.config import PretrainConfig
-from hpm_video.data.manifest import Source
+from hpm_video.data.source import Source
 from hpm_video.evals.frozen.attentive_probe import BATCH_SIZE, Batches
 from hpm_video.evals.frozen.cache import Parts, cached_parts, encode_clips
 from hpm_video.evals.frozen.clips import ListedClips, read_clips

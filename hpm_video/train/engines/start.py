@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hpm_video.config import RunConfig
-from hpm_video.runs.machine import num_cores
+from hpm_video.runs.machine import num_free_cores
 from hpm_video.runs.ranks import refuse_foreign_launchers, started_by_launcher
 from hpm_video.train.engines import deepspeed, plain
 from hpm_video.train.engines.protocol import TrainingEngine
@@ -49,7 +49,7 @@ def prepare_process(config: RunConfig) -> torch.device:
     Called once, before anything is built.
     """
     refuse_foreign_launchers()
-    torch.set_num_threads(config.engine.num_threads or max(1, num_cores() // local_world_size()))
+    torch.set_num_threads(config.engine.num_threads or max(1, num_free_cores() // local_world_size()))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from hpm_video.config import DataConfig, load_config
+from hpm_video.config.readers import READERS
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.manifest import open_manifest
+from hpm_video.data.readers.images import read_image
 from hpm_video.data.readers.limits import Limits
-from hpm_video.data.readers.pyav import probe, read_timeline
-from hpm_video.data.readers.read import READERS, choose_at, is_installed, read_frames, read_image, read_item
+from hpm_video.data.readers.probe import probe, read_timeline
+from hpm_video.data.readers.rates import choose_at
+from hpm_video.data.readers.read import is_installed, read_frames, read_item
+from hpm_video.data.source import open_source
 from hpm_video.evals.frozen.feature_file import plan_clips, read_times
 from hpm_video.preprocess.encode import transcode, write_video
 from hpm_video.preprocess.scan import scan
@@ -205,7 +208,7 @@ def test_the_keys_reach_training_and_features(tmp_path) -> None:
         write_video(tmp_path / "in" / f"{number}.mp4", grey(12), 10)
     write_video(tmp_path / "in" / "large.mp4", grey(12, 96, 128), 10)
     config = DataConfig(root=str(tmp_path / "in"), num_frames=4, frame_size_px=[32, 32], max_pixels=5000)
-    dataset = ClipDataset(open_manifest(config, "train"), config, 0, training=True)
+    dataset = ClipDataset(open_source(config, "train"), config, 0, training=True)
     samples = [dataset[(row, row)] for row in range(4)]
     failures = [failure for sample in samples for failure in sample.failures]
     assert len(failures) == 1 and "large.mp4" in failures[0].path and "(data.max_pixels)" in failures[0].reason

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpm_video.data.readers.pyav import probe
-from hpm_video.data.readers.read import READERS, is_installed, read_frames, read_item
+from hpm_video.config.readers import READERS
+from hpm_video.data.readers.probe import probe
+from hpm_video.data.readers.read import is_installed, read_frames, read_item
 from hpm_video.preprocess.encode import write_video
 from hpm_video.types import Item, UnreadableVideo, UserError
 

@@ -8,9 +8,10 @@ import av
 import numpy as np
 import pytest
 
+from hpm_video.config.readers import READERS
 from hpm_video.data.readers.limits import Limits
-from hpm_video.data.readers.pyav import count_decoded, probe
-from hpm_video.data.readers.read import READERS, is_installed, read_frames
+from hpm_video.data.readers.probe import count_decoded, probe
+from hpm_video.data.readers.read import is_installed, read_frames
 from hpm_video.preprocess.encode import transcode, write_video
 from hpm_video.preprocess.scan import scan
 from hpm_video.types import UnreadableVideo

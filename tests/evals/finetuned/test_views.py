@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpm_video.data.manifest import open_manifest
+from hpm_video.data.source import open_source
 from hpm_video.data.transforms import Normalise
 from hpm_video.evals.finetuned import views as module
 from hpm_video.evals.finetuned.views import ViewClassifier, ViewDataset, average_views, to_probabilities
@@ -16,7 +16,7 @@ LEFT = (0, 6, 12)  # three crops of 16 in 28 pixels
 
 def open_views(trained) -> tuple[ViewDataset, ViewClassifier, torch.nn.Module]:
     config, model, _ = load_classifier(trained.run)
-    dataset = ViewDataset(open_manifest(config.data, "validation"), config.data, config.test)
+    dataset = ViewDataset(open_source(config.data, "validation"), config.data, config.test)
     return dataset, ViewClassifier(model, config, torch.device("cpu")), model
 
 
@@ -55,7 +55,7 @@ def test_numbers_of_views_follow_the_data_set(trained) -> None:
     one = trained()
     config = load_classifier(one.run)[0]
     for name, expected in (("kinetics400", (5, 3)), ("ssv2", (2, 3)), ("imagenet1k", (1, 1)), ("mine", (2, 3))):
-        source = open_manifest(config.data, "validation")
+        source = open_source(config.data, "validation")
         object.__setattr__(source, "set_name", name)
         dataset = ViewDataset(source, config.data, config.test)
         assert (dataset.num_clips, dataset.num_crops) == expected

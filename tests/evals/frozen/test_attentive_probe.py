@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpm_video.data.manifest import open_manifest
+from hpm_video.data.source import open_source
 from hpm_video.evals.frozen.attentive_probe import LRS, fit_attentive, lr_share
 from hpm_video.evals.frozen.features import first_weights
 from hpm_video.evals.frozen.linear_probe import hold_back, linear_probe
@@ -48,7 +48,7 @@ def test_learning_rate_rises_then_falls_to_nothing() -> None:
 def test_stored_and_fresh_tokens_are_the_same(labelled_set, tiny_config, tmp_path) -> None:
     (labelled_set / "train3.mkv").write_bytes(b"not a video")
     config = tiny_config(data__root=str(labelled_set), data__num_workers=0)
-    source, encoder = open_manifest(config.data, "train"), first_weights(config).eval()
+    source, encoder = open_source(config.data, "train"), first_weights(config).eval()
     stored, fresh = (open_tokens(tmp_path, encoder, source, config, gib) for gib in (1.0, 1e-9))
     assert isinstance(stored, StoredTokens) and isinstance(fresh, FreshTokens)
     order = np.array([5, 3, 0, 11, 2])

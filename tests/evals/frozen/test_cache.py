@@ -8,7 +8,7 @@ import pytest
 
 from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.manifest import open_manifest
+from hpm_video.data.source import open_source
 from hpm_video.evals.frozen.cache import cached_features, describe, key_of
 from hpm_video.evals.frozen.clips import load_clips
 from hpm_video.evals.frozen.features import extract_features, first_weights
@@ -31,7 +31,7 @@ def reads(monkeypatch) -> list[int]:
 def test_cached_features_are_those_in_memory(labelled_set, tiny_config, tmp_path, reads) -> None:
     config = tiny_config(data__root=str(labelled_set), data__num_workers=0)
     (labelled_set / "train3.mkv").write_bytes(b"not a video")
-    source, encoder = open_manifest(config.data, "train"), first_weights(config).eval()
+    source, encoder = open_source(config.data, "train"), first_weights(config).eval()
     direct = extract_features(encoder, load_clips(source, config.data), config.data, "motion")
     del reads[:]
     for pooling in ("motion", "mean", "space"):
@@ -49,7 +49,7 @@ def test_key_changes_with_what_changes_the_features(labelled_set, tiny_config) -
         encoder = first_weights(config)
         if weights is not None:
             next(encoder.parameters()).data.view(-1)[0] += weights
-        return key_of(describe(encoder, open_manifest(config.data, split), config, pooling))
+        return key_of(describe(encoder, open_source(config.data, split), config, pooling))
 
     same = {
         key(),
@@ -70,7 +70,7 @@ def test_key_changes_with_what_changes_the_features(labelled_set, tiny_config) -
 
 def test_interrupted_extraction_goes_on(labelled_set, tiny_config, tmp_path, reads, monkeypatch) -> None:
     config = tiny_config(data__root=str(labelled_set), data__num_workers=0)
-    source, encoder = open_manifest(config.data, "train"), first_weights(config).eval()
+    source, encoder = open_source(config.data, "train"), first_weights(config).eval()
     whole = cached_features(tmp_path / "whole", encoder, source, config, "mean", rows_per_part=5)
     (broken,) = (tmp_path / "whole").glob("*/part-00000015.safetensors")
     monkeypatch.setattr("hpm_video.evals.frozen.cache.CLIPS_PER_BATCH", 4)
@@ -98,7 +98,7 @@ def interrupt():
 
 def test_tokens_are_kept_in_half_precision(labelled_set, tiny_config, tmp_path) -> None:
     config = tiny_config(data__root=str(labelled_set), data__num_workers=0)
-    source, encoder = open_manifest(config.data, "validation"), first_weights(config).eval()
+    source, encoder = open_source(config.data, "validation"), first_weights(config).eval()
     found = cached_features(tmp_path, encoder, source, config, "tokens")
     assert found.values.dtype == np.float16 and found.values.shape == (12, 2 * 4 * 4 * 32)
     space = cached_features(tmp_path, encoder, source, config, "space").values.reshape(12, 2, 32)
@@ -112,7 +112,7 @@ def test_shards_give_the_same_features_until_they_are_packed_anew(labelled_set, 
         if root != labelled_set:
             shutil.rmtree(root, ignore_errors=True)
             pack(DataConfig(root=str(labelled_set)), str(root), 5, 0, 1)
-        source = open_manifest(DataConfig(root=str(root)), "validation")
+        source = open_source(DataConfig(root=str(root)), "validation")
         features = cached_features(tmp_path / "features", encoder, source, config, "mean")
         found[features.key] = {
             name: (v.tolist(), c) for name, v, c in zip(features.paths, features.values, features.labels, strict=True)

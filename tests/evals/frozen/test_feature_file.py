@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from hpm_video.cli import main
 from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.manifest import open_manifest
+from hpm_video.data.source import open_source
 from hpm_video.evals.frozen.clips import ListedClips
 from hpm_video.evals.frozen.feature_file import choose_windows, plan_clips, read_times, write_features
 from hpm_video.evals.frozen.features import encode as encode_all
@@ -44,7 +44,7 @@ def test_one_clip_of_each_video(videos, make_run, tmp_path, capsys) -> None:
     assert [u["path"] for u in metadata["unreadable"]] == [str(videos / "c.mp4")] and "times_s" in metadata["layout"]
     # a: frames 0 2 4 4; b: 43 - 7 spare frames, so from 18: 18 20 | 22 24
     np.testing.assert_allclose(found["times_s"], [[0.1, 0.4], [1.9, 2.3]], atol=1e-3)
-    source = open_manifest(DataConfig(root=str(videos)), "train")
+    source = open_source(DataConfig(root=str(videos)), "train")
     dataset = ListedClips(source, config.data)
     with torch.no_grad():
         encoder = first_weights(config).eval()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hpm_video.data import dataset
-from hpm_video.data.manifest import open_manifest
+from hpm_video.data.source import open_source
 from hpm_video.evals.frozen.clips import load_clips
 from hpm_video.evals.frozen.features import default_pooling, encode, extract_features, first_weights, from_space, pool
 from hpm_video.types import UserError
@@ -46,7 +46,7 @@ def test_clips_in_memory_are_those_of_the_files(labelled_set, tiny_config) -> No
     (labelled_set / "train3.mkv").write_bytes(b"not a video")
     config = tiny_config(data__root=str(labelled_set), data__num_workers=1)
     before = torch.get_rng_state()
-    clips = load_clips(open_manifest(config.data, "train"), config.data)
+    clips = load_clips(open_source(config.data, "train"), config.data)
     assert torch.equal(torch.get_rng_state(), before)
     assert [f.path for f in clips.failures] == ["train3.mkv"] and "train3.mkv" not in clips.paths
     assert clips.clip.shape == (23, 3, 4, 16, 16) and len(clips.paths) == 23
@@ -58,7 +58,7 @@ def test_clips_in_memory_are_those_of_the_files(labelled_set, tiny_config) -> No
 
 def test_many_unreadable_files_stop_and_none_readable_too(labelled_set, tiny_config) -> None:
     config = tiny_config(data__root=str(labelled_set), data__num_workers=0)
-    source = open_manifest(config.data, "train")
+    source = open_source(config.data, "train")
     for number in range(3):
         (labelled_set / f"train{number}.mkv").write_bytes(b"not a video")
     with pytest.raises(
@@ -71,7 +71,7 @@ def test_many_unreadable_files_stop_and_none_readable_too(labelled_set, tiny_con
 
 def test_file_that_hangs_its_reader_is_named(labelled_set, tiny_config, monkeypatch) -> None:
     config = tiny_config(data__root=str(labelled_set), data__num_workers=1, data__time_limit_s=0.5)
-    source, read = open_manifest(config.data, "train"), dataset.read_item
+    source, read = open_source(config.data, "train"), dataset.read_item
 
     def hang(item, *more):
         return time.sleep(60) if item.name == "train4.mkv" else read(item, *more)

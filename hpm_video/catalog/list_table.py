@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hpm_video.catalog.annotations import IMAGE_SUFFIXES, SUFFIXES
 from hpm_video.catalog.columns import is_number, looks_like_header
 from hpm_video.catalog.kinds import NUM_BYTES, hint_for_list, kind_of_content
+from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
 from hpm_video.catalog.texts import check_text, parse_json
 from hpm_video.errors import UserError
 
@@ -29,7 +29,7 @@ class Table(NamedTuple):
 
 
 def read_table(file: Path, num_columns: int = 0) -> Table:
-    """Read a list. num_columns: how many columns it is said to have (0: not said). Raises UserError."""
+    """Read a list. num_columns: its number of columns (0: unknown). Raises UserError."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -52,7 +52,7 @@ def read_table(file: Path, num_columns: int = 0) -> Table:
 
 
 def _read_json_list(file: Path, text: str, must: bool) -> Table | None:
-    """The table of a JSON list or of JSON lines; None if the text is neither, and need not be."""
+    """Return the table of a JSON list or of JSON lines; None if the text is neither and `must` is False."""
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if len(lines) > 1 and all(line.strip().startswith("{") and line.strip().endswith("}") for _, line in lines):
         entries = [(f"{file}, line {n}", parse_json(line, f"{file}, line {n}", "an object")) for n, line in lines]
@@ -94,7 +94,7 @@ def _table_of_entries(file: Path, entries: list[tuple[str, Any]]) -> Table:
 
 
 def _to_text(value: Any) -> Any:
-    """Numbers and null as a table has them; lists and objects stay what they are."""
+    """Return numbers and null as a table holds them; lists and objects stay as they are."""
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -119,7 +119,7 @@ def _read_text(file: Path, text: str, num_columns: int) -> Table:
 
 
 def _first_row(lines: list[str]) -> str:
-    """The first line, with those that a quoted cell at its beginning goes on in."""
+    """Return the first line, and the lines after it that belong to a quoted cell at its start."""
     if lines[0].startswith('"'):
         for stop in range(1, len(lines) + 1):
             if (row := "\n".join(lines[:stop])).count('"') % 2 == 0:
@@ -141,7 +141,7 @@ def find_delimiter(line: str) -> str:
 
 
 def _split_quoted(file: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of each row that is not blank; a quoted cell may go over several lines."""
+    """Yield (line number, cells) of each row that is not blank; a quoted cell may span several lines."""
     lines = (line + "\n" for line in text.split("\n"))
     reader, start = csv.reader(lines, delimiter=delimiter, skipinitialspace=True), 1
     try:
@@ -154,8 +154,8 @@ def _split_quoted(file: Path, text: str, delimiter: str) -> Iterator[tuple[int, 
 
 
 def _split_at_blanks(file: Path, lines: list[tuple[int, str]], num_columns: int) -> list[tuple[str, list[str]]]:
-    """Cells of lines with blanks, split from the right, as the path may hold some. The first line, if it is a header, or
-    the first row says how many there are."""
+    """Split lines at blanks, from the right, as the path may hold some. The first line says how many cells there
+    are."""
     header = lines[0][1].split()
     is_header = looks_like_header(header)
     width = len(header) if is_header else num_columns or _count_cells(lines[0][1])
@@ -166,7 +166,8 @@ def _split_at_blanks(file: Path, lines: list[tuple[int, str]], num_columns: int)
 
 
 def _count_cells(line: str) -> int:
-    """Columns of a line with blanks: the path and up to three numbers, or the path and the name of a class."""
+    """Count the columns of a line with blanks: the path and up to three numbers, or the path and the name of a
+    class."""
     words = line.split()
     numbers = next((n for n, word in enumerate(reversed(words)) if not is_number(word)), len(words))
     if numbers or line.lower().endswith(SUFFIXES + IMAGE_SUFFIXES):
@@ -175,7 +176,7 @@ def _count_cells(line: str) -> int:
 
 
 def _check_widths(rows: list[tuple[str, list[Any]]], width: int) -> list[tuple[str, list[Any]]]:
-    """The rows without blank cells behind the last column. Their number is checked where the columns are known."""
+    """Return the rows without blank cells behind the last column. Their number is checked later, with the columns."""
     return [(where, _trim(cells, width)) for where, cells in rows]
 
 

@@ -1,0 +1,84 @@
+"""Trees with a folder for each class, and validation splits drawn from them."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES, list_folder, split_folders
+from hpm_video.catalog.rows import Found, Row
+from hpm_video.catalog.texts import keep_utf8
+from hpm_video.errors import UserError
+from hpm_video.streams import VALIDATION_SHARE
+
+
+def read_class_folders(
+    root: Path,
+    suffixes: tuple[str, ...] = SUFFIXES,
+    clean: Callable[[str], str] = str,
+    unlabelled: bool = False,
+) -> Found:
+    """Read a tree with a folder for each class: `root` itself, or its train/, val/ and test/. The classes are the
+    sorted folder names.
+
+    clean: makes the name of a class from that of its folder. A split whose files lie in no sub-folder has no labels.
+    Raises UserError if some files lie in class folders and some beside them.
+    """
+    named: dict[str, list[tuple[str, str]]] = {}  # split -> (path relative to root, class or "")
+    for split, folder in (split_folders(root) or {"train": "."}).items():
+        paths = keep_utf8(list_folder(root / folder, suffixes), root / folder)
+        beside = [] if unlabelled else [path for path in paths if "/" not in path]
+        if 0 < len(beside) < len(paths):
+            raise UserError(
+                f"{root / folder / beside[0]} lies beside class folders; expected every file in one, or none"
+                " (recipe `folder` has --unlabelled)"
+            )
+        has_labels = not unlabelled and not beside
+        named[split] = [
+            (os.path.normpath(f"{folder}/{p}"), clean(_one_line(p.split("/")[0])) if has_labels else "") for p in paths
+        ]
+    classes = sorted({name for rows in named.values() for _, name in rows} - {""})
+    numbers = {name: number for number, name in enumerate(classes)}
+    frames = 1 if suffixes == IMAGE_SUFFIXES else None
+    splits = {split: [Row(p, numbers.get(n, -1), frames) for p, n in rows] for split, rows in named.items()}
+    return Found(splits, classes, {})
+
+
+def _one_line(name: str) -> str:
+    """Return a name without line breaks: classes.txt holds one name a line."""
+    return re.sub(r"[\r\n]+", " ", name)
+
+
+def hold_out_share(found: Found, share: float, seed: int, pattern: str = "") -> Found:
+    """Draw about this share of the training samples, by the seed, as the validation split; each class keeps one to
+    train on.
+
+    The group of a row is the text that `pattern` finds in its path; groups stay together. Raises UserError if there
+    is a validation split already.
+    """
+    try:
+        groups = [re.search(pattern, row.path) for row in found.splits["train"]] if pattern else []
+    except re.error as error:
+        raise UserError(f"--group {pattern}: {error}; expected a regular expression, as in _g[0-9]+_") from error
+    rows = found.splits["train"]
+    rows = [r._replace(group=m.group() if m else "") for r, m in zip(rows, groups, strict=True)] if pattern else rows
+    if not share:
+        return found._replace(splits={**found.splits, "train": rows})
+    if not 0 < share < 1 or "validation" in found.splits:
+        raise UserError(f"--validation-share {share}: expected 0 to 1, and no validation folder beside train/")
+    units: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        units.setdefault(row.group or f"/{row.path}", []).append(number)
+    left = Counter(row.label for row in rows)
+    drawn: set[int] = set()
+    listed = list(units.values())
+    for unit in VALIDATION_SHARE.numpy(seed).permutation(len(listed)):
+        members = listed[unit]
+        taken = Counter(rows[number].label for number in members)
+        if len(drawn) + len(members) / 2 <= share * len(rows) and all(left[k] > n for k, n in taken.items()):
+            drawn.update(members)
+            left -= taken
+    train = [row for number, row in enumerate(rows) if number not in drawn]
+    validation = [rows[number] for number in sorted(drawn)]
+    return found._replace(splits={**found.splits, "train": train, "validation": validation})

@@ -1,0 +1,124 @@
+"""The files of a tree: videos, images, frames, and the folders of its splits."""
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+from hpm_video.catalog.texts import keep_utf8, one_line
+from hpm_video.errors import UserError
+
+SUFFIXES = tuple(".webm .mp4 .mkv .avi .mov .m4v .mpg .mpeg .ogv .gif .flv .3gp .wmv .asf .ts".split())
+
+
+IMAGE_SUFFIXES = tuple(".jpg .jpeg .png .webp .bmp .tif .tiff".split())
+
+
+SPLIT_FOLDERS = {  # in any case
+    "train": ("train", "training"),
+    "validation": ("val", "validation", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+
+
+ARCHIVES = tuple(".tar .tgz .zip .rar .7z .gz .bz2 .xz .zst".split())
+
+
+TABLES = tuple(".parquet .arrow .feather".split())
+
+
+def list_folder(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
+    """Return the files with these endings in `root` and below, sorted, relative to it; hidden files are left out.
+
+    Links are followed, and each folder is read once: a link to a folder above it would not end. Raises UserError if
+    there is no such file.
+    """
+    found: list[str] = []
+    others: Counter[str] = Counter()  # of the files with other endings
+    seen: set[str] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        if os.path.realpath(folder) in seen:
+            subfolders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        inside = Path(folder).relative_to(root)
+        for name in files:
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(suffixes):
+                found.append((inside / name).as_posix())
+            else:
+                others[os.path.splitext(name)[1].lower()] += 1
+    if not found:
+        kind = "image" if suffixes == IMAGE_SUFFIXES else "video" if suffixes == SUFFIXES else "video and no image"
+        raise UserError(
+            f"data.root: {root} holds no {kind}; looked for {' '.join(suffixes)} in it and its subfolders. "
+            f"{_tell_others(others)}"
+        )
+    return sorted(found)
+
+
+def _tell_others(others: Counter[str]) -> str:
+    """Return what a folder holds instead, and what to do with it."""
+    if not others:
+        return "It holds no file that is not hidden"
+    some = ", ".join(f"{count:,} {one_line(end)[:20] or 'without an ending'}" for end, count in others.most_common(3))
+    held = set(others)
+    if held & set(SUFFIXES):
+        return f"It holds videos ({some}): expected images there, or leave out --images"
+    if held & set(IMAGE_SUFFIXES):
+        return (
+            f"It holds images ({some}). For samples of one image set data.num_frames=1 model.tubelet=1 "
+            "(configs/pretrain/in1k_vitb.yaml); for folders of frames write a list and run datasets/csv/prepare.py"
+        )
+    if held & set(ARCHIVES):
+        return f"It holds archives ({some}): unpack them into a folder (tar xf FILE -C FOLDER), and give that folder"
+    if held & set(TABLES):
+        return f"It holds tables ({some}), not files of samples: write the videos of their rows as files first"
+    return f"It holds {some}"
+
+
+def list_frames(folder: Path) -> list[str]:
+    """Return the names of the images of a folder, in the order of the numbers in them: 2 before 10."""
+    names = [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
+    return sorted(names, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)])
+
+
+class FileIndex:
+    """Find the files of a tree by their names without ending, from one listing (not one look-up for each of 240,000
+    rows)."""
+
+    def __init__(self, root: Path, suffixes: tuple[str, ...] = SUFFIXES, may_be_empty: bool = False) -> None:
+        self.paths: dict[str, str] = {}
+        self.shared: set[str] = set()  # names that several files have
+        try:
+            paths = list_folder(root, suffixes)
+        except UserError:
+            if not may_be_empty:
+                raise
+            paths = []
+        for path in keep_utf8(paths, root):
+            stem = os.path.splitext(path)[0]
+            for name in {stem, "/".join(stem.split("/")[-2:]), stem.split("/")[-1]}:
+                if self.paths.setdefault(name, path) != path:
+                    self.shared.add(name)
+
+    def find(self, *names: str) -> str | None:
+        """Return the path, relative to the root, of the first of these names (`stem` or `folder/stem`) that exists."""
+        return next((self.paths[name] for name in names if name in self.paths), None)
+
+
+def split_folders(root: Path) -> dict[str, str]:
+    """Return split -> its folder train/, val/ or test/ of `root`; empty if there is no train/. Raises UserError if a
+    split has two."""
+    there: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(root)) if root.is_dir() else []:
+        split = next((split for split, names in SPLIT_FOLDERS.items() if name.casefold() in names), None)
+        if split and (root / name).is_dir():
+            there.setdefault(split, []).append(name)
+    if "train" not in there:
+        return {}
+    if two := next((names for names in there.values() if len(names) > 1), None):
+        raise UserError(f"{root} holds both {two[0]}/ and {two[1]}/; expected one folder for that split")
+    return {split: there[split][0] for split in SPLIT_FOLDERS if split in there}

@@ -1,0 +1,75 @@
+"""The rows of a manifest, and how the files of a data set become rows."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from hpm_video.errors import UserError
+
+
+class Row(NamedTuple):
+    """A sample of a manifest. None means unknown."""
+
+    path: str  # relative to the root, with /
+    label: int = -1  # -1: none
+    frames: int | None = None
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+    group: str = ""  # what belongs together (a camera, a person, a source film), for splits
+    first_frame: int = 0  # number of the folder's images, in their order, before the first one of the sample
+
+
+class Found(NamedTuple):
+    """What a reader of a data set returns."""
+
+    splits: dict[str, list[Row]]  # rows that have a file
+    classes: list[str]
+    missing: dict[str, list[str]]  # for each split, names of the rows without a file
+    notes: tuple[str, ...] = ()  # what the user should know about how the set was read
+
+
+class Entry(NamedTuple):
+    """A line of an annotation file."""
+
+    where: str  # file and line
+    path: str | None  # None: the file is missing
+    name: str  # shown in messages if the file is missing
+    label: str  # "": none
+    group: str = ""
+
+
+def collect_rows(entries: dict[str, Iterable[Entry]], classes: list[str] | None, frames: int | None = None) -> Found:
+    """Turn the entries of each split into rows. If `classes` is None, the classes are all labels, sorted.
+
+    Raises UserError for a label that is not one of `classes`.
+    """
+    read = {split: list(rows) for split, rows in entries.items()}
+    if classes is None:
+        classes = sorted({entry.label for rows in read.values() for entry in rows} - {""})
+    numbers = {name: number for number, name in enumerate(classes)} | {"": -1}
+    splits: dict[str, list[Row]] = {}
+    missing: dict[str, list[str]] = {}
+    for split, rows in read.items():
+        splits[split] = []
+        for entry in rows:
+            if entry.path is None:
+                missing.setdefault(split, []).append(f"{entry.where}: {entry.name}")
+            elif entry.label not in numbers:
+                raise UserError(f"{entry.where}: class '{entry.label}'; expected one of {_name_some(classes)}")
+            else:
+                splits[split].append(Row(entry.path, numbers[entry.label], frames, group=entry.group))
+    return Found(splits, classes, missing)
+
+
+def _name_some(names: list[str]) -> str:
+    return f"{len(names)}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+
+
+def find_folder(root: Path, given: Path | None, names: tuple[str, ...], pattern: str) -> Path:
+    """Return the first folder (`given`, or one of `names` in `root`) with a file of this pattern. Raises UserError."""
+    folders = [given] if given else [root / name for name in names]
+    for folder in folders:
+        if any(folder.glob(pattern)):
+            return folder
+    raise UserError(f"{pattern} is not in {' or '.join(map(str, folders))}; expected it there, or give --annotations")

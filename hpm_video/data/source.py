@@ -1,0 +1,151 @@
+"""Where samples come from: a manifest, tar shards, a known set's own layout, or any folder of videos."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, runtime_checkable
+
+from hpm_video.catalog.layouts import find_layout
+from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
+from hpm_video.catalog.roots import check_annotations, check_root, find_files
+from hpm_video.catalog.rows import Row
+from hpm_video.config import DataConfig
+from hpm_video.config.data_sets import SamplingProtocol
+from hpm_video.data.manifest import HEADER, Manifest, read_manifest
+from hpm_video.data.orders import Order
+from hpm_video.errors import UserError
+from hpm_video.item import Item
+
+log = logging.getLogger("hpm_video")
+
+
+@runtime_checkable
+class Source(Protocol):
+    """The samples of a split, numbered by rows 0 to len - 1. It can be pickled and forked."""
+
+    @property
+    def classes(self) -> list[str]: ...
+
+    @property
+    def source(self) -> str:
+        """Its name in messages: of the set and the file."""
+        ...
+
+    @property
+    def set_name(self) -> str:
+        """The name that its recipe gave it: ssv2, kinetics400, ...; "" for a plain folder."""
+        ...
+
+    @property
+    def left_right(self) -> bool:
+        """True if the labels distinguish left from right: a flip would change the class."""
+        ...
+
+    @property
+    def protocol(self) -> SamplingProtocol | None:
+        """How the set is sampled and tested; None if neither its header nor its name tells."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """videos, images, or samples if they are mixed, folders of frames or in shards."""
+        ...
+
+    @property
+    def labels(self) -> list[int] | None:
+        """The label of each row, -1 for none; None if every tar would have to be read."""
+        ...
+
+    @property
+    def order(self) -> Order:
+        """A new order at each call, which remembers what it has drawn."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, row: int) -> str:
+        """Return the path of a sample in its set, as messages show it."""
+        ...
+
+    def item(self, row: int) -> Item:
+        """Return a sample, ready to be decoded. Raises UnreadableVideo."""
+        ...
+
+    def groups(self, rows: Sequence[int]) -> list[str]:
+        """Return what each row belongs to (a camera, a person); "" if it is not known."""
+        ...
+
+    def fingerprint(self) -> str | None:
+        """Return a digest of paths, labels and first frames, the same on every machine; None for shards."""
+        ...
+
+    def version(self) -> str:
+        """Return a digest that changes when a row or a file changes."""
+        ...
+
+    def facts(self) -> dict[str, list]:
+        """Return label, first_frame and frames of all rows by name; {} for shards."""
+        ...
+
+    def describe(self, row: int) -> tuple | None:
+        """Return some facts of the content of a sample, without decoding it; None if it cannot be read."""
+        ...
+
+    def hold_out(self, num: int, seed: int) -> "tuple[Any, Any]":
+        """Return two sources: the rest, and `num` samples that represent the set."""
+        ...
+
+
+def open_source(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Source | None:
+    """Open train, validation or test as `data.root` and `data.format` name them; None if there is no such split.
+
+    suffixes: endings of the files that are taken from a plain folder; by default those of videos, and of images too if
+    clips have one frame. A plain folder without train/ and val/ or test/ has only training samples. Raises UserError.
+    """
+    if "://" in config.root or config.format == "shards" or (Path(config.root) / "shards.json").is_file():
+        from hpm_video.data.shards import open_shards
+
+        return open_shards(config.root, split, config.store_timeout_s)
+    root = Path(config.root)
+    check_root(root)
+    if (root / "pack.json").is_file():
+        raise UserError(f"data.root: {root} was not packed to the end; expected the same hpm-video pack again")
+    given = Path(config.annotations) if config.annotations else None
+    if given:
+        check_annotations(given, root)
+    if config.format == "manifest" or (config.format == "auto" and ((given or root) / HEADER).is_file()):
+        return read_manifest(given or root, split, root if given else None)
+    if config.format != "folder" and (layout := find_layout(root, given, config.format)):
+        found = layout.read_split(root, split)
+        if split not in found.splits:
+            return None
+        rows, missing, data_set = found.splits[split], found.missing.get(split, []), layout.data_set
+        where = f"{layout.annotations} ({split})"
+        check_missing(missing, len(rows) + len(missing), config.max_bad_share, f"{where}, {root}")
+        facts: dict[str, Any] = {"left_right": data_set.left_right, "protocol": data_set.protocol}
+        source = f"{data_set.help} {where}"
+        return Manifest.of(root, rows, found.classes, source, set_name=layout.name, **facts)
+    wanted = tuple(suffixes) or (SUFFIXES + IMAGE_SUFFIXES if config.num_frames == 1 else SUFFIXES)
+    paths = find_files(root, split, wanted, use_splits=config.format == "auto")
+    return None if paths is None else Manifest.of(root, [Row(path) for path in paths], [], f"folder {root}")
+
+
+def check_missing(missing: Sequence[str], num_rows: int, most: float, where: str) -> None:
+    """Log the rows without a file. Raises UserError if they are more than the share `most` of all rows."""
+    if not missing:
+        return
+    shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    text = f"{where}: {len(missing)} of {num_rows} rows have no file: {shown}"
+    if len(missing) > most * num_rows:
+        raise UserError(f"{text}; expected at most the share {most} (data.max_bad_share)")
+    log.warning("%s; left out", text)
+
+
+def check_paths(source: Source) -> None:
+    """Raise UserError if a row leads out of the root: whoever wrote the list would choose which files are copied."""
+    for row in range(len(source)):
+        path = source.name(row)
+        if path.startswith("/") or ".." in PurePosixPath(path).parts or "\0" in path:
+            raise UserError(
+                f"{source.source}, row {row + 1}: {path} lies outside of the set's root; expected a path below it, without .."
+            )

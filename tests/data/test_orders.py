@@ -1,0 +1,14 @@
+"""The order of the samples in each epoch."""
+
+from hpm_video.data.orders import ListedOrder, ShuffledOrder, WindowedOrder
+
+
+def test_each_epoch_is_a_permutation_of_its_own() -> None:
+    for order in (ShuffledOrder(23), WindowedOrder(23, 4, window_shards=2)):
+        first, second = ([order.row(3, epoch, place) for place in range(23)] for epoch in (0, 1))
+        assert sorted(first) == sorted(second) == list(range(23)) and first != second
+        assert [order.row(3, 0, place) for place in range(23)] == first
+
+
+def test_listed_rows() -> None:
+    assert [ListedOrder([5, 2]).row(0, epoch, 1) for epoch in (0, 1)] == [2, 2]
