@@ -206,7 +206,7 @@ def test_bad_input_is_named(data, tmp_path, capsys) -> None:
     folder.mkdir()
     (folder / "1.mkv").symlink_to(data / "1.mkv")
     assert "has no labels" in refused(folder, tmp_path)
-    assert "data.crop, data.flip: of pretraining" in refused(data, tmp_path, "data.flip=true")
+    assert "data.crop, data.flip: keys of pretraining" in refused(data, tmp_path, "data.flip=true")
     assert "augment.flipp" in refused(data, tmp_path, "augment.flipp=true")
 
 
