@@ -76,7 +76,8 @@ class StudentOutput(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What is to be predicted, and what turns it back into pixels: values * std + mean; None if it is features."""
+    """The values to be predicted, and the mean and std that turn them back into pixels (values * std + mean); None for
+    features."""
 
     values: Float[Tensor, "B M P"]
     mean: Float[Tensor, "B M 1 #C"] | None = None

@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a reader of a data set returns."""
+    """Rows and class names as a reader of a data set returns them."""
 
     splits: dict[str, list[Row]]  # rows that have a file
     classes: list[str]

@@ -14,6 +14,7 @@ class Split(NamedTuple):
     rounds: int
 
     def place(self, round: int, rank: int, world_size: int) -> BatchSlice:
+        """Return the rows of a rank's micro batch in a round."""
         start = (round * world_size + rank) * self.micro
         return BatchSlice(start, start + self.micro, self.batch_size)
 

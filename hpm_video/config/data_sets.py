@@ -12,7 +12,7 @@ SAMPLINGS = ("segments", "dense")
 
 
 class SamplingProtocol(NamedTuple):
-    """How the videos of a set are sampled, and how many views of a video a test averages."""
+    """The frame sampling of a data set, and the number of views of a video that a test averages."""
 
     sampling: str  # segments or dense
     num_clips: int

@@ -20,7 +20,7 @@ def cut_grid(size: tuple[int, int, int], tubelet: int, patch_px: int) -> Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """How a clip is cut into tokens, tokens into units, and how many of those are masked and decoded.
+    """The cut of a clip into tokens and of tokens into units, and the numbers of units that are masked and decoded.
 
     Resolve it once, with `of` or `of_images`, and pass it on. Raises UserError if the sizes do not divide each other.
     """
@@ -89,6 +89,7 @@ class Geometry:
 
     @property
     def values_per_clip(self) -> int:
+        """Return the number of values of a clip."""
         return math.prod(self.clip_shape)
 
     @property

@@ -1,4 +1,4 @@
-"""What a pretraining run needs beside its student, read from the rows of its choices."""
+"""Read from the rows of its choices what a pretraining run needs beside its student."""
 
 from hpm_video.config.choices import DECODE_CHOICES, DIFFICULTY_SOURCES, MASK_STRATEGIES, TARGETS, SourceRow
 from hpm_video.config.run_sections import PretrainConfig

@@ -32,6 +32,8 @@ class OptimConfig:
 
 @dataclass(kw_only=True)
 class FinetuneOptimConfig(OptimConfig):
+    """Keys of the optimizer in fine-tuning."""
+
     base_lr: float = key(1e-3, "learning rate for 256 clips; lr = base_lr * batch_size / 256", least=0)
     min_lr: float = key(1e-6, "learning rate at the end of the cosine, for 256 clips", least=0)
     betas: list[float] = key([0.9, 0.999], "betas of AdamW")
@@ -81,6 +83,8 @@ class TrainConfig:
 
 @dataclass(kw_only=True)
 class PretrainTrainConfig(TrainConfig):
+    """Keys of the training loop in pretraining."""
+
     knn_clips: int = key(0, "labelled clips of each split for kNN accuracy during training; 0 = none", least=0)
     num_pictures: int = key(
         4, "held-out clips whose masks and reconstructions are drawn at the end of the run", least=0
@@ -89,6 +93,8 @@ class PretrainTrainConfig(TrainConfig):
 
 @dataclass(kw_only=True)
 class FinetuneTrainConfig(TrainConfig):
+    """Keys of the training loop in fine-tuning."""
+
     epochs: float = key(
         50.0,
         "passes over the data, counted in clips: with data.repeats r each decodes 1 / r of them",
@@ -142,7 +148,7 @@ class TestConfig:
 
 @dataclass(kw_only=True)
 class EngineConfig:
-    """How a step runs on this machine."""
+    """Keys of the engine: processes, precision, micro batch."""
 
     kind: str = key(
         "auto", "auto: deepspeed if started by its launcher, else plain (one process)", ["auto", "plain", "deepspeed"]

@@ -68,9 +68,11 @@ class Machine:
             return self.module(*inputs)
 
     def autocast(self) -> AbstractContextManager:
+        """Return the precision of the forward pass."""
         return torch.autocast("cpu", dtype=torch.bfloat16) if self.bf16 else nullcontext()
 
     def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
+        """Yield all weights by name."""
         yield dict(self.module.named_parameters())
 
 

@@ -96,6 +96,7 @@ class Need(NamedTuple):
     least: int = 0
 
     def of(self, micro: int) -> int:
+        """Return the bytes that a rank needs for a micro batch of `micro` clips."""
         return self.fixed + max(self.least, self.clip * micro)
 
 

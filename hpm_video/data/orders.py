@@ -14,7 +14,9 @@ class Order(Protocol):
 
     num_samples: int
 
-    def row(self, seed: int, epoch: int, place: int) -> int: ...
+    def row(self, seed: int, epoch: int, place: int) -> int:
+        """Return the row at `place` of the epoch."""
+        ...
 
 
 class ShuffledOrder:

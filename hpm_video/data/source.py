@@ -24,7 +24,9 @@ class Source(Protocol):
     """The samples of a split, numbered by rows 0 to len - 1. It can be pickled and forked."""
 
     @property
-    def classes(self) -> list[str]: ...
+    def classes(self) -> list[str]:
+        """Return the class names by label; empty without labels."""
+        ...
 
     @property
     def source(self) -> str:
@@ -43,7 +45,7 @@ class Source(Protocol):
 
     @property
     def protocol(self) -> SamplingProtocol | None:
-        """How the set is sampled and tested; None if neither its header nor its name tells."""
+        """Return how the set is sampled and tested; None if neither its header nor its name tells."""
         ...
 
     @property

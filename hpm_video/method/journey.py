@@ -1,4 +1,4 @@
-"""What a batch leaves behind on its way through the method."""
+"""Records of a batch on its way through the method."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class Draws(NamedTuple):
 
 
 class StepPlan(NamedTuple):
-    """What a step depends on beside clips, draws and weights."""
+    """The settings of a step beside clips, draws and weights."""
 
     num_hard: int
     kind: Kind = "video"

@@ -14,13 +14,17 @@ from hpm_video.types import BatchSlice, Engine, StudentOutput
 
 @runtime_checkable
 class MeasuredStep(Protocol):
-    """What a measurement needs of the step (`PretrainStep`)."""
+    """The part of the step (`PretrainStep`) that a measurement needs."""
 
     config: PretrainConfig
 
-    def num_hard(self, progress: float) -> int: ...
+    def num_hard(self, progress: float) -> int:
+        """Return the number of units that difficulty chooses."""
+        ...
 
-    def forward(self, engine: Any, clip: Tensor, rows: BatchSlice, step: int, num_hard: int) -> Journey: ...
+    def forward(self, engine: Any, clip: Tensor, rows: BatchSlice, step: int, num_hard: int) -> Journey:
+        """Run clips through the method."""
+        ...
 
 
 def unit_correlation(journey: Journey) -> Tensor | None:

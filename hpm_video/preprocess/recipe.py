@@ -28,7 +28,7 @@ PARQUET_ROWS = 200_000  # from here on tables are Parquet, which is read faster 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is known of a set before it is read. Whether labels distinguish left from right, and the sampling protocol,
+    """The facts of a data set that are known before it is read. Whether labels distinguish left from right, and the sampling protocol,
     follow from the row of the known set of its name (`hpm_video.config.data_sets`)."""
 
     name: str

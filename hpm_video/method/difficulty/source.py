@@ -1,4 +1,4 @@
-"""What a source of difficulty is given, and what it has to answer."""
+"""The protocol of a source of difficulty: its context, and the answers that a step asks of it."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from hpm_video.types import Batch, BatchSlice, Engine
 
 
 class SourceContext(NamedTuple):
-    """What a source may be made from."""
+    """The parts of a run that a source may be made from."""
 
     config: PretrainConfig
     student: Student  # as it is before training

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class DecodePlan(NamedTuple):
-    """How many of the masked units are decoded, and how many tokens of each."""
+    """The number of masked units that are decoded, and the number of tokens of each."""
 
     num_units: int
     num_tokens: int

@@ -10,7 +10,7 @@ from hpm_video.config import MaskConfig
 
 
 class MaskPlan(NamedTuple):
-    """What a strategy chooses from: counts, and what it may look at besides."""
+    """The counts that a strategy has to meet, and the settings that it may look at."""
 
     num_masked: int  # units of a clip that are masked
     num_hard: int  # as many of these are chosen by difficulty

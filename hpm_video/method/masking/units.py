@@ -12,7 +12,7 @@ from hpm_video.types import Mask
 
 
 class Layout(NamedTuple):
-    """How clips of one grid are masked."""
+    """The units of one grid, and the numbers of them that are masked and decoded."""
 
     num_frames: int
     grid: tuple[int, int, int]  # units along time, height and width

@@ -1,1 +1,1 @@
-"""What is predicted of the hidden tokens: one file per kind of target."""
+"""Targets: the values that are predicted of the hidden tokens, one file for each kind."""
