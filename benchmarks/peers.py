@@ -148,8 +148,7 @@ def look_at_everything(teacher: Student, clip: Tensor) -> Tensor:
     latent = teacher.encoder(clip, everything)
     x = teacher._decoder_input(teacher.project(latent), everything, everything[:, :0])
     teacher.pixel_head(teacher.decoder(x))
-    assert teacher.predictor is not None
-    return teacher._score(teacher.predictor(x))
+    return teacher._score(x)
 
 
 def loop_masks(config: PretrainConfig, difficulty: Tensor, num_hard: int, rng: np.random.Generator) -> Tensor:
