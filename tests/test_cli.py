@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from hpm_video import cli, commands
 from hpm_video.cli import main, parse_command
 from hpm_video.commands import COMMANDS, find_command
+from hpm_video.train.metrics import format_line
 
 QUICK = [
     ["--help"],
@@ -160,3 +162,37 @@ def test_a_new_command_is_one_file_and_one_row(tmp_path, monkeypatch, capsys) ->
 def test_every_command_has_its_file(name) -> None:
     module = find_command(name)
     assert module.add_arguments.__doc__ and module.run.__doc__ and module.__doc__.startswith(f"`hpm-video {name}`")
+
+
+@pytest.mark.parametrize("command", ["scan", "prepare"])
+def test_a_list_in_place_of_a_folder_names_its_recipe(command, tmp_path, capsys) -> None:
+    (tmp_path / "list.csv").write_text("path,label\na.mp4,run\n")
+    out = {"scan": ["--out", str(tmp_path / "out")], "prepare": [str(tmp_path / "out")]}[command]
+    assert main([command, str(tmp_path / "list.csv"), *out]) == 1
+    assert "datasets/csv/prepare.py" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_log_line_has_at_most_four_digits() -> None:
+    values = {
+        "loss": 0.6111111111111112,
+        "pixel_loss": 1234.56789,
+        "clips_per_s": 1234.5678,
+        "data_wait_share": 1 / 3,
+        "lr": 1 / 3,
+    }
+    line = format_line(3, 10, values, 61.23456)
+    assert "loss 0.6111 " in line and "pixel_loss 1235" in line and "1,235 clips/s" in line and "33%" in line
+    assert not re.search(r"\d\.\d{5}|\d{5}", line)
+
+
+def test_files_that_were_written_are_named(make_run, tmp_path, monkeypatch, capsys) -> None:
+    run, _ = make_run()
+    monkeypatch.setattr("hpm_video.weights.export.export", lambda run, to, out: run / "encoder.safetensors")
+    monkeypatch.setattr("hpm_video.report.pictures.draw_run", lambda run, out: [out / "a.png", out / "b.png"])
+    assert main(["export", str(run)]) == main(["show", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"wrote {run / 'encoder.safetensors'}"
+    assert (
+        lines[1:3] == [f"wrote {run / 'pictures' / name}" for name in ("a.png", "b.png")]
+        and "Next: hpm-video" in lines[3]
+    )
