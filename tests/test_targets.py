@@ -251,10 +251,11 @@ def test_what_is_written_into_a_run_folder(words, world, tmp_path, capfd) -> Non
     (next((one / folders[0]).rglob("*.json")).parent / "notes.txt").write_text("theirs")
     assert run(command) == 0
     assert (one / folders[-1] / "thesis.txt").read_text() == "theirs" and list((one / folders[0]).rglob("notes.txt"))
-    if "scores" in folders:  # its files have no mark: what is not a score is not replaced
-        score = next((one / "scores").glob("*.json"))
+    if "scores" in folders:  # a folder of before there were marks: what is not a score is not replaced
+        (one / "scores" / MARK).unlink()
+        score = next((one / "scores").glob("[!.]*.json"))
         score.write_text("theirs")
-        assert "is not a score" in refused(command, capfd) and score.read_text() == "theirs"
+        assert "was not written by hpm-video score" in refused(command, capfd) and score.read_text() == "theirs"
     for folder in folders:
         shutil.rmtree(one / folder)
     (one / folders[0]).write_text("theirs")
