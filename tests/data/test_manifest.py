@@ -60,7 +60,7 @@ def test_row_without_a_file_is_named(ssv2, caplog) -> None:
         (
             "train.json",
             '[{"id": "1", "template": "Eating [something]"}]',
-            "row 1: template 'Eating .something.' is no class",
+            "row 1: template 'Eating .something.' is not a class",
         ),
         ("train.json", "[]", "no rows"),
         ("labels.json", '{"a": "0", "b": "2"}', "class numbers are not 0 to 1"),

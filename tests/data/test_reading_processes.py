@@ -29,7 +29,7 @@ def videos(tmp_path_factory) -> Path:
 
 def run(videos: Path, *names: str) -> dict[str, dict]:
     """How each scenario ended; none may be left over, nor any of its workers."""
-    program = Path(__file__).with_name("readers_program.py")
+    program = Path(__file__).with_name("reading_processes_program.py")
     command = [sys.executable, str(program), str(videos), *names]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500 * (1 + len(names)))
     results = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
