@@ -281,7 +281,7 @@ def values_of(name: str, field: Any) -> st.SearchStrategy[Any]:
         return SMALL[name]
     least, most, default = field.metadata["least"], field.metadata["most"], default_of(field)
     if field.metadata["choices"]:
-        return st.sampled_from(field.metadata["choices"])
+        return st.sampled_from(list(field.metadata["choices"]))
     if isinstance(default, bool):
         return st.booleans()
     if "list" in str(field.type):

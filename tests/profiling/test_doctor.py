@@ -14,6 +14,7 @@ from hpm_video.profiling.diagnostics import format_count, format_duration, forma
 from hpm_video.profiling.environment import Check, Found
 from hpm_video.profiling.subprocess import Answer
 from hpm_video.profiling.throughput import time_loader, time_steps
+from hpm_video.runs.machine import installed_version
 from hpm_video.types import UserError
 
 CHECK = Check("numpy", "numpy", environment.try_import, {"name": "numpy"}, None, "sums")
@@ -59,7 +60,7 @@ def test_faults_are_listed_and_what_nobody_needs_is_none(monkeypatch, capsys) ->
     assert cli.main(["doctor"]) == 1
     head, result = capsys.readouterr().out.split("Result\n")
     assert "no    no_such               not installed (no_such_library) (not needed here; for: sums)" in head
-    assert f"- numpy {environment.installed_version('numpy')}: ended by SIGSEGV; needed for training\n" in result
+    assert f"- numpy {installed_version('numpy')}: ended by SIGSEGV; needed for training\n" in result
     assert result.count("\n") == 1
 
 
