@@ -80,7 +80,7 @@ def weight_settings(init: InitConfig, pretraining: bool = False) -> dict[str, An
 
 def target_kind(target: str | None) -> str:
     """Return what a head predicts for objective.target: pixels, or the features of that name."""
-    return "pixels" if target not in TARGETS or TARGETS[str(target)].is_pixels else str(target)
+    return "pixels" if target is None or target not in TARGETS or TARGETS[target].is_pixels else target
 
 
 def read_weights(path: Path, trust_pickle: bool = False) -> Weights:
