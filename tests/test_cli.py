@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -124,8 +125,16 @@ def test_a_pipe_that_breaks_elsewhere_is_a_fault_of_ours(monkeypatch) -> None:
         main(["scan", "x"])
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C interrupt, as in a terminal; what a shell starts in its background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_ctrl_c_is_one_line(command, monkeypatch, capsys) -> None:
+def test_ctrl_c_is_one_line(command, interruptible, monkeypatch, capsys) -> None:
     def wait(given) -> int:
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
         signal.sigtimedwait([], 5)
