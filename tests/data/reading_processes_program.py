@@ -60,6 +60,9 @@ def workers() -> list[psutil.Process]:
     return psutil.Process().children()
 
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in its background ignores it
+
+
 def kill(which: int, number: int = signal.SIGKILL) -> None:
     os.kill(workers()[which].pid, number)
 
