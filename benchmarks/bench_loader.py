@@ -32,6 +32,9 @@ from hpm_video.config.readers import READERS
 from hpm_video.data.dataset import ClipDataset, Sample, collate
 from hpm_video.data.loader import make_loader
 from hpm_video.data.readers import pyav
+from hpm_video.data.readers.limits import DEFAULT_LIMITS
+from hpm_video.data.readers.packets import Packets
+from hpm_video.data.readers.pixels import Frames
 from hpm_video.data.readers.read import is_installed, read_frames
 from hpm_video.data.sampling import sample_dense
 from hpm_video.data.source import open_source
@@ -180,15 +183,15 @@ def time_stages(file: Path, stride: int) -> dict[str, float]:
 
     def demux(number: int) -> None:
         with av.open(str(file)) as opened:
-            pyav.Packets.of(opened, opened.streams.best("video"))
+            Packets.of(opened, opened.streams.best("video"), DEFAULT_LIMITS, str(file))
 
     def no_colours(number: int) -> None:
-        put = pyav.Frames.put
-        pyav.Frames.put = lambda self, key, frame: None  # type: ignore[method-assign]
+        put = Frames.put
+        Frames.put = lambda self, key, frame: None  # type: ignore[method-assign]
         try:
             pyav.read(str(file), choose(number))
         finally:
-            pyav.Frames.put = put  # type: ignore[method-assign]
+            Frames.put = put  # type: ignore[method-assign]
 
     opened = time_alone(demux)
     decoded = time_alone(no_colours)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from compare_data import Task
 
-from hpm_video.runs.checkpoints import write_json
+from hpm_video.files import write_json
 from hpm_video.types import UserError
 
 log = logging.getLogger("hpm_video")

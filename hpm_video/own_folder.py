@@ -190,15 +190,18 @@ def _fits(name: str, pattern: str) -> bool:
 
 @contextlib.contextmanager
 def own_folder(
-    path: Path, made_by: str, older: Callable[[Path], Iterable[str] | None] = lambda path: None
+    path: Path,
+    made_by: str,
+    older: Callable[[Path], Iterable[str] | None] = lambda path: None,
+    doing: str | None = None,
 ) -> Iterator[OwnFolder]:
     """Claim a folder and hold it during the block: `OwnFolder.claim` and `hold`, whose errors it raises.
 
-    A new folder is deleted again if the block raises before it has reserved a name.
+    doing: the command for the message of others; None = `made_by`. A new folder is deleted again if the block raises before it has reserved a name.
     """
     was_there = path.exists()
     own = OwnFolder.claim(path, made_by, older)
-    with hold(path, made_by):
+    with hold(path, doing or made_by):
         own.reload()  # as the one that held it before has left it
         try:
             yield own

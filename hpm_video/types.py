@@ -8,7 +8,7 @@ Shape letters, used everywhere:
 | C | colour channels, 3 | | V | visible tokens of a clip |
 | T, H, W | frames, height, width of a clip | | M | masked tokens of a clip |
 | t, h, w | T / tubelet, H / patch, W / patch | | D | width of the encoder |
-| N | tokens of a clip, t * h * w | | Q | masked tokens that are decoded, all M by default |
+| N | tokens of a clip, t * h * w | | Q | masked tokens that are decoded: the share mask.decoded_share of M |
 | | | | P | pixel values of a token, tubelet * patch * patch * C |
 
 Words: *frames* are decoded uint8 pictures, a *clip* is the input of the model, a *token* one embedded tubelet, a *unit*

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -134,6 +135,26 @@ def run_here(start_here) -> Callable[..., subprocess.CompletedProcess]:
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def stop_in_training() -> Callable[..., int]:
+    """stop_in_training(command, run, signal.SIGTERM, 60): start a training run, send it a signal when its first step is
+    logged, and return its exit status, for which it has so many seconds."""
+
+    def stop(command: list[str], run: Path, number: int, limit_s: float) -> int:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            until = time.time() + 120
+            while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+                assert time.time() < until and process.poll() is None
+                time.sleep(0.2)
+            process.send_signal(number)
+            return process.wait(limit_s)
+        finally:
+            process.kill()
+
+    return stop
 
 
 class LocalEngine:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hpm_video.catalog.rows import Found
-from hpm_video.config.data_sets import DataSet, list_layouts
+from hpm_video.config.data_sets import DataSet, describe_layouts, list_layouts
 from hpm_video.errors import UserError
 
 
@@ -37,7 +37,7 @@ def find_layout(root: Path, given: Path | None = None, name: str = "auto") -> La
         module = row.load()
         if annotations := module.find_annotations(root, given):
             return Layout(known, row, module, annotations)
-    expected = " or ".join(f"{row.help}'s {row.layout}" for row in wanted.values())
+    expected = describe_layouts(wanted.values(), " or ")
     if given:
         raise UserError(f"data.annotations: {given} does not hold {expected}")
     if name != "auto":

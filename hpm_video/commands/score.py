@@ -22,9 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     """Score by kNN and a linear probe; return the exit status. Raises UserError."""
     check_run(given.run, "pretrain")
-    from hpm_video.evals.frozen.probe import open_evaluation, score_knn, score_linear
+    from hpm_video.evals.frozen.probe import open_evaluation, score_both
 
-    evaluation = open_evaluation(given.run, given.overrides)
-    found = [score_knn(evaluation, given.pool), score_linear(evaluation, given.pool)]
+    found = score_both(open_evaluation(given.run, given.overrides), given.pool)
     say_scores(given.run, found, describe_both(*found))
     return 0

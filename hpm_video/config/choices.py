@@ -17,7 +17,7 @@ METHOD = "hpm_video.method"
 class StrategyRow(Row):
     """A mask strategy: `choose(difficulty [B, U] or None, keys [B, U], plan) -> masked_units [B, U]`, see `MaskStrategy`."""
 
-    needs_difficulty: bool = False  # mask.difficulty is asked while mask.hard_share is above 0
+    needs_difficulty: bool = False  # mask.difficulty is asked while the step has a hard share above 0
     trains_predictor: bool = False  # even if nothing reads its predictions
 
 
@@ -48,7 +48,7 @@ class FrozenViT(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TargetRow(Row):
-    """A target: `make(config, teacher or None, device) -> TargetMaker`.
+    """A target: `make(config, teacher or None, device)`, which returns a callable (clip, decoded) -> `Target`.
 
     width: how many numbers are predicted of a token, from the configuration and the width of the encoder; None = its pixel
     values.

@@ -18,7 +18,7 @@ class DataConfig:
     )
     format: str = key(
         "auto",
-        f"auto looks for shards.json, manifest.json, {describe_layouts()}, train/ and val/, then takes "
+        f"auto looks for shards.json, manifest.json, {describe_layouts(list_layouts().values())}, train/ and val/, then takes "
         "every video (and picture, if num_frames is 1); folder: every one, without splits",
         ["auto", "manifest", "shards", *list_layouts(), "folder"],
     )

@@ -1,6 +1,6 @@
 """The known data sets. To add one, write its module in catalog/, add its row here and its recipe in datasets/."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -61,9 +61,9 @@ def list_layouts() -> dict[str, DataSet]:
     return {name: row for name, row in DATA_SETS.items() if row.layout}
 
 
-def describe_layouts(separator: str = ", ") -> str:
-    """Return the files of each of them, in words."""
-    return separator.join(f"{row.help}'s {row.layout}" for row in list_layouts().values())
+def describe_layouts(rows: Iterable[DataSet], separator: str = ", ") -> str:
+    """Return the files of the layouts of some sets, in words."""
+    return separator.join(f"{row.help}'s {row.layout}" for row in rows)
 
 
 def find_data_set(name: str) -> DataSet | None:

@@ -46,7 +46,7 @@ class ModelConfig(EncoderConfig):
 
     decoder_width: int | None = key(None, "pixel decoder and predictor width; null = of the size", least=1, most=65_536)
     decoder_depth: int | None = key(
-        None, "pixel decoder blocks; null = of the size: 4 for ti, s, b, 12 for l, h (VideoMAE)", least=0, most=1024
+        None, "pixel decoder blocks; null = of the size: 12 for l, h (VideoMAE), else 4", least=0, most=1024
     )
     decoder_heads: int | None = key(None, "pixel decoder and predictor heads; null = of the size", least=1, most=65_536)
     predictor_depth: int | None = key(

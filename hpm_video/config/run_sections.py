@@ -110,8 +110,8 @@ class InitConfig:
 
     weights: str | None = key(
         None,
-        "weights to start from (pretraining: decoder, predictor and teacher too, if they fit): a run folder, a file of weights, "
-        "or a checkpoint folder of DeepSpeed; null = random initialisation",
+        "weights to start from (pretraining: decoder, predictor and teacher too, if they fit): a run folder, a file of weights "
+        "or several with an index, or a checkpoint folder of DeepSpeed or torch; null = random initialisation",
         path=True,
     )
     trust_pickle: bool = key(
@@ -167,7 +167,9 @@ class EngineConfig:
     deepspeed_json: str | None = key(
         None, "file of more DeepSpeed settings; an error if it sets a key that other keys here determine", path=True
     )
-    compile: bool = key(False, "compile the transformer blocks of student and teacher, and the targets (torch.compile)")
+    compile: bool = key(
+        False, "compile the transformer blocks of student and teacher, and the targets of pixels (torch.compile)"
+    )
     graphs: str = key(
         "auto",
         "CUDA graphs: auto = the plain engine on a GPU records a micro step and replays it, if a trial reproduces the loss; "

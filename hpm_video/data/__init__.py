@@ -1,1 +1,1 @@
-"""FILE -> CLIP: which files (manifest), when (sampling), how (decode), what (transforms), in which order (loader)."""
+"""FILE -> CLIP: which files (manifest, shards), when (sampling), how (readers), what (transforms), in which order (loader)."""

@@ -19,7 +19,6 @@ import pyarrow as pa
 
 from hpm_video.catalog.roots import kind_of_names
 from hpm_video.catalog.rows import Row
-from hpm_video.catalog.texts import is_utf8 as is_utf8
 from hpm_video.catalog.texts import read_json
 from hpm_video.config.data_sets import SamplingProtocol, protocol_entry, read_protocol
 from hpm_video.data.manifest_table import read_table, table_of

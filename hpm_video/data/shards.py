@@ -215,4 +215,4 @@ def _read_index(root: str, file: str, timeout_s: float) -> list[Member]:
     return [Member(**dict(zip(index["columns"], sample, strict=True))) for sample in index["samples"]]
 
 
-_read = lru_cache(maxsize=1)(store.read)  # a data set asks for a sample's bytes and, apart, for its label
+_read = lru_cache(maxsize=1)(store.read)  # the same row again: clips of a video in two micro batches

@@ -1,1 +1,1 @@
-"""WEIGHTS -> SCORE -> TABLE: features of frozen encoders, what classifiers make of them, pictures and the report."""
+"""WEIGHTS -> SCORE: features and probes of frozen encoders, tests and predictions of fine-tuned ones."""

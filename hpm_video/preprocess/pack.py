@@ -41,7 +41,7 @@ class Plan:
     split: str
     source: Source
     rows: np.ndarray  # int [num_samples]
-    digest: str  # of names, labels and sizes in that order
+    digest: str  # of names and labels in that order
 
     @property
     def pattern(self) -> str:
@@ -119,7 +119,8 @@ def make_plans(config: DataConfig, seed: int, num_workers: int) -> tuple[list[Pl
         source = open_source(config, split)
         if source is None or not len(source):
             continue
-        if source.labels is None:
+        labels = source.labels
+        if labels is None:
             raise UserError(f"{config.root}: holds shards already; expected a folder, SSv2's layout or a manifest")
         check_paths(source)
         rows = np.arange(len(source))
@@ -133,7 +134,7 @@ def make_plans(config: DataConfig, seed: int, num_workers: int) -> tuple[list[Pl
         rows = rows[[fault is None for fault in faults]]
         digest = hashlib.sha256()
         for row in rows.tolist():
-            digest.update(f"{source.name(row)}\0{source.item(row).label}\n".encode())
+            digest.update(f"{source.name(row)}\0{labels[row]}\n".encode())
         plans.append(Plan(split, source, rows, digest.hexdigest()[:16]))
     if not plans:
         raise UserError(f"{config.root}: no samples; expected some in one of {', '.join(SPLITS)}")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from hpm_video.catalog.path_lists import Track
 from hpm_video.catalog.rows import Found, Row
+from hpm_video.catalog.texts import is_utf8
 from hpm_video.config.data_sets import DATA_SETS, find_data_set, find_protocol
-from hpm_video.data.manifest import is_utf8, manifest_names, read_header, write_manifest
+from hpm_video.data.manifest import manifest_names, read_header, write_manifest
 from hpm_video.data.splits import SPLITS
 from hpm_video.errors import UserError
 from hpm_video.files import expand_home, write_text

@@ -17,7 +17,6 @@ from hpm_video.catalog.layouts import find_layout
 from hpm_video.catalog.listing import list_folder
 from hpm_video.catalog.rows import Row
 from hpm_video.catalog.texts import is_utf8
-from hpm_video.config.data_sets import read_protocol
 from hpm_video.data.manifest import (
     HEADER,
     Manifest,
@@ -242,16 +241,8 @@ def copy_annotations(
     out, made = own.path, {record["path"]: record for record in records if "reason" not in record}
     if manifests:
         splits: dict[str, Sequence[Row]] = {s: _new_rows(manifest, made, targets) for s, manifest in manifests.items()}
-        header = read_header(root)
-        write_manifest(
-            out,
-            header["name"],
-            out,
-            splits,
-            header["classes"],
-            header.get("left_right", False),
-            read_protocol(header, str(root)),
-        )
+        first = next(iter(manifests.values()))
+        write_manifest(out, first.set_name, out, splits, first.classes, first.left_right, first.protocol)
     for name, source in _annotation_files(root).items() if not manifests else ():
         with replacing(own.file(name)) as draft:
             shutil.copyfile(source, draft)

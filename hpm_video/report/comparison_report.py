@@ -21,6 +21,7 @@ from hpm_video.report.curves import CURVES, draw_curves, read_metrics
 from hpm_video.report.document import Block, Heading, Paragraph, Picture, Table, write_html, write_markdown
 from hpm_video.report.finished_runs import Run, open_runs
 from hpm_video.report.literature import published_table
+from hpm_video.runs.kind import METRICS
 
 TUNING_CURVES = {"loss": "training loss", "held_out/top1": "top-1 of held-out clips, one view", "lr": "learning rate"}
 SHARED_SHOWN = {
@@ -287,7 +288,7 @@ def describe_shared(runs: Sequence[Run]) -> str:
 
 def draw_all_curves(variants: Sequence[Variant], colours: Mapping[str, str]) -> bytes | None:
     """Draw one line for each run, one colour for each variant; None if no run has metrics."""
-    folders = {v.label: [r.folder for r in v.runs if (r.folder / "metrics.jsonl").is_file()] for v in variants}
+    folders = {v.label: [r.folder for r in v.runs if (r.folder / METRICS).is_file()] for v in variants}
     keys = {key for runs in folders.values() for run in runs for line in read_metrics(run) for key in line}
     tuning = variants[0].runs[0].results["kind"] == "finetune"
     curves = {key: title for key, title in (TUNING_CURVES if tuning else CURVES).items() if key in keys}

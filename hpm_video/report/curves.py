@@ -10,6 +10,7 @@ import numpy as np
 from hpm_video.figures import COLOURS, LONGEST_NAME, legend_below, subplots, to_png
 from hpm_video.fonts import fonts_for, name_file
 from hpm_video.reading import read_rows
+from hpm_video.runs.kind import METRICS
 
 CURVES: Mapping[str, str] = {
     "pixel_loss": "reconstruction loss, training masks",
@@ -24,7 +25,7 @@ CURVES: Mapping[str, str] = {
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Return what a run measured, numbers only. Raises UserError."""
-    rows = read_rows(run / "metrics.jsonl", "the measurements of a run, as it writes them")
+    rows = read_rows(run / METRICS, "the measurements of a run, as it writes them")
     return [{name: value for name, value in row.items() if _is_number(value)} for row in rows]
 
 

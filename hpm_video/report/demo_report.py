@@ -1,9 +1,10 @@
-"""A run, or a comparison of runs, as one self-contained HTML file. Every sentence is computed from the results."""
+"""The page of the demonstration, one self-contained HTML file. Every sentence is computed from the results."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpm_video.evals.metrics import standard_error
 from hpm_video.report.document import Block, Code, Heading, Paragraph, Picture, Table, write_html
 
 SCORES = {"linear": "linear probe", "knn": "kNN"}
@@ -74,7 +75,7 @@ def _compare(results: Mapping[str, Any], one: str, other: str) -> str:
 def _frame_sentence(results: Mapping[str, Any]) -> str:
     name, best = max(results["single_frame"].items(), key=lambda item: item[1])
     chance = results["chance"]
-    error = (chance * (1 - chance) / results["num_test"]) ** 0.5
+    error = standard_error(chance, results["num_test"])
     if best - chance < 3 * error:
         return f"A single frame does not tell the label: at most {best:.3f} ({name}), chance is {chance:.3f} +- {error:.3f}."
     return f"A single frame tells something of the label: {best:.3f} ({name}), chance is {chance:.3f} +- {error:.3f}."

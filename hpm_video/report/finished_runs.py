@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hpm_video.errors import UserError
+from hpm_video.evals.metrics import standard_error
 from hpm_video.reading import one_line
 from hpm_video.runs.results import FILE, read_results
 
@@ -139,4 +140,4 @@ def _score(value: float, interval: Sequence[float] | None, num_test: int | None)
     if interval is not None:
         low, high = interval
         return Score(value, (low, high), (high - low) / (2 * 1.96))
-    return Score(value, None, (value * (1 - value) / num_test) ** 0.5 if num_test else None)
+    return Score(value, None, standard_error(value, num_test) if num_test else None)

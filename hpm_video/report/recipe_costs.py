@@ -59,18 +59,7 @@ RECIPES = (
     Recipe("k400", "Kinetics-400", "kinetics400", "DIR", 400, 240_258, 19_881, "of CVDF's copy"),
 )
 GPU_FORMAT = "hpm-video gpu page 1"  # of benchmarks/results/gpu_*.json, which benchmarks/gpu/report.py writes
-MEASURED = {
-    "hpm (the recipe)": "hpm",
-    "hpm_paper": "hpm_paper",
-    "random_half": "random_half",
-    "videomae": "videomae",
-}
-VARIANTS = {
-    "hpm (the recipe)": [],
-    "hpm_paper": ["preset=hpm_paper"],
-    "random_half": ["preset=random_half"],
-    "videomae": ["preset=videomae"],
-}
+PRESETS = {"hpm (the recipe)": "hpm", "hpm_paper": "hpm_paper", "random_half": "random_half", "videomae": "videomae"}
 
 
 def write_recipes(home: Path, out: Path) -> list[Path]:
@@ -102,7 +91,7 @@ def _measured_blocks(recipe: Recipe, configs: dict[str, PretrainConfig], results
         return [Paragraph("What a GPU of ours does was not measured at this size.")]
     rows = []
     for label, config in configs.items():
-        rates = [rates.get(MEASURED[label]) for rates in pages.values()]
+        rates = [rates.get(PRESETS[label]) for rates in pages.values()]
         clips = num_steps(config, recipe.num_train) * config.optim.batch_size
         rows.append(
             [label, *("not measured" if not r else f"{clips / r / 3600:,.0f} ({r:,.0f} clips/s)" for r in rates)]
@@ -115,7 +104,8 @@ def describe_recipe(recipe: Recipe, configs: Path, results: Path) -> str:
     """Return the page of a recipe as Markdown. `results`: the folder with the pages of GPUs. Raises UserError if a
     file cannot be read."""
     name, given = f"{recipe.key}_vitb.yaml", [f"data.root={recipe.root}", "train.output=RUN"]
-    pretraining = {label: load_config(configs / "pretrain" / name, [*given, *more]) for label, more in VARIANTS.items()}
+    keys = {label: [] if preset == "hpm" else [f"preset={preset}"] for label, preset in PRESETS.items()}
+    pretraining = {label: load_config(configs / "pretrain" / name, [*given, *more]) for label, more in keys.items()}
     tuning = load_finetune_config(configs / "finetune" / name, given)
     blocks: list[Block] = [
         Paragraph(

@@ -26,8 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hpm_video.errors import UserError
-from hpm_video.files import disk_faults, replacing, sync
-from hpm_video.files import write_json as write_json
+from hpm_video.files import disk_faults, replacing, sync, write_json
 from hpm_video.reading import brief, check_file, one_line, parse_json
 from hpm_video.runs.state import RunState
 
@@ -123,17 +122,21 @@ def resume_point(run: Path) -> Path | None:
 
     Raises UserError if there are checkpoints and none of them is whole: a new start would overwrite what is left of the run.
     """
-    steps = list_steps(run)
-    whole = list_checkpoints(run)
-    broken = [folder for folder in steps if not whole or int(folder.name[5:]) > int(whole[-1].name[5:])]
-    if broken and not whole:
+    broken: list[tuple[Path, str]] = []  # the later ones, latest first
+    for folder in reversed(list_steps(run)):
+        fault = fault_of(folder)
+        if fault is None:
+            for later, why in reversed(broken):
+                log.warning("%s is not whole (%s); resuming from the checkpoint before it", later, why)
+            return folder
+        broken.append((folder, fault))
+    if broken:
+        folder, fault = broken[0]
         raise UserError(
-            f"{broken[-1]} is not whole ({fault_of(broken[-1])}), and the run has no other checkpoint; copy it again, or move "
-            "it away to start anew"
+            f"{folder} is not whole ({fault}), and the run has no other checkpoint; copy it again, or move it away to start "
+            "anew"
         )
-    for folder in broken:
-        log.warning("%s is not whole (%s); resuming from the checkpoint before it", folder, fault_of(folder))
-    return whole[-1] if whole else None
+    return None
 
 
 def fault_of(folder: Path) -> str | None:

@@ -7,8 +7,8 @@ its own data only: under another data set of the same command it would end as if
 import contextlib
 import dataclasses
 import logging
-import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hpm_video.data.source import Source
 from hpm_video.errors import UserError
 from hpm_video.files import write_json
 from hpm_video.models.encoder import resolve_size
-from hpm_video.own_folder import OwnFolder, hold, read_mark
+from hpm_video.own_folder import own_folder, read_mark
 from hpm_video.reading import parse_json, read_json, read_yaml
 from hpm_video.runs.checkpoints import resume_point
 from hpm_video.runs.kind import CONFIG, find_older_kind, kind_of
@@ -128,16 +128,18 @@ def open_run(config: RunConfig) -> Iterator[RunFolder]:
         with together():
             if rank() == 0:
                 _refuse_other_kind(run, kind)
-                is_new = not os.path.lexists(run)
-                own = OwnFolder.claim(run, kind, lambda path: [] if find_older_kind(path) == kind else None)
-                stack.enter_context(hold(run, f"hpm-video {kind}"))
-                stack.push(lambda raised, *_: own.discard() if raised and is_new else None)
+                stack.enter_context(own_folder(run, kind, partial(_older_names, kind), f"hpm-video {kind}"))
         with together():
             resumes = resume_point(run)
             if resumes is not None:
                 keep_older_behaviour(run, config)
                 check_same_run(run, config, _step_of(resumes))
         yield RunFolder(path=run, config=config, resumes=resumes)
+
+
+def _older_names(kind: str, path: Path) -> list[str] | None:
+    """Return the names in the mark of a run of this kind from before there were marks: none; None for other folders."""
+    return [] if find_older_kind(path) == kind else None
 
 
 def _refuse_other_kind(run: Path, kind: str) -> None:

@@ -2,7 +2,7 @@
 
 ```
 format, version      of this file
-kind                 pretrain, finetune, test or probe
+kind                 pretrain or finetune
 config, seed         every key of the run
 pretraining          of a fine-tuned run: config, data, flops, hours, figures of the run it started from; null otherwise
 versions, commit     of the libraries; of the checkout that the program ran from (null without one)
@@ -32,10 +32,10 @@ from hpm_video.data.source import Source
 from hpm_video.errors import UserError
 from hpm_video.files import write_json
 from hpm_video.reading import brief, parse_json
+from hpm_video.runs.kind import CONFIG, KINDS, RESULTS
 from hpm_video.runs.machine import describe_hardware, list_versions, peak_memory_gib, source_commit
 
-FILE, FORMAT, VERSION = "results.json", "hpm-video results", 1
-KINDS = ("pretrain", "finetune", "test", "probe")
+FILE, FORMAT, VERSION = RESULTS, "hpm-video results", 1
 NEEDED: dict[str, Any] = {"kind": str, "config": dict, "figures": dict, "scores": dict, "hours": int | float}
 OPTIONAL: dict[str, Any] = {"data": dict, "versions": dict, "hardware": dict, "commit": dict, "pretraining": dict}
 OPTIONAL |= {"flops": int | float, "device_hours": int | float, "world_size": int, "earlier": list}
@@ -107,7 +107,7 @@ def read_results(run: Path) -> dict[str, Any]:
     if not run.is_dir():
         raise UserError(f"{run} does not exist or is not a folder; expected the folder of a finished run")
     if not file.is_file():
-        unfinished = (run / "config.yaml").is_file()
+        unfinished = (run / CONFIG).is_file()
         hint = "the run has not finished. Rerun its command to resume" if unfinished else "it is not a run folder"
         raise UserError(f"{run} has no {FILE}; {hint}")
     try:

@@ -1,11 +1,11 @@
-"""Read what a run was started with: its configuration and the names of its classes."""
+"""Read and keep what a run was started with: its configuration and the names of its classes."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from hpm_video.config import PretrainConfig, RunConfig, load_config, load_finetune_config
 from hpm_video.errors import UserError
-from hpm_video.files import write_json as write_json
+from hpm_video.files import write_json
 from hpm_video.reading import brief, read_json, read_yaml
 from hpm_video.runs.kind import CONFIG, check_run, find_kind
 
@@ -48,3 +48,11 @@ def load_run_config(run: Path, overrides: Iterable[str] = ()) -> PretrainConfig:
     config = read_config(run, overrides)
     assert isinstance(config, PretrainConfig)
     return config
+
+
+def check_overrides(overrides: Iterable[str], *allowed: str) -> None:
+    """Raise UserError for a key of no section in `allowed` (data.*, ...): it is what the run was trained with."""
+    for override in overrides:
+        if not override.startswith(tuple(section.removesuffix("*") for section in allowed)):
+            named = " and ".join(filter(None, [", ".join(allowed[:-1]), allowed[-1]]))
+            raise UserError(f"{override}: only {named} keys can differ from the run's own")

@@ -11,6 +11,7 @@ from typing import Any
 
 from hpm_video.files import disk_faults, to_json, write_text
 from hpm_video.reading import parse_json, read_rows
+from hpm_video.runs.kind import METRICS
 from hpm_video.terminal import printable
 
 log = logging.getLogger("hpm_video")
@@ -51,7 +52,7 @@ class MetricLog:
     def __init__(self, run: Path, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.file, self.pictures = run / "metrics.jsonl", run / "difficulty.jsonl"
+        self.file, self.pictures = run / METRICS, run / "difficulty.jsonl"
         for file in (self.file, self.pictures):
             drop_later_lines(file, first_step)
         with disk_faults(run):
@@ -104,7 +105,7 @@ def _step_of(line: str) -> float:
 def last_measurements(run: Path) -> dict[str, float]:
     """Return the last value of each measurement on held-out clips, by its name without `held_out/`."""
     found: dict[str, float] = {}
-    for row in read_rows(run / "metrics.jsonl", "the measurements of this run, as it writes them"):
+    for row in read_rows(run / METRICS, "the measurements of this run, as it writes them"):
         found |= {k.removeprefix("held_out/"): v for k, v in row.items() if k.startswith("held_out/")}
     return found
 

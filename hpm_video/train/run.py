@@ -25,7 +25,7 @@ from hpm_video.runs.checkpoints import (
     save_checkpoint,
 )
 from hpm_video.runs.folder import HELD_OUT_FILE, RunFolder
-from hpm_video.runs.kind import kind_of
+from hpm_video.runs.kind import CONFIG, kind_of
 from hpm_video.runs.machine import describe_machine
 from hpm_video.runs.ranks import is_lost_peer
 from hpm_video.runs.results import write_results
@@ -118,7 +118,7 @@ class Training:
 
     def _write_settings(self, held_out: HeldOut) -> None:
         """Write RUN/config.yaml and RUN/held_out.json, if they are not there as they would be written."""
-        file, text = self.folder.path / "config.yaml", to_yaml(self.config)
+        file, text = self.folder.path / CONFIG, to_yaml(self.config)
         with disk_faults(file):
             same = file.is_file() and file.read_text(encoding="utf-8", errors="replace") == text
         if not same:

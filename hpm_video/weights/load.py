@@ -10,8 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
-from hpm_video.files import replacing
-from hpm_video.files import write_json as write_json
+from hpm_video.files import replacing, write_json
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import Student

@@ -1,6 +1,6 @@
-"""Pretrained weights: found, and named as `Student` and `Classifier` name them. `weight_transfer.py` puts them into a model.
+"""Pretrained weights: found, and named as `Student` and `Classifier` name them. `transfer.py` puts them into a model.
 
-Sources: a run of this program (folder, checkpoint, exported file), or another project's weights (`models/convert.py`).
+Sources: a run of this program (folder, checkpoint, exported file), or another project's weights (`weights/convert_in.py`).
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from hpm_video.errors import UserError
 from hpm_video.method.targets.image_models import PIXELS
 from hpm_video.reading import read_json
 from hpm_video.runs.checkpoints import STATE, list_checkpoints, read_tensors
+from hpm_video.runs.kind import CONFIG
 from hpm_video.runs.settings import load_classes, read_config
 from hpm_video.weights.convert_in import check_numbers, convert
 from hpm_video.weights.convert_names import Said
@@ -169,8 +170,8 @@ def _own(file: Path, tensors: Mapping[str, Tensor]) -> Weights:
         config, kind = header_of["config"], "encoder of a pretraining run"
         tensors = {f"encoder.{name}": tensor for name, tensor in tensors.items()}
     else:
-        run = file.parent if (file.parent / "config.yaml").is_file() else file.parents[2]
-        if not (run / "config.yaml").is_file():
+        run = file.parent if (file.parent / CONFIG).is_file() else file.parents[2]
+        if not (run / CONFIG).is_file():
             raise UserError(
                 f"init.weights: {file}: its config.yaml is not there; expected the file where its run wrote it"
             )

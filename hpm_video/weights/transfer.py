@@ -1,4 +1,4 @@
-"""Weights that were read (`weights.py`) put into a model, of perhaps another grid, other patches, another decoder or head."""
+"""Weights that were read (`read.py`) put into a model, of perhaps another grid, other patches, another decoder or head."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Runs each scenario of `test_readers.py` in a process of its own, forked so that torch is imported once, and waits for it
+"""Runs each scenario of `test_reading_processes.py` in a process of its own, forked so that torch is imported once, and waits for it
 with a limit. Prints a line of JSON for each: how it ended, what it said, and which of its workers are left."""
 
 import gc

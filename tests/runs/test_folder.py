@@ -4,9 +4,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -453,7 +451,7 @@ def test_launchers_that_would_start_the_run_many_times_are_refused(videos, tmp_p
             refuse_foreign_launchers()
 
 
-def test_a_closed_terminal_saves(videos, tmp_path) -> None:
+def test_a_closed_terminal_saves(videos, tmp_path, stop_in_training) -> None:
     out = tmp_path / "run"
     words = [
         "pretrain",
@@ -464,13 +462,8 @@ def test_a_closed_terminal_saves(videos, tmp_path) -> None:
         "train.save_every_steps=100000",
     ]
     code = "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); from hpm_video.cli import main; sys.exit(main(sys.argv[1:]))"
-    process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL)
-    until = time.time() + 120
-    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
-        assert time.time() < until and process.poll() is None
-        time.sleep(0.2)
-    process.send_signal(signal.SIGHUP)
-    assert process.wait(120) == 143 and len(list_checkpoints(out)) == 1
+    assert stop_in_training([sys.executable, "-c", code, *words], out, signal.SIGHUP, 120) == 143
+    assert len(list_checkpoints(out)) == 1
 
 
 def test_the_content_of_a_set_counts_and_its_place_does_not(videos, tmp_path) -> None:

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +158,7 @@ def test_kill_in_the_middle_of_a_save_leaves_the_last_checkpoint(videos, whole, 
     assert not list((tmp_path / "run" / "checkpoints").glob(".draft*"))
 
 
-def test_sigterm_saves_and_exits(videos, tmp_path) -> None:
+def test_sigterm_saves_and_exits(videos, tmp_path, stop_in_training) -> None:
     out = tmp_path / "run"
     words = [
         "pretrain",
@@ -169,13 +168,7 @@ def test_sigterm_saves_and_exits(videos, tmp_path) -> None:
         "train.steps=100000",
         "train.save_every_steps=100000",
     ]
-    process = subprocess.Popen([sys.executable, "-m", "hpm_video", *words], stdout=subprocess.DEVNULL)
-    until = time.time() + 120
-    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
-        assert time.time() < until and process.poll() is None
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    assert stop_in_training([sys.executable, "-m", "hpm_video", *words], out, signal.SIGTERM, 60) == 143
     assert len(list_checkpoints(out)) == 1
     assert load_checkpoint(list_checkpoints(out)[0]).state["step"] >= 1
 

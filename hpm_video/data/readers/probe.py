@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
-from hpm_video.data.readers.packets import Packets as Packets
+from hpm_video.data.readers.packets import Packets
 from hpm_video.data.readers.pixels import Size, pixel_aspect, say_change
 from hpm_video.data.readers.pyav import decode_all, find_stream, open_video, turn_faults
 

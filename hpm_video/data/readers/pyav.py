@@ -16,9 +16,8 @@ import numpy as np
 
 from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
 from hpm_video.data.readers.media import check_file, first_line, name_content
-from hpm_video.data.readers.packets import Packets as Packets
-from hpm_video.data.readers.pixels import Frames as Frames
-from hpm_video.data.readers.pixels import Size, Source, pixel_aspect
+from hpm_video.data.readers.packets import Packets
+from hpm_video.data.readers.pixels import Frames, Size, Source, pixel_aspect
 from hpm_video.data.readers.rates import Choose, choose_at
 from hpm_video.errors import UnreadableVideo
 

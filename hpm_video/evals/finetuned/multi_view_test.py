@@ -33,7 +33,7 @@ from hpm_video.evals.summary import describe_doubt, format_share
 from hpm_video.files import write_bytes, write_csv, write_json
 from hpm_video.own_folder import all_names, own_folder
 from hpm_video.runs.machine import describe_machine
-from hpm_video.runs.settings import load_classes, read_config
+from hpm_video.runs.settings import check_overrides, load_classes, read_config
 from hpm_video.train.engines.start import prepare_process
 from hpm_video.types import Failure
 from hpm_video.weights.load import load_classifier
@@ -50,9 +50,7 @@ def evaluate_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     `top1_unreadable_wrong` counts it as wrong. Raises UserError for everything the user can mend, and if more than
     data.max_bad_share cannot be read.
     """
-    wrong = [o for o in overrides if not o.startswith(("data.", "test.", "engine."))]
-    if wrong:
-        raise UserError(f"{wrong[0]}: only data.*, test.* and engine.* keys can differ from the run's own")
+    check_overrides(overrides, "data.*", "test.*", "engine.*")
     if any(o.startswith("data.num_held_out=") for o in overrides):
         raise UserError("data.num_held_out: expected as in training, or samples that were trained on would be tested")
     load_classes(run)  # raises if this is not a fine-tuning run
@@ -155,7 +153,7 @@ def write_results(folder: Path, source: Source, config: FinetuneConfig, about: d
     write_csv(folder / "per_class.csv", columns, class_rows(confusion, source.classes))
     write_bytes(folder / "confusion.png", draw_confusion(confusion, source.classes))
     write_json(folder / "results.json", results)
-    if scores["top1_interval"][0] <= scores["chance"]:
+    if describe_doubt(scores):
         log.warning(
             "top-1 is not above chance (%.3f, the most frequent class): check that labels and class names belong together, "
             "that training ended with a falling loss, and data.mean, data.std and test.* keys",

@@ -44,20 +44,11 @@ CLIP_KEYS = ("num_frames", "frame_size_px", "sampling", "stride", "fps", "mean",
 
 
 class Encoded(NamedTuple):
-    """Features of the rows of a batch that could be read, on the CPU."""
+    """Features of some rows, on the CPU: those that could be read, and the reasons for the others."""
 
     rows: Int[ndarray, " B"]
     values: Float[Tensor, "B ..."]
     labels: Int[ndarray, " B"]
-    unreadable: dict[int, Failure]
-
-
-class Part(NamedTuple):
-    """A whole file of features: rows that could be read, and the reasons for the others."""
-
-    rows: Int[ndarray, " n"]
-    values: Float[Tensor, "n ..."]
-    labels: Int[ndarray, " n"]
     unreadable: dict[int, Failure]
 
 
@@ -121,17 +112,20 @@ class Parts:
         with replacing(self.file(number)) as draft:
             save_file(tensors, draft, {"unreadable": json.dumps(unreadable)})
 
-    def read(self) -> Iterator[Part]:
+    def read(self) -> Iterator[Encoded]:
         """Yield the parts in their order. Values are mapped from the file, not read before they are used."""
         for number in range(len(self)):
             with safe_open(self.file(number), "pt") as file:
-                unreadable = json.loads(file.metadata()["unreadable"])
-                yield Part(
+                yield Encoded(
                     file.get_tensor("rows").numpy(),
                     file.get_tensor("values"),
                     file.get_tensor("labels").numpy(),
-                    {int(row): Failure(*failure) for row, failure in unreadable.items()},
+                    _read_unreadable(file),
                 )
+
+
+def _read_unreadable(part: Any) -> dict[int, Failure]:
+    return {int(row): Failure(*failure) for row, failure in parse_json(part.metadata()["unreadable"]).items()}
 
 
 def is_whole(file: Path, rows: range) -> bool:
@@ -142,9 +136,7 @@ def is_whole(file: Path, rows: range) -> bool:
         with safe_open(file, "pt") as part:
             found = part.get_tensor("rows").tolist()
             lengths = {part.get_slice(name).get_shape()[0] for name in ("values", "labels")}
-            unreadable = {
-                int(row): Failure(*failure) for row, failure in parse_json(part.metadata()["unreadable"]).items()
-            }
+            unreadable = _read_unreadable(part)
         return lengths == {len(found)} and sorted([*found, *unreadable]) == list(rows)
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError, IndexError):
         return False

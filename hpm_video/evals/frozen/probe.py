@@ -32,11 +32,12 @@ from hpm_video.models.encoder import Encoder, resolve_size
 from hpm_video.own_folder import own_folder
 from hpm_video.preprocess.jobs import read_settings
 from hpm_video.runs.machine import describe_machine
-from hpm_video.runs.settings import load_run_config
+from hpm_video.runs.settings import check_overrides, load_run_config
 from hpm_video.weights.load import load_encoder
 
 log = logging.getLogger("hpm_video")
 MAX_CACHE_GIB = 50.0  # of tokens on disk
+PROBE_SEED = 0  # of what the linear probe holds back to choose its C
 Record = dict[str, Any]
 
 
@@ -52,9 +53,7 @@ class Evaluation(NamedTuple):
 
 def open_evaluation(run: Path, overrides: Sequence[str]) -> Evaluation:
     """Open a run's encoder with its own data set or another (data.root=DIR). Raises UserError."""
-    wrong = [o for o in overrides if not o.startswith("data.")]
-    if wrong:
-        raise UserError(f"{wrong[0]}: only data.* keys can differ from the run's own")
+    check_overrides(overrides, "data.*")
     encoder, config = load_encoder(run)[1], load_run_config(run, overrides)
     grid = Geometry.of(config).grid
     if grid != encoder.grid:
@@ -67,7 +66,7 @@ def open_evaluation(run: Path, overrides: Sequence[str]) -> Evaluation:
 def score_run(run: Path, overrides: Sequence[str], pooling: str | None = None) -> dict[str, float]:
     """Return kNN and linear probe in one table; each is also written as a file."""
     evaluation = open_evaluation(run, overrides)
-    knn, linear = score_knn(evaluation, pooling), score_linear(evaluation, pooling)
+    knn, linear = score_both(evaluation, pooling)
     together = {"knn": knn["top1"], "linear": linear["top1"], "linear_C": linear["chosen"]["C"]}
     return together | {name: knn[name] for name in ("chance", "num_train", "num_test", "num_unreadable")}
 
@@ -89,19 +88,31 @@ def score_features(train: Features, test: Features, seed: int = 0) -> dict[str, 
     }
 
 
+def score_both(evaluation: Evaluation, pooling: str | None = None) -> tuple[Record, Record]:
+    """Score by kNN and by the linear probe on the same features, and write both scores. Raises UserError."""
+    features = _read_features(evaluation, pooling)
+    return _score_knn(evaluation, *features), _score_linear(evaluation, *features)
+
+
 def score_knn(evaluation: Evaluation, pooling: str | None = None) -> Record:
     """Score by kNN, and write the score. Raises UserError."""
-    train, test, pooling = _read_features(evaluation, pooling)
+    return _score_knn(evaluation, *_read_features(evaluation, pooling))
+
+
+def score_linear(evaluation: Evaluation, pooling: str | None = None) -> Record:
+    """Score by the linear probe, and write the score. Raises UserError."""
+    return _score_linear(evaluation, *_read_features(evaluation, pooling))
+
+
+def _score_knn(evaluation: Evaluation, train: Features, test: Features, pooling: str) -> Record:
     began = time.perf_counter()
     votes = count_votes(train.values, train.labels, test.values)
     return _record(evaluation, f"knn-{pooling}", train, test, measure(votes, test.labels), began=began)
 
 
-def score_linear(evaluation: Evaluation, pooling: str | None = None, seed: int = 0) -> Record:
-    """Score by the linear probe, and write the score. Raises UserError."""
-    train, test, pooling = _read_features(evaluation, pooling)
+def _score_linear(evaluation: Evaluation, train: Features, test: Features, pooling: str) -> Record:
     began = time.perf_counter()
-    probe = linear_probe(train.values, train.labels, test.values, seed, train.groups)
+    probe = linear_probe(train.values, train.labels, test.values, PROBE_SEED, train.groups)
     chosen = _describe_choice("C", probe.C, probe.held_back) | {"weight_decay": 1 / (probe.C * len(train.labels))}
     return _record(evaluation, f"linear-{pooling}", train, test, measure(probe.scores, test.labels), chosen, began)
 
