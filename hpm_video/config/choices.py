@@ -78,6 +78,20 @@ MASK_STRATEGIES = Table(
         implementation=f"{METHOD}.masking.strategies:mask_inverted",
         needs_difficulty=True,
     ),
+    split=StrategyRow(
+        help="mask.visible_hard_share of the visible units are from the harder half",
+        implementation=f"{METHOD}.masking.strategies:mask_split",
+        needs_difficulty=True,
+    ),
+)
+
+MASK_PATTERNS = Table(
+    scattered=Row(help="each unit for itself (VideoMAE, MAE)", implementation=f"{METHOD}.masking.patterns:scattered"),
+    band_pass=Row(
+        help="holes and islands of two or three units (ColorMAE)",
+        implementation=f"{METHOD}.masking.patterns:band_pass",
+    ),
+    multi_block=Row(help="large rectangles (V-JEPA)", implementation=f"{METHOD}.masking.patterns:multi_block"),
 )
 
 DIFFICULTY_SOURCES = Table(
@@ -87,6 +101,7 @@ DIFFICULTY_SOURCES = Table(
         needs_teacher=True,
         needs_predictor=True,
     ),
+    motion=SourceRow(help="frame differences, at no cost", implementation=f"{METHOD}.difficulty.motion:Motion"),
 )
 
 DECODE_CHOICES = Table(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hpm_video.config.choices import DECODE_CHOICES, DIFFICULTY_SOURCES, MASK_STRATEGIES, TARGETS
+from hpm_video.config.choices import DECODE_CHOICES, DIFFICULTY_SOURCES, MASK_PATTERNS, MASK_STRATEGIES, TARGETS
 from hpm_video.config.schema import key
 
 
@@ -95,6 +95,7 @@ class MaskConfig:
     unit: str = key(
         "tube", "tokens masked together: tube (a place over all time), token, block", ["tube", "token", "block"]
     )
+    pattern: str = key("scattered", "how random choices are spread over the clip", MASK_PATTERNS)
     block: list[int] = key([1, 1, 1], "with unit=block: tokens of a unit in time, height, width")
     ratio: float = key(0.9, "share of the units that are masked", least=0, most=1)
     decoded_share: float = key(
@@ -119,6 +120,16 @@ class MaskConfig:
         0.0, "alpha_0: share of the masked units that are chosen by difficulty at the start of the run", least=0, most=1
     )
     hard_share_end: float = key(0.5, "alpha_T: the same at the end of the run; linear in between", least=0, most=1)
+    sharpness: float | None = key(
+        None,
+        "with mode=hpm: hard units are drawn, with odds of exp(sharpness) for the hardest over the easiest: 0 = random masks, "
+        "below 0 = easy units; null = the hardest are taken",
+        least=-1e6,
+        most=1e6,
+    )
+    visible_hard_share: float = key(
+        0.5, "with mode=split: share of the visible units that are from the harder half of the clip", least=0, most=1
+    )
 
 
 @dataclass(kw_only=True)

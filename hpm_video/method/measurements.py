@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hpm_video.config import PretrainConfig
+from hpm_video.method.difficulty.motion import token_motion, visible_motion
 from hpm_video.method.journey import Journey
 from hpm_video.method.objectives import rank_correlation
 from hpm_video.types import BatchSlice, Engine, StudentOutput
@@ -35,6 +36,18 @@ def unit_correlation(journey: Journey) -> Tensor | None:
     return rank_correlation(*(x.unflatten(1, (-1, journey.part.num_tokens)).mean(-1) for x in pair))
 
 
+def visible_difficulty(journey: Journey) -> Tensor | None:
+    """Return twice the mean rank of the visible units' difficulty, ranks from 0 to 1: 1 = as random masks leave, near 0 = only
+    the easiest are left. None without difficulties."""
+    if journey.difficulty is None:
+        return None
+    visible = ~journey.mask.masked[:, journey.units[:, 0]]  # [B, U]: a unit is hidden as one
+    ordered = journey.difficulty.float().sort(dim=1).values
+    below, to = (torch.searchsorted(ordered, journey.difficulty.float(), right=right) for right in (False, True))
+    ranks = (below + to - 1) / (2 * max(1, visible.shape[1] - 1))  # ties share the mean of their places
+    return 2 * ((ranks * visible).sum(1) / visible.sum(1)).mean().float()
+
+
 def gradient_norms(journey: Journey, ranking_weight: float) -> dict[str, Tensor]:
     """Return the norm of each loss's gradient at the encoder's output."""
     losses, latent = journey.losses, journey.output.latent
@@ -61,8 +74,9 @@ def measure(
 
     held_out/pixel_loss under random masks, held_out/pixel_loss_hard under the current ones, and their ratio
     held_out/hardness_gain: above 1 if mining finds harder masks than chance. Also the rank correlation of predicted and true
-    loss, and the share of each loss in the gradients' norms at the encoder's output. most_clips: of one forward pass, which
-    needs as much memory as one of training; None = all.
+    loss, and the share of each loss in the gradients' norms at the encoder's output. held_out/motion_visible: how much of the
+    motion the current masks leave visible, 1 = as random ones. most_clips: of one forward pass, which needs as much memory
+    as one of training; None = all.
     """
     size, num_hard = clip.shape[0], step.num_hard(now / steps)
     length = min(size, most_clips or size)
@@ -93,9 +107,16 @@ def _measure_part(
     correlation = unit_correlation(random)
     if correlation is not None:
         found["held_out/rank_correlation"] = correlation
+    current = random
     if num_hard:
         with torch.no_grad():
-            found["held_out/pixel_loss_hard"] = step.forward(engine, clip, rows, 0, num_hard).losses.pixel
+            current = step.forward(engine, clip, rows, 0, num_hard)
+        found["held_out/pixel_loss_hard"] = current.losses.pixel
+    if clip.shape[2] > 1:
+        model = step.config.model
+        motion = token_motion(clip, (model.tubelet, model.patch_px, model.patch_px))
+        motion = motion.repeat_interleave(step.config.mask.masks_per_clip, dim=0)
+        found["held_out/motion_visible"] = visible_motion(motion, current.mask.masked)
     return found, norms
 
 

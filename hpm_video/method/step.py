@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig
-from hpm_video.config.choices import DECODE_CHOICES, MASK_STRATEGIES, TARGETS
+from hpm_video.config.choices import DECODE_CHOICES, MASK_PATTERNS, MASK_STRATEGIES, TARGETS
 from hpm_video.config.geometry import Geometry, has_images
 from hpm_video.config.needs import decodes_by_difficulty, difficulty_source, has_teacher, masks_by_difficulty
 from hpm_video.errors import UserError
@@ -17,7 +17,7 @@ from hpm_video.method.masking.decoding import DecodePlan
 from hpm_video.method.masking.keys import draw_drops, draw_keys
 from hpm_video.method.masking.strategies import MaskPlan
 from hpm_video.method.masking.units import Layout, make_layout, to_tokens
-from hpm_video.method.measurements import unit_correlation
+from hpm_video.method.measurements import unit_correlation, visible_difficulty
 from hpm_video.method.objectives import hpm_losses
 from hpm_video.method.schedules import momentum_at, num_hard_at
 from hpm_video.method.teacher import Teacher
@@ -43,6 +43,7 @@ class PretrainStep:
         self.drop_paths = DropPaths(student)
         self.uses_difficulty = masks_by_difficulty(config)
         self.choose = MASK_STRATEGIES[config.mask.mode].load()
+        self.pattern = MASK_PATTERNS[config.mask.pattern].load()
         self.decode = DECODE_CHOICES[config.mask.decode].load()
         self.teacher = self._make_teacher(student, device) if has_teacher(config) else None
         self.source: DifficultySource | None = None
@@ -112,7 +113,8 @@ class PretrainStep:
             difficulty = None if difficulty is None else difficulty.repeat_interleave(num_masks, dim=0)
         units, num_masked, part = layout.units, layout.num_masked, layout.part
         mask_plan = MaskPlan(num_masked, plan.num_hard, layout.grid, self.config.mask)
-        masked_units = self.choose(difficulty, draws.keys, mask_plan)  # [B, U], True = hidden
+        keys = self.pattern(draws.keys, layout.grid)
+        masked_units = self.choose(difficulty, keys, mask_plan)  # [B, U], True = hidden
         mask = to_tokens(masked_units, units, num_masked, part, draws.phases, None, self.decode, difficulty)
         self.drop_paths.set(draws.drops)
         output = engine(clip, mask.visible, mask.decoded)  # pixels [B, Q, P], predicted_loss [B, Q]
@@ -174,9 +176,10 @@ class PretrainStep:
             self.source.after_update(engine, step / steps)
 
     def inspect(self, journey: Journey) -> dict[str, Tensor]:
-        """Return the rank correlation of predicted and true loss over the masked units of a training batch, for the log."""
-        correlation = unit_correlation(journey)
-        return {} if correlation is None else {f"rank_correlation{journey.plan.suffix}": correlation}
+        """Return for the log, of a training batch: the rank correlation of predicted and true loss over its masked units, and
+        how difficult its visible units are."""
+        found = {"rank_correlation": unit_correlation(journey), "difficulty_visible": visible_difficulty(journey)}
+        return {f"{name}{journey.plan.suffix}": value for name, value in found.items() if value is not None}
 
     def difficulty_of(self, engine: Engine, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B U"]:
         """Return the difficulty of the units of these videos, with the same views at each call."""

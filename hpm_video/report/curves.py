@@ -18,6 +18,7 @@ CURVES: Mapping[str, str] = {
     "held_out/hardness_gain": "hardness gain (above 1: masks harder than random)",
     "rank_correlation": "rank correlation of predicted and true loss,\ntraining clips and masks",
     "held_out/rank_correlation": "rank correlation of predicted and true loss,\nheld-out clips, random masks",
+    "held_out/motion_visible": "motion left visible (1: as random masks leave)",
     "hard_share": "share of the masked units chosen by difficulty",
     "lr": "learning rate",
 }
@@ -75,7 +76,7 @@ def _finish_panel(axis: Any, key: str, title: str) -> None:
         axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", va="center", fontsize=8)
         axis.set_xticks([])
         axis.set_yticks([])
-    if key.endswith("hardness_gain"):
+    if key.endswith(("hardness_gain", "motion_visible")):
         axis.axhline(1.0, color="#888888", linewidth=0.8, linestyle="--")
     values = [y for line in axis.lines for y in line.get_ydata() if y > 0]
     if key.endswith("pixel_loss") and values and max(values) > 2 * min(values):

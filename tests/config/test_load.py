@@ -147,7 +147,7 @@ def test_describe_keys_lists_every_key_with_its_default() -> None:
         text = text or (str(value) if isinstance(value, list) else words.get(value, str(value)))
         text = "(required)" if name in ("data.root", "train.output") else text
         assert rows[name].split(maxsplit=1)[1].startswith(f"{text} "), name
-    assert "[hpm|predictor_only|random|inverted]" in rows["mask.mode"]
+    assert "[hpm|predictor_only|random|inverted|split]" in rows["mask.mode"]
 
 
 def test_images_may_have_sincos2d() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hpm_video.config import load_config
-from hpm_video.config.choices import DECODE_CHOICES, DIFFICULTY_SOURCES, MASK_STRATEGIES, TARGETS
+from hpm_video.config.choices import DECODE_CHOICES, DIFFICULTY_SOURCES, MASK_PATTERNS, MASK_STRATEGIES, TARGETS
 from hpm_video.config.load import describe_keys
 from hpm_video.config.tables import Row, Table
 from hpm_video.method.step import PretrainStep
@@ -17,7 +17,7 @@ from hpm_video.runs.checkpoints import load_weights
 from hpm_video.types import Batch, BatchSlice, UserError
 
 CPU = torch.device("cpu")
-TABLES = (MASK_STRATEGIES, DIFFICULTY_SOURCES, DECODE_CHOICES, TARGETS)
+TABLES = (MASK_STRATEGIES, MASK_PATTERNS, DIFFICULTY_SOURCES, DECODE_CHOICES, TARGETS)
 OWN = '''
 """Rows of a user: soft masks, remembered losses, decoding by difficulty, and brightness as the target."""
 
@@ -144,10 +144,10 @@ def test_help_and_errors_follow_from_the_rows(own_rows) -> None:
     for words in ("soft: odds by rank", "memory: remembered losses", "hardest: hard units", "brightness: how bright"):
         assert words in told
     with pytest.raises(
-        UserError, match="mask.mode: 'hard'; expected one of hpm, predictor_only, random, inverted, soft"
+        UserError, match="mask.mode: 'hard'; expected one of hpm, predictor_only, random, inverted, split, soft"
     ):
         load_config(overrides=[*TINY, "mask.mode=hard"])
-    with pytest.raises(UserError, match="mask.difficulty: 'none_such'; expected one of teacher, memory"):
+    with pytest.raises(UserError, match="mask.difficulty: 'none_such'; expected one of teacher, motion, memory"):
         load_config(overrides=[*TINY, "mask.difficulty=none_such"])
 
 

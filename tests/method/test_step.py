@@ -196,3 +196,24 @@ def test_one_clip_overfits(make) -> None:
         optimizer.step()
         losses.append(float(result.metrics["pixel_loss"]))
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_masks_of_motion_hide_it_and_the_log_says_so(make) -> None:
+    """One place moves. Hard masks by motion hide it in each clip, easy ones show it, and both logged measures say so."""
+    found = {}
+    for sharpness in (None, 0.0, -1e6):
+        config, _, step, engine, clip = make(64, mask__difficulty="motion", mask__sharpness=sharpness, **HARD)
+        assert step.teacher is None
+        patch = config.model.patch_px
+        clip = clip[:, :, :1].expand(-1, -1, config.data.num_frames, -1, -1).clone()
+        clip[:, :, ::2, :patch, patch : 2 * patch] += 3.0
+        values = measure(step, engine, clip, 1, 2)
+        journey = step.forward(engine, clip, BatchSlice(0, 64, 64), 0, step.num_hard(0.5))
+        found[sharpness] = (
+            float(values["held_out/motion_visible"]),
+            float(step.inspect(journey)["difficulty_visible"]),
+        )
+    others = 2 * (14 / 2) / 15  # the mean rank of the 15 units that tie below the moving one
+    assert found[None] == (0, pytest.approx(others))
+    assert found[0.0][0] == pytest.approx(1, abs=0.6) and found[0.0][1] == pytest.approx(1, abs=0.05)
+    assert found[-1e6][0] > 2 and found[-1e6][1] > found[0.0][1]

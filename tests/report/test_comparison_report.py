@@ -53,7 +53,7 @@ def refuse(runs: list[Path], *said: str, vary=(), shared=(), compare="steps") ->
 
 
 DIFFERENCES = {
-    "kind": ({"given": {"kind": "test"}}, "'pretrain'", "'test'"),
+    "kind": ({"given": {"kind": "finetune"}}, "'pretrain'", "'finetune'"),
     "data.name": ({"given": {"data": {"name": "other", "fingerprint": "f"}}}, "'set'", "'other'"),
     "data.fingerprint": ({"given": {"data": {"name": "set", "fingerprint": "g"}}}, "'f'", "'g'"),
     "clips": ({"figures": {"steps": 20}}, "80", "160"),

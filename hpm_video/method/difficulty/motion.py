@@ -1,0 +1,45 @@
+"""Difficulty without a model: how much changes from frame to frame."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from hpm_video.method.difficulty.source import DifficultySource, SourceContext
+from hpm_video.method.masking.units import Layout, aggregate
+
+
+class Motion(DifficultySource):
+    """Rank units by their mean absolute frame difference: no teacher, no predictor, one pass over the pixels.
+
+    It is the baseline that a learned source has to beat. An image has no motion: all its units tie.
+    """
+
+    def __init__(self, context: SourceContext) -> None:
+        model = context.config.model
+        self.token = (model.tubelet, model.patch_px, model.patch_px)
+
+    def predict(self, clip: Float[Tensor, "B C T H W"], prepared: Tensor | None, layout: Layout) -> Tensor:
+        return aggregate(token_motion(clip, self.token), layout.units)
+
+
+def token_motion(clip: Float[Tensor, "B C T H W"], token: tuple[int, int, int]) -> Float[Tensor, "B N"]:
+    """Return the mean absolute difference between successive frames within each token (frames, height, width in pixels).
+
+    A frame is compared with the one before it, the first with the second. A clip of one frame or one time step gives
+    zeros if nothing changes.
+    """
+    if clip.shape[2] < 2:
+        return F.avg_pool3d(torch.zeros_like(clip[:, :1]).float(), token).flatten(1)
+    change = (clip[:, :, 1:] - clip[:, :, :-1]).abs().mean(1)  # [B, T - 1, H, W]
+    change = torch.cat([change[:, :1], change], dim=1)
+    return F.avg_pool3d(change[:, None].float(), token).flatten(1)
+
+
+def visible_motion(motion: Float[Tensor, "B N"], masked: torch.Tensor) -> Float[Tensor, ""]:
+    """Return the share of the motion that stands on visible tokens, divided by their share of the tokens: 1 = as random
+    masks leave. Clips without motion count as 1."""
+    visible = ~masked
+    whole = motion.sum(1)
+    share = torch.where(whole > 0, (motion * visible).sum(1) / whole.clamp(min=1e-12), visible.float().mean(1))
+    return (share / visible.float().mean(1)).mean()
