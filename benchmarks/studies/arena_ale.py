@@ -5,25 +5,27 @@ licence). The offsets from a byte to a pixel are our own measurement: the centre
 """
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from arena_clips import MIDDLE, NUM_FRAMES, SIDE, Material, random_stream, shrink
+from arena_clips import MIDDLE, NUM_FRAMES, Material, random_stream, shrink
 from numpy import ndarray
 
 from hpm_video.errors import UserError
 
 STRIDE = 3  # emulated frames from one frame of a clip to the next
-STRETCH = 100  # clips begun in a stretch of play
+STRETCH = 60  # clips begun in a stretch of play
 LONGEST_WAIT, LONGEST_GAP, LONGEST_REPEAT = (
     400,
     12,
     12,
 )  # emulated frames before the first clip, between clips, of an action
-FASTEST_PX = 8  # of an object in one emulated frame; more is a jump (a new ball, a tunnel)
+FASTEST_PX = 14  # of an object in one emulated frame; more is a jump (a new ball, a tunnel)
 LEAST_PX = 2  # path of the main object in a clip that counts as moving
 KEEP_STILL = 0.25  # share of the clips without motion of the main object that is kept
+SKILL, LONGEST_CHASE = 0.7, 4  # share of actions that follow the ball; emulated frames of such an action
 ALWAYS = (0, 255)
 
 
@@ -36,6 +38,15 @@ class Axis(NamedTuple):
     sign: int = 1
 
 
+class Chase(NamedTuple):
+    """Describe how to follow the ball: the own object, the axis, and the actions that lower and raise its pixel."""
+
+    own: str
+    axis: str
+    lower: int
+    raise_: int
+
+
 class Game(NamedTuple):
     """Describe a game: its playing field in pixels of the frame, its objects (the first is the main one)."""
 
@@ -44,6 +55,7 @@ class Game(NamedTuple):
     objects: dict[str, dict[str, Axis]]  # object -> "x", "y" -> axis
     warm_up: int  # emulated frames before play begins
     flickers: bool = False  # the game draws some objects in every second frame only
+    chase: Chase | None = None  # random play alone loses every ball
 
 
 def _ghost(x: int, y: int) -> dict[str, Axis]:
@@ -57,15 +69,17 @@ GAMES = {
         {
             "ball": {"x": Axis(49, -48.5), "y": Axis(54, -12.5, (45, 206))},
             "player": {"y": Axis(51, -5.5)},
-            "enemy": {"y": Axis(50, -7.5, (40, 200))},
+            "enemy": {"y": Axis(50, -7.5, (34, 200))},
         },
         warm_up=60,
+        chase=Chase("player", "y", 3, 4),
     ),
     "breakout": Game(
         (32, 196),
         (8, 152),
-        {"ball": {"x": Axis(99, -48.5), "y": Axis(101, 10.5, (1, 184))}, "paddle": {"x": Axis(72, -39.5)}},
+        {"ball": {"x": Axis(99, -48.5), "y": Axis(101, 10.5, (1, 174))}, "paddle": {"x": Axis(72, -39.5)}},
         warm_up=60,
+        chase=Chase("paddle", "x", 4, 3),
     ),
     "boxing": Game(
         (36, 178),
@@ -111,17 +125,18 @@ def make_ale(kind: str, split: str, seed: int, count: int) -> Material:
     game, clips, targets = GAMES[kind], [], []
     stretches = random_stream(kind, split, seed)
     while len(clips) < count:
-        for frames, rams in play(kind, np.random.default_rng(stretches.integers(2**63, size=2))):
+        stretch = play(kind, np.random.default_rng(stretches.integers(2**63, size=2)))
+        for frames, rams in islice(stretch, count - len(clips)):
             clips.append(shrink(frames[:, slice(*game.rows), slice(*game.columns)]))
             targets.append(label(game, rams))
-    table = {name: np.array([row[name] for row in targets[:count]], np.float32) for name in targets[0]}
-    return Material(torch.from_numpy(np.stack(clips[:count])), table, {})
+    table = {name: np.array([row[name] for row in targets], np.float32) for name in targets[0]}
+    return Material(torch.from_numpy(np.stack(clips)), table, {})
 
 
 def play(kind: str, rng: np.random.Generator) -> Iterator[tuple[ndarray, ndarray]]:
     """Yield clips of one stretch of play: frames uint8 [8, 210, 160, 3], RAM uint8 [22, 128] of every emulated frame.
 
-    Actions are random and repeated for 1 to LONGEST_REPEAT frames. Of the clips without motion of the main object only
+    Actions are random and held for 1 to LONGEST_REPEAT frames; a share of them follows the ball (SKILL). Of the clips without motion of the main object only
     the share KEEP_STILL is kept.
     """
     ale_py, game = load_ale(), GAMES[kind]
@@ -129,7 +144,7 @@ def play(kind: str, rng: np.random.Generator) -> Iterator[tuple[ndarray, ndarray
     ale.setInt("random_seed", int(rng.integers(2**31)))
     ale.setFloat("repeat_action_probability", 0.0)
     ale.loadROM(ale_py.roms.get_rom_path(kind))
-    step = _player(ale, rng)
+    step = _player(ale, game, rng)
     for _ in range(game.warm_up + int(rng.integers(LONGEST_WAIT))):
         step()
     for _ in range(STRETCH):
@@ -157,20 +172,32 @@ def _record(ale: Any, step: Callable[[], None], game: Game, must_move: bool) -> 
     return np.stack(frames), np.stack(rams)
 
 
-def _player(ale: Any, rng: np.random.Generator) -> Callable[[], None]:
-    """Return a function that emulates one frame; it keeps a random action for a random time, and restarts ended games."""
+def _player(ale: Any, game: Game, rng: np.random.Generator) -> Callable[[], None]:
+    """Return a function that emulates one frame. It holds each action for a random time, and restarts ended games."""
     actions = ale.getMinimalActionSet()
-    state = [0, actions[0]]  # frames left, action
+    left, action = 0, actions[0]
 
     def step() -> None:
-        if state[0] == 0:
-            state[:] = int(rng.integers(1, LONGEST_REPEAT + 1)), actions[rng.integers(len(actions))]
-        state[0] -= 1
-        ale.act(state[1])
+        nonlocal left, action
+        if left == 0:
+            follows = game.chase is not None and rng.random() < SKILL
+            action = _follow(game, ale.getRAM()) if follows else actions[rng.integers(len(actions))]
+            left = int(rng.integers(LONGEST_CHASE if follows else LONGEST_REPEAT)) + 1
+        left -= 1
+        ale.act(action)
         if ale.game_over():
             ale.reset_game()
 
     return step
+
+
+def _follow(game: Game, ram: ndarray) -> int:
+    """Return the action that moves the own object towards the ball."""
+    own, axis, lower, raise_ = game.chase
+    place, goal = (
+        read.sign * int(ram[read.byte]) + read.offset for read in (game.objects[name][axis] for name in (own, "ball"))
+    )
+    return raise_ if goal > place else lower
 
 
 def track(game: Game, name: str, rams: ndarray) -> dict[str, ndarray] | None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from arena_ale import GAMES, make_ale
+from arena_ale import make_ale
 from arena_clips import Material, find_shared, share_of_motion
 from arena_items import make_items
 from arena_playback import make_playback
@@ -31,20 +31,32 @@ REAL_CLIPS = "surv_fight_vp9_240"
 
 
 class Kind(NamedTuple):
-    """Describe a kind of material. make(kind, split, seed, count, folder); needs: ale, items, textures, real clips."""
+    """Describe a kind of material. make(kind, split, seed, count, folder); needs: ale, items, textures, real clips.
+
+    motion: the labels that only motion tells, so that one frame scores near 0 (`--check` prints it).
+    """
 
     make: Callable[[str, str, int, int, Path | None], Material]
     needs: tuple[str, ...]
+    motion: tuple[str, ...]
 
 
 def _game(kind: str, split: str, seed: int, count: int, folder: Path | None) -> Material:
     return make_ale(kind, split, seed, count)
 
 
+def _velocities(*names: str) -> tuple[str, ...]:
+    return tuple(f"{name} velocity" for name in names)
+
+
 KINDS = {
-    **{game: Kind(_game, ("ale",)) for game in GAMES},
-    "items": Kind(make_items, ("items", "textures")),
-    "playback": Kind(make_playback, ("real clips",)),
+    "pong": Kind(_game, ("ale",), _velocities("ball x", "ball y", "player y")),
+    "breakout": Kind(_game, ("ale",), _velocities("ball x", "ball y", "paddle x")),
+    "boxing": Kind(_game, ("ale",), _velocities("player x", "player y", "enemy x", "enemy y")),
+    "ms_pacman": Kind(_game, ("ale",), _velocities("player x", "player y")),
+    "freeway": Kind(_game, ("ale",), _velocities("chicken y")),
+    "items": Kind(make_items, ("items", "textures"), _velocities("item x", "item y")),
+    "playback": Kind(make_playback, ("real clips",), ("playback",)),
 }
 
 
@@ -96,10 +108,11 @@ def check(kind: str, count: int, folder: Path | None) -> tuple[list[str], Materi
     one, every = (
         probe(pixels(train.clips), pixels(test.clips), train, test) for pixels in (pixels_of_one, pixels_of_all)
     )
-    lines.append(f"  {'target':24s} undefined  one frame  all frames  (R2; class: accuracy above chance)")
+    lines.append(f"  {'target':27s} undefined  one frame  all frames  (R2; class: accuracy above chance)")
     for name in one.scores:
         undefined = np.isnan(train.targets[name]).mean() if name in train.targets else 0.0
-        lines.append(f"  {name:24s} {undefined:9.1%} {one.scores[name]:10.3f} {every.scores[name]:11.3f}")
+        mark = "motion" if name in KINDS[kind].motion else ""
+        lines.append(f"  {name:20s} {mark:6s} {undefined:9.1%} {one.scores[name]:10.3f} {every.scores[name]:11.3f}")
     return lines, train
 
 
@@ -127,6 +140,7 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(KINDS), help="kinds, with commas between them (default: all)")
     parser.add_argument("--sheet", type=Path, help="write a picture of a few clips of each kind")
     given = parser.parse_args()
+    torch.set_num_threads(1)
     materials = {}
     for kind in given.kinds.split(","):
         try:
