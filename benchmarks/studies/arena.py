@@ -1,0 +1,184 @@
+"""Compare mask strategies, sources of difficulty and decoders on material whose answers are known exactly.
+
+    python benchmarks/studies/arena.py --studies geometry --seeds 4 [--out runs/arena] [--clips DIR] [--minutes M]
+    python benchmarks/studies/arena.py --variants hpm motion_3 --seeds 8
+
+Small students are pretrained on games (positions from the console's memory), moving items and, with --clips, real clips, and
+scored frozen. **Primary metric**, fixed before the first comparison: R2 of a linear probe, its mean over the positions and
+velocities of a kind of material, then over the games and items. Everything else is secondary. All variants get the
+multiply-adds of `random_half` at --steps, unless the study says equal steps. A rerun resumes: finished runs are kept.
+`python benchmarks/studies/arena_page.py OUT` makes the page.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+
+from arena_clips import SPLITS  # noqa: E402
+from arena_material import KINDS, make_material  # noqa: E402
+from arena_page import SECONDARY, primary  # noqa: E402
+from arena_run import Job, Sizes, config_of, load_kind, run_job  # noqa: E402
+from arena_variants import BASE, STUDIES, UNTRAINED, VARIANTS, Study  # noqa: E402
+
+from hpm_video.costs.flops import run_flops  # noqa: E402
+from hpm_video.errors import UserError  # noqa: E402
+from hpm_video.evals.frozen.features import find_device  # noqa: E402
+from hpm_video.files import write_json  # noqa: E402
+from hpm_video.own_folder import own_folder, top_names  # noqa: E402
+
+MADE_BY = "benchmarks/studies/arena.py"
+JUDGE_SEED = 1000  # of the student whose true loss is the oracle's difficulty: no seed of a comparison
+ON_CPU: dict[str, Any] = {"steps": 300, "sizes": Sizes(500, 500, 400), "points": 1, "workers": 2}
+ON_GPU: dict[str, Any] = {"steps": 2000, "sizes": Sizes(2000, 2000, 1000), "points": 3, "workers": 8}
+
+
+def steps_of(variant: str, steps: int, equal_compute: bool) -> int:
+    """Return the steps of a variant that cost as much as those of random_half, or as many."""
+    if variant == UNTRAINED:
+        return 1
+    if not equal_compute:
+        return steps
+    costs = [run_flops(config_of(VARIANTS[name], steps=steps), steps) for name in (BASE, variant)]
+    return max(1, round(steps * costs[0] / costs[1]))
+
+
+def plan(studies: list[Study], seeds: range, steps: int, common: dict[str, Any]) -> list[Job]:
+    """Return the runs, seed by seed, so that a study that is stopped has whole pairs. Runs of two studies are one."""
+    found: dict[str, Job] = {}
+    for seed in seeds:
+        for study in studies:
+            for variant in study.variants:
+                length = steps_of(variant, steps, study.equal_compute)
+                job = Job(variant, seed, length, VARIANTS[variant], **common)
+                found.setdefault(job.name, job)
+    return list(found.values())
+
+
+def start_worker() -> None:
+    """Prepare a process: one thread, as many runs share the machine; and the end of the study ends it."""
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("high")
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Run a job in this process and write its result. A fault is returned as text, and does not stop the others."""
+    try:
+        result = run_job(job, find_device())
+    except UserError as error:
+        return {"job": job.name, "failed": str(error)}
+    write_json(job.out / f"{job.name}.json", result)
+    return result
+
+
+def make_all(jobs: list[Job], workers: int) -> None:
+    """Make the material of all runs that are left, so that no two of them make the same."""
+    wanted = {(kind, split, job.seed): job for job in jobs if not is_done(job) for kind in job.kinds for split in SPLITS}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, start_worker) as pool:
+        for future in [pool.submit(load_kind, job, kind, split) for (kind, split, _), job in wanted.items()]:
+            future.result()
+
+
+def is_done(job: Job) -> bool:
+    """Return whether the run has a result."""
+    return (job.out / f"{job.name}.json").exists()
+
+
+def run_all(jobs: list[Job], workers: int, until: float) -> None:
+    """Run the jobs that have no result; start none after `until` (seconds of time.monotonic)."""
+    left = [job for job in jobs if not is_done(job)]
+    say(f"{len(jobs)} runs, {len(jobs) - len(left)} of them done before")
+    context, number = multiprocessing.get_context("spawn"), 0
+    with ProcessPoolExecutor(workers, context, start_worker) as pool:
+        running: dict[Future, Job] = {}
+        while left or running:
+            while left and len(running) < workers and time.monotonic() < until:
+                job = left.pop(0)
+                running[pool.submit(work, job)] = job
+            if not running:
+                say(f"time is up; {len(left)} runs are left. The same command goes on")
+                return
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                job, number = running.pop(future), number + 1
+                say(f"{number} {describe(job, future.result())}")
+
+
+def describe(job: Job, result: dict[str, Any]) -> str:
+    """Return the line of a finished run."""
+    if "failed" in result:
+        return f"{job.name} failed: {result['failed']}"
+    return f"{job.name}: R2 {primary(result['curve'][-1]['scores']):.3f}, {result['seconds']:.0f} s"
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--studies", nargs="+", choices=list(STUDIES), default=[], help="all, unless variants are given"
+    )
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=[], help="these, at equal compute")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="of random_half (300; on a GPU 1000)")
+    parser.add_argument("--out", type=Path, default=Path("runs/arena"))
+    parser.add_argument("--clips", type=Path, help="folder of real clips with labels.csv, for playback")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), help="material (all that can be made)")
+    parser.add_argument("--minutes", type=float, default=1e6, help="start no run after so many minutes")
+    parser.add_argument("--workers", type=int, help="runs at the same time (2; on a GPU 8)")
+    given = parser.parse_args()
+    until = time.monotonic() + 60 * given.minutes
+    usual = ON_GPU if torch.cuda.is_available() else ON_CPU
+    steps, workers = given.steps or usual["steps"], given.workers or min(usual["workers"], os.cpu_count() or 1)
+    names = given.studies or ([] if given.variants else list(STUDIES))
+    studies = [STUDIES[name] for name in names] + ([Study("", tuple(given.variants))] if given.variants else [])
+    try:
+        with own_folder(given.out.resolve(), MADE_BY, lambda path: top_names(path)) as own:
+            own.reserve(("runs", "material"))
+            runs = own.path / "runs"
+            runs.mkdir(exist_ok=True)
+            kinds = tuple(given.kinds or usable_kinds(given.clips))
+            common = {"kinds": kinds, "sizes": usual["sizes"], "out": runs, "clips": given.clips}
+            common["points"] = usual["points"]
+            judge = Job(BASE, JUDGE_SEED, 2 * steps, VARIANTS[BASE], **common, keep_weights=True)
+            run_all([judge], 1, until)
+            common["judge"] = runs / f"{judge.name}.pt"
+            run_all(
+                plan(studies, range(given.first_seed, given.first_seed + given.seeds), steps, common), workers, until
+            )
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+def usable_kinds(clips: Path | None) -> list[str]:
+    """Return the kinds of material that can be made here; say which cannot, and why."""
+    found = []
+    for name in KINDS:
+        if name == SECONDARY and clips is None:
+            continue
+        try:
+            make_material(name, "test", JUDGE_SEED, 4, clips)
+            found.append(name)
+        except UserError as error:
+            say(f"without {name}: {error}")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

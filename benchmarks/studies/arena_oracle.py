@@ -1,0 +1,84 @@
+"""The oracle of the arena: difficulty is the true loss of a student that was trained with random masks.
+
+It is a row of the table of sources, as a user would add one. Its own cost does not count: the question is what the best
+difficulty could give.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hpm_video.config import PretrainConfig
+from hpm_video.config.choices import DIFFICULTY_SOURCES, SourceRow
+from hpm_video.method.difficulty.source import DifficultySource, SourceContext
+from hpm_video.method.masking.decoding import DecodePlan
+from hpm_video.method.masking.keys import draw_keys
+from hpm_video.method.masking.strategies import mask_random
+from hpm_video.method.masking.units import Layout, to_tokens
+from hpm_video.method.targets.pixels import PixelTarget
+from hpm_video.models.student import Student, build_student
+from hpm_video.types import Batch, BatchSlice
+
+NUM_VIEWS = 4  # random masks of each clip
+JUDGE: Path | None = None  # weights of the judge of this process
+JUDGE_KEYS: tuple[str, ...] = ()  # its settings beside those of the arena
+
+
+class TrueLoss(DifficultySource):
+    """Rank units by the judge's loss under random masks, a mean over the views that hid them."""
+
+    def __init__(self, context: SourceContext) -> None:
+        self.config = context.config
+
+    def prepare(self, rows: BatchSlice, layout: Layout, generator: torch.Generator, batch: Batch | None) -> Tensor:
+        return torch.stack([draw_keys(rows, layout.units.shape[0], generator) for _ in range(NUM_VIEWS)])
+
+    def predict(self, clip: Tensor, prepared: Tensor | None, layout: Layout) -> Tensor:
+        assert prepared is not None and JUDGE is not None, "the oracle needs a judge"
+        return loss_of_views(JUDGE, clip, prepared, layout)
+
+
+def true_losses(judge: Path, clip: Tensor, rows: BatchSlice, layout: Layout, generator: torch.Generator) -> Tensor:
+    """Return the judge's loss of each unit [B, U] under random masks drawn from the generator."""
+    keys = torch.stack([draw_keys(rows, layout.units.shape[0], generator) for _ in range(NUM_VIEWS)])
+    return loss_of_views(judge, clip, keys, layout)
+
+
+@torch.no_grad()
+def loss_of_views(judge: Path, clip: Tensor, keys: Tensor, layout: Layout) -> Tensor:
+    """Return the mean loss of each unit over the views that hid it; a unit that none hid has the clip's mean.
+
+    keys [views, B, U]: uniform in 0..1, whose largest are hidden.
+    """
+    student, target = load_judge(judge, clip.device)
+    units, num_masked = layout.units, layout.num_masked
+    total, times = clip.new_zeros(2, len(clip), len(units))
+    for view in keys:
+        mask = to_tokens(mask_random(view, num_masked), units, num_masked, DecodePlan(num_masked, units.shape[1]), view)
+        output = student(clip, mask.visible, mask.decoded)
+        loss = (output.pixels.float() - target(clip, mask.decoded).values).square().mean(-1)  # [B, Q]
+        of_token = clip.new_zeros(mask.masked.shape).scatter_(1, mask.decoded, loss)
+        total += of_token[:, units].mean(-1)
+        times += mask.masked[:, units[:, 0]]
+    seen = times > 0
+    mean = total.sum(1, keepdim=True) / times.sum(1, keepdim=True)
+    return torch.where(seen, total / times.clamp(min=1), mean)
+
+
+@lru_cache(maxsize=2)
+def load_judge(judge: Path, device: torch.device) -> tuple[Student, PixelTarget]:
+    """Return the judge and its target."""
+    from arena_run import config_of
+
+    config: PretrainConfig = config_of(JUDGE_KEYS)
+    student = build_student(config)
+    student.load_state_dict(torch.load(judge, weights_only=True, map_location="cpu"))
+    return student.to(device).eval().requires_grad_(False), PixelTarget(config, None, device)
+
+
+if "true_loss" not in DIFFICULTY_SOURCES:
+    DIFFICULTY_SOURCES.add(
+        "true_loss", SourceRow(help="loss of a trained student, for studies", implementation=TrueLoss)
+    )

@@ -1,0 +1,178 @@
+"""Write the page of an arena: `python benchmarks/studies/arena_page.py OUT [--title TEXT]` prints Markdown.
+
+Differences are paired by seed; intervals are 95 % of Student's t over the seeds. Rows of different commits are named.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+
+from arena_variants import BASE, STUDIES, UNTRAINED, Study  # noqa: E402
+
+from hpm_video.report.document import Block, Heading, Paragraph, Table, to_markdown  # noqa: E402
+
+CLASSES = ("item", "playback")  # targets that are classes
+SECONDARY = "playback"  # a class task of real clips: not part of the primary metric
+Runs = dict[tuple[str, int], dict[int, dict[str, Any]]]  # (variant, steps) -> seed -> result
+
+
+def of_kind(scores: Mapping[str, float]) -> float:
+    """Return the score of one kind of material: the mean R2 of its positions and velocities; of classes alone, their accuracy
+    above chance as a share of what is possible."""
+    measured = [value for name, value in scores.items() if name not in CLASSES]
+    return float(np.mean(measured or list(scores.values())))
+
+
+def primary(scores: Mapping[str, Any]) -> float:
+    """Return the primary metric: the mean over the games and items."""
+    return float(np.mean([of_kind(part) for kind, part in scores.items() if kind != SECONDARY]))
+
+
+def read_runs(out: Path) -> Runs:
+    """Return the results under OUT/runs, judges left out."""
+    found: Runs = defaultdict(dict)
+    for file in sorted((out / "runs").glob("*.json")):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        if result["seed"] < 1000:
+            found[result["variant"], result["steps"]][result["seed"]] = result
+    return dict(found)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return mean and half the width of the 95 % interval (Student's t); infinite for one value."""
+    from scipy.stats import t
+
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, math.inf
+    return mean, float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def show(values: Sequence[float]) -> str:
+    """Return mean and interval as text."""
+    mean, half = interval(values)
+    return f"{mean:+.3f}" + ("" if math.isinf(half) else f" ± {half:.3f}")
+
+
+def last(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    return result["curve"][-1]
+
+
+def area(result: Mapping[str, Any]) -> float:
+    """Return the mean of the primary metric over the points of the curve."""
+    return float(np.mean([primary(point["scores"]) for point in result["curve"]]))
+
+
+def paired(one: Mapping[int, Any], other: Mapping[int, Any], value: Any) -> list[float]:
+    """Return the differences of the seeds that both have."""
+    return [value(one[seed]) - value(other[seed]) for seed in sorted(one.keys() & other.keys())]
+
+
+def write_study(name: str, study: Study, runs: Runs, lengths: Mapping[str, int]) -> list[Block]:
+    """Return the blocks of a study: one table, differences to its first variant."""
+    if (BASE, lengths[BASE]) not in runs:
+        return []
+    base = runs[BASE, lengths[BASE]]
+    kinds = list(last(next(iter(base.values())))["scores"])
+    rows = []
+    for variant in study.variants:
+        found = runs.get((variant, lengths[variant]))
+        if not found:
+            continue
+        pairs = found.keys() & base.keys()
+        row = [variant, str(lengths[variant]), str(len(pairs))]
+        row.append(f"{np.mean([primary(last(r)['scores']) for r in found.values()]):.3f}")
+        same = variant == BASE
+        row.append("" if same else show(paired(found, base, lambda r: primary(last(r)["scores"]))))
+        row.append("" if same else show(paired(found, base, area)))
+        for kind in kinds:
+            row.append("" if same else show(paired(found, base, lambda r, k=kind: of_kind(last(r)["scores"][k]))))
+        row.append(measured(found, "held_out/motion_visible"))
+        row.append(measured(found, "held_out/hardness_gain"))
+        row.append(judged(found))
+        rows.append(row)
+    equal = "equal compute" if study.equal_compute else "equal steps (finding the difficulty is free)"
+    head = ["variant", "steps", "seeds", "R2", "difference", "of the whole curve", *kinds]
+    head += ["motion visible", "hardness gain", "rank correlation"]
+    return [Heading(f"{name}: {study.question}"), Paragraph(f"At {equal}."), Table(head, rows)]
+
+
+def measured(found: Mapping[int, Any], name: str) -> str:
+    values = [last(r)["measured"][name] for r in found.values() if name in last(r)["measured"]]
+    return f"{np.mean(values):.2f}" if values else ""
+
+
+def judged(found: Mapping[int, Any]) -> str:
+    values = [r["judged"]["rank_correlation"] for r in found.values() if r["judged"]]
+    return f"{np.mean(values):.2f}" if values else ""
+
+
+def write_noise(runs: Runs, lengths: Mapping[str, int]) -> list[Block]:
+    """Return the noise report: the spread of a difference of two runs, and the seeds that +.02 needs."""
+    blocks: list[Block] = [Heading("Noise")]
+    rows = []
+    for (variant, steps), found in sorted(runs.items()):
+        base = runs.get((BASE, lengths[BASE]), {})
+        if variant in (BASE, UNTRAINED) or steps != lengths.get(variant) or len(found.keys() & base.keys()) < 3:
+            continue
+        kinds = list(last(next(iter(found.values())))["scores"])
+        values = {"all": paired(found, base, lambda r: primary(last(r)["scores"]))}
+        values |= {k: paired(found, base, lambda r, k=k: of_kind(last(r)["scores"][k])) for k in kinds}
+        spread = {name: float(np.std(v, ddof=1)) for name, v in values.items()}
+        cells = [f"{s:.3f} ({max(2, math.ceil((2 * s / 0.02) ** 2))})" for s in spread.values()]
+        rows.append([variant, str(len(values["all"])), *cells])
+        head = ["variant less random_half", "seeds", "primary", *kinds]
+    if not rows:
+        return []
+    text = "Standard deviation of a paired difference over the seeds; in brackets the seeds after which +.02 is two standard errors."
+    return [*blocks, Paragraph(text), Table(head, rows)]
+
+
+def write_page(out: Path, title: str) -> str:
+    """Return the page as Markdown."""
+    from arena import steps_of
+
+    runs = read_runs(out)
+    if not runs:
+        raise SystemExit(f"error: {out}/runs holds no results; expected those of benchmarks/studies/arena.py")
+    steps = max(s for (variant, s) in runs if variant == BASE)
+    blocks: list[Block] = []
+    base = {name: steps_of(name, steps, True) for study in STUDIES.values() for name in study.variants}
+    blocks += write_noise(runs, base)
+    for name, study in STUDIES.items():
+        lengths = {v: steps_of(v, steps, study.equal_compute) for v in study.variants}
+        blocks += write_study(name, study, runs, lengths)
+    commits = defaultdict(int)
+    for found in runs.values():
+        for result in found.values():
+            commit = result["commit"] or {"commit": "unknown", "dirty": False}
+            commits[commit["commit"][:7] + (" with changes" if commit["dirty"] else "")] += 1
+    machine = next(iter(next(iter(runs.values())).values()))["machine"]
+    told = ", ".join(f"{count} runs by {name}" for name, count in commits.items())
+    mixed = "**Runs of several commits stand side by side.** " if len(commits) > 1 else ""
+    blocks.append(
+        Paragraph(f"{mixed}{told}; torch {machine['torch']}, {machine['processor']}, {machine['accelerator']}.")
+    )
+    return to_markdown(title, blocks)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="folder of benchmarks/studies/arena.py")
+    parser.add_argument("--title", default="The arena of masks")
+    given = parser.parse_args()
+    sys.stdout.write(write_page(given.out, given.title))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

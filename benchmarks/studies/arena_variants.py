@@ -1,0 +1,76 @@
+"""What the arena compares: variants by their keys, studies by their variants."""
+
+from typing import NamedTuple
+
+RANDOM = ("mask.mode=random",)
+SOFT = ("mask.mode=hpm", "mask.hard_share_start=1", "mask.hard_share_end=1")  # every masked unit is drawn by its rank
+MOTION, TRUE_LOSS = "mask.difficulty=motion", "mask.difficulty=true_loss"
+UNTRAINED = "untrained"
+BASE = "random_half"  # the preset: random tubes, half of each decoded
+
+
+def block(side: int) -> str:
+    """Return the key for units of `side` x `side` tubes; the arena's clips have 4 steps in time."""
+    return f"mask.block=[4,{side},{side}]"
+
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    UNTRAINED: (*RANDOM, "optim.base_lr=0"),
+    "videomae": (*RANDOM, "mask.decoded_share=1.0"),
+    BASE: RANDOM,
+    "random_norm": (*RANDOM, "objective.target=norm_channel"),
+    # geometry of random masks
+    "random_2x2": (*RANDOM, "mask.unit=block", block(2)),
+    "random_band": (*RANDOM, "mask.pattern=band_pass"),
+    "random_blocks": (*RANDOM, "mask.pattern=multi_block"),
+    "random_token": (*RANDOM, "mask.unit=token"),
+    # oracles along the axis from easy to hard
+    **{f"motion_{s:g}": (*SOFT, MOTION, f"mask.sharpness={s:g}") for s in (-8, -3, 1.5, 3, 8)},
+    "motion_hard": ("mask.mode=hpm", MOTION),
+    **{f"motion_split_{s:g}": ("mask.mode=split", MOTION, f"mask.visible_hard_share={s:g}") for s in (0.25, 0.5, 0.75)},
+    **{f"true_{s:g}": (*SOFT, TRUE_LOSS, f"mask.sharpness={s:g}") for s in (-8, -3, 1.5, 3, 8)},
+    "true_hard": ("mask.mode=hpm", TRUE_LOSS),
+    # sources
+    "hpm": ("mask.mode=hpm",),
+    "hpm_3": (*SOFT, "mask.sharpness=3"),
+    "hpm_-3": (*SOFT, "mask.sharpness=-3"),
+    "memory_3": (*SOFT, "mask.difficulty=memory", "mask.sharpness=3"),
+    "memory_-3": (*SOFT, "mask.difficulty=memory", "mask.sharpness=-3"),
+    "memory_hard": ("mask.mode=hpm", "mask.difficulty=memory"),
+    # what is decoded, and how
+    "quarter": (*RANDOM, "mask.decoded_share=0.25"),
+    "quarter_units": (*RANDOM, "mask.decoded_share=0.25", "mask.decode=units"),
+    "quarter_motion": (*RANDOM, "mask.decoded_share=0.25", "mask.decode=difficulty", MOTION),
+    "cross": (*RANDOM, "model.decoder_attention=cross"),
+    "cross_deep": (*RANDOM, "model.decoder_attention=cross", "model.decoder_depth=6"),
+    "quarter_cross": (*RANDOM, "mask.decoded_share=0.25", "model.decoder_attention=cross"),
+    "quarter_cross_deep": (
+        *(*RANDOM, "mask.decoded_share=0.25", "model.decoder_attention=cross", "model.decoder_depth=6"),
+    ),
+    "quarter_motion_cross": (
+        *(*RANDOM, "mask.decoded_share=0.25", "mask.decode=difficulty", MOTION, "model.decoder_attention=cross"),
+    ),
+}
+
+
+class Study(NamedTuple):
+    """A question, and the variants that answer it. Differences are to the first variant that is not untrained."""
+
+    question: str
+    variants: tuple[str, ...]
+    equal_compute: bool = True  # else equal steps: what it costs to find the difficulty is not counted
+
+
+def _starting(*beginnings: str) -> tuple[str, ...]:
+    return tuple(name for name in VARIANTS if name.startswith(beginnings))
+
+
+STUDIES = {
+    "noise": Study("How many seeds does a difference of .02 need?", (UNTRAINED, BASE, "videomae", "random_norm")),
+    "geometry": Study(
+        "Which random masks are the best?", (BASE, *(n for n in _starting("random_") if n not in (BASE, "random_norm")))
+    ),
+    "oracle": Study("Can any difficulty help?", (BASE, *_starting("motion_", "true_")), equal_compute=False),
+    "sources": Study("Which source, at its cost?", (BASE, *_starting("hpm", "memory_"), "motion_3", "motion_-3")),
+    "decoder": Study("What is worth decoding, and how?", (BASE, *_starting("quarter", "cross"))),
+}

@@ -1,0 +1,100 @@
+"""The arena's plan, one small run to its page, and the statistics of the page."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ttest_1samp
+
+STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
+
+
+@pytest.fixture()
+def arena(monkeypatch):
+    """The modules of the arena, by name."""
+    monkeypatch.syspath_prepend(STUDIES)
+    import arena
+    import arena_oracle
+    import arena_page
+    import arena_run
+    import arena_variants
+
+    return {m.__name__: m for m in (arena, arena_oracle, arena_page, arena_run, arena_variants)}
+
+
+def job_of(arena, out: Path, variant: str, steps: int = 2, **more):
+    """A run on clips of noise that moves."""
+    run = arena["arena_run"]
+    keys = arena["arena_variants"].VARIANTS[variant]
+    more = {"kinds": ("items",), "sizes": run.Sizes(48, 40, 24), "out": out, "points": 1} | more
+    return run.Job(variant, 0, steps, keys, **more)
+
+
+def test_every_variant_is_a_configuration_and_gets_equal_compute(arena) -> None:
+    main, variants = arena["arena"], arena["arena_variants"]
+    from hpm_video.costs.flops import run_flops
+
+    for name, keys in variants.VARIANTS.items():
+        config = arena["arena_run"].config_of(keys)
+        if name != variants.UNTRAINED:
+            steps = main.steps_of(name, 1000, True)
+            spent = run_flops(arena["arena_run"].config_of(keys, steps=steps), steps)
+            base = run_flops(arena["arena_run"].config_of(variants.VARIANTS[variants.BASE], steps=1000), 1000)
+            assert spent == pytest.approx(base, rel=0.002), name
+        assert config.mask.ratio == 0.875
+    assert all(name in variants.VARIANTS for study in variants.STUDIES.values() for name in study.variants)
+    assert main.steps_of("hpm", 300, equal_compute=False) == 300
+
+
+def test_a_plan_is_seed_by_seed_and_names_no_run_twice(arena, tmp_path) -> None:
+    studies = arena["arena_variants"].STUDIES
+    common = {"kinds": ("items",), "sizes": arena["arena_run"].Sizes(4, 4, 4), "out": tmp_path}
+    jobs = arena["arena"].plan([studies["noise"], studies["geometry"]], range(3, 5), 100, common)
+    assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
+    assert len({job.name for job in jobs}) == len(jobs)
+    assert sum(job.variant == "random_half" for job in jobs) == 2
+
+
+def test_runs_with_judge_and_oracle_to_the_page(arena, tmp_path, monkeypatch) -> None:
+    """The same job gives the same scores; the oracle ranks as its judge does; the page names the commit."""
+    main, page = arena["arena"], arena["arena_page"]
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    judge = job_of(arena, runs, "random_half", keep_weights=True)
+    first = main.work(judge)
+    (runs / f"{judge.name}.json").rename(tmp_path / "first.json")
+    again = main.work(judge)
+    assert first["curve"][-1]["scores"] == again["curve"][-1]["scores"]
+    oracle = main.work(job_of(arena, runs, "true_3", judge=runs / f"{judge.name}.pt"))
+    assert oracle["judged"]["rank_correlation"] > 0.5  # other random views of the same student
+    assert 0 < oracle["curve"][-1]["measured"]["held_out/motion_visible"] < 2
+    monkeypatch.setattr(page, "STUDIES", {"one": arena["arena_variants"].Study("Why?", ("random_half", "true_3"), False)})
+    text = page.write_page(tmp_path, "A title")
+    assert text.startswith("# A title\n") and "| true_3 | 2 | 1 |" in text
+    assert "runs by" in text
+
+
+def test_intervals_are_those_of_students_t(arena) -> None:
+    values = [0.01, 0.03, -0.02, 0.05]
+    mean, half = arena["arena_page"].interval(values)
+    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (mean - half, mean + half) == (pytest.approx(low), pytest.approx(high))
+    assert arena["arena_page"].interval([0.1])[1] == float("inf")
+
+
+def test_mixed_commits_are_said(arena, tmp_path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    for seed, commit in ((0, "a" * 40), (1, "b" * 40)):
+        scores = {"pong": {"ball x": 0.1 * seed}, "playback": {"playback": 0.9}}
+        point = {"step": 10, "scores": scores, "measured": {}}
+        result = {"variant": "random_half", "seed": seed, "steps": 10, "curve": [point], "judged": {}}
+        result |= {"commit": {"commit": commit, "dirty": False}}
+        result |= {"machine": {"torch": "2", "processor": "p", "accelerator": "none"}}
+        (runs / f"random_half-10-{seed}.json").write_text(json.dumps(result))
+    text = arena["arena_page"].write_page(tmp_path, "T")
+    assert "**Runs of several commits stand side by side.**" in text and "aaaaaaa" in text and "bbbbbbb" in text
+    assert "| random_half | 10 | 2 | 0.050 |" in text  # playback is not part of the primary metric
