@@ -51,9 +51,19 @@ def _check_savings(config: PretrainConfig, geometry: Geometry) -> None:
             "model.predictor_encoder_depth, model.predictor_shared_depth: both are set; expected one, as the decoder's first "
             "blocks see the whole encoder"
         )
+    check_shared_depth(model.predictor_shared_depth, model.decoder_attention)
     ranks = trains_predictor(config) and geometry.num_masked > 1  # else another check refuses it
     if geometry.num_decoded < 1 or (ranks and geometry.num_decoded_units < 2):
         raise UserError(f"mask.decoded_share: {config.mask.decoded_share} leaves too little to rank; expected more")
+
+
+def check_shared_depth(shared_depth: int, decoder_attention: str) -> None:
+    """Raise UserError if the predictor would stand on cross-attention blocks, in which the visible tokens do not change."""
+    if shared_depth and decoder_attention == "cross":
+        raise UserError(
+            f"model.predictor_shared_depth: {shared_depth} with model.decoder_attention=cross; expected 0. "
+            "Try model.predictor_encoder_depth, or model.decoder_attention=self"
+        )
 
 
 def check_clip(config: RunConfig) -> Geometry:

@@ -109,6 +109,17 @@ DECODE_CHOICES = Table(
         help="tokens of each masked unit at even distances, from a random one on",
         implementation=f"{METHOD}.masking.decoding:decode_evenly",
     ),
+    units=DecodeRow(
+        help="whole masked units, uniformly",
+        implementation=f"{METHOD}.masking.decoding:decode_evenly",
+        whole_units=True,
+    ),
+    difficulty=DecodeRow(
+        help="whole masked units, hard ones more often, with losses weighted so that their expectation is that of all tokens",
+        implementation=f"{METHOD}.masking.decoding:decode_by_difficulty",
+        needs_difficulty=True,
+        whole_units=True,
+    ),
 )
 
 PIXELS = f"{METHOD}.targets.pixels:PixelTarget"

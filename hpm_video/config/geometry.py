@@ -118,6 +118,11 @@ class Geometry:
         """Q: decoded tokens of a clip."""
         return self.num_decoded_units * self.decoded_per_unit
 
+    @property
+    def asked_per_unit(self) -> int:
+        """Return how many tokens of a hidden unit a teacher predicts: as many of all units as the student decodes of some."""
+        return max(1, round(self.num_decoded / max(1, self.num_masked)))
+
 
 def _add_masks(geometry: Geometry, mask: MaskConfig) -> Geometry:
     """Return the geometry with units, masked and decoded tokens. 196 tubes at ratio 0.9 give 176 masked, as VideoMAE."""

@@ -49,6 +49,12 @@ class ModelConfig(EncoderConfig):
         None, "pixel decoder blocks; null = of the size: 12 for l, h (VideoMAE), else 4", least=0, most=1024
     )
     decoder_heads: int | None = key(None, "pixel decoder and predictor heads; null = of the size", least=1, most=65_536)
+    decoder_attention: str = key(
+        "self",
+        "self: visible and mask tokens attend to each other (VideoMAE); cross: mask tokens attend to the visible tokens alone "
+        "(CrossMAE's idea), so that the prediction of a token does not depend on which others are decoded",
+        ["self", "cross"],
+    )
     predictor_depth: int | None = key(
         1, "blocks of the loss predictor; null = as many as the pixel decoder has (paper)", least=0, most=1024
     )
@@ -100,7 +106,8 @@ class MaskConfig:
     ratio: float = key(0.9, "share of the units that are masked", least=0, most=1)
     decoded_share: float = key(
         0.5,
-        "share of the tokens of each masked unit that are decoded and ranked (of the masked units, if a unit is one token)",
+        "share of the tokens of each masked unit that are decoded and ranked (of the masked units, if a unit is one token or "
+        "mask.decode chooses whole units)",
         least=0,
         most=1,
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.config.geometry import Geometry, has_images
-from hpm_video.config.needs import asks_teacher
+from hpm_video.config.needs import asks_teacher, decodes_by_difficulty
 from hpm_video.costs.stages import STAGES, TARGET, TEACHER, Pass, block_macs, count_target
 from hpm_video.method.schedules import num_hard_at
 from hpm_video.models.encoder import resolve_size
@@ -63,15 +63,18 @@ def _teacher_pass(config: PretrainConfig, geometry: Geometry) -> tuple[int, Pass
     if config.teacher.view == "partial":
         seen = num_units - geometry.num_masked if share is None else max(1, round(share * num_units))
     steps = unit_size if config.teacher.num_steps is None else min(unit_size, config.teacher.num_steps)
-    asked = min(steps, geometry.decoded_per_unit) * (num_units - seen)
+    asked = min(steps, geometry.asked_per_unit) * (num_units - seen)
     num_views = config.teacher.num_views if seen < num_units else 1
     return num_views if asks_teacher(config) else 0, Pass(config, geometry, steps * seen, asked, is_teacher=True)
 
 
 def teacher_share(config: PretrainConfig, steps: int, geometry: Geometry | None = None) -> float:
-    """Return the share of the steps in which the teacher runs: those with at least one unit chosen by difficulty."""
+    """Return the share of the steps in which the teacher runs: those with at least one unit chosen by difficulty, or all if
+    difficulty chooses what is decoded."""
     if not asks_teacher(config):
         return 0.0
+    if decodes_by_difficulty(config):
+        return 1.0
     mask, num_masked = config.mask, (geometry or Geometry.of(config)).num_masked
     asked = [num_hard_at(s / steps, mask.hard_share_start, mask.hard_share_end, num_masked) > 0 for s in range(steps)]
     return float(np.mean(asked))

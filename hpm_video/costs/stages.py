@@ -54,6 +54,12 @@ def block_macs(num_tokens: int, width: int, mlp_ratio: float = 4.0) -> int:
     return 2 * num_tokens * width * (2 * width + int(width * mlp_ratio) + num_tokens)
 
 
+def cross_block_macs(num_queries: int, num_context: int, width: int, mlp_ratio: float = 4.0) -> int:
+    """Return the multiply-adds of one block whose Q queries attend to V other tokens: 10 Q D^2 + 2 V D^2 + 2 Q V D."""
+    maps = 2 * (num_context + num_queries) * width  # keys and values; queries and the output
+    return width * (maps + 2 * num_queries * num_context + 2 * num_queries * int(width * mlp_ratio))
+
+
 def count_embedding(step: Pass) -> int:
     """Count the map of the pixels of the visible tokens."""
     return step.num_visible * step.geometry.values_per_token * resolve_size(step.config.model).width
@@ -72,6 +78,8 @@ def count_decoder(step: Pass) -> int:
     """Count the pixel decoder's blocks; a teacher has only those that its predictor stands on."""
     model, size = step.config.model, resolve_size(step.config.model)
     depth = model.predictor_shared_depth if step.is_teacher else size.decoder_depth
+    if model.decoder_attention == "cross":
+        return depth * cross_block_macs(step.num_decoded, step.num_seen, size.decoder_width, size.mlp_ratio)
     return depth * block_macs(step.num_seen + step.num_decoded, size.decoder_width, size.mlp_ratio)
 
 

@@ -87,29 +87,39 @@ class BlockStack(nn.Module):
 
     def __init__(self, numbers: Blocks) -> None:
         super().__init__()
-        norm: Any = partial(nn.LayerNorm, eps=NORM_EPS)
-        width, depth, num_heads, mlp_ratio, drop_path, checkpointing = numbers
+        depth, drop_path = numbers.depth, numbers.drop_path
         rates = torch.linspace(0, drop_path, max(depth, 1), device="cpu").tolist()  # numbers, also under a meta device
-        self.blocks = nn.ModuleList(
-            Block(width, num_heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(self._make_block(numbers) for _ in range(depth))
         for block, rate in zip(self.blocks, rates, strict=False):
             if rate:
                 block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
-        self.norm: nn.Module = nn.LayerNorm(width, eps=NORM_EPS)
-        self.checkpointing = checkpointing
+        self.norm: nn.Module = nn.LayerNorm(numbers.width, eps=NORM_EPS)
+        self.checkpointing = numbers.checkpointing
 
-    def forward(self, x: Float[Tensor, "B L D"], start: int = 0) -> Float[Tensor, "B L D"]:
+    def _make_block(self, numbers: Blocks) -> nn.Module:
+        norm: Any = partial(nn.LayerNorm, eps=NORM_EPS)
+        return Block(numbers.width, numbers.num_heads, numbers.mlp_ratio, qkv_bias=True, norm_layer=norm)
+
+    def forward(
+        self, x: Float[Tensor, "B L D"], start: int = 0, context: Float[Tensor, "B V D"] | None = None
+    ) -> Float[Tensor, "B L D"]:
         """Run the blocks from `start` on, then the norm."""
-        return self.norm(self.run_blocks(x, start))
+        return self.norm(self.run_blocks(x, start, context=context))
 
-    def run_blocks(self, x: Float[Tensor, "B L D"], start: int = 0, stop: int | None = None) -> Float[Tensor, "B L D"]:
-        """Run the blocks from `start` to before `stop`, without the norm."""
+    def run_blocks(
+        self,
+        x: Float[Tensor, "B L D"],
+        start: int = 0,
+        stop: int | None = None,
+        context: Float[Tensor, "B V D"] | None = None,
+    ) -> Float[Tensor, "B L D"]:
+        """Run the blocks from `start` to before `stop`, without the norm. context: what a `CrossStack` attends to."""
+        given = () if context is None else (context,)
         for block in self.blocks[start:stop]:
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, *given, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(x, *given)
         return x
 
 

@@ -7,16 +7,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig
+from hpm_video.config.checks import check_shared_depth
 from hpm_video.config.choices import TARGETS
 from hpm_video.config.geometry import Geometry
 from hpm_video.config.needs import trains_predictor
 from hpm_video.errors import UserError
+from hpm_video.models.cross_attention import CrossStack
 from hpm_video.models.encoder import Encoder, encoder_arguments, resolve_size
 from hpm_video.models.layers import DECODER_B, VIT_B, Blocks, BlockStack, reset_weights
 from hpm_video.models.loss_predictor import PREDICTOR, LossPredictor, Predictor
 from hpm_video.models.tokens import Positions
 from hpm_video.streams import first_weights as seeded_weights
 from hpm_video.types import StudentOutput
+
+DECODERS: dict[str, type[BlockStack]] = {"self": BlockStack, "cross": CrossStack}  # by model.decoder_attention
 
 
 def target_width(config: PretrainConfig) -> int:
@@ -31,8 +35,9 @@ class Student(LossPredictor):
     """Predict pixels (or features) and losses of hidden tokens.
 
     The two decoders share the encoder, the projection and the mask token; they share blocks only if predictor.shared_depth
-    says so (the official code shares none). num_outputs: predicted values of a token; None = its pixel values. `encoder`:
-    further arguments of `Encoder`. Raises UserError if the predictor stands on more blocks than there are.
+    says so (the official code shares none). num_outputs: predicted values of a token; None = its pixel values.
+    decoder_attention: self, or cross: mask tokens attend to the visible tokens alone. `encoder`: further arguments of
+    `Encoder`. Raises UserError if the predictor stands on more blocks than there are, or on blocks of another kind.
     """
 
     def __init__(
@@ -44,16 +49,17 @@ class Student(LossPredictor):
         predictor: Predictor = PREDICTOR,
         num_outputs: int | None = None,
         first_weights: str = "mae",
+        decoder_attention: str = "self",
         **encoder: Any,
     ) -> None:
         super().__init__()
-        _check_depths(predictor, blocks, decoder)
+        _check_depths(predictor, blocks, decoder, decoder_attention)
         self.encoder = Encoder(clip_shape, blocks, **encoder)
         self.project = nn.Linear(blocks.width, decoder.width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder.width))
         geometry = self.encoder.geometry
         self.positions = Positions(self.encoder.positions.kind, geometry.grid, decoder.width, geometry.position_grid)
-        self.decoder = BlockStack(decoder)
+        self.decoder = DECODERS[decoder_attention](decoder)
         self.pixel_head = nn.Linear(decoder.width, num_outputs or geometry.values_per_token)
         self._add_predictor(predictor, decoder, blocks.width)
         reset_weights(self)
@@ -80,6 +86,7 @@ class Student(LossPredictor):
             ),
             num_outputs=target_width(config),
             first_weights=model.first_weights,
+            decoder_attention=model.decoder_attention,
             **encoder_arguments(config),
         )
 
@@ -99,7 +106,7 @@ class Student(LossPredictor):
         latent = self.encoder(clip, visible) if early is None else self.encoder.stack(early, self.early_depth)
         x = self._decoder_input(self.project(latent), visible, decoded)  # [B, V + Q, d]
         shared = self.decoder.run_blocks(x, 0, self.shared_depth)
-        pixels = self.pixel_head(self.decoder(shared, self.shared_depth)[:, -decoded.shape[1] :])  # [B, Q, P]
+        pixels = self.pixel_head(self._decode(shared, decoded.shape[1]))  # [B, Q, P]
         predicted_loss = None
         if self.predictor is not None:
             source = shared if early is None else early
@@ -136,8 +143,15 @@ class Student(LossPredictor):
         queries = self.mask_token + self.positions(decoded)
         return torch.cat([context + places, queries.to(context.dtype)], dim=1)
 
+    def _decode(self, x: Float[Tensor, "B L d"], num_queries: int) -> Float[Tensor, "B Q d"]:
+        """Return the decoder's last states of the mask tokens, which are the last of `x`."""
+        if isinstance(self.decoder, CrossStack):
+            return self.decoder(x[:, -num_queries:], context=x[:, :-num_queries])
+        return self.decoder(x, self.shared_depth)[:, -num_queries:]
 
-def _check_depths(predictor: Predictor, blocks: Blocks, decoder: Blocks) -> None:
+
+def _check_depths(predictor: Predictor, blocks: Blocks, decoder: Blocks, decoder_attention: str) -> None:
+    check_shared_depth(predictor.shared_depth, decoder_attention)
     if predictor.shared_depth > decoder.depth:
         raise UserError(
             f"model.predictor_shared_depth: {predictor.shared_depth}; expected at most model.decoder_depth {decoder.depth}"

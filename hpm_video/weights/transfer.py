@@ -101,6 +101,9 @@ def _unfit(
     """Return why these tensors cannot be loaded as they are; None if they can."""
     if other_target:
         return "it predicts another target"
+    had, has = _attention_of(tensors), _attention_of({n: own[n] for n in names})
+    if had and has and had != has:
+        return f"trained with model.decoder_attention={had}, this model has {has}"
     missing = [n for n in names if n not in tensors]
     if missing:
         return "not in the weights" if len(missing) == len(names) else f"{missing[0]} is not in the weights"
@@ -110,6 +113,12 @@ def _unfit(
         if not bool(torch.isfinite(tensors[name]).all()):
             return f"{name} has values that are not finite"
     return None
+
+
+def _attention_of(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return model.decoder_attention of tensors named as `Student` names them; None if they hold no block of a decoder."""
+    layers = {"self": "qkv", "cross": "kv"}
+    return next((kind for kind, n in layers.items() if f"decoder.blocks.0.attn.{n}.weight" in tensors), None)
 
 
 def _move_decoder_positions(model: Student, weights: Weights, tensors: dict[str, Tensor]) -> None:

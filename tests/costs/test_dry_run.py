@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hpm_video.config import load_config
 from hpm_video.config.geometry import Geometry
+from hpm_video.config.needs import trains_predictor
 from hpm_video.costs.dry_run import dry_run
 from hpm_video.costs.flops import count_step
 from hpm_video.costs.stages import REST, STAGES, TARGET, TEACHER
@@ -33,8 +34,15 @@ CONFIGS = {
     },
     "shared block": {"model__predictor_shared_depth": 1, "teacher__num_steps": 1},
     "image": {"image": True},
+    "cross attention": {"model__decoder_attention": "cross", "model__decoder_depth": 2, "mask__decoded_share": 0.5},
+    "cross attention, class token, shallow features": {
+        "model__decoder_attention": "cross", "model__cls_token": True, "model__predictor_encoder_depth": 1
+    },
+    "decoded by difficulty": {
+        "mask__mode": "random", "mask__decode": "difficulty", "mask__decoded_share": 0.25, "teacher__view": "partial"
+    },
     "features of the teacher": {"objective__target": "teacher_features", "mask__mode": "random"},
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=CONFIGS.values(), ids=CONFIGS.keys())
@@ -65,8 +73,11 @@ def test_backward_is_twice_the_linear_maps_and_two_and_a_half_times_attention(co
     size, model, geometry = resolve_size(config.model), config.model, Geometry.of(config)
     visible = geometry.num_visible + int(model.cls_token)
     everything = visible + geometry.num_decoded
-    depth = model.decoder_depth + (model.predictor_depth if config.mask.mode != "random" else 0)
-    attention = 2 * (size.depth * visible**2 * size.width + depth * everything**2 * size.decoder_width)
+    pairs = model.decoder_depth * everything**2
+    if model.decoder_attention == "cross":
+        pairs = model.decoder_depth * geometry.num_decoded * visible
+    pairs += model.predictor_depth * everything**2 if trains_predictor(config) else 0
+    attention = 2 * (size.depth * visible**2 * size.width + pairs * size.decoder_width)
     forward = {stage: cost.macs / 3 for stage, cost in run.forward.items() if not stage.startswith("teacher")}
     backward = sum(cost.macs for cost in run.backward.values()) / 3
     assert backward == 2 * sum(forward.values()) + attention / 2 - forward["patch embedding"]

@@ -5,14 +5,17 @@ import math
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpm_video.config import load_config
-from hpm_video.costs.flops import count_step
+from hpm_video.config.geometry import Geometry
+from hpm_video.costs.flops import count_step, teacher_share
 from hpm_video.method.masking.decoding import DecodePlan
 from hpm_video.method.masking.strategies import mask_random
 from hpm_video.method.masking.units import make_units, to_tokens
+from hpm_video.method.measurements import unit_correlation
 from hpm_video.method.step import PretrainStep
 from hpm_video.method.targets.pixels import make_target
 from hpm_video.models.student import Student
@@ -33,6 +36,13 @@ SAVINGS = {
     "shallow features": {"model__predictor_encoder_depth": 1},
     "shallow features, class token": {"model__predictor_encoder_depth": 1, "model__cls_token": True},
     "shared block": {"model__predictor_shared_depth": 1},
+    "cross attention, part": {
+        "model__decoder_attention": "cross", "mask__decoded_share": 0.25, "teacher__view": "partial"
+    },
+    "whole units": {"mask__decode": "units", "mask__decoded_share": 0.25},
+    "whole units by difficulty": {
+        "mask__decode": "difficulty", "mask__decoded_share": 0.5, "teacher__view": "partial", "mask__masks_per_clip": 2
+    },
     "image": {"image": True, "mask__decoded_share": 0.5, "data__num_frames": 1},
 }  # fmt: skip
 savings = pytest.mark.parametrize("overrides", SAVINGS.values(), ids=SAVINGS.keys())
@@ -236,6 +246,59 @@ def test_shared_and_shallow_by_hand(tiny_config, smooth_clip) -> None:
         torch.testing.assert_close(student(clip, visible, decoded).predicted_loss, expected[:, 20:])
         of_visible, of_decoded = student.predict_loss(clip, visible, decoded)
         torch.testing.assert_close(torch.cat([of_visible, of_decoded], 1), expected)
+
+
+@pytest.mark.parametrize("decode", ["units", "difficulty"])
+def test_whole_units_cost_what_a_part_of_each_does(tiny_config, smooth_clip, local_engine, monkeypatch, decode) -> None:
+    """Also the teacher: of each hidden unit it predicts as many tokens as the student decodes for each, and all if it is asked
+    for a picture."""
+    keys = {**HARD, "mask__decoded_share": 0.25, "teacher__view": "partial"}
+    even, whole = tiny_config(**keys), tiny_config(**keys, mask__decode=decode)
+    assert count_step(even).stages == count_step(whole).stages and Geometry.of(whole).num_decoded_units == 3
+    assert teacher_share(tiny_config(**keys, mask__decode="difficulty", mask__mode="random"), 10) == 1
+    _, student, step = make(tiny_config, **keys, mask__decode=decode)
+    clip, asked, network = smooth_clip(whole, 3), [], step.teacher.network
+    predict = network.predict_loss
+    monkeypatch.setattr(network, "predict_loss", lambda *x: asked.append(x[2].shape[1]) or predict(*x))
+    _, journey = step(local_engine(student), clip, BatchSlice(0, 3, 3), 4, 10)
+    assert asked == [12] and journey.mask.decoded.shape == (3, 12)
+    units = journey.mask.decoded.view(3, 3, 4)
+    assert (units % 16 == units[:, :, :1] % 16).all()  # each is a whole tube
+    step.difficulty_of(local_engine(student), clip)
+    assert asked == [12, 48]
+
+
+@pytest.mark.parametrize("unit", ["tube", "token", "block"])
+def test_decoding_by_difficulty_with_all_is_decoding_all(tiny_config, smooth_clip, local_engine, unit) -> None:
+    keys = {"mask__unit": unit, "mask__block": [1, 2, 2], "mask__decoded_share": 1.0, "data__num_frames": 8}
+    losses = []
+    for decode in ("even", "units", "difficulty"):
+        config, student, step = make(tiny_config, **keys, mask__decode=decode)
+        result, journey = step(local_engine(student), smooth_clip(config, 2), BatchSlice(0, 2, 2), 4, 10)
+        assert journey.mask.weights is None
+        losses.append([result.loss, journey.losses.pixel, journey.losses.ranking])
+    assert all(torch.equal(x, first) for row in losses for x, first in zip(row, losses[0], strict=True))
+
+
+def test_losses_of_units_decoded_by_difficulty_by_hand(tiny_config, smooth_clip, local_engine) -> None:
+    """The weighted mean, the ranking and the correlation of the decoded units alone."""
+    config, student, step = make(tiny_config, mask__decode="difficulty", mask__decoded_share=0.5)
+    _, journey = step(local_engine(student), smooth_clip(config, 2), BatchSlice(0, 2, 2), 4, 10)
+    true, told = (x.detach().view(2, 6, 4).mean(2) for x in (journey.losses.patch_loss, journey.output.predicted_loss))
+    weights = journey.mask.weights.view(2, 6, 4)
+    unit = journey.mask.decoded.view(2, 6, 4)[:, :, 0] % 16
+    masked = journey.mask.masked[:, :16]
+    rank = (journey.difficulty.masked_fill(~masked, -torch.inf).argsort(1).argsort(1) - 4).gather(1, unit)  # 0..11
+    chance = 0.5 * (1 + 0.8 * ((2 * rank + 1) / 12 - 1))
+    torch.testing.assert_close(weights[:, :, 0], 0.5 / chance)
+    torch.testing.assert_close(journey.losses.pixel.detach(), (0.5 / chance * true).mean())
+    rankings = []
+    for t, p in zip(true.tolist(), told.tolist(), strict=True):
+        pairs = [(i, j) for i in range(6) for j in range(6) if t[i] > t[j]]
+        rankings.append(sum(math.log1p(math.exp(p[j] - p[i])) for i, j in pairs) / len(pairs))
+    assert float(journey.losses.ranking.detach()) == pytest.approx(sum(rankings) / 2, rel=1e-5)
+    expected = sum(spearmanr(*pair).statistic for pair in zip(true.numpy(), told.numpy(), strict=True)) / 2
+    assert float(unit_correlation(journey)) == pytest.approx(expected, abs=1e-6)
 
 
 @savings

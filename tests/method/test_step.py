@@ -174,9 +174,12 @@ def test_measurement_is_repeatable_and_compares_masks(make) -> None:
     assert float(first["held_out/hardness_gain"]) == pytest.approx(float(ratio))
 
 
-@pytest.mark.parametrize("mode", ["hpm", "random"])
-def test_measurement_in_parts_is_that_of_all_clips(make, mode) -> None:
-    _, _, step, engine, clip = make(mask__mode=mode, objective__ranking_reaches_encoder=True, **HARD)
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, {"mask__mode": "random"}, {"mask__mode": "random", "mask__decode": "difficulty", "mask__decoded_share": 0.5}],
+)
+def test_measurement_in_parts_is_that_of_all_clips(make, overrides) -> None:
+    _, _, step, engine, clip = make(objective__ranking_reaches_encoder=True, **HARD, **overrides)
     whole, parts = measure(step, engine, clip, 5, 10), measure(step, engine, clip, 5, 10, most_clips=3)
     assert whole.keys() == parts.keys()
     for name, value in whole.items():

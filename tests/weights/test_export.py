@@ -226,6 +226,14 @@ def test_a_decoder_of_features_is_not_videomaes(tmp_path, tiny_config) -> None:
             export(tmp_path / "run", target)
 
 
+def test_a_cross_attending_decoder_is_not_videomaes(tmp_path, tiny_config) -> None:
+    config = tiny_config(model__decoder_attention="cross")
+    write_run(tmp_path / "run", config, Student.of(config))
+    for target in ("hf", "videomae"):
+        with pytest.raises(UserError, match=f"--to {target}: this model has model.decoder_attention=cross"):
+            export(tmp_path / "run", target)
+
+
 @pytest.mark.parametrize("stage", ["encoder", "classifier"])
 def test_onnx_gives_the_same_numbers_for_any_batch(tuned, tmp_path, tiny_config, stage) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="exports to onnx")

@@ -74,6 +74,16 @@ def test_a_run_gives_all_it_has(pretrained) -> None:
     assert all(torch.equal(p, teacher[n]) for n, p in model.named_parameters())
 
 
+def test_a_cross_attending_run_goes_on_in_its_own_kind_alone(pretrained) -> None:
+    run, student, _ = pretrained(model__decoder_attention="cross")
+    weights, own = read_weights(run), dict(student.named_parameters())
+    model = make_student(weights)  # the key is one of those that the weights say
+    assert "new: nothing" in fill_student(model, weights, "norm_channel")
+    assert all(torch.equal(p, own[n]) for n, p in model.named_parameters())
+    report = fill_student(make_student(weights, "model.decoder_attention=self"), weights, "norm_channel")
+    assert "(pixel decoder: trained with model.decoder_attention=cross, this model has self)" in report
+
+
 def test_another_grid_and_patch(pretrained) -> None:
     """The encoder is moved; of the decoder all that has no pixels in it stays."""
     run, student, _ = pretrained(model__positions="learned")
@@ -103,6 +113,12 @@ def test_another_grid_and_patch(pretrained) -> None:
             "raw",
             "project (1)",
             "pixel decoder: mask_token is [1, 1, 16], this model has [1, 1, 32]",
+        ),
+        (
+            ["model.decoder_attention=cross"],
+            "raw",
+            "decoder (16)",
+            "pixel decoder: trained with model.decoder_attention=self, this model has cross",
         ),
         (["mask.mode=random"], "raw", "nothing", ""),
     ],
@@ -140,6 +156,20 @@ def test_weights_of_videomae_go_on(tmp_path, tiny_config) -> None:
     with torch.no_grad():
         pair = [m(clip, order[:, :8].sort(1)[0], order[:, 8:].sort(1)[0]).pixels for m in (model, theirs)]
     torch.testing.assert_close(*pair, atol=1e-5, rtol=0)
+
+
+def test_a_cross_attending_decoder_starts_anew_beside_the_encoder_of_videomae(tmp_path, tiny_config) -> None:
+    theirs = shaken(Student.of(tiny_config(mask__mode="random")))
+    torch.save({"model": to_videomae(theirs, theirs.encoder)}, tmp_path / "checkpoint.pth")
+    weights = read_weights(tmp_path / "checkpoint.pth")
+    given = ["model.num_heads=2", "model.decoder_heads=2", "data.num_frames=4", "data.frame_size_px=[16,16]"]
+    model = make_student(
+        weights, *given, "model.position_grid=null", "model.decoder_attention=cross", "mask.mode=random"
+    )
+    report = fill_student(model, weights, "norm_channel")
+    new = "new: mask_token (1), project (1), decoder (16), pixel_head (2)"
+    assert f"{new} (pixel decoder: trained with model.decoder_attention=self, this model has cross)" in report
+    assert torch.equal(model.encoder.embed.linear.weight, theirs.encoder.embed.linear.weight)
 
 
 def test_the_bias_of_maes_projection_moves_only_with_its_decoder(pretrained) -> None:

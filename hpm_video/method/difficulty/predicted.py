@@ -22,4 +22,5 @@ class PredictedLoss(DifficultySource):
 
     def predict(self, clip: Tensor, prepared: Tensor | None, layout: Layout) -> Tensor:
         assert prepared is not None
-        return self.teacher.predict_difficulty(clip, prepared, layout.units, layout.part.num_tokens)
+        asked = layout.part.tokens_for_each(layout.num_masked)
+        return self.teacher.predict_difficulty(clip, prepared, layout.units, asked)

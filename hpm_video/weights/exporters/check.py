@@ -69,6 +69,11 @@ def check_is_videomae(config: RunConfig, encoder: Encoder, target: str) -> None:
         raise UserError(
             f"--to {target}: this model predicts {config.objective.target}; VideoMAE's decoder predicts pixels"
         )
+    if isinstance(config, PretrainConfig) and config.model.decoder_attention != "self":
+        raise UserError(
+            f"--to {target}: this model has model.decoder_attention={config.model.decoder_attention}; VideoMAE's decoder has "
+            "self-attention. Try --to safetensors, which writes the encoder"
+        )
     wrong = [f"model.positions={positions.kind}"] if positions.kind != "sincos1d" else []
     wrong += ["positions made for another grid"] if positions.made_for != encoder.grid else []
     wrong += ["a class token"] if encoder.cls_token is not None else []
