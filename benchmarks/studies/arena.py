@@ -81,7 +81,9 @@ def work(job: Job) -> dict[str, Any]:
 
 def make_all(jobs: list[Job], workers: int) -> None:
     """Make the material of all runs that are left, so that no two of them make the same."""
-    wanted = {(kind, split, job.seed): job for job in jobs if not is_done(job) for kind in job.kinds for split in SPLITS}
+    wanted = {
+        (kind, split, job.seed): job for job in jobs if not is_done(job) for kind in job.kinds for split in SPLITS
+    }
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, start_worker) as pool:
         for future in [pool.submit(load_kind, job, kind, split) for (kind, split, _), job in wanted.items()]:

@@ -41,6 +41,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "quarter": (*RANDOM, "mask.decoded_share=0.25"),
     "quarter_units": (*RANDOM, "mask.decoded_share=0.25", "mask.decode=units"),
     "quarter_motion": (*RANDOM, "mask.decoded_share=0.25", "mask.decode=difficulty", MOTION),
+    "quarter_hardest": (*RANDOM, "mask.decoded_share=0.25", "mask.decode=hardest", MOTION),
     "cross": (*RANDOM, "model.decoder_attention=cross"),
     "cross_deep": (*RANDOM, "model.decoder_attention=cross", "model.decoder_depth=6"),
     "quarter_cross": (*RANDOM, "mask.decoded_share=0.25", "model.decoder_attention=cross"),

@@ -120,6 +120,12 @@ DECODE_CHOICES = Table(
         needs_difficulty=True,
         whole_units=True,
     ),
+    hardest=DecodeRow(
+        help="the most difficult masked units, whose loss is then the objective",
+        implementation=f"{METHOD}.masking.decoding:decode_hardest",
+        needs_difficulty=True,
+        whole_units=True,
+    ),
 )
 
 PIXELS = f"{METHOD}.targets.pixels:PixelTarget"

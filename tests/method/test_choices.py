@@ -82,7 +82,7 @@ class Brightness:
 MASK_STRATEGIES.add("soft", StrategyRow(help="odds by rank", implementation=mask_softly, needs_difficulty=True))
 DIFFICULTY_SOURCES.add("memory", SourceRow(help="remembered losses", implementation="own_rows:Memory"))
 DECODE_CHOICES.add(
-    "hardest", DecodeRow(help="hard units", implementation=decode_hardest, needs_difficulty=True, whole_units=True)
+    "worst", DecodeRow(help="hard units", implementation=decode_hardest, needs_difficulty=True, whole_units=True)
 )
 TARGETS.add("brightness", TargetRow(help="how bright", implementation=Brightness, width=lambda config, width: 2))
 '''
@@ -91,7 +91,7 @@ TINY = (
     "model.num_heads=2 model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 mask.ratio=0.75 "
     "mask.hard_share_start=0.5 mask.hard_share_end=0.5 engine.precision=fp32 optim.batch_size=4"
 ).split()
-CHOSEN = ["mask.mode=soft", "mask.difficulty=memory", "mask.decode=hardest", "objective.target=brightness"]
+CHOSEN = ["mask.mode=soft", "mask.difficulty=memory", "mask.decode=worst", "objective.target=brightness"]
 
 
 @pytest.fixture()
@@ -141,7 +141,7 @@ def test_a_state_is_saved_beside_the_teachers(own_rows) -> None:
 
 def test_help_and_errors_follow_from_the_rows(own_rows) -> None:
     told = describe_keys()
-    for words in ("soft: odds by rank", "memory: remembered losses", "hardest: hard units", "brightness: how bright"):
+    for words in ("soft: odds by rank", "memory: remembered losses", "worst: hard units", "brightness: how bright"):
         assert words in told
     with pytest.raises(
         UserError, match="mask.mode: 'hard'; expected one of hpm, predictor_only, random, inverted, split, soft"

@@ -71,7 +71,9 @@ def test_runs_with_judge_and_oracle_to_the_page(arena, tmp_path, monkeypatch) ->
     oracle = main.work(job_of(arena, runs, "true_3", judge=runs / f"{judge.name}.pt"))
     assert oracle["judged"]["rank_correlation"] > 0.5  # other random views of the same student
     assert 0 < oracle["curve"][-1]["measured"]["held_out/motion_visible"] < 2
-    monkeypatch.setattr(page, "STUDIES", {"one": arena["arena_variants"].Study("Why?", ("random_half", "true_3"), False)})
+    monkeypatch.setattr(
+        page, "STUDIES", {"one": arena["arena_variants"].Study("Why?", ("random_half", "true_3"), False)}
+    )
     text = page.write_page(tmp_path, "A title")
     assert text.startswith("# A title\n") and "| true_3 | 2 | 1 |" in text
     assert "runs by" in text

@@ -95,3 +95,20 @@ def decode_by_difficulty(
     hidden = hidden.gather(1, kept[:, :, None].expand(-1, -1, hidden.shape[2]))
     chosen = decode_evenly(hidden, phases.gather(1, kept), plan).tokens
     return Decoded(chosen, weights[:, :, None].expand(chosen.shape).contiguous())
+
+
+def decode_hardest(
+    hidden: Int[Tensor, "B M K"],
+    phases: Float[Tensor, "B M"],
+    plan: DecodePlan,
+    difficulty: Float[Tensor, "B M"] | None,
+) -> Decoded:
+    """Decode the `plan.num_units` most difficult units (as LVMAE's priorities do): the loss is theirs alone, another objective
+    than the loss of all masked units. Ties fall to the larger phase; units are drawn uniformly while no difficulty is known."""
+    if difficulty is None or plan.num_units >= phases.shape[1]:
+        return decode_evenly(hidden, phases, plan)
+    by_phase = phases.argsort(dim=1, descending=True)
+    order = by_phase.gather(1, difficulty.gather(1, by_phase).argsort(dim=1, descending=True, stable=True))
+    kept = order[:, : plan.num_units]
+    hidden = hidden.gather(1, kept[:, :, None].expand(-1, -1, hidden.shape[2]))
+    return decode_evenly(hidden, phases.gather(1, kept), plan)

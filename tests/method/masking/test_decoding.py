@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hpm_video.method.masking.decoding import DecodePlan, decode_by_difficulty, decode_evenly
+from hpm_video.method.masking.decoding import DecodePlan, decode_by_difficulty, decode_evenly, decode_hardest
 from hpm_video.method.masking.keys import draw_keys
 from hpm_video.streams import seeded
 from hpm_video.types import BatchSlice
@@ -93,3 +93,19 @@ def test_what_is_decoded_of_a_clip_does_not_depend_on_the_batch() -> None:
     whole, *halves = (decode_by_difficulty(hidden[s], phases[s], plan, difficulty[s]) for s in parts)
     assert torch.equal(whole.tokens, torch.cat([half.tokens for half in halves]))
     assert torch.equal(whole.weights, torch.cat([half.weights for half in halves]))
+
+
+def test_the_hardest_units_are_decoded_and_ties_fall_at_random() -> None:
+    hidden = torch.arange(24).view(12, 2).expand(500, -1, -1)
+    phases, plan = keys_of(500, 12), DecodePlan(4, 2)
+    difficulty = torch.stack([torch.randperm(12) for _ in range(500)]).float()
+    found = decode_hardest(hidden, phases, plan, difficulty)
+    assert found.weights is None
+    expected = difficulty.topk(4, dim=1).indices.sort(dim=1).values
+    assert torch.equal((found.tokens[:, :, 0] // 2).sort(dim=1).values, expected)
+    tied = decode_hardest(hidden, phases, plan, torch.zeros(500, 12)).tokens[:, :, 0] // 2
+    counts = torch.bincount(tied.flatten(), minlength=12)
+    assert counts.min() > 100 and counts.max() < 240  # 167 expected of each
+    whole = DecodePlan(12, 2)
+    assert torch.equal(decode_hardest(hidden, phases, whole, difficulty).tokens, hidden)
+    assert torch.equal(decode_hardest(hidden, phases, plan, None).tokens, decode_evenly(hidden, phases, plan).tokens)
