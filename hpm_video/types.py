@@ -55,6 +55,7 @@ class Batch(NamedTuple):
     sample: Int[Tensor, " B"]  # row of the manifest
     failures: tuple[Failure, ...] = ()  # samples that were replaced in this batch
     kind: Kind = "video"
+    crop: Float[Tensor, "B 5"] | None = None  # top, left, height, width as shares of the frame; 1 if mirrored
 
 
 class Mask(NamedTuple):

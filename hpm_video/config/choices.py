@@ -27,6 +27,8 @@ class SourceRow(Row):
 
     needs_teacher: bool = False  # the EMA of the student
     needs_predictor: bool = False  # and the loss that trains it
+    knows_other_clips: bool = True  # than those of the training data: held-out ones
+    bytes_per_unit: int = 0  # that are kept for each unit of each sample of the training data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,12 @@ DIFFICULTY_SOURCES = Table(
         needs_predictor=True,
     ),
     motion=SourceRow(help="frame differences, at no cost", implementation=f"{METHOD}.difficulty.motion:Motion"),
+    memory=SourceRow(
+        help="losses that earlier visits of the clip left, 2 bytes a unit and clip",
+        implementation=f"{METHOD}.difficulty.memory:RememberedLoss",
+        knows_other_clips=False,
+        bytes_per_unit=2,
+    ),
 )
 
 DECODE_CHOICES = Table(

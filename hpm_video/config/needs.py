@@ -20,6 +20,12 @@ def difficulty_source(config: PretrainConfig) -> SourceRow | None:
     return DIFFICULTY_SOURCES[config.mask.difficulty] if asked else None
 
 
+def knows_other_clips(config: PretrainConfig) -> bool:
+    """Return whether the difficulty of clips outside the training data is known."""
+    source = difficulty_source(config)
+    return source is not None and source.knows_other_clips
+
+
 def ranks_by_predictor(config: PretrainConfig) -> bool:
     """Return whether difficulties are predicted by the loss predictor."""
     source = difficulty_source(config)

@@ -20,6 +20,7 @@ from hpm_video.config.batch import split_batch
 from hpm_video.config.choices import TARGETS
 from hpm_video.config.deepspeed_settings import deepspeed_settings
 from hpm_video.config.geometry import Geometry
+from hpm_video.config.needs import difficulty_source
 from hpm_video.costs.dry_run import DryRun
 from hpm_video.costs.flops import count_classifier, count_step
 from hpm_video.method.targets.image_models import create_image_model
@@ -57,8 +58,9 @@ def stage_of(config: RunConfig, num_ranks: int) -> int | None:
     return config.engine.zero_stage if deepspeed else None
 
 
-def estimate_memory(config: RunConfig, run: DryRun, num_ranks: int) -> dict[str, int]:
-    """Return the bytes of one rank by purpose, without zeros. Raises UserError as the engine's settings do."""
+def estimate_memory(config: RunConfig, run: DryRun, num_ranks: int, num_samples: int = 0) -> dict[str, int]:
+    """Return the bytes of one rank by purpose, without zeros. num_samples: of the training data; 0 if they are not known yet.
+    Raises UserError as the engine's settings do."""
     stage, count = stage_of(config, num_ranks), run.num_parameters
     found = {name: size * count["student"] for name, size in bytes_per_parameter(stage, num_ranks).items()}
     if stage:
@@ -69,6 +71,7 @@ def estimate_memory(config: RunConfig, run: DryRun, num_ranks: int) -> dict[str,
         gathered = min(count["student"], 10**9)  # DeepSpeed's stage3_max_live_parameters
         found["weights gathered from the ranks, at most"] = 4 * gathered
     found["teacher (fp32)"] = 4 * count.get("teacher", 0)
+    found["table of difficulties"] = table_bytes(config, num_samples)
     found["target network"] = 4 * count_target_parameters(config)
     found[f"activations of {run.num_clips} clips, at the peak"] = run.peak_bytes
     return {name: round(size) for name, size in found.items() if size}
@@ -83,9 +86,16 @@ def count_target_parameters(config: RunConfig) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def checkpoint_bytes(counts: Mapping[str, int]) -> int:
-    """Return the size of a checkpoint: weights, moments and teacher in fp32."""
-    return 12 * counts["student"] + 4 * counts.get("teacher", 0)
+def table_bytes(config: RunConfig, num_samples: int) -> int:
+    """Return the size of what a source of difficulty keeps for each training sample, in memory and in a checkpoint; 0 if it
+    keeps nothing."""
+    row = difficulty_source(config) if isinstance(config, PretrainConfig) else None
+    return row.bytes_per_unit * Geometry.of(config).num_units * num_samples if row is not None else 0
+
+
+def checkpoint_bytes(counts: Mapping[str, int], table: int = 0) -> int:
+    """Return the size of a checkpoint: weights, moments and teacher in fp32, and the table of difficulties (`table_bytes`)."""
+    return 12 * counts["student"] + 4 * counts.get("teacher", 0) + table
 
 
 class Need(NamedTuple):
@@ -100,12 +110,14 @@ class Need(NamedTuple):
         return self.fixed + max(self.least, self.clip * micro)
 
 
-def estimate_need(config: RunConfig, run: DryRun, num_ranks: int, on_cpu: bool, bf16: bool = False) -> Need:
+def estimate_need(
+    config: RunConfig, run: DryRun, num_ranks: int, on_cpu: bool, bf16: bool = False, num_samples: int = 0
+) -> Need:
     """Return the need of a rank, from a dry run of one clip, in which bf16 copies of the weights are most of the peak.
 
     On a CPU, main memory also holds the loader processes, their batches, and the copies that are made to save a checkpoint.
     """
-    parameters = sum(estimate_memory(config, run, num_ranks).values()) - run.peak_bytes
+    parameters = sum(estimate_memory(config, run, num_ranks, num_samples).values()) - run.peak_bytes
     pixels = Geometry.of(config).values_per_clip
     copies = min(run.peak_bytes, round(BF16_BYTES * run.num_parameters["student"])) if bf16 else 0
     fixed = parameters + copies + 4 * pixels * config.data.num_held_out

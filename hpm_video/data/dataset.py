@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.random import Generator
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -17,7 +18,7 @@ from hpm_video.data.readers.limits import Limits
 from hpm_video.data.readers.read import read_item
 from hpm_video.data.sampling import View, choose_protocol, sample_frames
 from hpm_video.data.source import Source
-from hpm_video.data.transforms import Transform, make_transform
+from hpm_video.data.transforms import Crop, CropTransform, Transform, make_transform
 from hpm_video.data.watch import DECODING, Watch
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.item import Item
@@ -35,6 +36,7 @@ class Sample(NamedTuple):
     label: int
     row: int
     failures: tuple[Failure, ...]
+    crop: Crop | None = None  # where in the frame it was cut; None if it is not known
 
 
 class ClipDataset(Dataset):
@@ -91,9 +93,15 @@ class ClipDataset(Dataset):
                 row = int(rng.integers(len(self)))
                 continue
             drawn = [rng if p == first else SAMPLE.numpy(self.seed, p) for _, p in keys]
-            return [Sample(self.transform(frames, r), label, row, tuple(failures)) for r in drawn]
+            cuts = [self._cut(frames, r) for r in drawn]
+            return [Sample(clip, label, row, tuple(failures), crop) for clip, crop in cuts]
         named = "; ".join(f"{f.path}: {f.reason}" for f in failures[:3])
         raise UserError(f"no readable video in {MAX_TRIES} tries in {self.source.source} ({named}; ...)")
+
+    def _cut(self, frames: np.ndarray, rng: Generator) -> tuple[Tensor, Crop | None]:
+        if isinstance(self.transform, CropTransform):
+            return self.transform.cut(frames, rng)
+        return self.transform(frames, rng), None
 
     def read_frames(self, row: int, rng: Generator, view: View = View()) -> tuple[np.ndarray, int]:  # noqa: B008
         """Return (uint8 [T, H, W, C], label). `view`: of a test. Raises UnreadableVideo, and has then drawn nothing
@@ -153,4 +161,15 @@ def collate(samples: Sequence[Sample]) -> Batch:
         label=torch.tensor([s.label for s in samples]),
         sample=torch.tensor([s.row for s in samples]),
         failures=tuple(f for s in samples for f in s.failures),
+        crop=known_crops(np.array([crop_numbers(s) for s in samples], np.float32)),
     )
+
+
+def crop_numbers(sample: Sample) -> Crop:
+    """Return the crop of a sample; not-a-numbers if it is not known."""
+    return (float("nan"),) * 5 if sample.crop is None else sample.crop
+
+
+def known_crops(numbers: Float[np.ndarray, "B 5"]) -> Float[Tensor, "B 5"] | None:
+    """Return the crops of a batch; None if one of them is not known."""
+    return None if np.isnan(numbers).any() else torch.from_numpy(numbers)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from hpm_video.data import store
-from hpm_video.data.dataset import ClipDataset, Key, Sample
+from hpm_video.data.dataset import ClipDataset, Key, Sample, crop_numbers, known_crops
 from hpm_video.data.watch import BETWEEN, Watch, shared_array
 from hpm_video.errors import UserError
 from hpm_video.types import Batch, Failure
@@ -48,12 +48,13 @@ class Answer(NamedTuple):
 
 class Slots:
     """Shared memory for batches on their way, reused: new pages for each batch cost more than the copy itself. A slot takes
-    the keys of a batch to its reader, and the clips, rows and labels back."""
+    the keys of a batch to its reader, and the clips, rows, labels and crops back."""
 
     def __init__(self, num_slots: int, shape: tuple[int, ...]) -> None:
         """Allocate the slots. shape: [B, T, H, W, C]."""
         self.clip = torch.empty((num_slots, *shape), dtype=torch.uint8).share_memory_()
         self.numbers = shared_array((num_slots, shape[0], 2), np.int64)  # keys, then (label, row) in their place
+        self.crops = shared_array((num_slots, shape[0], 5), np.float32)
 
     def give(self, slot: int, keys: Sequence[Key]) -> None:
         """Write the keys of a batch."""
@@ -67,6 +68,7 @@ class Slots:
         """Write the samples, in the reader; return the failures, which have no fixed size."""
         torch.stack([s.clip.permute(1, 2, 3, 0) for s in samples], out=self.clip[slot])
         self.numbers[slot] = [(s.label, s.row) for s in samples]
+        self.crops[slot] = [crop_numbers(s) for s in samples]
         return tuple(failure for s in samples for failure in s.failures)
 
     def take(self, slot: int, failures: tuple[Failure, ...]) -> Batch:
@@ -74,7 +76,7 @@ class Slots:
         clip = torch.empty(self.clip.shape[1:], dtype=torch.uint8, pin_memory=torch.cuda.is_available())
         clip.copy_(self.clip[slot])
         label, row = torch.from_numpy(self.numbers[slot].T.copy())
-        return Batch(clip.permute(0, 4, 1, 2, 3), label, row, failures)
+        return Batch(clip.permute(0, 4, 1, 2, 3), label, row, failures, crop=known_crops(self.crops[slot].copy()))
 
 
 class Reader:

@@ -14,6 +14,7 @@ from hpm_video.config import DataConfig
 from hpm_video.errors import UserError
 
 Transform = Callable[[np.ndarray, Generator], Tensor]
+Crop = tuple[float, float, float, float, float]  # top, left, height, width as shares of the frame; 1 if mirrored
 
 
 class Box(NamedTuple):
@@ -25,26 +26,40 @@ class Box(NamedTuple):
     width: int
 
 
-def make_transform(config: DataConfig, training: bool) -> Transform:
-    """Return a transform: frames uint8 [T, H, W, C] and a generator -> clip uint8 [C, T, H, W] of
-    data.frame_size_px.
+class CropTransform:
+    """Make clips of data.frame_size_px: frames uint8 [T, H, W, C] and a generator -> clip uint8 [C, T, H, W].
 
     The clip is stored as [T, H, W, C], the order of the frames.
     """
-    target = (config.frame_size_px[0], config.frame_size_px[1])
 
-    def transform(frames: np.ndarray, rng: Generator) -> Tensor:
+    def __init__(self, config: DataConfig, training: bool) -> None:
+        self.config, self.training = config, training
+        self.target = (config.frame_size_px[0], config.frame_size_px[1])
+
+    def __call__(self, frames: np.ndarray, rng: Generator) -> Tensor:
+        return self.cut(frames, rng)[0]
+
+    def cut(self, frames: np.ndarray, rng: Generator) -> tuple[Tensor, Crop]:
+        """Return the clip, and where in the frame it was cut."""
         height, width = frames.shape[1:3]
-        if not training or config.crop == "center":
-            box = center_box(height, width, target)
-        elif config.crop == "multiscale":
-            box = multiscale_box(height, width, target, config.crop_scales, rng)
-        else:
-            box = random_resized_box(height, width, target, config.crop_area, rng)
-        clip = cut(frames, box, target)
-        return clip.flip(-1) if training and config.flip and rng.random() < 0.5 else clip
+        box = self._draw_box(height, width, rng)
+        clip = cut(frames, box, self.target)
+        mirrored = self.training and self.config.flip and rng.random() < 0.5
+        crop = (box.top / height, box.left / width, box.height / height, box.width / width, float(mirrored))
+        return clip.flip(-1) if mirrored else clip, crop
 
-    return transform
+    def _draw_box(self, height: int, width: int, rng: Generator) -> Box:
+        config, target = self.config, self.target
+        if not self.training or config.crop == "center":
+            return center_box(height, width, target)
+        if config.crop == "multiscale":
+            return multiscale_box(height, width, target, config.crop_scales, rng)
+        return random_resized_box(height, width, target, config.crop_area, rng)
+
+
+def make_transform(config: DataConfig, training: bool) -> CropTransform:
+    """Return the transform of pretraining, or of tests with one view."""
+    return CropTransform(config, training)
 
 
 class Normalise:

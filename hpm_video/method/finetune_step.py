@@ -62,6 +62,9 @@ class FinetuneStep:
             return
         update_average(self.beside, engine.weight_groups(), decay)
 
+    def skip_update(self) -> None:
+        """Forget nothing: nothing was observed."""
+
 
 def soft_cross_entropy(logits: Float[Tensor, "B K"], target: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
     """Return the mean over clips of - sum_k target_k log softmax(logits)_k, in fp32."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hpm_video.config import PretrainConfig
+from hpm_video.config.needs import knows_other_clips, masks_by_difficulty
 from hpm_video.method.difficulty.motion import token_motion, visible_motion
 from hpm_video.method.journey import Journey
 from hpm_video.method.objectives import rank_correlation
@@ -75,10 +76,11 @@ def measure(
     held_out/pixel_loss under random masks, held_out/pixel_loss_hard under the current ones, and their ratio
     held_out/hardness_gain: above 1 if mining finds harder masks than chance. Also the rank correlation of predicted and true
     loss, and the share of each loss in the gradients' norms at the encoder's output. held_out/motion_visible: how much of the
-    motion the current masks leave visible, 1 = as random ones. most_clips: of one forward pass, which needs as much memory
-    as one of training; None = all.
+    motion the current masks leave visible, 1 = as random ones. A run that knows no difficulty of held-out clips measures
+    them under random masks alone. most_clips: of one forward pass, which needs as much memory as one of training; None = all.
     """
-    size, num_hard = clip.shape[0], step.num_hard(now / steps)
+    known = not masks_by_difficulty(step.config) or knows_other_clips(step.config)
+    size, num_hard = clip.shape[0], step.num_hard(now / steps) if known else 0
     length = min(size, most_clips or size)
     sums: dict[str, Any] = {}
     norms: dict[str, list[Tensor]] = {}
@@ -92,6 +94,8 @@ def measure(
             norms.setdefault(name, []).append(share * norm)
     whole = {name: values[0] if len(values) == 1 else torch.stack(values).norm() for name, values in norms.items()}
     metrics = gradient_shares(whole) | sums
+    if not known:
+        metrics.pop("held_out/motion_visible", None)  # of the random masks that it was measured with
     if num_hard:
         metrics["held_out/hardness_gain"] = sums["held_out/pixel_loss_hard"] / sums["held_out/pixel_loss"]
     return metrics

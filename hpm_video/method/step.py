@@ -11,7 +11,7 @@ from hpm_video.config.choices import DECODE_CHOICES, MASK_PATTERNS, MASK_STRATEG
 from hpm_video.config.geometry import Geometry, has_images
 from hpm_video.config.needs import decodes_by_difficulty, difficulty_source, has_teacher, masks_by_difficulty
 from hpm_video.errors import UserError
-from hpm_video.method.difficulty.source import DifficultySource, SourceContext
+from hpm_video.method.difficulty.source import STATE_NAME, DifficultySource, SourceContext
 from hpm_video.method.journey import Draws, Journey, StepPlan
 from hpm_video.method.masking.decoding import DecodePlan
 from hpm_video.method.masking.keys import draw_drops, draw_keys
@@ -68,7 +68,7 @@ class PretrainStep:
         beside: nn.Module | None = None if self.teacher is None else self.teacher.network
         if state is not None:
             beside = nn.Module() if beside is None else beside
-            beside.add_module("difficulty", state)
+            beside.add_module(STATE_NAME, state)
         return beside
 
     def forward(
@@ -174,6 +174,11 @@ class PretrainStep:
             self.teacher.update(engine.weight_groups(), momentum_at(step / steps, self.config.teacher))
         if self.source is not None:
             self.source.after_update(engine, step / steps)
+
+    def skip_update(self) -> None:
+        """Forget what was observed in this step: its update is left out."""
+        if self.source is not None:
+            self.source.skip_update()
 
     def inspect(self, journey: Journey) -> dict[str, Tensor]:
         """Return for the log, of a training batch: the rank correlation of predicted and true loss over its masked units, and

@@ -103,10 +103,10 @@ def stage_rows(run: DryRun) -> list[list[str]]:
     return rows
 
 
-def report_memory(found: Diagnostics, config: PretrainConfig, run: DryRun, num_ranks: int) -> int:
+def report_memory(found: Diagnostics, config: PretrainConfig, run: DryRun, num_ranks: int, num_videos: int = 0) -> int:
     """Report the memory of a run; return how many clips a pass of one process has room for here. Too little memory
     is a fault, except on a machine without a GPU for a run of several ranks, which is planned for another."""
-    parts = estimate_memory(config, run, num_ranks)
+    parts = estimate_memory(config, run, num_ranks, num_videos)
     stage, total, free = stage_of(config, num_ranks), sum(parts.values()), free_device_memory()
     rows = [[name, format_memory(size)] for name, size in parts.items()]
     found.table([*rows, ["together", format_memory(total)]], numbers=True)

@@ -9,7 +9,7 @@ import torch
 from hpm_video.config import PretrainConfig, load_config
 from hpm_video.config.geometry import Geometry
 from hpm_video.costs.dry_run import DryRun
-from hpm_video.costs.memory import checkpoint_bytes
+from hpm_video.costs.memory import checkpoint_bytes, table_bytes
 from hpm_video.data.source import open_source
 from hpm_video.data.splits import SPLITS, open_unlabelled
 from hpm_video.errors import UserError
@@ -83,10 +83,10 @@ def look_at(found: Diagnostics, config: PretrainConfig, num_ranks: int, num_devi
         return
     each = f" of each of {format_count(num_ranks, 'rank')}" if num_ranks > 1 else ""
     found.title(f"\nMemory{each}, estimated")
-    fits = found.attempt("memory", lambda: report_memory(found, config, run, num_ranks)) or 0
+    fits = found.attempt("memory", lambda: report_memory(found, config, run, num_ranks, num_videos or 0)) or 0
     here = min(num_ranks, num_devices)
     found.attempt("/dev/shm", lambda: look_at_shared_memory(found, config, here * run.num_clips))
-    found.attempt("train.output", lambda: look_at_disk(found, config, run))
+    found.attempt("train.output", lambda: look_at_disk(found, config, run, num_videos or 0))
     found.title("\nTime, from a short trial")
     found.attempt("time", lambda: report_time(found, config, run, num_videos, here, fits))
 
@@ -124,13 +124,14 @@ def look_at_shared_memory(found: Diagnostics, config: PretrainConfig, num_clips:
         )
 
 
-def look_at_disk(found: Diagnostics, config: PretrainConfig, run: DryRun) -> None:
+def look_at_disk(found: Diagnostics, config: PretrainConfig, run: DryRun, num_videos: int) -> None:
     """Report the room for checkpoints: one more than are kept, as the old ones go when the new one is there."""
     folder = Path(config.train.output).absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    needed = (config.train.keep_checkpoints + 1) * checkpoint_bytes(run.num_parameters)
+    each = checkpoint_bytes(run.num_parameters, table_bytes(config, num_videos))
+    needed = (config.train.keep_checkpoints + 1) * each
     found.line(f"disk: {format_memory(needed)} for checkpoints in train.output, {format_memory(free)} free")
     if needed > free:
         found.fault(f"train.output: checkpoints take {needed / GIB:.1f} GiB, {free / GIB:.1f} are free in {folder}")

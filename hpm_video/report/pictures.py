@@ -1,6 +1,7 @@
 """Pictures of a run: masks, reconstructions, difficulty maps. Every picture is computed from the run's own files."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from hpm_video.config import PretrainConfig
 from hpm_video.config.choices import TARGETS
 from hpm_video.config.geometry import Geometry
+from hpm_video.config.needs import knows_other_clips
 from hpm_video.data.loader import HeldOut, load_held_out
 from hpm_video.data.splits import open_unlabelled
 from hpm_video.data.transforms import Normalise
@@ -66,6 +68,7 @@ def draw_clips(run: Path) -> bytes:
     held_out = open_held_out(config, max(1, config.train.num_pictures))
     step, engine, clip = open_step(config, student, run, held_out.clip)
     place, rows, row = BatchSlice(0, len(clip), len(clip)), [], TARGETS[config.objective.target]
+    shows_hard = step.uses_difficulty and knows_other_clips(config)
 
     def rebuilt(journey: Journey) -> list[tuple[str, Tensor]]:
         return [] if not row.is_pixels else [("reconstruction", rebuild(clip, journey, config))]
@@ -73,7 +76,7 @@ def draw_clips(run: Path) -> bytes:
     with torch.no_grad():
         random = step.forward(engine, clip, place, 0, 0, decode_all=True)
         rows += [("input", clip), ("random mask", hide(clip, random, config)), *rebuilt(random)]
-        if step.uses_difficulty:
+        if shows_hard:
             hard = step.forward(engine, clip, place, 0, max(1, step.num_hard(1.0)), decode_all=True)
             assert hard.difficulty is not None
             rows += [
@@ -84,7 +87,10 @@ def draw_clips(run: Path) -> bytes:
             ]
             rows += [("hard mask", hide(clip, hard, config)), *rebuilt(hard)]
     pictures = [(name, _to_rgb(row, config)) for name, row in rows]
-    return _draw_rows(pictures, held_out.names, _note_on_target(config.objective.target), scale=step.uses_difficulty)
+    notes = [_note_on_target(config.objective.target)]
+    if step.uses_difficulty and not shows_hard:
+        notes.append(f"No difficulty is known for clips outside training (mask.difficulty={config.mask.difficulty})")
+    return _draw_rows(pictures, held_out.names, ". ".join(filter(None, notes)), scale=shows_hard)
 
 
 def _note_on_target(target: str) -> str:
@@ -98,8 +104,9 @@ def _note_on_target(target: str) -> str:
 def open_step(
     config: PretrainConfig, student: Student, run: Path, frames: Tensor
 ) -> tuple[PretrainStep, PlainEngine, Tensor]:
-    """Return a run's step with its teacher, an engine around its student, and the frames as clips."""
-    step = PretrainStep(config, student, torch.device("cpu"))
+    """Return a run's step with its teacher and one mask for each clip, an engine around its student, and the frames as clips."""
+    one_mask = replace(config, mask=replace(config.mask, masks_per_clip=1))
+    step = PretrainStep(one_mask, student, torch.device("cpu"))
     if step.beside is not None:
         load_beside(run, step.beside)
     return step, PlainEngine(student.eval(), config, torch.device("cpu")), Normalise(config.data)(frames)

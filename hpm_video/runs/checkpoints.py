@@ -2,7 +2,7 @@
 
 ```
 RUN/checkpoints/step-00001000/student.safetensors     weights, fp32
-                              teacher.safetensors     (modes with a teacher)
+                              teacher.safetensors     (modes with a teacher; table of mask.difficulty=memory)
                               optimizer.safetensors   first and second moments by parameter name
                               state.json              step, seconds, counts, versions
 RUN/encoder.safetensors, encoder.json                 of pretraining: the encoder and the configuration that made it

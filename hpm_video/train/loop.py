@@ -52,6 +52,9 @@ class Step(Protocol):
     def after_update(self, engine: Any, step: int, steps: int) -> None:
         """Update what is beside the model, after an update of its weights."""
 
+    def skip_update(self) -> None:
+        """Forget what was observed in a step whose update is left out."""
+
     def settings_now(self, step: int, steps: int) -> dict[str, float]:
         """Return the values of the schedules at a step, for the log."""
         ...
@@ -198,6 +201,7 @@ class Loop:
             self.state.num_updates += 1
             self.step.after_update(engine, now, self.steps)
         else:
+            self.step.skip_update()
             self._skipped(f"gradient norm {norm}")
         return values, norm
 

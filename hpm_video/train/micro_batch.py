@@ -47,10 +47,17 @@ class Budget:
     """The memory that a run needs, and that a rank may use here. The exact estimate takes seconds, and most runs do
     without."""
 
-    def __init__(
-        self, config: RunConfig, device: torch.device, num_ranks: int, free: float, num_classes: int = 0
+    def __init__(  # noqa: PLR0913
+        self,
+        config: RunConfig,
+        device: torch.device,
+        num_ranks: int,
+        free: float,
+        num_classes: int = 0,
+        num_samples: int = 0,
     ) -> None:
         self.config, self.device, self.num_ranks, self.num_classes = config, device, num_ranks, num_classes
+        self.num_samples = num_samples
         self.free, self.usable = free, MARGINS[device.type] * free
         self.share = split_batch(config.optim.batch_size, None, num_ranks).micro
 
@@ -85,7 +92,7 @@ class Budget:
         return self._need(dry_run_classifier(self.config, self.num_classes, bf16), bf16)
 
     def _need(self, run: DryRun, bf16: bool = False) -> Need:
-        return estimate_need(self.config, run, self.num_ranks, self.device.type == "cpu", bf16)
+        return estimate_need(self.config, run, self.num_ranks, self.device.type == "cpu", bf16, self.num_samples)
 
     def fits(self, micro: int, limit: float) -> bool:
         """Return True if a pass of `micro` clips needs at most `limit` bytes."""
@@ -112,7 +119,7 @@ def _gib(num_bytes: float) -> str:
 
 
 def settle_micro_batch(
-    config: AnyConfig, device: torch.device, resumes: Path | None, num_classes: int = 0
+    config: AnyConfig, device: torch.device, resumes: Path | None, num_classes: int = 0, num_samples: int = 0
 ) -> AnyConfig:
     """Return the configuration with a number in place of `auto`, the same on all ranks. Draws no random numbers.
 
@@ -122,7 +129,8 @@ def settle_micro_batch(
     """
     num_ranks = dist.get_world_size() if dist.is_initialized() else 1
     free = free_device_memory(device.index or 0)
-    budget = Budget(config, device, num_ranks, free / local_world_size() if device.type == "cpu" else free, num_classes)
+    free = free / local_world_size() if device.type == "cpu" else free
+    budget = Budget(config, device, num_ranks, free, num_classes, num_samples)
     asked = config.engine.micro_batch_size
     if asked != "auto":
         micro = split_batch(config.optim.batch_size, asked, num_ranks).micro

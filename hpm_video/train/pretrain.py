@@ -12,6 +12,7 @@ from torch import nn
 from hpm_video.catalog.listing import IMAGE_SUFFIXES
 from hpm_video.config import PretrainConfig, load_config
 from hpm_video.config.geometry import has_images, image_data
+from hpm_video.config.needs import knows_other_clips
 from hpm_video.costs.flops import run_flops
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut
@@ -53,7 +54,7 @@ def pretrain(config: PretrainConfig, monitor: Monitor | None = None) -> bool:
 def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, monitor: Monitor | None) -> bool:
     with together():
         train_set, held_out_set = open_unlabelled(config.data, config.train.seed)
-    config = settle_micro_batch(config, device, folder.resumes)
+    config = settle_micro_batch(config, device, folder.resumes, num_samples=len(train_set))
     student = build_student(config)
     starting = config.init.weights is not None and folder.resumes is None
     with together():
@@ -130,14 +131,15 @@ def _make_measure(  # noqa: PLR0913
     """Return a function that makes the held-out measurements; every rank computes the same ones (under ZeRO-3 the
     forward pass is collective)."""
     clip, micro = loop.normalise(held_out.clip), loop.engine.split.micro
+    num_pictures = config.train.num_pictures if knows_other_clips(config) else 0
 
     def measure_now(now: int) -> dict[str, float]:
         loop.engine.module.eval()
         values = {k: float(v) for k, v in measure(step, loop.engine, clip, now, loop.steps, micro).items()}
         if monitor is not None:
             values |= monitor(loop.engine.module, now)
-        if log_to is not None and step.uses_difficulty and config.train.num_pictures:
-            log_to.write_difficulty(now, step.difficulty_of(loop.engine, clip[: config.train.num_pictures]).tolist())
+        if log_to is not None and step.uses_difficulty and num_pictures:
+            log_to.write_difficulty(now, step.difficulty_of(loop.engine, clip[:num_pictures]).tolist())
         loop.engine.module.train()
         return values
 

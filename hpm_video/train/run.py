@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig, RunConfig, to_yaml
 from hpm_video.config.geometry import has_images
@@ -18,6 +18,7 @@ from hpm_video.data.loader import HeldOut, load_held_out, make_loader
 from hpm_video.data.source import Source
 from hpm_video.errors import UserError
 from hpm_video.files import disk_faults, write_json, write_text
+from hpm_video.method.difficulty.source import STATE_NAME
 from hpm_video.runs.checkpoints import (
     Checkpoint,
     load_checkpoint,
@@ -27,7 +28,7 @@ from hpm_video.runs.checkpoints import (
 from hpm_video.runs.folder import HELD_OUT_FILE, RunFolder
 from hpm_video.runs.kind import CONFIG, kind_of
 from hpm_video.runs.machine import describe_machine
-from hpm_video.runs.ranks import is_lost_peer
+from hpm_video.runs.ranks import gather, is_lost_peer
 from hpm_video.runs.results import write_results
 from hpm_video.runs.state import RunState
 from hpm_video.train.engines.protocol import TrainingEngine
@@ -113,8 +114,17 @@ class Training:
         checkpoint = load_checkpoint(folder)
         load_weights(self.model, checkpoint.student, folder)
         if self.step.beside is not None:
-            load_weights(self.step.beside, checkpoint.teacher or {}, folder)
+            load_weights(self.step.beside, self._keep_fitting(checkpoint.teacher or {}, self.step.beside), folder)
         return RunState(**checkpoint.state.get("run", {"step": checkpoint.state["step"]})), checkpoint.optimizer
+
+    def _keep_fitting(self, saved: dict[str, Tensor], beside: nn.Module) -> dict[str, Tensor]:
+        """Return what was saved beside the model. What a source of difficulty knew of the data starts anew if these are others
+        now, and train.accept allows it. Every rank calls it."""
+        fresh = {name: own.detach() for name, own in beside.named_parameters() if name.startswith(f"{STATE_NAME}.")}
+        if not fresh or not any(gather(self.folder.accepted is not None)):
+            return saved
+        log.warning("mask.difficulty: what is known of the clips starts anew, as the data are others")
+        return {name: saved_one for name, saved_one in saved.items() if not name.startswith(f"{STATE_NAME}.")} | fresh
 
     def _write_settings(self, held_out: HeldOut) -> None:
         """Write RUN/config.yaml and RUN/held_out.json, if they are not there as they would be written."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.files import replacing, write_json
+from hpm_video.method.difficulty.source import STATE_NAME
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import Student
@@ -74,9 +75,12 @@ def load_student(run: Path) -> tuple[PretrainConfig, Student]:
 
 
 def load_beside(run: Path, beside: nn.Module) -> None:
-    """Load what the latest checkpoint has beside the student (`PretrainStep.beside`). Raises UserError."""
-    folder = latest_checkpoint(run)
-    load_weights(beside, read_tensors(folder / "teacher.safetensors"), folder)
+    """Load what the latest checkpoint has beside the student (`PretrainStep.beside`): but for tables of its training data, if
+    `beside` was made without. Raises UserError."""
+    folder, own = latest_checkpoint(run), dict(beside.named_parameters())
+    tensors = read_tensors(folder / "teacher.safetensors")
+    needed = {name: t for name, t in tensors.items() if name in own or not name.startswith(f"{STATE_NAME}.")}
+    load_weights(beside, needed, folder)
 
 
 def load_encoder(run: Path) -> tuple[PretrainConfig, Encoder]:

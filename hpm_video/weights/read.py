@@ -205,6 +205,8 @@ def _own(file: Path, tensors: Mapping[str, Tensor]) -> Weights:
     if file.name != "student.safetensors" or classes is not None or not teacher.is_file():
         return weights
     encoder, _, rest = _split(read_tensors(teacher))
+    if not encoder:  # a source of difficulty alone
+        return weights
     return dataclasses.replace(
         weights, teacher=dataclasses.replace(weights, tensors=encoder, rest=rest, source=teacher)
     )

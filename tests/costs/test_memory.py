@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from hpm_video.costs.dry_run import DryRun, dry_run
-from hpm_video.costs.memory import bytes_per_parameter, checkpoint_bytes, count_target_parameters, estimate_memory
+from hpm_video.costs.memory import (
+    bytes_per_parameter,
+    checkpoint_bytes,
+    count_target_parameters,
+    estimate_memory,
+    table_bytes,
+)
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import build_student
 from hpm_video.train.engines.plain import PlainEngine
@@ -58,6 +64,17 @@ def test_deepspeed_splits_and_adds(tiny_config, tmp_path) -> None:
     assert estimate_memory(config, RUN, 4)["DeepSpeed's buffer to reduce gradients"] == 4_000_000
     with pytest.raises(UserError, match="not a multiple of the 3 ranks"):
         estimate_memory(config, RUN, 3)
+
+
+def test_a_table_of_losses_is_counted_in_memory_and_on_disk(tiny_config) -> None:
+    """With 196 tubes: 66 MB for Something-Something V2, 94 MB for Kinetics-400."""
+    config = tiny_config(data__frame_size_px=[224, 224], model__patch_px=16, mask__difficulty="memory")
+    assert (table_bytes(config, 168_913), table_bytes(config, 240_000)) == (66_213_896, 94_080_000)
+    step = PretrainStep(config, build_student(config), torch.device("cpu"), num_samples=7)
+    assert table_bytes(config, 7) == sum(p.nbytes for p in step.beside.parameters()) == 7 * 196 * 2
+    assert estimate_memory(config, RUN, 1, 7)["table of difficulties"] == 2744
+    assert checkpoint_bytes(RUN.num_parameters, 2744) == 14_000 + 2744
+    assert "table of difficulties" not in estimate_memory(config, RUN, 1) | estimate_memory(tiny_config(), RUN, 1, 7)
 
 
 def test_networks_beside_the_training(tiny_config) -> None:

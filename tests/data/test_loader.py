@@ -253,6 +253,41 @@ def test_repeats_decode_once_and_crop_each(folder, monkeypatch) -> None:
     )  # cut through the groups: the same clips
 
 
+@pytest.mark.parametrize("crop", ["multiscale", "random_resized", "center"])
+def test_a_crop_is_told_as_shares_of_the_frame(crop) -> None:
+    """Red rises down the frame, green to the right: the colours of a clip say where it was cut."""
+    frames = np.zeros((1, 50, 80, 3), np.uint8)
+    frames[..., 0], frames[..., 1] = 5 * np.arange(50)[:, None], 3 * np.arange(80)
+    transform = make_transform(config_of("x", num_frames=1, crop=crop, flip=True), training=True)
+    mirrored, middle = set(), (np.arange(16) + 0.5)[4:12] / 16
+    for seed in range(20):
+        clip, (top, left, height, width, flipped) = transform.cut(frames, np.random.default_rng(seed))
+        assert torch.equal(clip, transform(frames, np.random.default_rng(seed)))
+        red, green = clip[0, 0].float().mean(1)[4:12], clip[1, 0].float().mean(0)
+        green = (green.flip(0) if flipped else green)[4:12]
+        np.testing.assert_allclose(red, 5 * ((top + middle * height) * 50 - 0.5), atol=2)
+        np.testing.assert_allclose(green, 3 * ((left + middle * width) * 80 - 0.5), atol=2)
+        mirrored.add(flipped)
+    assert mirrored == {0.0, 1.0}
+
+
+def test_crops_come_with_the_clips_from_any_process(folder) -> None:
+    batches, others = (
+        list(make_loader(dataset_of(folder, repeats=2, flip=True), 4, 4, 0, 1, 0, workers, 3)) for workers in (0, 2)
+    )
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.crop.shape == (4, 5) and batch.crop.dtype == torch.float32 and torch.equal(batch.crop, other.crop)
+        assert torch.equal(batch.clip, other.clip)
+    crops = torch.cat([batch.crop for batch in batches]).unflatten(0, (6, 2))
+    assert (crops[:, 0] != crops[:, 1]).any(1).sum() > 3  # each repeat has its own
+    config = config_of(folder)
+    other_transform = ClipDataset(
+        open_source(config, "train"), config, 0, True, lambda frames, rng: make_transform(config, True)(frames, rng)
+    )
+    for workers in (0, 1):
+        assert next(make_loader(other_transform, 4, 4, 0, 1, 0, workers, 1)).crop is None
+
+
 def test_repeats_keep_every_sample_once_an_epoch() -> None:
     def rows_of(micro, world_size, repeats):
         samplers = [

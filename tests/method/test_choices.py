@@ -80,7 +80,7 @@ class Brightness:
 
 
 MASK_STRATEGIES.add("soft", StrategyRow(help="odds by rank", implementation=mask_softly, needs_difficulty=True))
-DIFFICULTY_SOURCES.add("memory", SourceRow(help="remembered losses", implementation="own_rows:Memory"))
+DIFFICULTY_SOURCES.add("remembered", SourceRow(help="remembered losses", implementation="own_rows:Memory"))
 DECODE_CHOICES.add(
     "worst", DecodeRow(help="hard units", implementation=decode_hardest, needs_difficulty=True, whole_units=True)
 )
@@ -91,7 +91,7 @@ TINY = (
     "model.num_heads=2 model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 mask.ratio=0.75 "
     "mask.hard_share_start=0.5 mask.hard_share_end=0.5 engine.precision=fp32 optim.batch_size=4"
 ).split()
-CHOSEN = ["mask.mode=soft", "mask.difficulty=memory", "mask.decode=worst", "objective.target=brightness"]
+CHOSEN = ["mask.mode=soft", "mask.difficulty=remembered", "mask.decode=worst", "objective.target=brightness"]
 
 
 @pytest.fixture()
@@ -133,7 +133,7 @@ def test_new_rows_train_and_need_no_other_change(own_rows, smooth_clip, local_en
 
 
 def test_a_state_is_saved_beside_the_teachers(own_rows) -> None:
-    config = load_config(overrides=[*TINY, "mask.difficulty=memory", "objective.target=teacher_features"])
+    config = load_config(overrides=[*TINY, "mask.difficulty=remembered", "objective.target=teacher_features"])
     step = PretrainStep(config, build_student(config), CPU, num_samples=9)
     names = [name for name, _ in step.beside.named_parameters()]
     assert "difficulty.losses" in names and "encoder.embed.linear.weight" in names
@@ -141,13 +141,15 @@ def test_a_state_is_saved_beside_the_teachers(own_rows) -> None:
 
 def test_help_and_errors_follow_from_the_rows(own_rows) -> None:
     told = describe_keys()
-    for words in ("soft: odds by rank", "memory: remembered losses", "worst: hard units", "brightness: how bright"):
+    for words in ("soft: odds by rank", "remembered: remembered losses", "worst: hard units", "brightness: how bright"):
         assert words in told
     with pytest.raises(
         UserError, match="mask.mode: 'hard'; expected one of hpm, predictor_only, random, inverted, split, soft"
     ):
         load_config(overrides=[*TINY, "mask.mode=hard"])
-    with pytest.raises(UserError, match="mask.difficulty: 'none_such'; expected one of teacher, motion, memory"):
+    with pytest.raises(
+        UserError, match="mask.difficulty: 'none_such'; expected one of teacher, motion, memory, remembered"
+    ):
         load_config(overrides=[*TINY, "mask.difficulty=none_such"])
 
 

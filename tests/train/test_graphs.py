@@ -61,7 +61,7 @@ class PlayedGraphs:
 def losses_of(config, graphs: PlayedGraphs | None = None, spoil: int | None = None):
     """Losses, norms, rank correlations and last weights of a few steps; `spoil`: the micro batch that is no number."""
     student = build_student(config)
-    step, engine = PretrainStep(config, student, CPU), PlainEngine(student, config, CPU)
+    step, engine = PretrainStep(config, student, CPU, num_samples=8), PlainEngine(student, config, CPU)
     loop = Loop(config, engine, step, RunState(), STEPS, str)
     assert type(loop.micro_steps) is MicroSteps  # no GPU here
     if graphs is not None:
@@ -121,6 +121,21 @@ def test_a_micro_batch_that_is_no_number_is_left_out(tiny_config, spoil) -> None
     without, recorded = losses_of(config, spoil=spoil), losses_of(config, PlayedGraphs(), spoil=spoil)
     assert equal(without, recorded) and recorded[2].state.num_skipped == 1
     assert not equal(losses_of(config), recorded)
+
+
+@pytest.mark.parametrize("spoil", [None, 5])
+def test_a_memory_of_losses_learns_the_same_from_recorded_steps(tiny_config, spoil) -> None:
+    """Two micro batches a step; a replay overwrites the losses of the one before."""
+    keys = {"mask__difficulty": "memory", "mask__hard_share_start": 0.5, "mask__hard_share_end": 0.5}
+    config, graphs = tiny_config(engine__micro_batch_size=4, optim__base_lr=0.02, **keys), PlayedGraphs()
+    without, recorded = losses_of(config, spoil=spoil), losses_of(config, graphs, spoil=spoil)
+    assert equal(without, recorded) and graphs.num_replays
+    tables = [found[2].step.source.state.cells for found in (without, recorded)]
+    assert (
+        torch.equal(*tables)
+        and torch.isfinite(tables[0]).all()
+        and tables[0].any(1).tolist() == [True] * 4 + [False] * 4
+    )
 
 
 def test_a_gradient_that_is_no_number_leaves_nothing_behind(tiny_config, monkeypatch) -> None:

@@ -28,14 +28,16 @@ class Reads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("mode", ["hpm", "inverted", "random"])
-@pytest.mark.parametrize("view", ["all", "partial"])
+@pytest.mark.parametrize("view", ["all", "partial", "memory"])
 def test_a_step_reads_its_loss_and_its_norm(tiny_config, mode, view) -> None:
-    """With the teacher asked, part of the tokens decoded and clipped gradients; the fused optimizer is that of a GPU."""
+    """With the teacher or the memory asked, part of the tokens decoded and clipped gradients; the fused optimizer is that of
+    a GPU."""
+    source = {"mask__difficulty": "memory"} if view == "memory" else {"teacher__view": view}
     config = tiny_config(
-        mask__mode=mode, teacher__view=view, mask__hard_share_start=0.5, mask__decoded_share=0.5, optim__clip_norm=1.0
+        mask__mode=mode, mask__hard_share_start=0.5, mask__decoded_share=0.5, optim__clip_norm=1.0, **source
     )
     student = build_student(config)
-    step, engine = PretrainStep(config, student, CPU), PlainEngine(student, config, CPU)
+    step, engine = PretrainStep(config, student, CPU, num_samples=8), PlainEngine(student, config, CPU)
     for group in engine.optimizer.param_groups:
         group.update(fused=True, foreach=False)
     loop = Loop(config, engine, step, RunState(), 10, str)

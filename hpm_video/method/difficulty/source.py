@@ -12,6 +12,8 @@ from hpm_video.method.teacher import Teacher
 from hpm_video.models.student import Student
 from hpm_video.types import Batch, BatchSlice, Engine
 
+STATE_NAME = "difficulty"  # of a source's state among what is saved beside the student
+
 
 class SourceContext(NamedTuple):
     """The parts of a run that a source may be made from."""
@@ -31,7 +33,7 @@ class DifficultySource:
     from a recording. `predict` runs among them: its shapes depend on the clip's shape alone.
     """
 
-    state: nn.Module | None = None  # parameters that are saved with the run, beside the teacher's
+    state: nn.Module | None = None  # parameters that are saved with the run, beside the teacher's; of these data
 
     def prepare(
         self, rows: BatchSlice, layout: Layout, generator: torch.Generator, batch: Batch | None
@@ -50,3 +52,6 @@ class DifficultySource:
 
     def after_update(self, engine: Engine, progress: float) -> None:
         """Take in an update of the student; every rank calls it. progress: share of the run that is done."""
+
+    def skip_update(self) -> None:
+        """Forget what was observed in this step: its update is left out, on all ranks."""
