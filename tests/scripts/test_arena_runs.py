@@ -1,12 +1,9 @@
 """The arena's plan, one small run to its page, and the statistics of the page."""
 
 import json
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from scipy.stats import ttest_1samp
 
 STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
