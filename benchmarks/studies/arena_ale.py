@@ -17,11 +17,8 @@ from hpm_video.errors import UserError
 
 STRIDE = 3  # emulated frames from one frame of a clip to the next
 STRETCH = 60  # clips begun in a stretch of play
-LONGEST_WAIT, LONGEST_GAP, LONGEST_REPEAT = (
-    400,
-    12,
-    12,
-)  # emulated frames before the first clip, between clips, of an action
+LONGEST_WAIT, LONGEST_GAP = 400, 12  # emulated frames before the first clip, and between clips
+LONGEST_REPEAT = 12  # emulated frames of one action
 FASTEST_PX = 14  # of an object in one emulated frame; more is a jump (a new ball, a tunnel)
 LEAST_PX = 2  # path of the main object in a clip that counts as moving
 KEEP_STILL = 0.25  # share of the clips without motion of the main object that is kept
@@ -67,7 +64,7 @@ GAMES = {
         (34, 194),
         (0, 160),
         {
-            "ball": {"x": Axis(49, -48.5), "y": Axis(54, -12.5, (45, 206))},
+            "ball": {"x": Axis(49, -48.5, (50, 204)), "y": Axis(54, -12.5, (45, 206))},
             "player": {"y": Axis(51, -5.5)},
             "enemy": {"y": Axis(50, -7.5, (34, 200))},
         },

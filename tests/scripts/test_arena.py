@@ -95,7 +95,7 @@ def test_games_have_their_objects_where_the_labels_say(games, kind, name, colour
         if len(errors) == 2 * 8:
             break
     assert len(errors) == 2 * 8
-    assert np.median(np.abs(errors), axis=0).max() <= 1 and np.abs(errors).max() <= most_px
+    assert np.median(np.abs(errors), axis=0).max() <= 1.5 and np.abs(errors).max() <= most_px
 
 
 def test_clips_of_a_game_show_the_labels(games) -> None:
@@ -104,7 +104,8 @@ def test_clips_of_a_game_show_the_labels(games) -> None:
     assert material.clips.shape == (12, 8, 64, 64, 3) and material.clips.dtype == torch.uint8
     red, _, blue = (material.clips.numpy().astype(float) - (144, 72, 17)).transpose(4, 0, 1, 2, 3)
     white = np.minimum(blue - 0.83 * red, 4 * red)
-    known = np.nonzero(~np.isnan(material.targets["ball x"]))[0]
+    seen = (white > 10).any((2, 3)).all(1)  # not behind the wall
+    known = np.nonzero(~np.isnan(material.targets["ball x"]) & seen)[0]
     assert len(known) >= 4
     for number in known:
         path = centre(np.where(white[number] > 10, white[number], 0)) / 64
