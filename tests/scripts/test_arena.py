@@ -241,6 +241,14 @@ def test_ridge_is_the_solution_of_its_equations(arena, num_features) -> None:
         np.testing.assert_allclose(answer.numpy(), (x_test - x.mean(0)) @ weights + y.mean(0), atol=1e-9)
 
 
+def test_a_rare_feature_does_not_decide_a_test_clip(arena) -> None:
+    """A column that is 1 in one training clip and 1,000 in a test clip leaves the scores as they are."""
+    (x, train), (x_test, test) = make_readable(arena, 400, 0), make_readable(arena, 400, 1)
+    x[:, 3], x_test[:, 3] = 0, 0
+    x[7, 3], x_test[7, 3] = 1, 1000
+    assert arena.probes.probe(x, x_test, train, test).scores["y"] == pytest.approx(0.8, abs=0.05)
+
+
 def make_readable(arena, count: int, seed: int):
     """Features of 12 columns (one constant); "y" with R2 .8, "gaps" half NaN, "noise"; class "big" from the sign of a feature."""
     rng = np.random.default_rng(seed)
