@@ -118,12 +118,18 @@ def load_ale() -> Any:
 
 
 def make_ale(kind: str, split: str, seed: int, count: int) -> Material:
-    """Play a game at random and return clips of it. Each stretch of play has its own seed; train and test share none."""
+    """Play a game at random and return clips of it. Each stretch of play has its own seed; train and test share none.
+
+    Every second clip, drawn at random, runs backwards. So one frame (a paddle that lags behind its ball, a figure that looks
+    to the left) cannot tell the direction of a motion: the expected velocity of an object, given one frame, is 0.
+    """
     game, clips, targets = GAMES[kind], [], []
     stretches = random_stream(kind, split, seed)
     while len(clips) < count:
         stretch = play(kind, np.random.default_rng(stretches.integers(2**63, size=2)))
         for frames, rams in islice(stretch, count - len(clips)):
+            if stretches.random() < 0.5:
+                frames, rams = frames[::-1], rams[::-1]
             clips.append(shrink(frames[:, slice(*game.rows), slice(*game.columns)]))
             targets.append(label(game, rams))
     table = {name: np.array([row[name] for row in targets], np.float32) for name in targets[0]}

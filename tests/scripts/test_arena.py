@@ -174,6 +174,19 @@ def test_games_are_repeated_and_the_splits_share_no_play(games) -> None:
     assert not torch.equal(first.clips, other.clips)
 
 
+def test_clips_of_games_run_both_ways(games, monkeypatch) -> None:
+    """Clips that run backwards have their frames and velocities turned, and the same positions."""
+    rams = np.full((22, 128), 100, np.uint8)
+    rams[:, 49] += np.arange(22, dtype=np.uint8)
+    frames = np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 210, 160, 3), np.uint8)
+    monkeypatch.setattr(games, "play", lambda kind, rng: iter([(frames, rams)] * 40))
+    material = games.make_ale("pong", "train", 0, 40)
+    backwards = (material.clips[:, 0, 0, 0, 0] == 7).numpy()
+    assert 8 < backwards.sum() < 32 and (material.clips[:, 0, 0, 0, 0].numpy()[~backwards] == 0).all()
+    np.testing.assert_allclose(material.targets["ball x velocity"], np.where(backwards, -3, 3) / 160, rtol=1e-5)
+    assert np.ptp(material.targets["ball x"]) < 1e-6
+
+
 def test_playback(arena, videos) -> None:
     material = arena.material.make_material("playback", "test", 6, 16, videos)
     forward, reverse, frozen, double = material.clips.view(4, 4, *material.clips.shape[1:]).unbind(1)
