@@ -17,11 +17,8 @@ from hpm_video.errors import UserError
 
 STRIDE = 3  # emulated frames from one frame of a clip to the next
 STRETCH = 60  # clips begun in a stretch of play
-LONGEST_WAIT, LONGEST_GAP, LONGEST_REPEAT = (
-    400,
-    12,
-    12,
-)  # emulated frames before the first clip, between clips, of an action
+LONGEST_WAIT, LONGEST_GAP = 400, 12  # emulated frames before the first clip, and between clips
+LONGEST_REPEAT = 12  # emulated frames of one action
 FASTEST_PX = 14  # of an object in one emulated frame; more is a jump (a new ball, a tunnel)
 LEAST_PX = 2  # path of the main object in a clip that counts as moving
 KEEP_STILL = 0.25  # share of the clips without motion of the main object that is kept
@@ -67,7 +64,7 @@ GAMES = {
         (34, 194),
         (0, 160),
         {
-            "ball": {"x": Axis(49, -48.5), "y": Axis(54, -12.5, (45, 206))},
+            "ball": {"x": Axis(49, -48.5, (50, 204)), "y": Axis(54, -12.5, (45, 206))},
             "player": {"y": Axis(51, -5.5)},
             "enemy": {"y": Axis(50, -7.5, (34, 200))},
         },
@@ -121,12 +118,18 @@ def load_ale() -> Any:
 
 
 def make_ale(kind: str, split: str, seed: int, count: int) -> Material:
-    """Play a game at random and return clips of it. Each stretch of play has its own seed; train and test share none."""
+    """Play a game at random and return clips of it. Each stretch of play has its own seed; train and test share none.
+
+    Every second clip, drawn at random, runs backwards. So one frame (a paddle that lags behind its ball, a figure that looks
+    to the left) cannot tell the direction of a motion: the expected velocity of an object, given one frame, is 0.
+    """
     game, clips, targets = GAMES[kind], [], []
     stretches = random_stream(kind, split, seed)
     while len(clips) < count:
         stretch = play(kind, np.random.default_rng(stretches.integers(2**63, size=2)))
         for frames, rams in islice(stretch, count - len(clips)):
+            if stretches.random() < 0.5:
+                frames, rams = frames[::-1], rams[::-1]
             clips.append(shrink(frames[:, slice(*game.rows), slice(*game.columns)]))
             targets.append(label(game, rams))
     table = {name: np.array([row[name] for row in targets], np.float32) for name in targets[0]}

@@ -17,6 +17,7 @@ from torch import Tensor
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # of the ridge, for features of variance 1, per clip
 HELD_OUT = 5  # one part of so many of the training clips (the last ones) chooses the strength
 LEAST_ROWS = 20  # clips with a defined target; with fewer, in either part, the score is NaN
+FARTHEST = 5.0  # standard deviations of a feature
 COARSE = 16  # side of the pixels of the baselines
 
 
@@ -100,10 +101,13 @@ def solve(x: Tensor, y: Tensor, x_test: Tensor, strengths: tuple[float, ...] | l
 
 
 def _standardise(x: Tensor, x_test: Tensor) -> tuple[Tensor, Tensor]:
-    """Return features of mean 0 and variance 1 in training; constant ones stay at 0."""
+    """Return features of mean 0 and variance 1 in training, cut at FARTHEST; constant ones are 0.
+
+    Without the cut, a feature that is nearly constant in training (a pixel that one ball crosses) can decide a test clip.
+    """
     mean, spread = x.mean(0), x.std(0, correction=0)
     scale = torch.where(spread > 1e-6 * (1e-6 + mean.abs()), spread, torch.full_like(spread, float("inf")))
-    return (x - mean) / scale, (x_test - mean) / scale
+    return ((x - mean) / scale).clamp(-FARTHEST, FARTHEST), ((x_test - mean) / scale).clamp(-FARTHEST, FARTHEST)
 
 
 def _list_readouts(train: Material, test: Material, device: torch.device) -> dict[str, Readout]:
