@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 from arena_clips import SPLITS  # noqa: E402
 from arena_material import KINDS, make_material  # noqa: E402
-from arena_page import SECONDARY, primary  # noqa: E402
+from arena_page import primary  # noqa: E402
 from arena_run import Job, Sizes, config_of, load_kind, run_job  # noqa: E402
 from arena_variants import BASE, STUDIES, UNTRAINED, VARIANTS, Study  # noqa: E402
 
@@ -37,17 +38,19 @@ from hpm_video.own_folder import own_folder, top_names  # noqa: E402
 
 MADE_BY = "benchmarks/studies/arena.py"
 JUDGE_SEED = 1000  # of the student whose true loss is the oracle's difficulty: no seed of a comparison
-ON_CPU: dict[str, Any] = {"steps": 300, "sizes": Sizes(500, 500, 400), "points": 1, "workers": 2}
-ON_GPU: dict[str, Any] = {"steps": 2000, "sizes": Sizes(2000, 2000, 1000), "points": 3, "workers": 8}
+ON_CPU: dict[str, Any] = {"steps": 400, "sizes": Sizes(1600, 1600, 2400), "points": 1, "workers": 2}
+ON_CPU |= {"kinds": ("motions",), "scale": ("data.frame_size_px=[32,32]", "mask.ratio=0.75")}
+ON_GPU: dict[str, Any] = {"steps": 3000, "sizes": Sizes(2000, 2000, 1000), "points": 3, "workers": 8}
+ON_GPU |= {"kinds": tuple(KINDS), "scale": ("data.frame_size_px=[64,64]", "mask.ratio=0.875", "optim.batch_size=128")}
 
 
-def steps_of(variant: str, steps: int, equal_compute: bool) -> int:
+def steps_of(variant: str, steps: int, equal_compute: bool, scale: tuple[str, ...]) -> int:
     """Return the steps of a variant that cost as much as those of random_half, or as many."""
     if variant == UNTRAINED:
         return 1
     if not equal_compute:
         return steps
-    costs = [run_flops(config_of(VARIANTS[name], steps=steps), steps) for name in (BASE, variant)]
+    costs = [run_flops(config_of((*scale, *VARIANTS[name]), steps=steps), steps) for name in (BASE, variant)]
     return max(1, round(steps * costs[0] / costs[1]))
 
 
@@ -57,7 +60,7 @@ def plan(studies: list[Study], seeds: range, steps: int, common: dict[str, Any])
     for seed in seeds:
         for study in studies:
             for variant in study.variants:
-                length = steps_of(variant, steps, study.equal_compute)
+                length = steps_of(variant, steps, study.equal_compute, common["scale"])
                 job = Job(variant, seed, length, VARIANTS[variant], **common)
                 found.setdefault(job.name, job)
     return list(found.values())
@@ -136,10 +139,10 @@ def main() -> int:
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=[], help="these, at equal compute")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="of random_half (300; on a GPU 1000)")
+    parser.add_argument("--steps", type=int, help="of random_half (400; on a GPU 3000)")
     parser.add_argument("--out", type=Path, default=Path("runs/arena"))
     parser.add_argument("--clips", type=Path, help="folder of real clips with labels.csv, for playback")
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), help="material (all that can be made)")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), help="material (motions; on a GPU all)")
     parser.add_argument("--minutes", type=float, default=1e6, help="start no run after so many minutes")
     parser.add_argument("--workers", type=int, help="runs at the same time (2; on a GPU 8)")
     given = parser.parse_args()
@@ -153,9 +156,8 @@ def main() -> int:
             own.reserve(("runs", "material"))
             runs = own.path / "runs"
             runs.mkdir(exist_ok=True)
-            kinds = tuple(given.kinds or usable_kinds(given.clips))
-            common = {"kinds": kinds, "sizes": usual["sizes"], "out": runs, "clips": given.clips}
-            common["points"] = usual["points"]
+            common = {name: usual[name] for name in ("sizes", "points", "scale")} | {"out": runs, "clips": given.clips}
+            common["kinds"] = usable_kinds(given.kinds or usual["kinds"], given.clips)
             judge = Job(BASE, JUDGE_SEED, 2 * steps, VARIANTS[BASE], **common, keep_weights=True)
             run_all([judge], 1, until)
             common["judge"] = runs / f"{judge.name}.pt"
@@ -168,18 +170,16 @@ def main() -> int:
     return 0
 
 
-def usable_kinds(clips: Path | None) -> list[str]:
+def usable_kinds(wanted: Sequence[str], clips: Path | None) -> tuple[str, ...]:
     """Return the kinds of material that can be made here; say which cannot, and why."""
     found = []
-    for name in KINDS:
-        if name == SECONDARY and clips is None:
-            continue
+    for name in wanted:
         try:
             make_material(name, "test", JUDGE_SEED, 4, clips)
             found.append(name)
         except UserError as error:
             say(f"without {name}: {error}")
-    return found
+    return tuple(found)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import torch
 from arena_ale import GAMES, make_ale
 from arena_clips import Material, find_shared, share_of_motion
 from arena_items import make_items
+from arena_motions import make_motions
 from arena_playback import make_playback
 
 from hpm_video.errors import UserError
@@ -53,6 +54,7 @@ def _game_kind(name: str) -> Kind:
 
 KINDS = {
     **{name: _game_kind(name) for name in GAMES},
+    "motions": Kind(make_motions, (), ("motion",)),
     "items": Kind(make_items, ("items", "textures"), ("item x velocity", "item y velocity")),
     "playback": Kind(make_playback, ("real clips",), ("playback",)),
 }

@@ -20,20 +20,21 @@ from arena_variants import BASE, STUDIES, UNTRAINED, Study  # noqa: E402
 
 from hpm_video.report.document import Block, Heading, Paragraph, Table, to_markdown  # noqa: E402
 
-CLASSES = ("item", "playback")  # targets that are classes
 SECONDARY = "playback"  # a class task of real clips: not part of the primary metric
 Runs = dict[tuple[str, int], dict[int, dict[str, Any]]]  # (variant, steps) -> seed -> result
 
 
 def of_kind(scores: Mapping[str, float]) -> float:
-    """Return the score of one kind of material: the mean R2 of its positions and velocities; of classes alone, their accuracy
-    above chance as a share of what is possible."""
-    measured = [value for name, value in scores.items() if name not in CLASSES]
-    return float(np.mean(measured or list(scores.values())))
+    """Return the score of one kind of material: the mean R2 of its positions and velocities, or, if it has only a class, kNN
+    accuracy above chance as a share of what is possible."""
+    neighbours = {name for name in scores if name.endswith(", kNN")}
+    classes = {name.removesuffix(", kNN") for name in neighbours}
+    measured = [value for name, value in scores.items() if name not in neighbours | classes]
+    return float(np.mean(measured or [scores[name] for name in neighbours]))
 
 
 def primary(scores: Mapping[str, Any]) -> float:
-    """Return the primary metric: the mean over the games and items."""
+    """Return the primary metric: the mean over the kinds, playback left out."""
     return float(np.mean([of_kind(part) for kind, part in scores.items() if kind != SECONDARY]))
 
 
@@ -146,10 +147,11 @@ def write_page(out: Path, title: str) -> str:
         raise SystemExit(f"error: {out}/runs holds no results; expected those of benchmarks/studies/arena.py")
     steps = max(s for (variant, s) in runs if variant == BASE)
     blocks: list[Block] = []
-    base = {name: steps_of(name, steps, True) for study in STUDIES.values() for name in study.variants}
+    scale = tuple(next(iter(runs[BASE, steps].values()))["scale"])
+    base = {name: steps_of(name, steps, True, scale) for study in STUDIES.values() for name in study.variants}
     blocks += write_noise(runs, base)
     for name, study in STUDIES.items():
-        lengths = {v: steps_of(v, steps, study.equal_compute) for v in study.variants}
+        lengths = {v: steps_of(v, steps, study.equal_compute, scale) for v in study.variants}
         blocks += write_study(name, study, runs, lengths)
     commits = defaultdict(int)
     for found in runs.values():

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import arena_oracle
 import numpy as np
 import torch
+import torch.nn.functional as F
 from arena_clips import SPLITS, Material
 from arena_material import load_material
 from arena_probes import probe
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from hpm_video.config import PretrainConfig, load_config
 from hpm_video.data.transforms import Normalise
-from hpm_video.evals.frozen.features import pool
+from hpm_video.evals.frozen.features import from_space, pool
+from hpm_video.evals.frozen.knn import count_votes
+from hpm_video.evals.metrics import find_chance
 from hpm_video.method.measurements import BareEngine, measure
 from hpm_video.method.objectives import rank_correlation
 from hpm_video.method.step import PretrainStep
@@ -27,7 +30,6 @@ from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.loop import Loop
 from hpm_video.types import Batch, BatchSlice
 
-POOLING = "space"  # the mean over the places of each time step
 CLIPS_PER_PASS = 64
 NUM_JUDGED = 128  # training clips whose difficulty is compared with a student's true loss
 
@@ -53,7 +55,8 @@ class Job(NamedTuple):
     clips: Path | None = None  # folder of real clips with labels.csv
     judge: Path | None = None  # weights of a student of random masks, for the oracle and the rank correlation
     keep_weights: bool = False
-    points: int = 2  # how often the run is scored: at even distances, the last at its end
+    scale: tuple[str, ...] = ()  # keys of the size of all runs of a study
+    points: int = 1  # how often the run is scored: at even distances, the last at its end
 
     @property
     def name(self) -> str:
@@ -70,11 +73,12 @@ def config_of(keys: tuple[str, ...], seed: int = 0, steps: int = 1) -> PretrainC
 def run_job(job: Job, device: torch.device) -> dict[str, Any]:
     """Train and score. Return what the page needs: scores at each point, measurements, cost, commit, machine."""
     began = time.perf_counter()
-    config = config_of(job.keys, job.seed, job.steps)
-    material = {split: {kind: load_kind(job, kind, split) for kind in job.kinds} for split in SPLITS}
+    config = config_of((*job.scale, *job.keys), job.seed, job.steps)
+    side = config.data.frame_size_px[0]
+    material = {split: {kind: resize(load_kind(job, kind, split), side) for kind in job.kinds} for split in SPLITS}
     clips = torch.cat([part.clips for part in material["train"].values()]).permute(0, 4, 1, 2, 3).to(device)
     student = build_student(config)
-    arena_oracle.JUDGE = job.judge
+    arena_oracle.JUDGE, arena_oracle.JUDGE_KEYS = job.judge, job.scale
     step = PretrainStep(config, student, device, len(clips))
     engine = PlainEngine(student, config, device)
     state, curve = RunState(), []
@@ -101,6 +105,7 @@ def run_job(job: Job, device: torch.device) -> dict[str, Any]:
     student.eval()
     take(job.steps)
     result = {"job": job.name, "variant": job.variant, "seed": job.seed, "steps": job.steps, "keys": list(job.keys)}
+    result |= {"scale": list(job.scale)}
     result |= {"curve": curve, "num_skipped": state.num_skipped, "judged": judge(step, engine, clips, job, config)}
     result |= {"seconds": time.perf_counter() - began, "seconds_of_steps": time.perf_counter() - trained}
     result |= {"commit": source_commit(), "machine": describe_machine(), "sizes": job.sizes._asdict()}
@@ -113,6 +118,19 @@ def load_kind(job: Job, kind: str, split: str) -> Material:
     """Return the material of a kind, from the folder of the study, where it is made at first use."""
     count = job.sizes.pretrain if split == "train" else job.sizes.test
     return load_material(kind, split, job.seed, count, job.clips, job.out.parent / "material")
+
+
+def resize(material: Material, side: int) -> Material:
+    """Return the clips at another height and width, as means over areas. Targets are shares of the frame: they stay."""
+    n, t, height, width, c = material.clips.shape
+    if (height, width) == (side, side):
+        return material
+    found = torch.empty(n, t, side, side, c, dtype=torch.uint8)
+    for start in range(0, n, CLIPS_PER_PASS):
+        part = material.clips[start : start + CLIPS_PER_PASS].flatten(0, 1).permute(0, 3, 1, 2).float()
+        small = F.adaptive_avg_pool2d(part, side).round_().byte()
+        found[start : start + CLIPS_PER_PASS] = small.permute(0, 2, 3, 1).unflatten(0, (-1, t))
+    return material._replace(clips=found)
 
 
 def batches(clips: Tensor, config: PretrainConfig, steps: int) -> Iterator[Batch]:
@@ -134,13 +152,13 @@ def make_batch(clips: Tensor, rows: Tensor) -> Batch:
 
 @torch.no_grad()
 def encode_all(student: Student, clips: Tensor, config: PretrainConfig, device: torch.device) -> Tensor:
-    """Return features [n, F] of uint8 clips [n, T, H, W, C], in fp32."""
+    """Return features [n, t, D] of uint8 clips [n, T, H, W, C], in fp32: the mean over the places of each time step."""
     normalise, grid, found = Normalise(config.data, device), student.encoder.geometry.grid, []
     for start in range(0, len(clips), CLIPS_PER_PASS):
         part = normalise(clips[start : start + CLIPS_PER_PASS].permute(0, 4, 1, 2, 3))
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             tokens = student.encoder(part)
-        found.append(pool(tokens.float(), grid, POOLING).flatten(1))
+        found.append(pool(tokens.float(), grid, "space"))
     return torch.cat(found)
 
 
@@ -156,8 +174,13 @@ def score_student(
     for kind, test in material["test"].items():
         fit = first_clips(material["train"][kind], sizes.fit)
         features = [encode_all(student, part.clips, config, device) for part in (fit, test)]
-        found = probe(features[0], features[1], fit, test).scores
+        found = probe(*(part.flatten(1) for part in features), fit, test).scores
         scores[kind] = {name: round(float(value), 5) for name, value in found.items()}
+        for name, labels in fit.classes.items():
+            motion = [from_space(part, "motion").flatten(1).cpu().numpy() for part in features]
+            hits = count_votes(motion[0], labels, motion[1]).argmax(1) == test.classes[name]
+            chance = find_chance(test.classes[name])
+            scores[kind][f"{name}, kNN"] = round((float(hits.mean()) - chance) / (1 - chance), 5)
     return scores
 
 
