@@ -34,7 +34,7 @@ from hpm_video.costs.flops import run_flops  # noqa: E402
 from hpm_video.errors import UserError  # noqa: E402
 from hpm_video.evals.frozen.features import find_device  # noqa: E402
 from hpm_video.files import write_json  # noqa: E402
-from hpm_video.own_folder import own_folder, top_names  # noqa: E402
+from hpm_video.own_folder import own_folder  # noqa: E402
 
 MADE_BY = "benchmarks/studies/arena.py"
 JUDGE_SEED = 1000  # of the student whose true loss is the oracle's difficulty: no seed of a comparison
@@ -152,13 +152,13 @@ def main() -> int:
     names = given.studies or ([] if given.variants else list(STUDIES))
     studies = [STUDIES[name] for name in names] + ([Study("", tuple(given.variants))] if given.variants else [])
     try:
-        with own_folder(given.out.resolve(), MADE_BY, lambda path: top_names(path)) as own:
-            own.reserve(("runs", "material"))
+        with own_folder(given.out.resolve(), MADE_BY) as own:
             runs = own.path / "runs"
-            runs.mkdir(exist_ok=True)
             common = {name: usual[name] for name in ("sizes", "points", "scale")} | {"out": runs, "clips": given.clips}
             common["kinds"] = usable_kinds(given.kinds or usual["kinds"], given.clips)
             judge = Job(BASE, JUDGE_SEED, 2 * steps, VARIANTS[BASE], **common, keep_weights=True)
+            own.file(f"runs/{judge.name}.json")
+            own.reserve([f"runs/{judge.name}.pt"])
             run_all([judge], 1, until)
             common["judge"] = runs / f"{judge.name}.pt"
             run_all(
