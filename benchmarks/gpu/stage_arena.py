@@ -1,4 +1,4 @@
-"""Run the study of masks, if there is one: `benchmarks/studies/arena.py --minutes M --out FOLDER`. Keep its JSON files."""
+"""Run the study of masks: `benchmarks/studies/arena.py --minutes M --out FOLDER`. Keep its JSON files."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from context import Context, Skip
+from context import Context
 
 from hpm_video.files import temporary_folder
 
@@ -15,11 +15,10 @@ MOST_BYTES, RESERVE_S = 2_000_000, 10  # size of a kept file; time before the st
 
 
 def main(context: Context) -> str | None:
-    if not STUDY.is_file():
-        raise Skip("benchmarks/studies/arena.py does not exist yet")
     with temporary_folder() as out:
-        minutes = 0.1 if context.tiny else max(0.1, (context.left() - RESERVE_S) / 60)
+        minutes = 1 if context.tiny else max(0.1, (context.left() - RESERVE_S) / 60)
         words = [sys.executable, str(STUDY), f"--minutes={minutes:.2f}", f"--out={out / 'arena'}"]
+        words += ["--tiny", "--studies=noise", "--seeds=1"] if context.tiny else []
         process = subprocess.Popen(words)
         while process.poll() is None:
             time.sleep(1)

@@ -40,6 +40,7 @@ MADE_BY = "benchmarks/studies/arena.py"
 JUDGE_SEED = 1000  # of the student whose true loss is the oracle's difficulty: no seed of a comparison
 ON_CPU: dict[str, Any] = {"steps": 400, "sizes": Sizes(1600, 1600, 2400), "points": 1, "workers": 2}
 ON_CPU |= {"kinds": ("motions",), "scale": ("data.frame_size_px=[32,32]", "mask.ratio=0.75")}
+TINY: dict[str, Any] = ON_CPU | {"steps": 2, "sizes": Sizes(80, 64, 40)}
 ON_GPU: dict[str, Any] = {"steps": 3000, "sizes": Sizes(2000, 2000, 1000), "points": 3, "workers": 8}
 ON_GPU |= {"kinds": tuple(KINDS), "scale": ("data.frame_size_px=[64,64]", "mask.ratio=0.875", "optim.batch_size=128")}
 
@@ -144,10 +145,13 @@ def main() -> int:
     parser.add_argument("--clips", type=Path, help="folder of real clips with labels.csv, for playback")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), help="material (motions; on a GPU all)")
     parser.add_argument("--minutes", type=float, default=1e6, help="start no run after so many minutes")
+    parser.add_argument(
+        "--tiny", action="store_true", help="few steps and clips, to try the script: figures mean nothing"
+    )
     parser.add_argument("--workers", type=int, help="runs at the same time (2; on a GPU 8)")
     given = parser.parse_args()
     until = time.monotonic() + 60 * given.minutes
-    usual = ON_GPU if torch.cuda.is_available() else ON_CPU
+    usual = TINY if given.tiny else ON_GPU if torch.cuda.is_available() else ON_CPU
     steps, workers = given.steps or usual["steps"], given.workers or min(usual["workers"], os.cpu_count() or 1)
     names = given.studies or ([] if given.variants else list(STUDIES))
     studies = [STUDIES[name] for name in names] + ([Study("", tuple(given.variants))] if given.variants else [])

@@ -72,7 +72,7 @@ def load_judge(judge: Path, device: torch.device) -> tuple[Student, PixelTarget]
     """Return the judge and its target."""
     from arena_run import config_of
 
-    config: PretrainConfig = config_of(JUDGE_KEYS)
+    config: PretrainConfig = config_of(("mask.mode=random", *JUDGE_KEYS))
     student = build_student(config)
     student.load_state_dict(torch.load(judge, weights_only=True, map_location="cpu"))
     return student.to(device).eval().requires_grad_(False), PixelTarget(config, None, device)
