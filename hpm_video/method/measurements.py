@@ -37,6 +37,21 @@ def unit_correlation(journey: Journey) -> Tensor | None:
     return rank_correlation(*(x.unflatten(1, (-1, journey.part.num_tokens)).mean(-1) for x in pair))
 
 
+def difficulty_correlation(journey: Journey) -> Tensor | None:
+    """Return the rank correlation of the difficulty that the source gave with the true loss over the decoded units of each
+    clip; None without difficulties. Predictions of the teacher are of units it may have seen, so it is not that of the
+    student."""
+    if journey.difficulty is None:
+        return None
+    numbers = torch.arange(len(journey.units), device=journey.units.device)
+    unit_of = journey.mask.decoded.new_zeros(journey.mask.masked.shape[1])
+    unit_of = unit_of.scatter(0, journey.units.flatten(), numbers.repeat_interleave(journey.units.shape[1]))
+    size = journey.part.num_tokens
+    decoded = unit_of[journey.mask.decoded.unflatten(1, (-1, size))[:, :, 0]]  # [B, decoded units]
+    true = journey.losses.patch_loss.unflatten(1, (-1, size)).mean(-1)
+    return rank_correlation(journey.difficulty.gather(1, decoded), true)
+
+
 def visible_difficulty(journey: Journey) -> Tensor | None:
     """Return twice the mean rank of the visible units' difficulty, ranks from 0 to 1: 1 = as random masks leave, near 0 = only
     the easiest are left. None without difficulties."""

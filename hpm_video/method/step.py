@@ -17,7 +17,7 @@ from hpm_video.method.masking.decoding import DecodePlan
 from hpm_video.method.masking.keys import draw_drops, draw_keys
 from hpm_video.method.masking.strategies import MaskPlan
 from hpm_video.method.masking.units import Layout, make_layout, to_tokens
-from hpm_video.method.measurements import unit_correlation, visible_difficulty
+from hpm_video.method.measurements import difficulty_correlation, unit_correlation, visible_difficulty
 from hpm_video.method.objectives import hpm_losses
 from hpm_video.method.schedules import momentum_at, num_hard_at
 from hpm_video.method.teacher import Teacher
@@ -181,9 +181,13 @@ class PretrainStep:
             self.source.skip_update()
 
     def inspect(self, journey: Journey) -> dict[str, Tensor]:
-        """Return for the log, of a training batch: the rank correlation of predicted and true loss over its masked units, and
-        how difficult its visible units are."""
-        found = {"rank_correlation": unit_correlation(journey), "difficulty_visible": visible_difficulty(journey)}
+        """Return for the log, of a training batch: the rank correlations of the true loss with the student's prediction and with
+        the source's difficulty over its masked units, and how difficult its visible units are."""
+        found = {
+            "rank_correlation": unit_correlation(journey),
+            "difficulty_correlation": difficulty_correlation(journey),
+        }
+        found["difficulty_visible"] = visible_difficulty(journey)
         return {f"{name}{journey.plan.suffix}": value for name, value in found.items() if value is not None}
 
     def difficulty_of(self, engine: Engine, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B U"]:

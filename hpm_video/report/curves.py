@@ -18,6 +18,7 @@ CURVES: Mapping[str, str] = {
     "held_out/hardness_gain": "hardness gain (above 1: masks harder than random)",
     "rank_correlation": "rank correlation of predicted and true loss,\ntraining clips and masks",
     "held_out/rank_correlation": "rank correlation of predicted and true loss,\nheld-out clips, random masks",
+    "difficulty_correlation": "rank correlation of difficulty and true loss,\ntraining clips and masks",
     "held_out/motion_visible": "motion left visible (1: as random masks leave)",
     "hard_share": "share of the masked units chosen by difficulty",
     "lr": "learning rate",

@@ -40,6 +40,13 @@ PRETRAINING = {
     "inverted-tube": f"mask.mode=inverted {TUBE} {TWO} {WHOLE} objective.target=teacher_features",
     "inverted-token": f"mask.mode=inverted {TOKEN} {PARTIAL} objective.target=norm_token",
     "inverted-block": f"mask.mode=inverted {BLOCK} {ALL} objective.target=norm_channel",
+    "sharpness-motion": f"mask.mode=hpm {TUBE} mask.difficulty=motion mask.sharpness=3 mask.pattern=band_pass",
+    "sharpness-token": f"mask.mode=hpm {TOKEN} mask.sharpness=-2 mask.pattern=multi_block",
+    "split-motion": f"mask.mode=split {BLOCK} mask.difficulty=motion mask.visible_hard_share=0.25",
+    "memory": f"mask.mode=hpm {TUBE} mask.difficulty=memory mask.sharpness=4",
+    "decode-units": "mask.mode=random mask.decode=units",
+    "decode-difficulty": f"{PARTIAL} mask.decode=difficulty",
+    "decode-hardest-cross": "mask.mode=random mask.decode=hardest mask.difficulty=motion model.decoder_attention=cross",
     # the presets of methods
     "preset-hpm": "preset=hpm",
     "preset-hpm_paper": "preset=hpm_paper model.decoder_depth=2",

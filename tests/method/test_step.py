@@ -8,7 +8,7 @@ import torch
 
 from hpm_video.method.masking.strategies import mask_random
 from hpm_video.method.masking.units import aggregate, to_tokens
-from hpm_video.method.measurements import gradient_norms, gradient_shares, measure
+from hpm_video.method.measurements import difficulty_correlation, gradient_norms, gradient_shares, measure
 from hpm_video.method.schedules import momentum_at, num_hard_at, warn_slow_teacher
 from hpm_video.method.step import PretrainStep
 from hpm_video.method.teacher import Teacher
@@ -220,3 +220,20 @@ def test_masks_of_motion_hide_it_and_the_log_says_so(make) -> None:
     assert found[None] == (0, pytest.approx(others))
     assert found[0.0][0] == pytest.approx(1, abs=0.6) and found[0.0][1] == pytest.approx(1, abs=0.05)
     assert found[-1e6][0] > 2 and found[-1e6][1] > found[0.0][1]
+
+
+def test_the_difficulty_is_compared_with_the_true_loss_of_the_same_units(make) -> None:
+    """A difficulty that is the true loss correlates fully, its opposite not at all; by the numbers of tokens."""
+    for keys in (
+        {},
+        {"mask__unit": "block", "mask__block": [1, 2, 2]},
+        {"mask__decode": "units", "mask__decoded_share": 0.5},
+    ):
+        _, _, step, engine, clip = make(3, **HARD, **keys)
+        journey = step.forward(engine, clip, BatchSlice(0, 3, 3), 0, 2)
+        losses = torch.zeros(journey.mask.masked.shape).scatter(1, journey.mask.decoded, journey.losses.patch_loss)
+        of_unit = losses[:, journey.units].sum(-1)  # a mean up to a factor that all decoded units share
+        for sign in (1, -1):
+            found = difficulty_correlation(journey._replace(difficulty=sign * of_unit))
+            assert float(found) == pytest.approx(sign, abs=1e-5)
+        assert -1 < float(step.inspect(journey)["difficulty_correlation"]) < 1
