@@ -79,10 +79,10 @@ def paired(one: Mapping[int, Any], other: Mapping[int, Any], value: Any) -> list
 
 
 def write_study(name: str, study: Study, runs: Runs, lengths: Mapping[str, int]) -> list[Block]:
-    """Return the blocks of a study: one table, differences to its first variant."""
-    if (BASE, lengths[BASE]) not in runs:
+    """Return the blocks of a study: one table, differences to its base."""
+    if (study.base, lengths[study.base]) not in runs:
         return []
-    base = runs[BASE, lengths[BASE]]
+    base = runs[study.base, lengths[study.base]]
     kinds = list(last(next(iter(base.values())))["scores"])
     rows = []
     for variant in study.variants:
@@ -92,7 +92,7 @@ def write_study(name: str, study: Study, runs: Runs, lengths: Mapping[str, int])
         pairs = found.keys() & base.keys()
         row = [variant, str(lengths[variant]), str(len(pairs))]
         row.append(f"{np.mean([primary(last(r)['scores']) for r in found.values()]):.3f}")
-        same = variant == BASE
+        same = variant == study.base
         row.append("" if same else show(paired(found, base, lambda r: primary(last(r)["scores"]))))
         row.append("" if same else show(paired(found, base, area)))
         for kind in kinds:
@@ -104,7 +104,7 @@ def write_study(name: str, study: Study, runs: Runs, lengths: Mapping[str, int])
     equal = "equal compute" if study.equal_compute else "equal steps (finding the difficulty is free)"
     head = ["variant", "steps", "seeds", "R2", "difference", "of the whole curve", *kinds]
     head += ["motion visible", "hardness gain", "rank correlation"]
-    return [Heading(f"{name}: {study.question}"), Paragraph(f"At {equal}."), Table(head, rows)]
+    return [Heading(f"{name}: {study.question}"), Paragraph(f"At {equal}; less {study.base}."), Table(head, rows)]
 
 
 def measured(found: Mapping[int, Any], name: str) -> str:

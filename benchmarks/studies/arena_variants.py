@@ -7,6 +7,13 @@ SOFT = ("mask.mode=hpm", "mask.hard_share_start=1", "mask.hard_share_end=1")  # 
 MOTION, TRUE_LOSS = "mask.difficulty=motion", "mask.difficulty=true_loss"
 UNTRAINED = "untrained"
 BASE = "random_half"  # the preset: random tubes, half of each decoded
+QUARTER_CROSS = ("mask.decoded_share=0.25", "model.decoder_attention=cross")
+MINED = {
+    "hpm": ("mask.mode=hpm",),
+    "memory": ("mask.mode=hpm", "mask.difficulty=memory"),
+    "memory_less": ("mask.mode=hpm", "mask.difficulty=memory", "mask.hard_share_end=0.25"),
+    "motion": ("mask.mode=hpm", "mask.difficulty=motion"),
+}
 
 
 def block(side: int) -> str:
@@ -44,26 +51,27 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "quarter_hardest": (*RANDOM, "mask.decoded_share=0.25", "mask.decode=hardest", MOTION),
     "cross": (*RANDOM, "model.decoder_attention=cross"),
     "cross_deep": (*RANDOM, "model.decoder_attention=cross", "model.decoder_depth=6"),
-    "quarter_cross": (*RANDOM, "mask.decoded_share=0.25", "model.decoder_attention=cross"),
-    "quarter_cross_deep": (
-        *(*RANDOM, "mask.decoded_share=0.25", "model.decoder_attention=cross", "model.decoder_depth=6"),
-    ),
-    "quarter_motion_cross": (
-        *(*RANDOM, "mask.decoded_share=0.25", "mask.decode=difficulty", MOTION, "model.decoder_attention=cross"),
-    ),
+    "quarter_cross": (*RANDOM, *QUARTER_CROSS),
+    "quarter_cross_deep": (*RANDOM, *QUARTER_CROSS, "model.decoder_depth=6"),
+    "quarter_motion_cross": (*RANDOM, *QUARTER_CROSS, "mask.decode=difficulty", MOTION),
+    # the best decoder with mined masks
+    **{f"{name}_quarter_cross": (*keys, *QUARTER_CROSS) for name, keys in MINED.items()},
+    "quarter_memory_cross": (*RANDOM, *QUARTER_CROSS, "mask.decode=difficulty", "mask.difficulty=memory"),
 }
 
 
 class Study(NamedTuple):
-    """A question, and the variants that answer it. Differences are to the first variant that is not untrained."""
+    """A question, and the variants that answer it. Differences are to `base`."""
 
     question: str
     variants: tuple[str, ...]
+    base: str = BASE
     equal_compute: bool = True  # else equal steps: what it costs to find the difficulty is not counted
 
 
 def _starting(*beginnings: str) -> tuple[str, ...]:
-    return tuple(name for name in VARIANTS if name.startswith(beginnings))
+    late = {f"{name}_quarter_cross" for name in MINED}
+    return tuple(name for name in VARIANTS if name.startswith(beginnings) and name not in late)
 
 
 STUDIES = {
@@ -74,4 +82,9 @@ STUDIES = {
     "oracle": Study("Can any difficulty help?", (BASE, *_starting("motion_", "true_")), equal_compute=False),
     "sources": Study("Which source, at its cost?", (BASE, *_starting("hpm", "memory_"), "motion_3", "motion_-3")),
     "decoder": Study("What is worth decoding, and how?", (BASE, *_starting("quarter", "cross"))),
+    "decide": Study(
+        "Do mined masks pay beside the best decoder?",
+        ("quarter_cross", *(f"{name}_quarter_cross" for name in MINED), "quarter_memory_cross"),
+        base="quarter_cross",
+    ),
 }
