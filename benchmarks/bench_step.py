@@ -5,9 +5,9 @@
 A step holds difficulties, masks, forward and backward pass, AdamW and EMA, without data loading. It stands three quarters
 through a run, so that the teacher runs too.
 
-Steps: `videomae`, `random_half` (half of each masked tube decoded), `hpm` and `hpm_paper` are the presets. `naive_port` is the
-published procedure as it stands. `hf_videomae` is VideoMAEForPreTraining of transformers, with the same sizes, masks and
-optimizer.
+Steps: `videomae`, `random_half` (half of each masked tube decoded), `random_cross` (a quarter, by cross-attention), `hpm` and
+`hpm_paper` are presets. `naive_port` is the published procedure as it stands. `hf_videomae` is VideoMAEForPreTraining of
+transformers, with the same sizes, masks and optimizer.
 
 MFU: the FLOPs that the step needs, in units of the rate of one large matrix product in this run. They are counted without
 recomputing; `naive_port` gets those of hpm_paper. On GPUs of `timing.PEAKS` a second column uses the maker's figure. On a GPU

@@ -27,6 +27,7 @@ OURS = "ours (preset hpm)"
 VARIANTS = {
     BASE: ["preset=videomae"],
     "half decoded (random_half)": ["preset=random_half"],
+    "quarter decoded by cross-attention (random_cross)": ["preset=random_cross"],
     PUBLISHED: ["preset=hpm_paper"],
     OURS: ["preset=hpm"],
 }

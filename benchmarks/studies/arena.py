@@ -14,6 +14,7 @@ import argparse
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -67,10 +68,18 @@ def plan(studies: list[Study], seeds: range, steps: int, common: dict[str, Any])
     return list(found.values())
 
 
-def start_worker() -> None:
-    """Prepare a process: one thread, as many runs share the machine; and the end of the study ends it."""
+def start_worker(parent: int) -> None:
+    """Prepare a process: one thread, as many runs share the machine. The end of the study, even by a signal, ends it."""
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")
+
+
+def end_with(parent: int) -> None:
+    """Wait until the process that started this one is gone, then end."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -89,7 +98,7 @@ def make_all(jobs: list[Job], workers: int) -> None:
         (kind, split, job.seed): job for job in jobs if not is_done(job) for kind in job.kinds for split in SPLITS
     }
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, start_worker) as pool:
+    with ProcessPoolExecutor(workers, context, start_worker, (os.getpid(),)) as pool:
         for future in [pool.submit(load_kind, job, kind, split) for (kind, split, _), job in wanted.items()]:
             future.result()
 
@@ -104,7 +113,7 @@ def run_all(jobs: list[Job], workers: int, until: float) -> None:
     left = [job for job in jobs if not is_done(job)]
     say(f"{len(jobs)} runs, {len(jobs) - len(left)} of them done before")
     context, number = multiprocessing.get_context("spawn"), 0
-    with ProcessPoolExecutor(workers, context, start_worker) as pool:
+    with ProcessPoolExecutor(workers, context, start_worker, (os.getpid(),)) as pool:
         running: dict[Future, Job] = {}
         while left or running:
             while left and len(running) < workers and time.monotonic() < until:

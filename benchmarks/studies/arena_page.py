@@ -18,6 +18,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 
 from arena_variants import BASE, STUDIES, UNTRAINED, Study  # noqa: E402
 
+from hpm_video.figures import subplots, to_png  # noqa: E402
+from hpm_video.files import write_bytes  # noqa: E402
 from hpm_video.report.document import Block, Heading, Paragraph, Table, to_markdown  # noqa: E402
 
 SECONDARY = "playback"  # a class task of real clips: not part of the primary metric
@@ -167,11 +169,32 @@ def write_page(out: Path, title: str) -> str:
     return to_markdown(title, blocks)
 
 
+def draw_axis(runs: Runs, lengths: Mapping[str, int]) -> bytes:
+    """Draw the primary metric of each run of the oracle study against the motion that its masks leave visible."""
+    figure, axes = subplots(1, 1, 6.0, 4.0)
+    axis = axes[0][0]
+    for variant in STUDIES["oracle"].variants:
+        found = list(runs.get((variant, lengths[variant]), {}).values())
+        points = [(last(r)["measured"]["held_out/motion_visible"], primary(last(r)["scores"])) for r in found]
+        if points:
+            axis.scatter(*zip(*points, strict=True), s=14)
+            axis.annotate(variant, np.mean(points, axis=0), fontsize=7, xytext=(4, 4), textcoords="offset points")
+    axis.set_xlabel("motion left visible (1: as random masks leave)", fontsize=8)
+    axis.set_ylabel("primary metric", fontsize=8)
+    figure.tight_layout()
+    return to_png(figure)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder of benchmarks/studies/arena.py")
     parser.add_argument("--title", default="The arena of masks")
+    parser.add_argument("--picture", type=Path, help="also draw features against the motion left visible, a PNG file")
     given = parser.parse_args()
+    if given.picture is not None:
+        runs = read_runs(given.out)
+        steps = max(length for (variant, length) in runs if variant == BASE)
+        write_bytes(given.picture, draw_axis(runs, dict.fromkeys(STUDIES["oracle"].variants, steps)))
     sys.stdout.write(write_page(given.out, given.title))
     return 0
 

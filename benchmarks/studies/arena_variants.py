@@ -12,7 +12,8 @@ MINED = {
     "hpm": ("mask.mode=hpm",),
     "memory": ("mask.mode=hpm", "mask.difficulty=memory"),
     "memory_less": ("mask.mode=hpm", "mask.difficulty=memory", "mask.hard_share_end=0.25"),
-    "motion": ("mask.mode=hpm", "mask.difficulty=motion"),
+    "motion_easy": (*SOFT, MOTION, "mask.sharpness=-3"),
+    "memory_easy": (*SOFT, "mask.difficulty=memory", "mask.sharpness=-3"),
 }
 
 

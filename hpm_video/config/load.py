@@ -57,7 +57,7 @@ def load_finetune_config(
 
 def describe_keys(schema: type = PretrainConfig) -> str:
     """Return the text of --help: every key with default, type and help, and the presets of pretraining."""
-    presets = ["presets (one of the first four and one of the last two can be combined):"]
+    presets = ["presets (one of the first six and one of the last two can be combined):"]
     for name, keys in PRESETS.items():
         use = f" ({PRESET_USES[name]})" if name in PRESET_USES else ""
         presets.append(f"preset={name}{use}: {' '.join(f'{k}={v}' for k, v in keys.items())}")

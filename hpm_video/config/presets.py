@@ -28,6 +28,13 @@ PRESETS: dict[str, dict[str, str]] = {
         "optim.decay_tokens": "true",
     },
     "random_half": {"mask.mode": "random", "mask.decoded_share": "0.5"},
+    "random_cross": {"mask.mode": "random", "mask.decoded_share": "0.25", "model.decoder_attention": "cross"},
+    "memory_cross": {
+        "mask.mode": "hpm",
+        "mask.difficulty": "memory",
+        "mask.decoded_share": "0.25",
+        "model.decoder_attention": "cross",
+    },
     "videomae": {"mask.mode": "random", "mask.decoded_share": "1.0", "model.first_weights": "videomae"},
     "small": {
         "model.size": "s",

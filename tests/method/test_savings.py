@@ -343,5 +343,8 @@ def test_presets_are_values_that_later_keys_change() -> None:
     )
     changed = load_config(None, [*needed, "preset=hpm_paper", "teacher.view=partial", "model.predictor_depth=8"])
     assert (changed.teacher.view, changed.model.predictor_depth) == ("partial", 8)
-    with pytest.raises(UserError, match="preset: 'fast'; expected one of hpm, hpm_paper, random_half, videomae"):
+    with pytest.raises(
+        UserError,
+        match="preset: 'fast'; expected one of hpm, hpm_paper, random_half, random_cross, memory_cross, videomae",
+    ):
         load_config(None, [*needed, "preset=fast"])
