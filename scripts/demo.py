@@ -1,4 +1,4 @@
-"""Run the demo on two CPU cores in minutes: data, HPM, random masks at equal time, scores, report.html.
+"""Run the demo on two CPU cores in minutes: data, three ways to pretrain at equal compute, scores, report.html.
 
 `make demo` starts it. Each part is the command that a user would run; only the comparison is computed here.
 """
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from hpm_video.files import replacing, write_json
 from hpm_video.own_folder import own_folder, top_names
 
 HOME = Path(__file__).resolve().parent.parent
-WRITTEN = ("data.log", "hpm.log", "random.log", "report.html", "results.json")
-CALIBRATION = (8, 4)  # points of the schedule, repeats at each
+RUNS = {  # keys beside configs/pretrain/demo.yaml; all get the multiply-adds of the first
+    "hpm": ["preset=hpm"],
+    "random": ["mask.mode=random"],
+    "random_cross": ["preset=random_cross"],
+}
+WRITTEN = ("data.log", *(f"{name}.log" for name in RUNS), "report.html", "results.json")
 
 
 class Demo:
@@ -30,7 +35,6 @@ class Demo:
         self.data = out / "data"
         self.commands: list[str] = []
         self.seconds: dict[str, float] = {}
-        self.cost = 1.0  # cost of an HPM step, in steps with random masks
 
     def timed(self, name: str, part: Callable[[], Any]) -> Any:
         """Run a part and record its seconds."""
@@ -90,16 +94,13 @@ class Demo:
         seconds, steps = results["hours"] * 3600, results["figures"]["steps"]
         return {"steps": steps, "seconds": seconds, "ranks": results["world_size"]}
 
-    def pretrain_both(self) -> dict[str, dict[str, Any]]:
-        """Pretrain with HPM, then with random masks for as many steps as take the same time."""
-        hpm = self.timed("pretraining: hpm", lambda: self.pretrain("hpm", "mask.mode=hpm"))
-        self.cost = self.timed("calibration", lambda: relative_cost(self.out / "hpm", hpm["steps"], hpm["ranks"]))
-        say(f"an HPM step takes {self.cost:.2f} times as long as one with random masks")
-        steps = max(1, round(hpm["steps"] * self.cost))
-        random = self.timed(
-            "pretraining: random", lambda: self.pretrain("random", "mask.mode=random", f"train.steps={steps}")
-        )
-        return {"hpm": hpm, "random": random}
+    def pretrain_all(self) -> dict[str, dict[str, Any]]:
+        """Pretrain in each way, for as many steps as cost the multiply-adds of the first."""
+        steps = equal_steps(self.extra)
+        return {
+            name: self.timed(f"pretraining: {name}", partial(self.pretrain, name, *keys, f"train.steps={steps[name]}"))
+            for name, keys in RUNS.items()
+        }
 
     def score(self) -> dict[str, Any]:
         """Score the frozen encoders, and single frames."""
@@ -109,13 +110,14 @@ class Demo:
         from hpm_video.weights.load import load_encoder
 
         config, encoder = load_encoder(self.out / "hpm")
-        encoders = {"untrained": first_weights(config), "random": load_encoder(self.out / "random")[1], "hpm": encoder}
+        encoders = {"untrained": first_weights(config), "hpm": encoder}
+        encoders |= {name: load_encoder(self.out / name)[1] for name in RUNS if name != "hpm"}
         train, test = open_clips(config)
         results: dict[str, Any] = {}
         for name, network in encoders.items():
             features = [extract_features(network, clips, config.data) for clips in (train, test)]
             results[name] = score_features(features[0], features[1], seed=0)
-            say(f"{name:10} linear probe {results[name]['linear']:.3f}   kNN {results[name]['knn']:.3f}")
+            say(f"{name:12} linear probe {results[name]['linear']:.3f}   kNN {results[name]['knn']:.3f}")
         results["chance"], results["num_test"] = 1 / len(test.classes), len(test.labels)
         results["single_frame"] = single_frame_scores(train, test)
         say("one frame only: " + ", ".join(f"{k} {v:.3f}" for k, v in results["single_frame"].items()))
@@ -128,7 +130,7 @@ class Demo:
         from hpm_video.report.pictures import draw_clips, draw_difficulty
 
         pictures = {
-            "Curves": draw_curves({"hpm": self.out / "hpm", "random": self.out / "random"}),
+            "Curves": draw_curves({name: self.out / name for name in RUNS}),
             "What the teacher found hard, over the training": draw_difficulty(self.out / "hpm"),
             "Masks and reconstructions on held-out clips": draw_clips(self.out / "hpm"),
         }
@@ -146,10 +148,9 @@ class Demo:
 
         began = time.perf_counter()
         self.timed("data", self.write_data)
-        runs = self.pretrain_both()
+        runs = self.pretrain_all()
         results = self.timed("scores", self.score)
         results |= {"title": "HPM video: first report", "seed": self.seed, "runs": runs, "commands": self.commands}
-        results["cost_of_hpm_step"] = self.cost
         gains = [
             line["held_out/hardness_gain"]
             for line in read_metrics(self.out / "hpm")
@@ -165,61 +166,22 @@ class Demo:
 
 def find_older_demo(folder: Path) -> list[str] | None:
     """Return the files of an older demo, whose folder has no mark; None for any other folder."""
-    return top_names(folder, *WRITTEN, "data", "hpm", "random")
+    return top_names(folder, *WRITTEN, "data", *RUNS)
 
 
-def relative_cost(run: Path, steps: int, ranks: int) -> float:
-    """Return the seconds of an HPM step divided by those of a step with random masks, a mean over the schedule.
+def equal_steps(extra: list[str]) -> dict[str, int]:
+    """Return the steps of each way to pretrain: those of the first, or as many as cost the same multiply-adds."""
+    from hpm_video.config import load_config
+    from hpm_video.costs.flops import run_flops
 
-    Both are timed in turns in one process, and the fastest of the turns counts. So other load on the machine slows both or
-    does not count. (Rates of runs one after the other differed by a factor of two on a shared machine.)
-    """
-    import numpy as np
-    import torch
-
-    from hpm_video.data.transforms import Normalise
-    from hpm_video.report.pictures import held_out_clips
-    from hpm_video.runs.settings import load_run_config
-
-    torch.set_num_threads(1)
-    configs = {mode: load_run_config(run) for mode in ("hpm", "random")}
-    data = configs["hpm"].data
-    frames = Normalise(data)(held_out_clips(configs["hpm"], data.num_held_out))
-    places, turns = CALIBRATION
-    best = {mode: np.full(places, np.inf) for mode in configs}
-    updates = {}
-    for mode, config in configs.items():
-        config.mask.mode, config.optim.batch_size = mode, config.optim.batch_size // ranks
-        clip = frames[torch.arange(config.optim.batch_size) % len(frames)]
-        updates[mode] = make_update(config, clip, steps)
-        updates[mode](steps - 1)  # the first step is slower
-    for place, now in enumerate(np.linspace(0, steps - 1, places).astype(int).tolist()):
-        for _ in range(turns):
-            for mode, update in updates.items():
-                began = time.perf_counter()
-                update(now)
-                best[mode][place] = min(best[mode][place], time.perf_counter() - began)
-    return float(best["hpm"].sum() / best["random"].sum())
-
-
-def make_update(config: Any, clip: Any, steps: int) -> Callable[[int], None]:
-    """Return a function that runs one whole training step on this clip, at a given step of the schedule."""
-    from hpm_video.method.step import PretrainStep
-    from hpm_video.models.student import build_student
-    from hpm_video.train.engines.plain import PlainEngine
-    from hpm_video.types import BatchSlice
-
-    config.engine.micro_batch_size = None
-    student = build_student(config)
-    step, engine = PretrainStep(config, student, clip.device), PlainEngine(student, config, clip.device)
-
-    def update(now: int) -> None:
-        result, _ = step(engine, clip, BatchSlice(0, len(clip), len(clip)), now, steps)
-        engine.backward(result.loss)
-        engine.step(1e-4)
-        step.after_update(engine, now, steps)
-
-    return update
+    file = HOME / "configs" / "pretrain" / "demo.yaml"
+    configs = {
+        name: load_config(file, ["data.root=x", "train.output=none", *extra, *keys]) for name, keys in RUNS.items()
+    }
+    steps = configs["hpm"].train.steps
+    assert steps is not None, "configs/pretrain/demo.yaml says train.steps"
+    costs = {name: run_flops(config, steps) for name, config in configs.items()}
+    return {name: max(1, round(steps * costs["hpm"] / cost)) for name, cost in costs.items()}
 
 
 def free_port() -> int:

@@ -79,11 +79,10 @@ def test_synthetic_set_is_ssv2s_format_and_repeatable(tmp_path, run_here) -> Non
 
 @pytest.fixture()
 def demo(monkeypatch):
-    """scripts/demo.py in this process; the step's cost is measured at two places instead of eight."""
+    """scripts/demo.py in this process."""
     given = importlib.util.spec_from_file_location("demo", Path(__file__).parents[2] / "scripts" / "demo.py")
     module = importlib.util.module_from_spec(given)
     given.loader.exec_module(module)
-    monkeypatch.setattr(module, "CALIBRATION", (2, 1))
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
 
     def run(*words: object) -> int:
@@ -105,12 +104,16 @@ def test_demo_from_end_to_end(tmp_path, demo, monkeypatch, capsys) -> None:
     ]
     assert demo("--out", tmp_path / "demo", "--train", 36, "--validation", 18, *keys) == 0, capsys.readouterr()
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    for name in ("untrained", "random", "hpm"):
+    for name in ("untrained", "random", "random_cross", "hpm"):
         assert 0 <= results[name]["knn"] <= 1 and 0 <= results[name]["linear"] <= 1
     assert results["chance"] == pytest.approx(1 / 6) and {"first", "middle", "last", "any"} == set(
         results["single_frame"]
     )
-    assert {"data", "pretraining: hpm", "pretraining: random", "scores", "report", "total"} <= set(results["seconds"])
+    runs = {f"pretraining: {name}" for name in ("hpm", "random", "random_cross")}
+    assert {"data", "scores", "report", "total"} | runs <= set(results["seconds"])
+    costs = {name: read_results(tmp_path / "demo" / name)["flops"] for name in results["runs"]}
+    assert results["runs"]["hpm"]["steps"] == 6 < results["runs"]["random_cross"]["steps"]
+    assert max(costs.values()) < 1.15 * min(costs.values())  # whole steps of a run of six
     page = (tmp_path / "demo" / "report.html").read_text()
     assert page.count("data:image/png;base64") == 3 and f"{results['hpm']['linear']:.3f}" in page
     assert main(["score", str(tmp_path / "demo" / "hpm")]) == 0
