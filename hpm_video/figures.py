@@ -4,7 +4,7 @@ import io
 from typing import Any
 
 LONGEST_NAME = 60  # characters of a run, variant or class in a legend
-COLOURS = {"hpm": "#c0392b", "random": "#2c7fb8", "random_cross": "#31a354", "untrained": "#888888"}
+COLOURS = {"hpm": "#c0392b", "random": "#2c7fb8", "videomae": "#31a354", "untrained": "#888888"}
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -20,9 +20,9 @@ from hpm_video.own_folder import own_folder, top_names
 
 HOME = Path(__file__).resolve().parent.parent
 RUNS = {  # keys beside configs/pretrain/demo.yaml; all get the multiply-adds of the first
-    "hpm": ["preset=hpm"],
-    "random": ["mask.mode=random"],
-    "random_cross": ["preset=random_cross"],
+    "hpm": ["preset=hpm_memory"],
+    "random": ["preset=random_cross"],
+    "videomae": ["mask.mode=random"],
 }
 WRITTEN = ("data.log", *(f"{name}.log" for name in RUNS), "report.html", "results.json")
 
@@ -131,7 +131,7 @@ class Demo:
 
         pictures = {
             "Curves": draw_curves({name: self.out / name for name in RUNS}),
-            "What the teacher found hard, over the training": draw_difficulty(self.out / "hpm"),
+            "What was found hard, over the training": draw_difficulty(self.out / "hpm"),
             "Masks and reconstructions on held-out clips": draw_clips(self.out / "hpm"),
         }
         write_report(self.out / "report.html", results, pictures)

@@ -3,10 +3,11 @@
     python benchmarks/studies/arena.py --studies geometry --seeds 4 [--out runs/arena] [--clips DIR] [--minutes M]
     python benchmarks/studies/arena.py --variants hpm motion_3 --seeds 8
 
-Small students are pretrained on games (positions from the console's memory), moving items and, with --clips, real clips, and
-scored frozen. **Primary metric**, fixed before the first comparison: R2 of a linear probe, its mean over the positions and
-velocities of a kind of material, then over the games and items. Everything else is secondary. All variants get the
-multiply-adds of `random_half` at --steps, unless the study says equal steps. A rerun resumes: finished runs are kept.
+Small students are pretrained on moving shapes, on games (positions from the console's memory), on moving items and, with
+--clips, on real clips, and scored frozen. **Primary metric**, fixed before the first comparison: for games and items R2 of a
+linear probe, its mean over the positions and velocities; for the six motions kNN accuracy above chance, as a share of what is
+possible; then the mean over the kinds. Playback and all else is secondary. All variants get the multiply-adds of
+`random_half` at --steps, unless the study says equal steps. A rerun resumes: finished runs are kept.
 `python benchmarks/studies/arena_page.py OUT` makes the page.
 """
 
@@ -132,7 +133,7 @@ def describe(job: Job, result: dict[str, Any]) -> str:
     """Return the line of a finished run."""
     if "failed" in result:
         return f"{job.name} failed: {result['failed']}"
-    return f"{job.name}: R2 {primary(result['curve'][-1]['scores']):.3f}, {result['seconds']:.0f} s"
+    return f"{job.name}: {primary(result['curve'][-1]['scores']):.3f}, {result['seconds']:.0f} s"
 
 
 def say(text: str) -> None:

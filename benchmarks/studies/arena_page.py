@@ -85,7 +85,9 @@ def write_study(name: str, study: Study, runs: Runs, lengths: Mapping[str, int])
     if (study.base, lengths[study.base]) not in runs:
         return []
     base = runs[study.base, lengths[study.base]]
-    kinds = list(last(next(iter(base.values())))["scores"])
+    some = next(iter(base.values()))
+    kinds, has_curve = list(last(some)["scores"]), len(some["curve"]) > 1
+    kinds = kinds if len(kinds) > 1 else []
     rows = []
     for variant in study.variants:
         found = runs.get((variant, lengths[variant]))
@@ -96,7 +98,8 @@ def write_study(name: str, study: Study, runs: Runs, lengths: Mapping[str, int])
         row.append(f"{np.mean([primary(last(r)['scores']) for r in found.values()]):.3f}")
         same = variant == study.base
         row.append("" if same else show(paired(found, base, lambda r: primary(last(r)["scores"]))))
-        row.append("" if same else show(paired(found, base, area)))
+        if has_curve:
+            row.append("" if same else show(paired(found, base, area)))
         for kind in kinds:
             row.append("" if same else show(paired(found, base, lambda r, k=kind: of_kind(last(r)["scores"][k]))))
         row.append(measured(found, "held_out/motion_visible"))
@@ -104,7 +107,7 @@ def write_study(name: str, study: Study, runs: Runs, lengths: Mapping[str, int])
         row.append(judged(found))
         rows.append(row)
     equal = "equal compute" if study.equal_compute else "equal steps (finding the difficulty is free)"
-    head = ["variant", "steps", "seeds", "R2", "difference", "of the whole curve", *kinds]
+    head = ["variant", "steps", "seeds", "score", "difference", *(["of the whole curve"] if has_curve else []), *kinds]
     head += ["motion visible", "hardness gain", "rank correlation"]
     return [Heading(f"{name}: {study.question}"), Paragraph(f"At {equal}; less {study.base}."), Table(head, rows)]
 
@@ -129,6 +132,7 @@ def write_noise(runs: Runs, lengths: Mapping[str, int]) -> list[Block]:
             continue
         kinds = list(last(next(iter(found.values())))["scores"])
         values = {"all": paired(found, base, lambda r: primary(last(r)["scores"]))}
+        kinds = kinds if len(kinds) > 1 else []
         values |= {k: paired(found, base, lambda r, k=k: of_kind(last(r)["scores"][k])) for k in kinds}
         spread = {name: float(np.std(v, ddof=1)) for name, v in values.items()}
         cells = [f"{s:.3f} ({max(2, math.ceil((2 * s / 0.02) ** 2))})" for s in spread.values()]

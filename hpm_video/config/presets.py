@@ -29,9 +29,12 @@ PRESETS: dict[str, dict[str, str]] = {
     },
     "random_half": {"mask.mode": "random", "mask.decoded_share": "0.5"},
     "random_cross": {"mask.mode": "random", "mask.decoded_share": "0.25", "model.decoder_attention": "cross"},
-    "memory_cross": {
+    "hpm_memory": {
         "mask.mode": "hpm",
         "mask.difficulty": "memory",
+        "mask.sharpness": "-3",
+        "mask.hard_share_start": "1.0",
+        "mask.hard_share_end": "1.0",
         "mask.decoded_share": "0.25",
         "model.decoder_attention": "cross",
     },

@@ -10,9 +10,9 @@ from hpm_video.report.document import Block, Code, Heading, Paragraph, Picture, 
 SCORES = {"linear": "linear probe", "knn": "kNN"}
 NAMES = {
     "untrained": "untrained",
+    "videomae": "VideoMAE",
     "random": "random masking",
     "hpm": "HPM",
-    "random_cross": "random masking with a cross-attention decoder",
 }
 
 

@@ -181,7 +181,7 @@ def test_the_old_name_of_a_preset_works_with_a_note(caplog) -> None:
 
 
 @pytest.mark.parametrize("size", ["small", "tiny"])
-@pytest.mark.parametrize("method", ["hpm", "hpm_paper", "random_half", "random_cross", "memory_cross", "videomae"])
+@pytest.mark.parametrize("method", ["hpm", "hpm_paper", "random_half", "random_cross", "hpm_memory", "videomae"])
 def test_a_preset_of_each_kind_can_be_combined_in_any_order(size: str, method: str) -> None:
     assert not PRESETS[size].keys() & PRESETS[method].keys()
     config = load_config(overrides=[*REQUIRED, f"preset={method}", f"preset={size}"])
