@@ -181,8 +181,8 @@ def draw_axis(runs: Runs, lengths: Mapping[str, int]) -> bytes:
         found = list(runs.get((variant, lengths[variant]), {}).values())
         points = [(last(r)["measured"]["held_out/motion_visible"], primary(last(r)["scores"])) for r in found]
         if points:
-            axis.scatter(*zip(*points, strict=True), s=14)
-            axis.annotate(variant, np.mean(points, axis=0), fontsize=7, xytext=(4, 4), textcoords="offset points")
+            axis.scatter(*zip(*points, strict=True), s=18, label=variant)
+    axis.legend(fontsize=7)
     axis.set_xlabel("motion left visible (1: as random masks leave)", fontsize=8)
     axis.set_ylabel("primary metric", fontsize=8)
     figure.tight_layout()

@@ -52,6 +52,8 @@ PRETRAINING = {
     "preset-hpm_paper": "preset=hpm_paper model.decoder_depth=2",
     "preset-random": "preset=random",
     "preset-videomae": "preset=videomae",
+    "preset-random_cross": "preset=random_cross",
+    "preset-hpm_memory": "preset=hpm_memory",
     # what the teacher sees
     "view-all": f"{ALL} {WHOLE}",
     "views-two": TWO,
