@@ -72,7 +72,7 @@ def test_runs_with_judge_and_oracle_to_the_page(arena, tmp_path, monkeypatch) ->
     assert oracle["judged"]["rank_correlation"] > 0.5  # other random views of the same student
     assert oracle["curve"][-1]["measured"]["held_out/motion_visible"] > 0
     monkeypatch.setattr(
-        page, "STUDIES", {"one": arena["arena_variants"].Study("Why?", ("random_half", "true_3"), False)}
+        page, "STUDIES", {"one": arena["arena_variants"].Study("Why?", ("random_half", "true_3"), equal_compute=False)}
     )
     text = page.write_page(tmp_path, "A title")
     assert text.startswith("# A title\n") and "| true_3 | 2 | 1 |" in text
