@@ -1,19 +1,25 @@
 """The arena's plan, one small run to its page, and the statistics of the page."""
 
 import json
+import sys
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from scipy.stats import ttest_1samp
 
+from hpm_video.config.choices import DIFFICULTY_SOURCES
+
 STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
 
 
 @pytest.fixture()
 def arena(monkeypatch):
-    """The modules of the arena, by name."""
+    """The modules of the arena, by name. The row that they add is gone after the test."""
+    monkeypatch.setattr(DIFFICULTY_SOURCES, "rows", dict(DIFFICULTY_SOURCES.rows))
     monkeypatch.syspath_prepend(STUDIES)
+    for file in STUDIES.glob("arena*.py"):
+        monkeypatch.delitem(sys.modules, file.stem, raising=False)
     import arena
     import arena_oracle
     import arena_page
