@@ -175,9 +175,11 @@ def main() -> int:
             own.reserve([f"runs/{judge.name}.pt"])
             run_all([judge], 1, until)
             common["judge"] = runs / f"{judge.name}.pt"
-            run_all(
-                plan(studies, range(given.first_seed, given.first_seed + given.seeds), steps, common), workers, until
-            )
+            seeds = range(given.first_seed, given.first_seed + given.seeds)
+            jobs = plan(studies, seeds, steps, common)
+            own.reserve(f"runs/{job.name}.json" for job in jobs)
+            make_all(jobs, workers)
+            run_all(jobs, workers, until)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

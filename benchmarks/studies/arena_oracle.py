@@ -30,10 +30,10 @@ class TrueLoss(DifficultySource):
     """Rank units by the judge's loss under random masks, a mean over the views that hid them."""
 
     def __init__(self, context: SourceContext) -> None:
-        self.config = context.config
+        """Take nothing from the run: the judge is the process's."""
 
     def prepare(self, rows: BatchSlice, layout: Layout, generator: torch.Generator, batch: Batch | None) -> Tensor:
-        return torch.stack([draw_keys(rows, layout.units.shape[0], generator) for _ in range(NUM_VIEWS)])
+        return draw_views(rows, layout, generator)
 
     def predict(self, clip: Tensor, prepared: Tensor | None, layout: Layout) -> Tensor:
         assert prepared is not None and JUDGE is not None, "the oracle needs a judge"
@@ -42,8 +42,12 @@ class TrueLoss(DifficultySource):
 
 def true_losses(judge: Path, clip: Tensor, rows: BatchSlice, layout: Layout, generator: torch.Generator) -> Tensor:
     """Return the judge's loss of each unit [B, U] under random masks drawn from the generator."""
-    keys = torch.stack([draw_keys(rows, layout.units.shape[0], generator) for _ in range(NUM_VIEWS)])
-    return loss_of_views(judge, clip, keys, layout)
+    return loss_of_views(judge, clip, draw_views(rows, layout, generator), layout)
+
+
+def draw_views(rows: BatchSlice, layout: Layout, generator: torch.Generator) -> Tensor:
+    """Return the keys of the random masks of each clip, [views, B, U]."""
+    return torch.stack([draw_keys(rows, layout.units.shape[0], generator) for _ in range(NUM_VIEWS)])
 
 
 @torch.no_grad()

@@ -100,15 +100,18 @@ def run_job(job: Job, device: torch.device) -> dict[str, Any]:
         return {}
 
     student.train()
-    trained = time.perf_counter()
     loop.run(batches(clips, config, job.steps), None, lambda: None, measure_now)
     student.eval()
     take(job.steps)
     result = {"job": job.name, "variant": job.variant, "seed": job.seed, "steps": job.steps, "keys": list(job.keys)}
     result |= {"scale": list(job.scale)}
     result |= {"curve": curve, "num_skipped": state.num_skipped, "judged": judge(step, engine, clips, job, config)}
-    result |= {"seconds": time.perf_counter() - began, "seconds_of_steps": time.perf_counter() - trained}
-    result |= {"commit": source_commit(), "machine": describe_machine(), "sizes": job.sizes._asdict()}
+    result |= {
+        "seconds": time.perf_counter() - began,
+        "commit": source_commit(),
+        "machine": describe_machine(),
+        "sizes": job.sizes._asdict(),
+    }
     if job.keep_weights:
         torch.save(student.state_dict(), job.out / f"{job.name}.pt")
     return result

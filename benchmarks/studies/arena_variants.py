@@ -1,4 +1,4 @@
-"""What the arena compares: variants by their keys, studies by their variants."""
+"""List what the arena compares: variants by their keys, studies by their variants."""
 
 from typing import NamedTuple
 

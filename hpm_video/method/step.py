@@ -186,8 +186,8 @@ class PretrainStep:
         found = {
             "rank_correlation": unit_correlation(journey),
             "difficulty_correlation": difficulty_correlation(journey),
+            "difficulty_visible": visible_difficulty(journey),
         }
-        found["difficulty_visible"] = visible_difficulty(journey)
         return {f"{name}{journey.plan.suffix}": value for name, value in found.items() if value is not None}
 
     def difficulty_of(self, engine: Engine, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B U"]:
