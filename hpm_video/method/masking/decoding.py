@@ -53,7 +53,7 @@ def decode_evenly(
     unit_size = hidden.shape[2]
     if plan.num_units < hidden.shape[1]:
         phases, kept = phases.topk(plan.num_units, dim=1)
-        hidden = hidden.gather(1, kept[:, :, None].expand(-1, -1, unit_size))
+        hidden = _take(hidden, kept)
     if plan.num_tokens == unit_size:
         return Decoded(hidden)
     step = torch.arange(plan.num_tokens, device=hidden.device)  # [k]
@@ -92,8 +92,7 @@ def decode_by_difficulty(
     points = start + one * torch.arange(num_units, device=phases.device)  # [B, n]
     drawn = torch.searchsorted(chance.cumsum(dim=1), points, right=True)
     kept, weights = order.gather(1, drawn), (even / chance.gather(1, drawn).double()).float()
-    hidden = hidden.gather(1, kept[:, :, None].expand(-1, -1, hidden.shape[2]))
-    chosen = decode_evenly(hidden, phases.gather(1, kept), plan).tokens
+    chosen = decode_evenly(_take(hidden, kept), phases.gather(1, kept), plan).tokens
     return Decoded(chosen, weights[:, :, None].expand(chosen.shape).contiguous())
 
 
@@ -110,5 +109,9 @@ def decode_hardest(
     by_phase = phases.argsort(dim=1, descending=True)
     order = by_phase.gather(1, difficulty.gather(1, by_phase).argsort(dim=1, descending=True, stable=True))
     kept = order[:, : plan.num_units]
-    hidden = hidden.gather(1, kept[:, :, None].expand(-1, -1, hidden.shape[2]))
-    return decode_evenly(hidden, phases.gather(1, kept), plan)
+    return decode_evenly(_take(hidden, kept), phases.gather(1, kept), plan)
+
+
+def _take(hidden: Int[Tensor, "B M K"], kept: Int[Tensor, "B n"]) -> Int[Tensor, "B n K"]:
+    """Return the tokens of the chosen units."""
+    return hidden.gather(1, kept[:, :, None].expand(-1, -1, hidden.shape[2]))
