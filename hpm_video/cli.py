@@ -11,6 +11,7 @@ from typing import TextIO
 
 from hpm_video import __version__
 from hpm_video.commands import COMMANDS, find_command
+from hpm_video.commands.training import STOPPED
 from hpm_video.errors import UserError
 from hpm_video.files import expand_home
 from hpm_video.terminal import PlainStream, printable
@@ -113,6 +114,10 @@ def _guard(run: Callable[[], int]) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Do not wait for ranks that may still be in a collective, nor for the threads of the process group, which abort
         # the interpreter's end now and then ("terminate called without an active exception"). All files are closed.
+        if status in (0, STOPPED):
+            from hpm_video.train.engines import heartbeat
+
+            heartbeat.finish()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

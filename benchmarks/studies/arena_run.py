@@ -100,7 +100,7 @@ def run_job(job: Job, device: torch.device) -> dict[str, Any]:
         return {}
 
     student.train()
-    loop.run(batches(clips, config, job.steps), None, lambda: None, measure_now)
+    loop.run(batches(clips, config, job.steps), None, None, measure_now)
     student.eval()
     take(job.steps)
     result = {"job": job.name, "variant": job.variant, "seed": job.seed, "steps": job.steps, "keys": list(job.keys)}

@@ -9,6 +9,12 @@ from hpm_video.errors import UserError
 from hpm_video.reading import read_json
 
 MOST_REDUCED = 100_000_000  # numbers, 0.37 GiB
+DEFAULT_STAGE = 1
+
+
+def zero_stage(config: RunConfig) -> int:
+    """Return engine.zero_stage, or the stage that stands for null."""
+    return DEFAULT_STAGE if config.engine.zero_stage is None else config.engine.zero_stage
 
 
 def bucket_size(num_parameters: int) -> int:
@@ -26,11 +32,11 @@ def deepspeed_settings(config: RunConfig, split: Split, bf16: bool, num_paramete
         "train_micro_batch_size_per_gpu": split.micro,
         "gradient_accumulation_steps": split.rounds,
         "managed_gradient_accumulation": False,  # each step() is the boundary: a left-out micro batch shifts nothing
-        "zero_optimization": {"stage": config.engine.zero_stage, "overlap_comm": False},
+        "zero_optimization": {"stage": zero_stage(config), "overlap_comm": False},
         "steps_per_print": 10**9,
         "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},
     }
-    if config.optim.clip_norm is not None and config.engine.zero_stage > 0:
+    if config.optim.clip_norm is not None and zero_stage(config) > 0:
         ours["gradient_clipping"] = config.optim.clip_norm
     buckets = {"reduce_bucket_size": bucket_size(num_parameters)}
     if config.engine.deepspeed_json is None:

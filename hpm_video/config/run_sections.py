@@ -151,9 +151,24 @@ class EngineConfig:
     """Keys of the engine: processes, precision, micro batch."""
 
     kind: str = key(
-        "auto", "auto: deepspeed if started by its launcher, else plain (one process)", ["auto", "plain", "deepspeed"]
+        "auto",
+        "plain (one process), ddp, fsdp or deepspeed; auto: deepspeed if its launcher or zero_stage asks for it, ddp for other "
+        "launchers of several processes, else plain",
+        ["auto", "plain", "ddp", "fsdp", "deepspeed"],
     )
-    zero_stage: int = key(1, "DeepSpeed ZeRO stage", least=0, most=3)
+    zero_stage: int | None = key(None, "DeepSpeed ZeRO stage; null = 1", least=0, most=3)
+    reduce_precision: str = key(
+        "fp32", "ddp, fsdp: sum gradients over the ranks in fp32 or in bf16 (half the bytes)", ["fp32", "bf16"]
+    )
+    timeout_s: float = key(
+        1800.0,
+        "several processes: most seconds that one waits for the others, as while rank 0 saves",
+        least=1,
+        most=86_400,
+    )
+    lost_after_s: float = key(
+        60.0, "several processes: end all of them if one gives no sign of life for so long", least=1, most=86_400
+    )
     micro_batch_size: int | str | None = key(
         "auto",
         "most clips per forward pass of a rank (fewer than batch_size / ranks = gradient accumulation); auto = as many as fit in "

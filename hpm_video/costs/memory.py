@@ -18,13 +18,14 @@ import torch
 from hpm_video.config import PretrainConfig, RunConfig
 from hpm_video.config.batch import split_batch
 from hpm_video.config.choices import TARGETS
-from hpm_video.config.deepspeed_settings import deepspeed_settings
+from hpm_video.config.deepspeed_settings import deepspeed_settings, zero_stage
 from hpm_video.config.geometry import Geometry
 from hpm_video.config.needs import difficulty_source
 from hpm_video.costs.dry_run import DryRun
 from hpm_video.costs.flops import count_classifier, count_step
 from hpm_video.method.targets.image_models import create_image_model
 from hpm_video.models.encoder import resolve_size
+from hpm_video.runs.launchers import name_engine
 
 GIB = 2**30
 MARGINS = {"cuda": 0.85, "cpu": 0.8}  # share of the free memory that a choice may fill
@@ -34,42 +35,49 @@ BF16_BYTES = 1.9  # of each parameter that autocast copies: all but norms and bi
 READ_AHEAD = 4  # batches that each reading process may hold
 
 
-def bytes_per_parameter(zero_stage: int | None, num_ranks: int) -> dict[str, float]:
-    """Return the bytes per parameter at the end of a backward pass, with fp32 weights; stage None is the plain engine.
+def bytes_per_parameter(layout: str, num_ranks: int) -> dict[str, float]:
+    """Return the bytes per parameter at the end of a backward pass, with fp32 weights. `layout`: see `layout_of`.
 
     Measured with DeepSpeed 0.19 on 1, 2 and 4 ranks, as it keeps copies that its documents do not name.
     """
     share = 1 / num_ranks
-    weights, gradients, copied, reduced = {
-        None: (4.0, 4.0, 0.0, 0.0),
-        0: (4.0, 4.0, 0.0, 0.0),
-        1: (4.0, 4.0, 4 * share, 4.0),
-        2: (4.0, 4.0, 4 * share, 4 * share),
-        3: (4 * share, 0.0, 4 * share, 4 * share),
-    }[zero_stage]
-    moments = 8 * share if zero_stage else 8.0
+    weights, gradients, moments, copied, reduced = {
+        "plain": (4.0, 4.0, 8.0, 0.0, 0.0),
+        "ddp": (4.0, 4.0, 8.0, 0.0, 0.0),
+        "fsdp": (4 * share, 4 * share, 8 * share, 0.0, 0.0),
+        "ZeRO-0": (4.0, 4.0, 8.0, 0.0, 0.0),
+        "ZeRO-1": (4.0, 4.0, 8 * share, 4 * share, 4.0),
+        "ZeRO-2": (4.0, 4.0, 8 * share, 4 * share, 4 * share),
+        "ZeRO-3": (4 * share, 0.0, 8 * share, 4 * share, 4 * share),
+    }[layout]
     found = {"weights": weights, "gradients": gradients, "AdamW's two moments": moments}
     return found | {"DeepSpeed's copy of the weights": copied, "DeepSpeed's reduced gradients": reduced}
 
 
-def stage_of(config: RunConfig, num_ranks: int) -> int | None:
-    """Return the ZeRO stage with this number of ranks; None for the plain engine."""
-    deepspeed = config.engine.kind == "deepspeed" or (config.engine.kind == "auto" and num_ranks > 1)
-    return config.engine.zero_stage if deepspeed else None
+def layout_of(config: RunConfig, num_ranks: int) -> str:
+    """Return how a number of ranks share the states: plain, ddp, fsdp, or ZeRO- and the stage."""
+    engine = name_engine(config, num_ranks)
+    return f"ZeRO-{zero_stage(config)}" if engine == "deepspeed" else engine
+
+
+def gathered_numbers(config: RunConfig, layout: str, count: int) -> int:
+    """Return how many weights and gradients of other ranks a rank holds at once, at most: DeepSpeed's
+    stage3_max_live_parameters; with FSDP both of three blocks, and what is in no block, about one more."""
+    if layout == "fsdp":
+        return round(2 * count * min(1.0, 4 / resolve_size(config.model).depth))
+    return min(count, 10**9) if layout == "ZeRO-3" else 0
 
 
 def estimate_memory(config: RunConfig, run: DryRun, num_ranks: int, num_samples: int = 0) -> dict[str, int]:
     """Return the bytes of one rank by purpose, without zeros. num_samples: of the training data; 0 if they are not known yet.
     Raises UserError as the engine's settings do."""
-    stage, count = stage_of(config, num_ranks), run.num_parameters
-    found = {name: size * count["student"] for name, size in bytes_per_parameter(stage, num_ranks).items()}
-    if stage:
+    layout, count = layout_of(config, num_ranks), run.num_parameters
+    found = {name: size * count["student"] for name, size in bytes_per_parameter(layout, num_ranks).items()}
+    if layout in ("ZeRO-1", "ZeRO-2", "ZeRO-3"):
         split = split_batch(config.optim.batch_size, config.engine.micro_batch_size, num_ranks)
         zero = deepspeed_settings(config, split, False, count["student"])["zero_optimization"]
         found["DeepSpeed's buffer to reduce gradients"] = 4 * int(zero["reduce_bucket_size"])
-    if stage == 3:
-        gathered = min(count["student"], 10**9)  # DeepSpeed's stage3_max_live_parameters
-        found["weights gathered from the ranks, at most"] = 4 * gathered
+    found["weights gathered from the ranks, at most"] = 4 * gathered_numbers(config, layout, count["student"])
     found["teacher (fp32)"] = 4 * count.get("teacher", 0)
     found["table of difficulties"] = table_bytes(config, num_samples)
     found["target network"] = 4 * count_target_parameters(config)

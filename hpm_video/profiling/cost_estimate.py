@@ -11,7 +11,7 @@ from hpm_video.config import PretrainConfig, to_yaml
 from hpm_video.config.batch import split_batch
 from hpm_video.config.geometry import Geometry, has_images
 from hpm_video.costs.dry_run import DryRun, dry_run
-from hpm_video.costs.memory import estimate_memory, free_device_memory, stage_of
+from hpm_video.costs.memory import estimate_memory, free_device_memory, layout_of
 from hpm_video.costs.meter import Cost
 from hpm_video.evals.frozen.features import find_device
 from hpm_video.files import temporary_folder, write_text
@@ -26,6 +26,7 @@ from hpm_video.train.run import num_steps
 
 STEP_LIMIT_S, LOADER_LIMIT_S, HARD_LIMIT_S = 10.0, 6.0, 120.0
 MACS_A_SECOND, TRIAL_STEP_S = 40e9, 3.0  # a guess for CPUs, to choose how many clips are tried
+ENGINE_NAMES = {"ddp": "DDP", "fsdp": "FSDP"}
 SLOW_LOADER = "the loader: more data.num_workers, data.repeats, or a copy by hpm-video prepare"
 
 
@@ -107,10 +108,14 @@ def report_memory(found: Diagnostics, config: PretrainConfig, run: DryRun, num_r
     """Report the memory of a run; return how many clips a pass of one process has room for here. Too little memory
     is a fault, except on a machine without a GPU for a run of several ranks, which is planned for another."""
     parts = estimate_memory(config, run, num_ranks, num_videos)
-    stage, total, free = stage_of(config, num_ranks), sum(parts.values()), free_device_memory()
+    layout, total, free = layout_of(config, num_ranks), sum(parts.values()), free_device_memory()
     rows = [[name, format_memory(size)] for name, size in parts.items()]
     found.table([*rows, ["together", format_memory(total)]], numbers=True)
-    engine = "one process" if stage is None else f"DeepSpeed ZeRO-{stage}, {format_count(num_ranks, 'rank')}"
+    engine = (
+        "one process"
+        if layout == "plain"
+        else f"{ENGINE_NAMES.get(layout, f'DeepSpeed {layout}')}, {format_count(num_ranks, 'rank')}"
+    )
     found.line(f"{engine}, {precision_of(config)}; without the allocator's gaps and CUDA's own memory")
     fits = max(0, int((free - (total - run.peak_bytes)) * run.num_clips / run.peak_bytes))
     if total > free and (torch.cuda.is_available() or num_ranks == 1):

@@ -15,7 +15,7 @@ import torch
 import hpm_video
 from hpm_video.config import PretrainConfig, load_config, to_yaml
 from hpm_video.config.readers import FALLBACK, READERS
-from hpm_video.costs.memory import free_device_memory, free_memory, stage_of
+from hpm_video.costs.memory import free_device_memory, free_memory, layout_of
 from hpm_video.evals.frozen.features import find_device
 from hpm_video.files import temporary_folder, write_text
 from hpm_video.profiling.subprocess import Argument, Subprocess
@@ -54,7 +54,7 @@ def list_checks(config: PretrainConfig | None, num_ranks: int, folder: Path) -> 
     """Return the checks that this configuration needs, and those that are good to have. Files for them are written
     into `folder`."""
     reader = config.data.reader if config else "auto"
-    deepspeed = stage_of(config, num_ranks) is not None if config else num_ranks > 1
+    deepspeed = config is not None and layout_of(config, num_ranks).startswith("ZeRO")
     bf16 = use_bf16(config, find_device()) if config else False
     checks = [
         Check(name, row.library, try_reader, {"reader": name}, _of_reader(name, reader), "reads videos")

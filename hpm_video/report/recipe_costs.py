@@ -30,7 +30,7 @@ from hpm_video.train.run import num_steps
 
 A100_FLOPS = 312e12  # bf16, a second, the maker's figure
 NUM_RANKS = 8
-PLAIN, ZERO_1 = (sum(bytes_per_parameter(*how).values()) for how in ((None, 1), (1, NUM_RANKS)))
+PLAIN, ZERO_1 = (sum(bytes_per_parameter(*how).values()) for how in (("plain", 1), ("ZeRO-1", NUM_RANKS)))
 
 
 class Recipe(NamedTuple):

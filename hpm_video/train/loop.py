@@ -24,6 +24,7 @@ from hpm_video.train.feed import Feed
 from hpm_video.train.graphs import make_micro_steps
 from hpm_video.train.metrics import Clock, MetricLog, format_line
 from hpm_video.train.optim import lr_at
+from hpm_video.train.saving import Saver
 from hpm_video.types import Batch, BatchSlice, StepResult
 
 log = logging.getLogger("hpm_video")
@@ -60,11 +61,12 @@ class Step(Protocol):
         ...
 
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+# SIGUSR1: what Slurm is told to send before the time of a job ends (scripts/slurm)
+STOP_SIGNALS = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, n))
 
 
 class StopRequest:
-    """A request to stop after the running step: SIGTERM, SIGINT or SIGHUP (a closed terminal). A second signal has its
+    """A request to stop after the running step: SIGTERM, SIGINT, SIGHUP (a closed terminal) or SIGUSR1. A second signal has its
     usual effect. Under nohup SIGHUP is ignored, and stays so.
 
     DeepSpeed's first process dies of SIGTERM without passing it on, so the end of the launcher asks for a stop too.
@@ -135,10 +137,11 @@ class Loop:
         self,
         batches: Iterable[Batch],
         log_to: MetricLog | None,
-        save: Callable[[], None],
+        saver: Saver | None,
         measure: Callable[[int], dict],
     ) -> bool:
-        """Return True when all steps are done, False if a signal asked to stop (the state is saved first)."""
+        """Return True when all steps are done, False if a signal asked to stop (the state is saved first). saver: None = save
+        nothing."""
         train, began = self.config.train, time.perf_counter()
         seconds_before, first_step = self.state.seconds, self.state.step
         feed = Feed(batches, self.engine.device)
@@ -159,11 +162,15 @@ class Loop:
                     pace = (time.perf_counter() - began) / (self.state.step - first_step)
                     self._report(sums, {**extra, "grad_norm": norm}, log_to, pace)
                     sums = {}
-                stopping = self.engine.sum_over_ranks(stop.asked)[0] > 0
-                if stopping or self.state.step % train.save_every_steps == 0 or self.state.step == self.steps:
-                    save()
+                stops, faults = self.engine.sum_over_ranks(stop.asked, saver is not None and saver.failed)
+                stopping, last = stops > 0, self.state.step == self.steps
+                if saver is not None and (stopping or last or self.state.step % train.save_every_steps == 0):
+                    saver.settle_together(self.engine)
+                    saver.save(self.engine, self.state, self.step.beside)
                     self.clock.reset()
-                if stopping and self.state.step < self.steps:
+                if saver is not None and (stopping or last or faults):
+                    saver.settle_together(self.engine)
+                if stopping and not last:
                     log.info("stopped by a signal after step %d; the same command resumes from here", self.state.step)
                     return False
         return True

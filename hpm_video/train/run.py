@@ -20,14 +20,11 @@ from hpm_video.errors import UserError
 from hpm_video.files import disk_faults, write_json, write_text
 from hpm_video.method.difficulty.source import STATE_NAME
 from hpm_video.runs.checkpoints import (
-    Checkpoint,
     load_checkpoint,
     load_weights,
-    save_checkpoint,
 )
 from hpm_video.runs.folder import HELD_OUT_FILE, RunFolder
 from hpm_video.runs.kind import CONFIG, kind_of
-from hpm_video.runs.machine import describe_machine
 from hpm_video.runs.ranks import gather, is_lost_peer
 from hpm_video.runs.results import write_results
 from hpm_video.runs.state import RunState
@@ -36,6 +33,7 @@ from hpm_video.train.engines.start import make_engine
 from hpm_video.train.loop import Loop, Step
 from hpm_video.train.metrics import MetricLog, last_measurements, start_logging
 from hpm_video.train.optim import peak_lr
+from hpm_video.train.saving import Saver
 from hpm_video.types import Batch
 
 log = logging.getLogger("hpm_video")
@@ -79,6 +77,7 @@ class Training:
             log_to = MetricLog(self.folder.path, state.step)
             self._write_settings(held_out)
             self.folder.keep_data(data)
+        saver = Saver(self.folder.path, config.train.keep_checkpoints)
         loop = Loop(config, engine, self.step, state, steps, self.name_of or self.dataset.source.name)
         loader = self.make_loader(
             self.dataset,
@@ -92,7 +91,7 @@ class Training:
         )
         try:
             measure = self.make_measure(loop, held_out, log_to)
-            finished = loop.run(loader, log_to, lambda: self._save(engine, state), measure)
+            finished = loop.run(loader, log_to, saver, measure)
             if finished:
                 self._finish(engine, state, steps, loop.failures.names, data)
                 engine.sum_over_ranks(0.0)  # no rank ends before the files are there
@@ -105,6 +104,7 @@ class Training:
                 ) from error
             raise
         finally:
+            saver.end()
             if log_to is not None:
                 log_to.close()
             engine.close()
@@ -161,30 +161,6 @@ class Training:
                 "rate and masks follow the new length from step %d on. To keep the old length: train.steps=%d "
                 "train.accept=all",
                 *(self.config.train.epochs, after, steps, before, old, change["step"], old),
-            )
-
-    def _save(self, engine: TrainingEngine, state: RunState) -> None:
-        """Gather the state on all ranks; rank 0 writes it."""
-        model = {name: w.cpu().clone() for group in engine.weight_groups() for name, w in group.items()}
-        optimizer = engine.optimizer_state()
-        if engine.rank == 0:
-            beside = self.step.beside
-            kept = None if beside is None else {n: p.detach() for n, p in beside.named_parameters()}
-            record = {"step": state.step, "run": dataclasses.asdict(state), "machine": describe_machine()}
-            keep, fault = self.config.train.keep_checkpoints, None
-            try:
-                folder = save_checkpoint(self.folder.path, Checkpoint(model, kept, optimizer, record), keep)
-                log.info("saved %s", folder)
-            except UserError as error:
-                fault = error
-        failed = engine.sum_over_ranks(float(engine.rank == 0 and fault is not None))[
-            0
-        ]  # every rank waits until the file is there
-        if failed:
-            raise (
-                fault
-                if engine.rank == 0 and fault
-                else UserError("rank 0 could not save (its message is above or in its log)")
             )
 
     def _finish(

@@ -21,44 +21,46 @@ from hpm_video.errors import UserError
 from hpm_video.evals.finetuned.multi_view_test import evaluate_run
 from hpm_video.method.step import PretrainStep
 from hpm_video.train import micro_batch
-from hpm_video.train.engines.deepspeed import DeepSpeedEngine
 from hpm_video.train.finetune import finetune
 from hpm_video.train.pretrain import pretrain
-from hpm_video.train.run import Training
+from hpm_video.train.saving import Saver
 
 folder = Path(sys.argv[-1])
 out, keys = folder / "runs", json.loads((folder / "keys.json").read_text())
-save = Training._save
+save = Saver.save
+ENGINES = {f"zero{stage}": ["engine.kind=deepspeed", f"engine.zero_stage={stage}"] for stage in range(4)}
+ENGINES |= {"ddp": ["engine.kind=ddp"], "fsdp": ["engine.kind=fsdp"]}
 
 
-def record(self, engine, state):
+def record(self, engine, state, beside):
     """After the run's own saving: what the optimizer really uses, and whether the networks beside are equal."""
-    save(self, engine, state)
-    assert isinstance(engine, DeepSpeedEngine)
+    save(self, engine, state, beside)
     names = ("lr", "lr_scale", "betas", "eps", "weight_decay")
-    groups = [{k: g[k] for k in names} for g in engine._raw_optimizer().param_groups]
-    teacher = torch.cat([p.detach().flatten() for p in self.step.beside.parameters()])
+    optimizer = engine._raw_optimizer() if hasattr(engine, "_raw_optimizer") else engine.optimizer
+    groups = [{k: g[k] for k in names} for g in optimizer.param_groups]
+    teacher = torch.cat([p.detach().flatten() for p in beside.parameters()])
     both = [torch.empty_like(teacher) for _ in range(engine.world_size)]
     dist.all_gather(both, teacher)
     facts = {
         "groups": groups,
         "teachers_equal": bool(torch.equal(both[0], both[1])),
-        "type": type(engine._raw_optimizer()).__name__,
+        "type": type(optimizer).__name__,
+        "engine": type(engine).__name__,
     }
     if engine.rank == 0:
-        (Path(self.config.train.output) / f"facts-{state.step}.json").write_text(json.dumps(facts))
+        (self.run / f"facts-{state.step}.json").write_text(json.dumps(facts))
 
 
-Training._save = record
+Saver.save = record
 
 
 def train_each(out: Path) -> None:
-    """Pretrain and fine-tune under each stage, or resume what is there."""
-    for stage in range(4):
-        given = [f"train.output={out}/zero{stage}", f"engine.zero_stage={stage}"]
+    """Pretrain and fine-tune with each engine, or resume what is there."""
+    for name, engine in ENGINES.items():
+        given = [f"train.output={out}/{name}", *engine]
         if not pretrain(load_config(None, [*keys["pretrain"], f"data.root={folder / 'videos'}", *given])):
             sys.exit(1)
-        given[0] = f"train.output={out}/tuned-zero{stage}"
+        given[0] = f"train.output={out}/tuned-{name}"
         if not finetune(load_finetune_config(None, [*keys["finetune"], f"data.root={folder / 'manifest'}", *given])):
             sys.exit(1)
 
@@ -66,8 +68,8 @@ def train_each(out: Path) -> None:
 train_each(out)
 rank = dist.get_rank()
 if rank == 0:  # as if each run had been stopped half way
-    for stage in range(4):
-        for name, last in ((f"zero{stage}", "step-00000006"), (f"tuned-zero{stage}", "step-00000004")):
+    for engine in ENGINES:
+        for name, last in ((engine, "step-00000006"), (f"tuned-{engine}", "step-00000004")):
             shutil.copytree(out / name, folder / "resumed" / name)
             shutil.rmtree(folder / "resumed" / name / "checkpoints" / last)
 dist.barrier()
@@ -85,19 +87,21 @@ def poisoned(self, engine, clip, rows, step, steps, batch=None):
 def one_round_poisoned(self, engine, clip, rows, step, steps, batch=None):
     """The loss of one of the rounds of the second step is not a number, on one rank."""
     result, journey = plain_call(self, engine, clip, rows, step, steps, batch)
-    return (result._replace(loss=result.loss * float("nan")) if (step, rows.start) == (1, 0) else result), journey
+    return (result._replace(loss=result.loss * float("nan")) if (step, rows.start) == (1, start) else result), journey
 
 
 PretrainStep.__call__ = one_round_poisoned
-for stage in range(4):
-    given = [f"train.output={out}/round{stage}", f"engine.zero_stage={stage}", "train.steps=2"]
-    if not pretrain(load_config(None, [*keys["pretrain"], f"data.root={folder / 'videos'}", *given])):
-        sys.exit(1)
+for round, start in (("first", 0), ("last", 4)):  # noqa: B007
+    for name, engine in ENGINES.items():
+        given = [f"train.output={out}/{round}-{name}", *engine, "train.steps=2"]
+        if not pretrain(load_config(None, [*keys["pretrain"], f"data.root={folder / 'videos'}", *given])):
+            sys.exit(1)
 
 PretrainStep.__call__ = poisoned
-given = [f"train.output={out}/poisoned", "engine.zero_stage=1", "train.measure_every_steps=100"]
-if not pretrain(load_config(None, [*keys["pretrain"], f"data.root={folder / 'videos'}", *given])):
-    sys.exit(1)
+for name in ("zero1", "ddp", "fsdp"):
+    given = [f"train.output={out}/poisoned-{name}", *ENGINES[name], "train.measure_every_steps=100"]
+    if not pretrain(load_config(None, [*keys["pretrain"], f"data.root={folder / 'videos'}", *given])):
+        sys.exit(1)
 PretrainStep.__call__ = plain_call
 
 

@@ -1,4 +1,4 @@
-"""Two gloo processes under ZeRO 0 to 3 against the plain engine: the same losses, weights, teacher; checkpoints go across."""
+"""Two gloo processes under each engine against the plain one: the same losses, weights, teacher; checkpoints go across."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ from hpm_video.weights.convert_out import to_videomae
 from hpm_video.weights.read import read_weights
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (it has no build for this platform)")
-STAGES = ["zero0", "zero1", "zero2", "zero3"]
+STAGES = ["zero0", "zero1", "zero2", "zero3", "ddp", "fsdp"]
 KEYS = (
     "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=36 "
     "model.depth=2 model.num_heads=3 model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 model.predictor_depth=1 "
@@ -85,46 +85,51 @@ def shards_student() -> Student:
     return student
 
 
-def test_a_loss_that_is_no_number_on_one_rank_is_left_out_on_both(runs) -> None:
+@pytest.mark.parametrize("engine", ["zero1", "ddp", "fsdp"])
+def test_a_loss_that_is_no_number_on_one_rank_is_left_out_on_both(runs, engine) -> None:
     """Both rounds of the third step; the others go on, and the teachers of both ranks stay equal."""
-    folder = runs / "poisoned" / "checkpoints" / "step-00000006"
+    run = runs / f"poisoned-{engine}"
+    folder = run / "checkpoints" / "step-00000006"
     state = json.loads((folder / "state.json").read_text())["run"]
     assert (state["step"], state["num_skipped"], state["num_updates"]) == (6, 2, 5)
     weights = load_file(folder / "student.safetensors")
     assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
-    facts = json.loads((runs / "poisoned" / "facts-6.json").read_text())
+    facts = json.loads((run / "facts-6.json").read_text())
     assert facts["teachers_equal"]
-    seen = [json.loads(line).get("loss") for line in (runs / "poisoned" / "metrics.jsonl").read_text().splitlines()]
+    seen = [json.loads(line).get("loss") for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [loss is None for loss in seen] == [False, False, True, False, False, False]
-    assert seen[:2] == pytest.approx(losses(runs / "zero1")[:2], abs=1e-5) and all(loss == loss for loss in seen)
+    assert seen[:2] == pytest.approx(losses(runs / engine)[:2], abs=1e-5) and all(loss == loss for loss in seen)
 
 
-@pytest.fixture(scope="module")
-def round_left_out(runs) -> Path:
-    """The plain engine, of whose rounds the first of the second step (the same clips) is left out."""
+@pytest.fixture(scope="module", params=[("first", 0), ("last", 4)], ids=["first", "last"])
+def round_left_out(runs, request) -> str:
+    """The plain engine, of whose rounds the first or last of the second step (the same clips) is left out."""
+    name, start = request.param
     real = PretrainStep.__call__
 
     def poisoned(self, engine, clip, rows, step, steps, batch=None):
         result, journey = real(self, engine, clip, rows, step, steps, batch)
-        return (result._replace(loss=result.loss * float("nan")) if (step, rows.start) == (1, 0) else result), journey
+        return (
+            result._replace(loss=result.loss * float("nan")) if (step, rows.start) == (1, start) else result
+        ), journey
 
     keys = [*KEYS, "engine.micro_batch_size=4", "train.steps=2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PretrainStep, "__call__", poisoned)
-        assert main(["pretrain", *keys, f"data.root={runs.parent / 'videos'}", f"train.output={runs / 'round'}"]) == 0
-    return runs / "round"
+        assert main(["pretrain", *keys, f"data.root={runs.parent / 'videos'}", f"train.output={runs / name}"]) == 0
+    return name
 
 
-@pytest.mark.parametrize("stage", range(4))
-def test_a_round_that_is_left_out_does_not_shrink_the_others(runs, round_left_out, stage) -> None:
+@pytest.mark.parametrize("engine", STAGES)
+def test_a_round_that_is_left_out_does_not_shrink_the_others(runs, round_left_out, engine) -> None:
     """Two ranks of two clips leave out the same round as one process of four."""
     ours, plain = (
         [json.loads(line)["grad_norm"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-        for run in (runs / f"round{stage}", round_left_out)
+        for run in (runs / f"{round_left_out}-{engine}", runs / round_left_out)
     )
-    if stage:  # without ZeRO DeepSpeed has clipped it before
+    if engine != "zero0":  # without ZeRO DeepSpeed has clipped it before
         assert ours == pytest.approx(plain, rel=1e-4)
-    check_checkpoints(runs, f"round{stage}", "round", "step-00000002")
+    check_checkpoints(runs, f"{round_left_out}-{engine}", round_left_out, "step-00000002")
 
 
 @pytest.mark.parametrize("stage", range(4))
@@ -185,6 +190,8 @@ def test_fine_tuning_equals_the_plain_engine(runs, stage) -> None:
 def test_optimizer_settings_read_back_and_teachers_agree(runs, stage) -> None:
     facts = json.loads((runs / stage / "facts-6.json").read_text())
     config = load_config(None, [*KEYS, "data.root=x", "train.output=y"]).optim
+    names = {"ddp": "DdpEngine", "fsdp": "FsdpEngine"}
+    assert facts["engine"] == names.get(stage, "DeepSpeedEngine")
     assert facts["type"] == "AdamW" and facts["teachers_equal"]
     assert [group["weight_decay"] for group in facts["groups"]] == [0.03, 0.0]
     for group in facts["groups"]:

@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -10,26 +11,23 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hpm_video.config import RunConfig
-from hpm_video.config.deepspeed_settings import deepspeed_settings
+from hpm_video.config.deepspeed_settings import deepspeed_settings, zero_stage
 from hpm_video.errors import UserError
-from hpm_video.runs.ranks import started_by_launcher
-from hpm_video.train.engines.plain import PlainEngine, fresh_state
+from hpm_video.train.engines import processes
+from hpm_video.train.engines.plain import fresh_state, to_host
+from hpm_video.train.engines.processes import ProcessesEngine
 
 
-class DeepSpeedEngine(PlainEngine):
+class DeepSpeedEngine(ProcessesEngine):
     """ZeRO 0 to 3 under DeepSpeed's launcher. Optimizer, clipping and batch come from our config, nowhere else."""
-
-    gradients_can_stay = False
 
     def __init__(self, student: nn.Module, config: RunConfig, device: torch.device) -> None:
         import deepspeed
 
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls, not ours
         self._deepspeed = deepspeed
-        self.stage = config.engine.zero_stage
-        # beside NCCL's: what the hosts tell each other does not stand in the queue of the GPUs
-        self.host_group: Any = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
-        super().__init__(student, config, device, dist.get_rank(), dist.get_world_size())
+        self.stage = zero_stage(config)
+        super().__init__(student, config, device)
         if self.stage > 0:  # there the gradients are DeepSpeed's shards, which it guards and clips itself
             self._guarding.remove()
         settings = deepspeed_settings(config, self.split, self.bf16, self.num_parameters)
@@ -56,11 +54,6 @@ class DeepSpeedEngine(PlainEngine):
             return self.norm
         self.optimizer.cur_scale = 1.0
         return float(self.engine.get_global_grad_norm())
-
-    def sum_over_ranks(self, *numbers: float) -> list[float]:
-        values = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(values, group=self.host_group)
-        return values.tolist()
 
     def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
         """Yield the weights by name, whole: under ZeRO-3 those of one module at a time, else all at once."""
@@ -89,9 +82,9 @@ class DeepSpeedEngine(PlainEngine):
             return None
         return self._deepspeed.utils.safe_get_full_optimizer_state(parameter, moment)
 
-    def optimizer_state(self) -> dict[str, Tensor]:
+    def optimizer_state(self, copy: Callable[[str, Tensor], Tensor] = to_host) -> dict[str, Tensor]:
         self._link_moments()
-        return super().optimizer_state()
+        return super().optimizer_state(copy)
 
     def _link_moments(self) -> None:
         """Link moments to parameters again: DeepSpeed does so after the first group's first step, when others have none yet."""
@@ -123,30 +116,22 @@ class DeepSpeedEngine(PlainEngine):
 
 
 def check_start() -> None:
-    """Raise UserError if DeepSpeed's launcher did not start this process."""
-    if not started_by_launcher():
-        raise UserError(
-            "engine.kind: deepspeed, but not started by its launcher; expected: deepspeed scripts/pretrain_ssv2.py ..."
-        )
+    """Raise UserError if no launcher gave this process a place among others."""
+    processes.check_start("deepspeed")
 
 
-def prepare_process(device: torch.device) -> None:
+def prepare_process(device: torch.device, limit_s: float) -> None:
     """Make the process group. Raises UserError if deepspeed is not installed, or the processes do not find each other."""
     try:
         import deepspeed
     except ImportError as error:
         raise UserError(
-            f"deepspeed is not installed ({error}); expected: pip install deepspeed, or engine.kind=plain"
+            f"deepspeed is not installed ({error}); expected: pip install deepspeed, or engine.kind=ddp"
         ) from error
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # On CPUs DeepSpeed compiles a shared-memory all-reduce: a minute with a C++ compiler, a crash without one.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo does the same sums
-    if dist.is_initialized():
-        return
-    try:
-        deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
-    except RuntimeError as error:  # among them those of a rank that has ended meanwhile
-        reason = str(error).strip().splitlines()[:1]
-        raise UserError(
-            f"the processes did not find each other ({' '.join(reason)}); another rank may say why"
-        ) from error
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        with processes.explained(limit_s):
+            deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(seconds=limit_s), verbose=False)

@@ -8,7 +8,7 @@ checkpoint does not depend on the engine, the ZeRO stage or the number of proces
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -22,6 +22,11 @@ from hpm_video.models.layers import compile_blocks
 from hpm_video.train.optim import make_optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def to_host(name: str, tensor: Tensor) -> Tensor:
+    """Return a copy on the CPU."""
+    return tensor.to("cpu", copy=True)
 
 
 class PlainEngine:
@@ -65,13 +70,17 @@ class PlainEngine:
     def _guard(self) -> None:
         """Clip the gradient before the optimizer runs; take it away if it is not finite, so that no weight moves."""
         self.with_gradient = parameters = [p for p in self.names if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm, self.norm = self._norm_of([p.grad for p in parameters if p.grad is not None])
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
-        self.norm = float(norm)  # waits for the device
         if not math.isfinite(self.norm):
             for parameter in parameters:
                 parameter.grad = None
+
+    def _norm_of(self, gradients: list[Tensor]) -> tuple[Tensor, float]:
+        """Return the norm of all gradients, on the device and as a number, for which the host waits."""
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return norm, float(norm)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one round's loss, divided by the number of rounds."""
@@ -114,14 +123,15 @@ class PlainEngine:
         """Yield the weights by name, whole, in one group."""
         yield {name: parameter.detach() for parameter, name in self.names.items()}
 
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """Return whole tensors on the CPU by 'name/exp_avg' and 'name/exp_avg_sq'; {} before the first update."""
+    def optimizer_state(self, copy: Callable[[str, Tensor], Tensor] = to_host) -> dict[str, Tensor]:
+        """Return whole tensors on the CPU by 'name/exp_avg' and 'name/exp_avg_sq' on rank 0; {} before the first update, and on
+        the other ranks, which take part. `copy` takes a name and a tensor, which may be overwritten later."""
         state = {}
         for parameter, name in self.names.items():
             for moment in MOMENTS:
                 value = self._read_moment(parameter, moment)
-                if value is not None:
-                    state[f"{name}/{moment}"] = value.detach().cpu().clone()
+                if value is not None and self.rank == 0:
+                    state[f"{name}/{moment}"] = copy(f"{name}/{moment}", value.detach())
         return state
 
     def load_optimizer_state(self, state: Mapping[str, Tensor], num_updates: int) -> None:
@@ -164,11 +174,11 @@ def check_start() -> None:
     """Raise UserError if several processes were started: each would train the whole run."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
-            f"engine.kind: plain is one process, but {os.environ['WORLD_SIZE']} were started; expected deepspeed"
+            f"engine.kind: plain is one process, but {os.environ['WORLD_SIZE']} were started; expected auto"
         )
 
 
-def prepare_process(device: torch.device) -> None:
+def prepare_process(device: torch.device, limit_s: float) -> None:
     """Prepare nothing: one process needs no group."""
 
 

@@ -4,7 +4,7 @@ An engine is one file of this folder with a class of this protocol and two funct
 `prepare_process`, one row in `hpm_video/train/engines/start.py`, and its name in `engine.kind`. Facts of one engine stay in its file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -44,8 +44,9 @@ class TrainingEngine(Engine, Protocol):
         """Return the sums of numbers that the hosts know. Every rank calls it; no device is waited for."""
         ...
 
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """Return whole tensors on the CPU by 'name/exp_avg' and 'name/exp_avg_sq'. Every rank calls it."""
+    def optimizer_state(self, copy: Callable[[str, Tensor], Tensor] = ...) -> dict[str, Tensor]:
+        """Return whole tensors on the CPU by 'name/exp_avg' and 'name/exp_avg_sq'. Every rank calls it, rank 0 gets them,
+        through `copy`, which takes a name and a tensor of the device."""
         ...
 
     def load_optimizer_state(self, state: Mapping[str, Tensor], num_updates: int) -> None:

@@ -1,5 +1,6 @@
 """Start a process of a run: its device, its threads, its engine. ENGINES has one row for each engine."""
 
+import logging
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,10 +9,12 @@ import torch
 from torch import nn
 
 from hpm_video.config import RunConfig
+from hpm_video.runs.launchers import Launch, join_launch, name_engine
 from hpm_video.runs.machine import num_free_cores
-from hpm_video.runs.ranks import refuse_foreign_launchers, started_by_launcher
-from hpm_video.train.engines import deepspeed, plain
+from hpm_video.train.engines import ddp, deepspeed, fsdp, heartbeat, plain, processes
 from hpm_video.train.engines.protocol import TrainingEngine
+
+log = logging.getLogger("hpm_video")
 
 
 class EngineRow(NamedTuple):
@@ -19,20 +22,20 @@ class EngineRow(NamedTuple):
 
     make: Callable[[nn.Module, RunConfig, torch.device], TrainingEngine]
     check_start: Callable[[], None]  # raises UserError if the process was not started as the engine needs it
-    prepare_process: Callable[[torch.device], None]
+    prepare_process: Callable[[torch.device, float], None]  # with the limit of a wait, in seconds
 
 
 ENGINES = {
     "plain": EngineRow(plain.PlainEngine, plain.check_start, plain.prepare_process),
+    "ddp": EngineRow(ddp.DdpEngine, ddp.check_start, processes.make_group),
+    "fsdp": EngineRow(fsdp.FsdpEngine, fsdp.check_start, processes.make_group),
     "deepspeed": EngineRow(deepspeed.DeepSpeedEngine, deepspeed.check_start, deepspeed.prepare_process),
 }
 
 
 def choose_engine(config: RunConfig) -> EngineRow:
-    """Return the engine of engine.kind; auto: deepspeed under a launcher, else plain. Raises UserError."""
-    if config.engine.kind == "auto":
-        return ENGINES["deepspeed" if started_by_launcher() else "plain"]
-    chosen = ENGINES[config.engine.kind]
+    """Return the engine of engine.kind. Raises UserError if the process was not started as it needs it."""
+    chosen = ENGINES[name_engine(config)]
     chosen.check_start()
     return chosen
 
@@ -48,15 +51,26 @@ def prepare_process(config: RunConfig) -> torch.device:
 
     Called once, before anything is built.
     """
-    refuse_foreign_launchers()
+    launch = join_launch()
     torch.set_num_threads(config.engine.num_threads or max(1, num_free_cores() // local_world_size()))
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    device = find_own_device(launch)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
-    choose_engine(config).prepare_process(device)
+    choose_engine(config).prepare_process(device, config.engine.timeout_s)
+    if launch is not None:
+        heartbeat.start(launch.rank, launch.world_size, config.engine.lost_after_s)
+        if launch.rank == 0:
+            log.info("%d processes by %s, meeting at %s:%d", launch.world_size, launch.launcher, *launch[5:])
     return device
+
+
+def find_own_device(launch: Launch | None) -> torch.device:
+    """Return the device of this rank: the GPU of its local rank, or the only one that its launcher shows it."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local_rank, count = 0 if launch is None else launch.local_rank, torch.cuda.device_count()
+    return torch.device("cuda", local_rank if local_rank < count else local_rank % count)
 
 
 def make_engine(model: nn.Module, config: RunConfig, device: torch.device) -> TrainingEngine:

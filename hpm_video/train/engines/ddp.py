@@ -1,0 +1,87 @@
+"""torch's DistributedDataParallel: gradients are summed while the backward pass runs, once a step.
+
+Bytes a step and rank, N parameters in fp32: 4N are reduced, 2N with engine.reduce_precision=bf16, for any number of rounds.
+"""
+
+import contextlib
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from hpm_video.config import RunConfig
+from hpm_video.train.engines import processes
+from hpm_video.train.engines.processes import ProcessesEngine
+
+
+class DdpEngine(ProcessesEngine):
+    """Whole weights on every rank; only the last round of a step reduces the gradients of all."""
+
+    def __init__(self, student: nn.Module, config: RunConfig, device: torch.device) -> None:
+        super().__init__(student, config, device)
+        self.compress = config.engine.reduce_precision == "bf16"
+        self.round = 0  # of the running step, as many as it began
+        self.unreduced = False  # if the last round began, and its gradients are not reduced
+        self._wrap()
+
+    def _wrap(self) -> None:
+        """Wrap the module. With unused parameters allowed, buckets never change: sums have the same order after a resume."""
+        self.wrapped = DistributedDataParallel(
+            self.module,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            find_unused_parameters=True,
+            gradient_as_bucket_view=True,
+        )
+        if self.compress:
+            self.wrapped.register_comm_hook(None, bf16_compress_hook)
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        if not torch.is_grad_enabled():
+            return super().__call__(*inputs)
+        if self.unreduced:  # all rounds of the last step were left out, so `step` was not called
+            self._reset()
+        self.round = self.round % self.split.rounds + 1
+        self.unreduced = self.round == self.split.rounds
+        with self.autocast(), contextlib.nullcontext() if self.unreduced else self.wrapped.no_sync():
+            return self.wrapped(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        super().backward(loss)
+        self.unreduced = False if self.round == self.split.rounds else self.unreduced
+
+    def rescale(self, num_kept: int) -> None:
+        if self.unreduced:  # the last round was left out
+            self._reduce()
+            self._reset()
+        super().rescale(num_kept)
+
+    def _reduce(self) -> None:
+        """Set the gradients to their means over the ranks, by hand."""
+        for parameter in self.names:
+            there = parameter.grad is not None
+            if self.sum_over_ranks(there)[0] == 0:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= self.world_size
+
+    def _reset(self) -> None:
+        """Wrap anew: a reducer that was prepared for a backward pass that never came would run in a later one."""
+        held = {
+            p: p.grad.clone() for p in self.names if p.grad is not None
+        }  # apart from the buckets of the old reducer
+        del self.wrapped
+        self._wrap()
+        for parameter, gradient in held.items():
+            parameter.grad = gradient
+        self.round, self.unreduced = 0, False
+
+
+def check_start() -> None:
+    """Raise UserError if no launcher gave this process a place among others."""
+    processes.check_start("ddp")

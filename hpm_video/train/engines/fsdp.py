@@ -1,0 +1,88 @@
+"""torch's FSDP2 (`fully_shard`): every rank keeps its part of weights, gradients and moments, in fp32.
+
+In bf16 the gathered weights are bf16 too, and gradients are reduced as engine.reduce_precision says. Blocks are gathered one by one.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from hpm_video.config import RunConfig
+from hpm_video.models.layers import BlockStack
+from hpm_video.train.engines import processes
+from hpm_video.train.engines.plain import use_bf16
+from hpm_video.train.engines.processes import ProcessesEngine
+
+
+class FsdpEngine(ProcessesEngine):
+    """Parameters are DTensors, cut along their first dimension."""
+
+    def __init__(self, student: nn.Module, config: RunConfig, device: torch.device) -> None:
+        self.groups = shard(student.to(device), config, device)
+        super().__init__(student, config, device)
+
+    def _norm_of(self, gradients: list[Tensor]) -> tuple[Tensor, float]:
+        norm: Any = torch.nn.utils.get_total_norm(gradients)
+        return norm, float(norm.full_tensor())
+
+    def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
+        """Yield the weights by name, whole and in fp32, those of one block at a time."""
+        for parameters in self.groups:
+            yield dict(zip((self.names[p] for p in parameters), self._gather(parameters), strict=True))
+
+    def _gather(self, parameters: list[nn.Parameter]) -> list[Tensor]:
+        """Return whole tensors, all gathered at once."""
+        rows = [-(-p.shape[0] // self.world_size) for p in parameters]  # of each rank but the last ones
+        padded = []
+        for parameter, count in zip(parameters, rows, strict=True):
+            own: Tensor = parameter.detach().to_local()  # type: ignore[attr-defined]
+            room = own.new_zeros(count, *parameter.shape[1:])
+            room[: own.shape[0]] = own
+            padded.append(room.flatten())
+        flat = torch.cat(padded)
+        gathered = flat.new_empty(self.world_size * flat.numel())
+        dist.all_gather_into_tensor(gathered, flat)
+        parts = gathered.view(self.world_size, -1).split([part.numel() for part in padded], dim=1)
+        return [
+            part.reshape(self.world_size * count, *p.shape[1:])[: p.shape[0]]
+            for part, count, p in zip(parts, rows, parameters, strict=True)
+        ]
+
+    def _read_moment(self, parameter: nn.Parameter, moment: str) -> Tensor | None:
+        found: Any = super()._read_moment(parameter, moment)
+        return None if found is None else found.full_tensor()
+
+    def _write_moment(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
+        own = self.optimizer.state[parameter][moment].to_local()
+        first = self.rank * -(-parameter.shape[0] // self.world_size)
+        own.copy_(value.view(parameter.shape)[first : first + own.shape[0]])
+
+
+def shard(model: nn.Module, config: RunConfig, device: torch.device) -> list[list[nn.Parameter]]:
+    """Shard a model in place: each block, the encoder, and what is left. Return the parameters of each group."""
+    low = torch.bfloat16 if use_bf16(config, device) else None
+    reduced = torch.bfloat16 if config.engine.reduce_precision == "bf16" else torch.float32
+    options: dict[str, Any] = {
+        "mesh": init_device_mesh(device.type, (dist.get_world_size(),)),
+        "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=reduced),
+    }
+    blocks = [block for stack in model.modules() if isinstance(stack, BlockStack) for block in stack.blocks]
+    modules = [*blocks, model.get_submodule("encoder"), model]
+    for module in modules:
+        fully_shard(module, **options)
+    groups, seen = [], set()
+    for module in modules:
+        own = [parameter for parameter in module.parameters() if parameter not in seen]
+        seen |= set(own)
+        groups.append(own)
+    return [group for group in groups if group]
+
+
+def check_start() -> None:
+    """Raise UserError if no launcher gave this process a place among others."""
+    processes.check_start("fsdp")
