@@ -107,15 +107,14 @@ def checkpoint_bytes(counts: Mapping[str, int], table: int = 0) -> int:
 
 
 class Need(NamedTuple):
-    """The bytes that a rank needs: `fixed`, and `clip` for each clip of a micro batch, together at least `least`."""
+    """The bytes that a rank needs: `fixed`, and `clip` for each clip of a micro batch."""
 
     fixed: int
     clip: int
-    least: int = 0
 
     def of(self, micro: int) -> int:
         """Return the bytes that a rank needs for a micro batch of `micro` clips."""
-        return self.fixed + max(self.least, self.clip * micro)
+        return self.fixed + self.clip * micro
 
 
 def estimate_need(
@@ -123,7 +122,7 @@ def estimate_need(
 ) -> Need:
     """Return the need of a rank, from a dry run of one clip, in which bf16 copies of the weights are most of the peak.
 
-    On a CPU, main memory also holds the loader processes, their batches, and the copies that are made to save a checkpoint.
+    On a CPU, main memory also holds the loader processes, their batches, and the copies from which a checkpoint is written.
     """
     parameters = sum(estimate_memory(config, run, num_ranks, num_samples).values()) - run.peak_bytes
     pixels = Geometry.of(config).values_per_clip
@@ -135,7 +134,8 @@ def estimate_need(
     workers = config.data.num_workers
     cache = round(config.data.cache_gib * GIB) * max(1, workers)
     batches = (READ_AHEAD * workers + 1) * pixels
-    return Need(fixed + workers * WORKER_BYTES + cache, clip + batches, 12 * run.num_parameters["student"])
+    saved = checkpoint_bytes(run.num_parameters, table_bytes(config, num_samples))
+    return Need(fixed + workers * WORKER_BYTES + cache + saved, clip + batches)
 
 
 def bound_activations(config: RunConfig) -> int:

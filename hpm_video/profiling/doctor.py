@@ -133,5 +133,6 @@ def look_at_disk(found: Diagnostics, config: PretrainConfig, run: DryRun, num_vi
     each = checkpoint_bytes(run.num_parameters, table_bytes(config, num_videos))
     needed = (config.train.keep_checkpoints + 1) * each
     found.line(f"disk: {format_memory(needed)} for checkpoints in train.output, {format_memory(free)} free")
+    found.line(f"main memory: {format_memory(each)} on rank 0 for the copies from which a checkpoint is written")
     if needed > free:
         found.fault(f"train.output: checkpoints take {needed / GIB:.1f} GiB, {free / GIB:.1f} are free in {folder}")

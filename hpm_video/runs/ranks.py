@@ -68,4 +68,6 @@ def _tell_difference(first: Any, other: Any, number: int) -> str:
 def is_lost_peer(error: BaseException) -> bool:
     """Return whether an error of a collective operation says that another process is gone."""
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("gloo/transport" in text or "nccl" in text or any(word in text for word in LOST))
+    return isinstance(error, RuntimeError) and (
+        "gloo/transport" in text or "nccl" in text or any(word in text for word in LOST)
+    )

@@ -194,7 +194,7 @@ def test_only_the_last_checkpoints_are_kept(tmp_path) -> None:
         (["optim.batchsize=3"], ["unknown key 'optim.batchsize'"]),
         (["model.patch_px=5"], ["data.frame_size_px", "16", "15 or 20"]),
         (["mask.ratio=0.01"], ["leaves 0 masked"]),
-        (["engine.kind=deepspeed"], ["not started by its launcher"]),
+        (["engine.kind=deepspeed"], ["not started by a launcher"]),
         (["engine.deepspeed_json=/nowhere.json", "engine.kind=deepspeed"], ["launcher"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""The engine protocol is whole: training asks an engine for nothing else, and both engines have all of it."""
+"""The engine protocol is whole: training asks an engine for nothing else, and all engines have all of it."""
 
 import ast
 from pathlib import Path
@@ -10,7 +10,9 @@ import torch
 import hpm_video.train as train
 from hpm_video.models.student import build_student
 from hpm_video.train.engines import start
+from hpm_video.train.engines.ddp import DdpEngine
 from hpm_video.train.engines.deepspeed import DeepSpeedEngine
+from hpm_video.train.engines.fsdp import FsdpEngine
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.engines.protocol import TrainingEngine
 from hpm_video.types import Engine, UserError
@@ -26,11 +28,12 @@ MEMBERS = {
 }
 
 
-def test_both_engines_have_all_of_it(tiny_config) -> None:
+def test_all_engines_have_all_of_it(tiny_config) -> None:
     config = tiny_config()
     assert isinstance(PlainEngine(build_student(config), config, CPU), TrainingEngine)
-    lacking = {name for name in MEMBERS if not hasattr(DeepSpeedEngine, name)}
-    assert lacking <= {*TrainingEngine.__annotations__, *Engine.__annotations__}  # those its first lines set
+    for other in (DeepSpeedEngine, DdpEngine, FsdpEngine):
+        lacking = {name for name in MEMBERS if not hasattr(other, name)}
+        assert lacking <= {*TrainingEngine.__annotations__, *Engine.__annotations__}  # those its first lines set
     assert {
         "forward",
         "backward",
@@ -62,11 +65,16 @@ def _is_engine(node: ast.expr) -> bool:
     return of_object and isinstance(node.value, ast.Name) and node.value.id in ("self", "loop")
 
 
-@pytest.mark.parametrize("file", ["plain.py", "deepspeed.py"])
+@pytest.mark.parametrize("file", ["plain.py", "deepspeed.py", "ddp.py", "fsdp.py"])
 def test_facts_of_an_engine_stay_in_its_file(file) -> None:
-    """Outside of the folder of engines only the schema, the launchers and reports know DeepSpeed by name."""
+    """Outside of the folder of engines only the schema, the launchers and reports know an engine by name."""
     folder = Path(start.__file__).parent
-    words = {"plain.py": ("PlainEngine",), "deepspeed.py": ("import deepspeed", "ds_numel", "DeepSpeedEngine")}[file]
+    words = {
+        "plain.py": ("PlainEngine",),
+        "deepspeed.py": ("import deepspeed", "ds_numel", "DeepSpeedEngine"),
+        "ddp.py": ("DistributedDataParallel", "DdpEngine", "no_sync"),
+        "fsdp.py": ("fully_shard", "DTensor", "FsdpEngine"),
+    }[file]
     for other in [*folder.parent.glob("*.py"), folder / "start.py", folder / "protocol.py"]:
         text = other.read_text()
         found = [word for word in words if word in text and other.name != "start.py"]
@@ -75,7 +83,9 @@ def test_facts_of_an_engine_stay_in_its_file(file) -> None:
 
 def test_a_new_engine_is_one_row(tiny_config, monkeypatch) -> None:
     made: list[Any] = []
-    row = start.EngineRow(lambda *given: made.append(given) or PlainEngine(*given), lambda: None, lambda device: None)
+    row = start.EngineRow(
+        lambda *given: made.append(given) or PlainEngine(*given), lambda: None, lambda device, limit_s: None
+    )
     monkeypatch.setitem(start.ENGINES, "plain", row)
     config = tiny_config(engine__kind="plain")
     engine = start.make_engine(build_student(config), config, start.prepare_process(config))
@@ -87,5 +97,5 @@ def test_an_engine_refuses_a_wrong_start(tiny_config, monkeypatch) -> None:
     with pytest.raises(UserError, match="engine.kind: plain is one process, but 2 were started"):
         start.choose_engine(tiny_config(engine__kind="plain"))
     monkeypatch.delenv("WORLD_SIZE")
-    with pytest.raises(UserError, match="engine.kind: deepspeed, but not started by its launcher"):
+    with pytest.raises(UserError, match="engine.kind: deepspeed, but not started by a launcher"):
         start.choose_engine(tiny_config(engine__kind="deepspeed"))

@@ -66,7 +66,7 @@ def runs(tmp_path_factory, run_here) -> Path:
     )
     exam = [*FINETUNE, "train.steps=1", "data.num_workers=1", "test.batch_size=4"]
     (folder / "keys.json").write_text(json.dumps({"pretrain": KEYS, "finetune": FINETUNE, "exam": exam}))
-    done = run_here("deepspeed", "tests/distributed/run_stages.py", str(folder))
+    done = run_here("deepspeed", "tests/distributed/run_engines.py", str(folder))
     said = done.stdout + done.stderr
     assert (folder / "told.json").is_file() and "Traceback" not in said, said[-4000:]
     assert done.returncode != 0  # its last part is bad input

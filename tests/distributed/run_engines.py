@@ -1,6 +1,6 @@
 """Run by DeepSpeed's launcher: all that the tests of two processes look at, in one start of the processes.
 
-deepspeed --num_accelerators 2 run_stages.py FOLDER
+deepspeed --num_accelerators 2 run_engines.py FOLDER
 """
 
 import json

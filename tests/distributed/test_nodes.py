@@ -1,0 +1,198 @@
+"""Several nodes, each a network namespace of this machine: launchers, a cut cable, a killed rank, a folder of one node."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from hpm_video.cli import main
+from hpm_video.preprocess.encode import write_video
+
+ROOT = Path(__file__).parents[2]
+KEYS = (
+    "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=36 "
+    "model.depth=2 model.num_heads=3 model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 mask.ratio=0.75 "
+    "mask.hard_share_start=0.5 optim.batch_size=4 train.steps=6 train.log_every_steps=1 train.measure_every_steps=3 "
+    "train.save_every_steps=3 train.num_pictures=1 engine.precision=fp32 engine.num_threads=1 engine.lost_after_s=8 "
+    "teacher.momentum_start=0.9"
+).split()
+ENDLESS = ["train.steps=1000000", "train.save_every_steps=1000000", "train.measure_every_steps=1000000"]
+pytestmark = pytest.mark.slow
+
+
+class Nodes(NamedTuple):
+    """Two nodes with a cable between them."""
+
+    names: tuple[str, str]
+    folder: Path
+
+    def start(self, node: int, variables: dict[str, str], *words: str) -> subprocess.Popen:
+        """Start a command on a node; what it says goes to FOLDER/said-NODE.txt."""
+        env = {
+            name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "OMPI", "RANK", "WORLD"))
+        }
+        env |= {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "eth0", **variables}
+        said = (self.folder / f"said-{node}.txt").open("a")
+        words = ("ip", "netns", "exec", self.names[node], *words)
+        return subprocess.Popen(words, cwd=ROOT, env=env, stdout=said, stderr=said, start_new_session=True)
+
+    def said(self, node: int) -> str:
+        """Return what the commands of a node have said."""
+        return (self.folder / f"said-{node}.txt").read_text()
+
+
+@pytest.fixture
+def nodes(tmp_path) -> Iterator[Nodes]:
+    names = (f"hpm{os.getpid() % 10_000}a", f"hpm{os.getpid() % 10_000}b")
+    if (
+        os.geteuid()
+        or not shutil.which("ip")
+        or subprocess.run(["ip", "netns", "add", names[0]], check=False).returncode
+    ):
+        pytest.skip("network namespaces may not be made here")
+    subprocess.run(["ip", "netns", "add", names[1]], check=True)
+    subprocess.run(f"ip link add eth0 netns {names[0]} type veth peer name eth0 netns {names[1]}".split(), check=True)
+    for number, name in enumerate(names):
+        for command in (f"addr add 10.77.0.{number + 1}/24 dev eth0", "link set eth0 up", "link set lo up"):
+            subprocess.run(["ip", "-n", name, *command.split()], check=True)
+    yield Nodes(names, tmp_path)
+    for name in names:
+        pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False).stdout.split()
+        for pid in pids:
+            os.kill(int(pid), signal.SIGKILL)
+        subprocess.run(["ip", "netns", "delete", name], check=False)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
+    for number in range(8):
+        write_video(folder / f"{number}.mkv", rng.integers(0, 255, (8, 16, 16, 3), dtype=np.uint8), 10)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(videos, tmp_path_factory) -> list[float]:
+    """The losses of one process."""
+    out = tmp_path_factory.mktemp("plain") / "run"
+    assert main(["pretrain", *KEYS, f"data.root={videos}", f"train.output={out}"]) == 0
+    return losses(out)
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def slurm(rank: int) -> dict[str, str]:
+    """The variables of a task of `srun --nodes=2 --ntasks=2`; the host's name is an address here."""
+    return {
+        **{"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"},
+        **{"SLURM_PROCID": str(rank), "SLURM_LOCALID": "0", "SLURM_NODEID": str(rank)},
+        **{"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_STEP_NODELIST": "10.77.0.1,10.77.0.2"},
+    }
+
+
+def open_mpi(rank: int) -> dict[str, str]:
+    return {
+        **{"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": str(rank)},
+        **{"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1", "MASTER_ADDR": "10.77.0.1"},
+    }
+
+
+def pretrain(*words: str) -> list[str]:
+    return [sys.executable, "-m", "hpm_video", "pretrain", *KEYS, *words]
+
+
+def wait_until(condition, limit_s: float = 150) -> None:
+    until = time.time() + limit_s
+    while not condition():
+        assert time.time() < until
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("variables", [slurm, open_mpi])
+def test_tasks_of_two_nodes_train_one_run(nodes, videos, plain, variables) -> None:
+    out = nodes.folder / "run"
+    words = pretrain(f"data.root={videos}", f"train.output={out}")
+    tasks = [nodes.start(rank, variables(rank), *words) for rank in range(2)]
+    assert [task.wait(200) for task in tasks] == [0, 0], nodes.said(0) + nodes.said(1)
+    assert losses(out) == pytest.approx(plain, abs=1e-5)
+    launcher = "srun" if variables is slurm else "mpirun"
+    assert f"2 processes by {launcher}, meeting at 10.77.0.1:" in nodes.said(0) and "DdpEngine" in nodes.said(0)
+
+
+@pytest.mark.parametrize("engine", [[], ["engine.zero_stage=2"], ["engine.kind=fsdp"]])
+def test_torchrun_on_two_nodes(nodes, videos, plain, engine) -> None:
+    out = nodes.folder / "run"
+    words = ["-m", "hpm_video", "pretrain", *KEYS, f"data.root={videos}", f"train.output={out}", *engine]
+    given = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=10.77.0.1", "--master-port=29533"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *given]
+    agents = [nodes.start(rank, {}, *torchrun, f"--node-rank={rank}", *words) for rank in range(2)]
+    assert [agent.wait(300) for agent in agents] == [0, 0], nodes.said(0) + nodes.said(1)
+    assert losses(out) == pytest.approx(plain, abs=1e-5)
+    assert "2 processes by torchrun" in nodes.said(0)
+
+
+def start_endless(nodes: Nodes, videos: Path, *keys: str) -> list[subprocess.Popen]:
+    """Start a run that does not end, and wait for its first step."""
+    out = nodes.folder / "run"
+    words = pretrain(f"data.root={videos}", f"train.output={out}", *ENDLESS, *keys)
+    tasks = [nodes.start(rank, slurm(rank), *words) for rank in range(2)]
+    wait_until(lambda: (out / "metrics.jsonl").exists() and len((out / "metrics.jsonl").read_text()) > 0)
+    return tasks
+
+
+def test_a_cut_cable_ends_both_nodes_within_the_limit_and_names_the_other(nodes, videos) -> None:
+    tasks = start_endless(nodes, videos)
+    subprocess.run(["ip", "-n", nodes.names[1], "link", "set", "eth0", "down"], check=True)
+    cut = time.time()
+    assert [task.wait(60) for task in tasks] == [1, 1]
+    assert time.time() - cut < 30  # 8 s of silence, in beats of 1.3 s
+    assert "rank 1 on " in nodes.said(0) and "has given no sign of life for 8 s (engine.lost_after_s)" in nodes.said(0)
+    assert "rank 0 on " in nodes.said(1)
+    assert "Traceback" not in nodes.said(0) + nodes.said(1)
+
+
+def test_a_killed_rank_ends_the_other_with_one_sentence(nodes, videos) -> None:
+    tasks = start_endless(nodes, videos)
+    tasks[1].kill()
+    tasks[1].wait()
+    assert tasks[0].wait(60) == 1
+    said = nodes.said(0)
+    assert "the same command resumes" in said and "Traceback" not in said
+    assert said.count("error: ") == 1
+
+
+def test_a_stopped_process_is_a_lost_one(nodes, videos) -> None:
+    """It holds its connections, so no operation fails; the others wait for nothing."""
+    tasks = start_endless(nodes, videos)
+    os.kill(tasks[1].pid, signal.SIGSTOP)
+    assert tasks[0].wait(60) == 1
+    assert "rank 1 on " in nodes.said(0)
+
+
+def test_a_run_folder_that_one_node_sees_is_refused_on_resume(nodes, videos) -> None:
+    words = pretrain(f"data.root={videos}", f"train.output={nodes.folder / 'here' / 'run'}")
+    (nodes.folder / "here").mkdir()
+    tasks = [nodes.start(rank, slurm(rank), *words, "train.steps=3") for rank in range(2)]
+    assert [task.wait(200) for task in tasks] == [0, 0]
+    (nodes.folder / "elsewhere").mkdir()
+    hidden = f'mount --bind {nodes.folder / "elsewhere"} {nodes.folder / "here"} && exec "$@"'
+    more = ["train.steps=6", "train.accept=steps"]
+    tasks = [
+        nodes.start(0, slurm(0), *words, *more),
+        nodes.start(1, slurm(1), "unshare", "-m", "sh", "-c", hidden, "sh", *words, *more),
+    ]
+    assert [task.wait(200) for task in tasks] == [1, 1], nodes.said(0) + nodes.said(1)
+    for node in range(2):
+        assert "disagree on the step to start from" in nodes.said(node), nodes.said(node)
+        assert "a disk that every node sees" in nodes.said(node)
