@@ -132,6 +132,7 @@ def prepare_process(device: torch.device, limit_s: float) -> None:
     # On CPUs DeepSpeed compiles a shared-memory all-reduce: a minute with a C++ compiler, a crash without one.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo does the same sums
     if not dist.is_initialized():
+        processes.choose_interface()
         backend = "nccl" if device.type == "cuda" else "gloo"
         with processes.explained(limit_s):
             deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(seconds=limit_s), verbose=False)

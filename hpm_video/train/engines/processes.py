@@ -1,7 +1,12 @@
 """Several processes: how they find each other, and what the engines that need them have in common."""
 
+import contextlib
 import datetime
+import logging
+import os
 import socket
+import struct
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,8 +15,11 @@ from torch import nn
 
 from hpm_video.config import RunConfig
 from hpm_video.errors import UserError
-from hpm_video.runs.launchers import LOOPBACK, find_launch, started_by_launcher
+from hpm_video.runs.launchers import find_launch, started_by_launcher
 from hpm_video.train.engines.plain import PlainEngine
+
+log = logging.getLogger("hpm_video")
+SIOCGIFADDR = 0x8915  # Linux: the address of an interface
 
 
 class ProcessesEngine(PlainEngine):
@@ -43,6 +51,7 @@ def make_group(device: torch.device, limit_s: float) -> None:
     """Make the process group, unless there is one. Raises UserError if the processes do not find each other in time."""
     if dist.is_initialized():
         return
+    choose_interface()
     backend = "nccl" if device.type == "cuda" else "gloo"
     with explained(limit_s):
         dist.init_process_group(backend, timeout=datetime.timedelta(seconds=limit_s))
@@ -69,17 +78,59 @@ class explained:  # noqa: N801
 
 
 def explain_address() -> str:
-    """Return what is wrong with this host's name, if it leads to itself alone; else ''."""
+    """Return what several nodes need to reach each other; '' on one."""
     found = find_launch()
     if found is None or found.local_world_size == found.world_size:
         return ""
-    try:
-        own = socket.gethostbyname(socket.gethostname())
-    except OSError:
-        own = "no address"
-    if not own.startswith("127.") and own != "no address":
-        return f"expected that port {found.port} of {found.address} can be reached from {own}; "
     return (
-        f"the name of this host ({socket.gethostname()}) leads to {own} ({LOOPBACK} reaches no other node): set "
-        "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the network interface of the cluster, or mend /etc/hosts; "
+        f"expected that port {found.port} of {found.address} can be reached from {socket.gethostname()} "
+        f"({own_address() or 'its name leads to no address'}). Try GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME with the network "
+        "interface of the cluster; "
     )
+
+
+def choose_interface() -> None:
+    """Set GLOO_SOCKET_IFNAME if this host's own name leads to no interface that other nodes reach (127.0.1.1 in /etc/hosts)."""
+    found = find_launch()
+    if found is None or found.local_world_size == found.world_size or "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    interfaces = list_interfaces()
+    if own_address() in interfaces.values():
+        return
+    named = interface_towards(found.address, found.port, interfaces)
+    if named is not None:
+        log.info("%s is reached by the interface %s (GLOO_SOCKET_IFNAME)", found.address, named)
+        os.environ["GLOO_SOCKET_IFNAME"] = named
+
+
+def own_address() -> str | None:
+    """Return the address to which this host's name leads; None if it leads to none."""
+    try:
+        return socket.gethostbyname(socket.gethostname())
+    except OSError:
+        return None
+
+
+def list_interfaces() -> dict[str, str]:
+    """Return the IPv4 address of each network interface but loopback, by name; {} where the system does not tell."""
+    try:
+        import fcntl
+    except ImportError:
+        return {}
+    found = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # without an address
+                answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                found[name] = socket.inet_ntoa(answer[20:24])
+    return {name: address for name, address in found.items() if not address.startswith("127.")}
+
+
+def interface_towards(address: str, port: int, interfaces: Mapping[str, str]) -> str | None:
+    """Return the interface from which an address is reached; if it is this host's, the only one. None if that is not known."""
+    own = ""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, port))  # of a datagram: nothing is sent
+        own = probe.getsockname()[0]
+    towards = next((name for name, other in interfaces.items() if other == own), None)
+    return next(iter(interfaces)) if towards is None and len(interfaces) == 1 else towards
