@@ -2,7 +2,7 @@
 
     python scripts/storm.py runs/storm --kills 50
 
-For the plain engine and DeepSpeed's ZeRO 0 to 3 (two processes) the script trains a reference without a stop. It then trains
+For each engine (DDP, FSDP and DeepSpeed's ZeRO 0 to 3 on two processes) the script trains a reference without a stop. It then trains
 the same run and sends SIGKILL at random moments to the launcher, a rank or a loader worker. Or the process kills itself
 while it writes a checkpoint or a file. The script checks three things. Every process has ended within 60 s of a kill. The
 last checkpoint equals the reference bit for bit. metrics.jsonl has every step once, with the reference's losses.
@@ -28,9 +28,9 @@ KEYS = (
     "model.depth=2 model.num_heads=2 model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 mask.ratio=0.75 "
     "mask.hard_share_start=0.5 teacher.momentum_start=0.9 teacher.momentum_end=0.9 model.drop_path=0.2 optim.batch_size=8 "
     f"engine.micro_batch_size=2 train.steps={STEPS} train.log_every_steps=1 train.measure_every_steps=4 "
-    "train.save_every_steps=2 train.num_pictures=1 engine.precision=fp32 engine.num_threads=1"
+    "train.save_every_steps=2 train.num_pictures=1 engine.precision=fp32 engine.num_threads=1 engine.lost_after_s=20"
 ).split()
-ENGINES = ("plain", "zero0", "zero1", "zero2", "zero3")
+ENGINES = ("plain", "zero0", "zero1", "zero2", "zero3", "ddp", "fsdp")
 TARGETS = ("launcher", "rank", "worker", "save", "rewrite")
 MARK, MOMENT = "HPM_STORM_RUN", "HPM_STORM_MOMENT"
 
@@ -116,8 +116,18 @@ class Storm:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = str(probe.getsockname()[1])
-            words = [str(home / "deepspeed"), "--num_accelerators", "2", "--master_port", port, *words[1:]]
-            words.append(f"engine.zero_stage={self.engine[-1]}")
+            if self.engine.startswith("zero"):
+                words = [str(home / "deepspeed"), "--num_accelerators", "2", "--master_port", port, *words[1:]]
+                words.append(f"engine.zero_stage={self.engine[-1]}")
+            else:
+                launcher = [
+                    sys.executable,
+                    "-m",
+                    "torch.distributed.run",
+                    "--nproc-per-node=2",
+                    f"--master-port={port}",
+                ]
+                words = [*launcher, *words[1:], f"engine.kind={self.engine}"]
         run.parent.mkdir(parents=True, exist_ok=True)
         with (self.out / f"{run.name}.log").open("a") as log:
             return subprocess.Popen(words, stdout=log, stderr=log, env=env, start_new_session=True)
@@ -177,7 +187,8 @@ def find_victims(run: Path, target: str, launcher: int) -> list[int]:
     parents = {pid: parent_of(pid) for pid in find_marked(run)}
     trains = [pid for pid in parents if b"storm_child.py" in command_of(pid) and b"launch" not in command_of(pid)]
     workers = [pid for pid in trains if parents[pid] in trains]
-    ranks = [pid for pid in trains if pid not in workers and b"deepspeed" not in command_of(pid)]
+    launchers = (b"deepspeed", b"torch.distributed.run")
+    ranks = [pid for pid in trains if pid not in workers and not any(word in command_of(pid) for word in launchers)]
     return workers if target == "worker" else ranks
 
 

@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Make a training copy; return the exit status. Raises UserError."""
+    from hpm_video.cores import num_free_cores
     from hpm_video.preprocess.transcode import prepare
-    from hpm_video.runs.machine import num_free_cores
 
     num_workers = given.workers or num_free_cores()
     how = {"num_workers": num_workers, "time_limit_s": given.time_limit, "sample_only": given.sample_only}

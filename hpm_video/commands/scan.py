@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Look for videos that cannot be read; return the exit status. Raises UserError."""
+    from hpm_video.cores import num_free_cores
     from hpm_video.preprocess.scan import scan
-    from hpm_video.runs.machine import num_free_cores
 
     out = given.out or Path(f"scan_{given.root.resolve().name}")
     num_workers = given.workers or num_free_cores()

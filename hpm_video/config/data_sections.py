@@ -86,7 +86,13 @@ class DataConfig:
         least=0.1,
         most=1_000_000,
     )
-    num_workers: int = key(2, "loader processes per rank; 0 = read in the training process", least=0, most=1024)
+    num_workers: int | str = key(
+        "auto",
+        "loader processes per rank; 0 = read in the training process; auto = the cores of a rank but one, 2 to 16",
+        ["auto"],
+        least=0,
+        most=1024,
+    )
     cache_gib: float = key(
         0.0,
         "decoded frames that each loader process keeps in memory, GiB; 0 = none (for small data sets only)",

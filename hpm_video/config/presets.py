@@ -41,7 +41,6 @@ PRESETS: dict[str, dict[str, str]] = {
     "videomae": {"mask.mode": "random", "mask.decoded_share": "1.0", "model.first_weights": "videomae"},
     "small": {
         "model.size": "s",
-        "data.num_workers": "4",
         "data.repeats": "2",
         "optim.batch_size": "128",
         "optim.base_lr": "6e-4",

@@ -21,6 +21,7 @@ from hpm_video.config.choices import TARGETS
 from hpm_video.config.deepspeed_settings import deepspeed_settings, zero_stage
 from hpm_video.config.geometry import Geometry
 from hpm_video.config.needs import difficulty_source
+from hpm_video.cores import count_workers
 from hpm_video.costs.dry_run import DryRun
 from hpm_video.costs.flops import count_classifier, count_step
 from hpm_video.method.targets.image_models import create_image_model
@@ -131,7 +132,7 @@ def estimate_need(
     clip = run.peak_bytes - copies + 4 * CLIP_COPIES * pixels
     if not on_cpu:
         return Need(fixed, clip)
-    workers = config.data.num_workers
+    workers = count_workers(config.data.num_workers)
     cache = round(config.data.cache_gib * GIB) * max(1, workers)
     batches = (READ_AHEAD * workers + 1) * pixels
     saved = checkpoint_bytes(run.num_parameters, table_bytes(config, num_samples))

@@ -4,7 +4,6 @@ ends with an error.
 
 import logging
 import math
-import os
 import shutil
 import signal
 import time
@@ -15,6 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from hpm_video.cores import local_world_size
 from hpm_video.data.dataset import ClipDataset, Key, collate
 from hpm_video.data.reading_processes import Readers
 from hpm_video.data.store import log_store
@@ -224,8 +224,10 @@ class ClipStream:
         if not self.num_workers or not Path("/dev/shm").is_dir():
             return MAX_PREFETCH
         free, batch = shutil.disk_usage("/dev/shm").free, math.prod(self._batch_shape())
-        ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)  # that share it
-        fits = (int(0.9 * free) // (ranks * self.num_streams) // batch - 1) // self.num_workers
+        slots = int(0.9 * free) // (local_world_size() * self.num_streams) // batch - 1  # of those that share it
+        if self.dataset.config.num_workers == "auto" and 1 <= slots < self.num_workers:
+            self.num_workers = slots
+        fits = slots // self.num_workers
         if fits < 1:
             raise UserError(
                 f"/dev/shm has {free / 2**20:.0f} MiB free; expected {(self.num_workers + 1) * batch / 2**20:.0f} MiB for "

@@ -10,6 +10,7 @@ import torch
 from hpm_video.config import PretrainConfig, to_yaml
 from hpm_video.config.batch import split_batch
 from hpm_video.config.geometry import Geometry, has_images
+from hpm_video.cores import count_workers, num_free_cores
 from hpm_video.costs.dry_run import DryRun, dry_run
 from hpm_video.costs.memory import estimate_memory, free_device_memory, layout_of
 from hpm_video.costs.meter import Cost
@@ -19,7 +20,6 @@ from hpm_video.profiling.diagnostics import Diagnostics, format_count, format_du
 from hpm_video.profiling.subprocess import Answer, Argument, Subprocess
 from hpm_video.profiling.throughput import time_loader, time_steps
 from hpm_video.progress import tell_size
-from hpm_video.runs.machine import num_free_cores
 from hpm_video.train.engines.plain import use_bf16
 from hpm_video.train.micro_batch import Budget
 from hpm_video.train.run import num_steps
@@ -142,7 +142,7 @@ def report_time(  # noqa: PLR0913
         argument = {"config": str(file), "num_clips": num_clips, "limit_s": STEP_LIMIT_S}
         steps = _try(time_steps, argument)
         loader = _try(time_loader, argument | {"limit_s": LOADER_LIMIT_S}) if num_videos else Answer({})
-    pace = Pace(_report_steps(found, steps), _report_loader(found, loader, config.data.num_workers))
+    pace = Pace(_report_steps(found, steps), _report_loader(found, loader, count_workers(config.data.num_workers)))
     _report_pace(found, config, pace, num_videos, num_ranks)
 
 
@@ -182,12 +182,12 @@ def _report_loader(found: Diagnostics, loader: Answer, num_workers: int) -> floa
 def _report_pace(
     found: Diagnostics, config: PretrainConfig, pace: Pace, num_videos: int | None, num_ranks: int
 ) -> None:
-    together = pace.of(num_ranks, reads_beside=config.data.num_workers > 0)
+    together = pace.of(num_ranks, reads_beside=count_workers(config.data.num_workers) > 0)
     if together is None:
         return
     if pace.loader is not None and pace.step is not None:
         found.line(f"the limit       {SLOW_LOADER if pace.loader < pace.step else 'the training step'}")
-        processes = num_ranks * (1 + config.data.num_workers)
+        processes = num_ranks * (1 + count_workers(config.data.num_workers))
         if processes > num_free_cores():
             found.line(
                 f"                ({processes} processes share {format_count(num_free_cores(), 'core')}: slower together)"

@@ -8,6 +8,7 @@ import torch
 
 from hpm_video.config import PretrainConfig, load_config
 from hpm_video.config.geometry import Geometry
+from hpm_video.cores import count_workers
 from hpm_video.costs.dry_run import DryRun
 from hpm_video.costs.memory import checkpoint_bytes, table_bytes
 from hpm_video.data.source import open_source
@@ -111,7 +112,7 @@ def look_at_data(found: Diagnostics, config: PretrainConfig) -> int | None:
 def look_at_shared_memory(found: Diagnostics, config: PretrainConfig, num_clips: int) -> None:
     """Report the room for the batches of the loader, which takes less if there is less, down to one batch for each
     process. `num_clips`: of one pass of all ranks of this machine."""
-    workers, shared = config.data.num_workers, Path("/dev/shm")
+    workers, shared = count_workers(config.data.num_workers), Path("/dev/shm")
     if not workers or not shared.is_dir():
         return
     clip_bytes = Geometry.of(config).values_per_clip  # uint8

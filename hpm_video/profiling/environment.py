@@ -61,7 +61,7 @@ def list_checks(config: PretrainConfig | None, num_ranks: int, folder: Path) -> 
         for name, row in READERS.items()
     ]
     needed = f"{num_ranks} processes, engine.kind=deepspeed" if deepspeed else None
-    checks.append(Check("deepspeed", "deepspeed", try_import, {"name": "deepspeed"}, needed, "more than one process"))
+    checks.append(Check("deepspeed", "deepspeed", try_import, {"name": "deepspeed"}, needed, "engine.kind=deepspeed"))
     checks.append(
         Check("transformers", "transformers", try_import, {"name": "transformers"}, None, "hpm-video export --to hf")
     )

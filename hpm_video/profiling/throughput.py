@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hpm_video.config import PretrainConfig, load_config
+from hpm_video.cores import count_workers
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import make_loader
 from hpm_video.data.splits import open_unlabelled
@@ -77,7 +78,7 @@ def time_loader(argument: Argument) -> dict:
         open_unlabelled(config.data, config.train.seed)[0], config.data, config.train.seed, training=True
     )
     size = CLIPS_A_BATCH * config.data.repeats
-    stream = make_loader(dataset, size, size, 0, 1, 0, config.data.num_workers, steps=10**6)
+    stream = make_loader(dataset, size, size, 0, 1, 0, count_workers(config.data.num_workers), steps=10**6)
     num_clips, began = 0, time.perf_counter()
     bad: list[str] = []
     start, until = began, began + argument["limit_s"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hpm_video
+from hpm_video.cores import num_free_cores
 
 LIBRARIES = ("torch", "torchvision", "timm", "deepspeed", "av", "numpy")
 
@@ -71,11 +72,6 @@ def describe_hardware() -> dict[str, Any]:
     found["accelerators"] = [device.name for device in devices]
     found["accelerator_memory_gib"] = [round(device.total_memory / 2**30, 1) for device in devices]
     return found
-
-
-def num_free_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -20,6 +20,7 @@ from torch import nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
 from hpm_video.config.batch import split_batch
+from hpm_video.cores import local_world_size
 from hpm_video.costs.dry_run import DryRun, dry_run, dry_run_classifier
 from hpm_video.costs.memory import (
     GIB,
@@ -37,7 +38,6 @@ from hpm_video.models.student import Student
 from hpm_video.runs.ranks import gather, together
 from hpm_video.runs.settings import read_config
 from hpm_video.train.engines.plain import use_bf16
-from hpm_video.train.engines.start import local_world_size
 
 log = logging.getLogger("hpm_video")
 AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)

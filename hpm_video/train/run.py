@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig, RunConfig, to_yaml
 from hpm_video.config.geometry import has_images
+from hpm_video.cores import count_workers
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import HeldOut, load_held_out, make_loader
 from hpm_video.data.source import Source
@@ -86,7 +87,7 @@ class Training:
             rank=engine.rank,
             world_size=engine.world_size,
             start_step=state.step,
-            num_workers=config.data.num_workers,
+            num_workers=count_workers(config.data.num_workers),
             steps=steps,
         )
         try:

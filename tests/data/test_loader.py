@@ -359,3 +359,23 @@ def test_held_out_clips_are_fixed(folder) -> None:
     manifest = open_source(config_of(folder), "train")
     first, second = (load_held_out(manifest, config_of(folder), 5) for _ in range(2))
     assert torch.equal(first[0], second[0]) and first[0].shape == (5, 3, 4, 16, 16) and "bad.mp4" not in first[1]
+
+
+def test_auto_takes_no_more_workers_than_shared_memory_has_room_for(monkeypatch) -> None:
+    from collections import namedtuple
+    from types import SimpleNamespace
+
+    from hpm_video.data import stream as module
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: usage(0, 0, 7 * 4 * 16 * 16 * 3 * 2 / 0.9 + 9))
+    for asked, num_workers, kept in (("auto", 16, 6), ("auto", 3, 3)):
+        config = SimpleNamespace(num_workers=asked, num_frames=4, frame_size_px=[16, 16])
+        stream = module.ClipStream.__new__(module.ClipStream)
+        stream.dataset, stream.sampler = SimpleNamespace(config=config), SimpleNamespace(micro=2)
+        stream.num_workers, stream.num_streams = num_workers, 1
+        stream._choose_prefetch()
+        assert stream.num_workers == kept
+    config.num_workers, stream.num_workers = 16, 16
+    with pytest.raises(UserError, match="data.num_workers 16"):
+        stream._choose_prefetch()

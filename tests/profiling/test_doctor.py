@@ -145,7 +145,7 @@ def test_a_plan_for_other_machines_is_no_fault_of_this_one(told, monkeypatch) ->
     monkeypatch.setattr(forecast, "free_device_memory", lambda: 6 * 2**20)
     status, said = told("--ranks", "2", engine__kind="auto", optim__batch_size=256)
     assert status == int(torch.cuda.is_available())
-    assert "Memory of each of 2 ranks" in said and "DeepSpeed ZeRO-1, 2 ranks" in said
+    assert "Memory of each of 2 ranks" in said and "DDP, 2 ranks" in said
 
 
 def test_disk_and_shared_memory(told, monkeypatch) -> None:

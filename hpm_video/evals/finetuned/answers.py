@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from hpm_video.cores import count_workers
 from hpm_video.data.bad_samples import BadSamples
 from hpm_video.data.loader import ClipStream, StepSampler
 from hpm_video.data.orders import ListedOrder
@@ -76,7 +77,7 @@ def answer_rows(rows: Sequence[int], dataset: ViewDataset, classifier: ViewClass
         return
     views = dataset.num_views
     sampler = StepSampler(ListedOrder(rows), 0, views, views, 0, 1, range(len(rows)), repeats=views)
-    stream = ClipStream(dataset, sampler, min(dataset.config.num_workers, len(rows)))
+    stream = ClipStream(dataset, sampler, min(count_workers(dataset.config.num_workers), len(rows)))
     try:
         for batch in stream:
             record: Record = {"row": int(batch.sample[0]), "path": dataset.source.name(int(batch.sample[0]))}

@@ -12,6 +12,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from hpm_video.config import DataConfig
+from hpm_video.cores import count_workers
 from hpm_video.data.bad_samples import BadSamples
 from hpm_video.data.dataset import ClipDataset, Key, Sample
 from hpm_video.data.loader import ClipStream, StepSampler
@@ -81,7 +82,7 @@ def read_clips(dataset: ListedClips, rows: Sequence[int], batch_size: int = CLIP
         return
     batch_size = min(batch_size, len(rows))
     order = RowOrder(rows, batch_size)
-    stream = ClipStream(dataset, order, min(dataset.config.num_workers, len(order)))
+    stream = ClipStream(dataset, order, min(count_workers(dataset.config.num_workers), len(order)))
     try:
         for start in range(0, len(rows), batch_size):
             batch = next(stream)

@@ -20,6 +20,7 @@ from torch import Tensor
 from hpm_video.catalog.listing import list_folder
 from hpm_video.catalog.rows import Row
 from hpm_video.config import DataConfig, PretrainConfig
+from hpm_video.cores import num_free_cores
 from hpm_video.data.dataset import Sample
 from hpm_video.data.manifest import Manifest
 from hpm_video.data.readers.limits import Limits
@@ -45,7 +46,6 @@ from hpm_video.own_folder import OwnFolder, all_names, own_folder
 from hpm_video.preprocess.jobs import Record, run_jobs
 from hpm_video.preprocess.times import read_times
 from hpm_video.reading import parse_json
-from hpm_video.runs.machine import num_free_cores
 from hpm_video.types import Failure
 from hpm_video.weights.load import load_encoder
 

@@ -1,7 +1,6 @@
 """Start a process of a run: its device, its threads, its engine. ENGINES has one row for each engine."""
 
 import logging
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,8 +8,8 @@ import torch
 from torch import nn
 
 from hpm_video.config import RunConfig
+from hpm_video.cores import local_world_size, num_free_cores
 from hpm_video.runs.launchers import Launch, join_launch, name_engine
-from hpm_video.runs.machine import num_free_cores
 from hpm_video.train.engines import ddp, deepspeed, fsdp, heartbeat, plain, processes
 from hpm_video.train.engines.protocol import TrainingEngine
 
@@ -38,12 +37,6 @@ def choose_engine(config: RunConfig) -> EngineRow:
     chosen = ENGINES[name_engine(config)]
     chosen.check_start()
     return chosen
-
-
-def local_world_size() -> int:
-    """Return how many ranks share this machine."""
-    names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
-    return next((int(os.environ[n]) for n in names if int(os.environ.get(n, 0)) > 0), 1)
 
 
 def prepare_process(config: RunConfig) -> torch.device:
