@@ -3,11 +3,9 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from hpm_video.config import RunConfig
@@ -131,8 +129,4 @@ def prepare_process(device: torch.device, limit_s: float) -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # On CPUs DeepSpeed compiles a shared-memory all-reduce: a minute with a C++ compiler, a crash without one.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo does the same sums
-    if not dist.is_initialized():
-        processes.choose_interface()
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        with processes.explained(limit_s):
-            deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(seconds=limit_s), verbose=False)
+    processes.make_group(device, limit_s)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 
 from hpm_video.config import RunConfig
 from hpm_video.errors import UserError
@@ -19,6 +20,7 @@ from hpm_video.runs.launchers import find_launch, started_by_launcher
 from hpm_video.train.engines.plain import PlainEngine
 
 log = logging.getLogger("hpm_video")
+MEET_S = 300.0  # in which all processes must have started
 SIOCGIFADDR = 0x8915  # Linux: the address of an interface
 
 
@@ -53,9 +55,10 @@ def make_group(device: torch.device, limit_s: float) -> None:
         return
     choose_interface()
     backend = "nccl" if device.type == "cuda" else "gloo"
-    with explained(limit_s):
-        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=limit_s))
-        dist.barrier()
+    with explained(meet_s := min(limit_s, MEET_S)):
+        store, rank, size = next(rendezvous("env://", timeout=datetime.timedelta(seconds=meet_s)))
+        limit = datetime.timedelta(seconds=limit_s)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
 
 
 class explained:  # noqa: N801
