@@ -1,5 +1,6 @@
 """Other engines and compilers on one device: the losses of the plain engine."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 pytestmark = pytest.mark.gpu
-STAGES = (0, 1, 2, 3)
+ENGINES = ("ddp", "fsdp", "zero0", "zero1", "zero2", "zero3")
 ONE_PROCESS = """
 import json, os, sys
 from dataclasses import replace
@@ -20,19 +21,19 @@ import torch
 from hpm_video.config import load_config
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import build_student
-from hpm_video.train.engines.deepspeed import DeepSpeedEngine
 from hpm_video.train.engines.plain import PlainEngine
-from hpm_video.train.engines.start import prepare_process
+from hpm_video.train.engines.start import make_engine, prepare_process
 from hpm_video.types import BatchSlice
 keys, steps = json.loads(sys.argv[1]), int(sys.argv[2])
 found = {}
-for stage in (None, 0, 1, 2, 3):
-    config = load_config(None, [*keys, "engine.kind=deepspeed", f"engine.zero_stage={stage or 0}"])
+for name in ("plain", *sys.argv[3:]):
+    kind = "deepspeed" if name.startswith("zero") else "ddp" if name == "plain" else name
+    config = load_config(None, [*keys, f"engine.kind={kind}", f"engine.zero_stage={name[-1] if kind == 'deepspeed' else 0}"])
     device = prepare_process(config)
     torch.set_float32_matmul_precision("highest")
     student = build_student(config)
     step = PretrainStep(config, student, device)
-    engine = (PlainEngine if stage is None else DeepSpeedEngine)(student, config, device)
+    engine = (PlainEngine if name == "plain" else make_engine)(student, config, device)
     count = config.optim.batch_size
     shape = (count, config.data.num_frames, *config.data.frame_size_px, 3)
     clip = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device).permute(0, 4, 1, 2, 3)
@@ -43,7 +44,7 @@ for stage in (None, 0, 1, 2, 3):
         engine.step(1e-3)
         step.after_update(engine, now, 2 * steps)
         losses.append(float(result.loss.detach()))
-    found[str(stage)] = losses
+    found[name] = losses
     engine.close()
     print("@losses " + json.dumps(found), flush=True)
 os._exit(0)
@@ -54,9 +55,10 @@ def difference(one: list[float], other: list[float]) -> float:
     return max(abs(a - b) / abs(b) for a, b in zip(one, other, strict=True))
 
 
-def test_every_zero_stage_has_the_losses_of_the_plain_engine(device, sizes, record_property) -> None:
+def test_every_engine_has_the_losses_of_the_plain_one(device, sizes, record_property) -> None:
     """In one process of its own, which is rank 0 of 1."""
-    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed", exc_type=Exception)
+    there = importlib.util.find_spec("deepspeed") is not None
+    engines = [name for name in ENGINES if there or not name.startswith("zero")]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -72,15 +74,15 @@ def test_every_zero_stage_has_the_losses_of_the_plain_engine(device, sizes, reco
     env |= {"DS_ACCELERATOR": "cpu"} if device.type == "cpu" else {}
     keys = [f"{name}={value}" for name, value in sizes.items()]
     keys += ["preset=hpm", "data.root=x", "train.output=y", "engine.precision=fp32", "engine.num_threads=1"]
-    words = [sys.executable, "-c", ONE_PROCESS, json.dumps(keys), "6"]
+    words = [sys.executable, "-c", ONE_PROCESS, json.dumps(keys), "6", *engines]
     done = subprocess.run(words, env=env, cwd=root, capture_output=True, text=True, timeout=100)
     lines = [line for line in done.stdout.splitlines() if line.startswith("@losses ")]
     found = json.loads(lines[-1].removeprefix("@losses ")) if lines else {}
-    for stage in STAGES:
-        if str(stage) in found:
-            record_property(f"stage_{stage}", difference(found[str(stage)], found["None"]))
-    assert done.returncode == 0 and len(found) == 5, done.stderr[-600:]
-    assert all(difference(found[str(stage)], found["None"]) < 1e-3 for stage in STAGES)
+    for name in engines:
+        if name in found:
+            record_property(name, difference(found[name], found["plain"]))
+    assert done.returncode == 0 and len(found) == 1 + len(engines), done.stderr[-600:]
+    assert all(difference(found[name], found["plain"]) < 1e-3 for name in engines)
 
 
 def test_a_compiled_student_has_the_same_losses(device, settings, trainer, waves, record_property) -> None:
