@@ -30,7 +30,7 @@ def beside_each_other(monkeypatch) -> None:
 def bench(capsys):
     def run(name: str, *arguments: str) -> dict:
         capsys.readouterr()
-        rounds = [] if name == "bench_zero" else ["--rounds=2"]
+        rounds = [] if name == "bench_engines" else ["--rounds=2"]
         runpy.run_path(str(HOME / f"{name}.py"))["main"]([*TINY, *rounds, "--json", *arguments])
         return json.loads(capsys.readouterr().out)
 
@@ -138,11 +138,16 @@ def test_memory_is_measured_beside_its_estimate() -> None:
 
 
 @pytest.mark.slow
-def test_zero_on_two_processes(bench) -> None:
+def test_engines_on_two_processes(bench) -> None:
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (it has no build for this platform)")
-    found = bench("bench_zero", *SMALL)
-    assert found["measured_mib"].keys() == {f"ZeRO-{stage}" for stage in range(4)}
-    assert all(len(ranks) == 2 and min(ranks) > 0 for ranks in found["measured_mib"].values())
+    found = bench("bench_engines", *SMALL)
+    assert found["measured"].keys() == {"ddp", "ddp, bf16", "fsdp", *(f"ZeRO-{stage}" for stage in range(4))}
+    for by_rounds in found["measured"].values():
+        assert all(len(ranks) == 2 and min(rank["mib"] for rank in ranks) > 0 for ranks in by_rounds.values())
+        assert by_rounds["1"][0]["save_s"].keys() == {"first", "later", "writing"}
+    for name, once in (("ddp", 1.0), ("ddp, bf16", 0.5)):
+        sent = [found["measured"][name][rounds][0]["sent"] for rounds in ("1", "4")]
+        assert sent == [None, None] or sent == pytest.approx([once, once], abs=0.3)  # headers weigh more in a small model
     assert found["computed_mib"]["l, ZeRO-3"]["64"] < found["computed_mib"]["l, ZeRO-3"]["2"]
 
 
