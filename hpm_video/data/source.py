@@ -54,7 +54,7 @@ class Source(Protocol):
         ...
 
     @property
-    def labels(self) -> list[int] | None:
+    def labels(self) -> Sequence[int] | None:
         """The label of each row, -1 for none; None if every tar would have to be read."""
         ...
 
