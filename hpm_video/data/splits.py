@@ -124,7 +124,7 @@ def check_labels(source: Source, part: str) -> None:
             f"{source.source}: {(labels < 0).sum()} of {len(labels)} samples have no label, the first: {source.name(row)}; "
             f"expected a label for each. {LABELS_HINT}"
         )
-    empty = np.flatnonzero(np.bincount(labels, minlength=len(source.classes)) == 0).tolist()
+    empty = np.flatnonzero(np.bincount(labels, minlength=len(source.classes))[: len(source.classes)] == 0).tolist()
     if empty:
         named = ", ".join(source.classes[k] for k in empty[:3]) + (", ..." if len(empty) > 3 else "")
         log.warning("%d of %d classes have no %s sample: %s", len(empty), len(source.classes), part, named)
