@@ -24,7 +24,7 @@ from hpm_video.config.data_sets import SamplingProtocol, protocol_entry, read_pr
 from hpm_video.data.manifest_files import read_table
 from hpm_video.data.manifest_table import table_of
 from hpm_video.data.orders import ShuffledOrder, permute
-from hpm_video.data.table_columns import Column, digest_rows, feed_columns, kind_of_column, without_rows
+from hpm_video.data.table_columns import Column, digest_rows, feed_columns, kind_of_column, take_rows, without_rows
 from hpm_video.errors import UserError
 from hpm_video.files import disk_faults, replacing, write_csv, write_json
 from hpm_video.item import Item
@@ -122,7 +122,7 @@ class Manifest:
 
     def select(self, rows: Sequence[int] | np.ndarray) -> "Manifest":
         """Return a manifest of these rows alone."""
-        return replace(self, table=self.table.take(pa.array(rows, pa.int64())).combine_chunks())
+        return replace(self, table=take_rows(self.table, rows))
 
     def hold_out(self, num: int, seed: int) -> "tuple[Manifest, Manifest]":
         """Return the rest, and `num` rows drawn by the seed; both keep the order of the rows."""

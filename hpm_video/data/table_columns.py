@@ -60,33 +60,47 @@ def slices(table: Any) -> Iterator[Any]:
 def digest_rows(table: pa.Table) -> str:
     """Return 16 digits of the SHA-256 of all rows, each as Python shows a tuple of its values, with a line feed.
 
-    Fast for paths of printable ASCII without ' and backslash, which Python shows as they are.
+    The first column holds texts, the others whole numbers. Fast for texts of printable ASCII without ' and backslash, which
+    Python shows as they are.
     """
     digest = hashlib.sha256()
     for part in slices(table):
         for batch in part.to_batches():
-            digest.update(memoryview(text_bytes(_show_rows(batch))))
+            for text in _show_rows(batch) if batch.num_rows else ():
+                digest.update(text)
     return digest.hexdigest()[:16]
 
 
-def _show_rows(batch: pa.RecordBatch) -> pa.Array:
-    """Return the text of each row, as repr gives it for the tuple of its values, with a line feed."""
-    cells: list[Any] = []
-    for column in batch.columns:
-        shown = _show_texts(column) if pa.types.is_large_string(column.type) else column.cast(pa.large_string())
-        cells += [", ", compute.fill_null(shown, "None")]
-    return compute.binary_join_element_wise(*map(_wide, ["(", *cells[1:], ")\n", ""]))
-
-
-def _wide(value: Any) -> Any:
-    return pa.scalar(value, pa.large_string()) if isinstance(value, str) else value
-
-
-def _show_texts(column: pa.Array) -> pa.Array:
-    content = text_bytes(column)
+def _show_rows(batch: pa.RecordBatch) -> tuple[bytes, memoryview]:
+    """Return the start and the rest of the UTF-8 text of all rows: what is between two paths is one text, and there are few
+    different ones."""
+    texts, *numbers = batch.columns
+    content = text_bytes(texts)
     if ((content < 32) | (content > 126) | (content == ord("'")) | (content == ord("\\"))).any():
-        return pa.array([None if text is None else repr(text) for text in column.to_pylist()], pa.large_string())
-    return compute.binary_join_element_wise(*map(_wide, ["'", column, "'", ""]))
+        start, between, end, stop = "(", ", ", ")\n(", 1
+        texts = pa.array(map(repr, texts.to_pylist()), pa.large_string())
+    else:
+        start, between, end, stop = "('", "', ", ")\n('", 2
+    kinds, rows = _find_kinds(numbers)
+    shown = zip(*(number.take(rows).to_pylist() for number in numbers), strict=True)
+    tails = pa.array([f"{between}{', '.join(map(repr, row))}{end}" for row in shown], pa.large_string()).take(kinds)
+    joined = compute.binary_join_element_wise(texts, tails, pa.scalar("", pa.large_string()))
+    return start.encode(), memoryview(text_bytes(joined))[:-stop]
+
+
+def _find_kinds(numbers: Sequence[pa.Array]) -> tuple[pa.Array, pa.Array]:
+    """Return the kind of each row, where rows with equal numbers are of one kind, and a row of each kind."""
+    kinds: Any = np.zeros(len(numbers[0]), np.int64)
+    for number in numbers:
+        values = number.to_numpy()
+        if (values != values[0]).any():
+            encoded = number.dictionary_encode()
+            kinds = kinds * len(encoded.dictionary) + encoded.indices.to_numpy()
+            if len(encoded.dictionary) <= kinds.max():
+                kinds = pa.array(kinds).dictionary_encode().indices.to_numpy()
+    rows = np.zeros(kinds.max() + 1, np.int64)
+    rows[kinds] = np.arange(len(kinds))
+    return pa.array(kinds), pa.array(rows)
 
 
 def feed_columns(digest: Any, table: pa.Table) -> None:
@@ -103,10 +117,27 @@ def kind_of_column(paths: pa.ChunkedArray) -> str:
     """Return what the samples of these paths are (`kind_of_names`), from the different endings alone."""
     found: set[str] = set()
     for part in slices(paths):
-        found.update(compute.unique(compute.utf8_slice_codeunits(part, start=-NUM_ENDING)).to_pylist())
-        if kind_of_names(list(found)) == "samples":
-            return "samples"
+        while len(part) and kind_of_names(list(found)) != "samples":
+            ending = part[0].as_py()[-NUM_ENDING:]
+            ending = ending[max(ending.rfind("."), 0) :]
+            found.add(ending)
+            part = part.filter(compute.invert(compute.ends_with(part, ending)))
     return kind_of_names(list(found))
+
+
+def take_rows(table: pa.Table, rows: Sequence[int] | np.ndarray) -> pa.Table:
+    """Return a copy of these rows, in this order. Looks into one part of the table after the other: pyarrow's `take` copies all
+    parts first."""
+    wanted = np.asarray(rows, np.int64)
+    order = np.argsort(wanted, kind="stable")
+    ascending, start = wanted[order], 0
+    parts = []
+    for batch in table.to_batches():
+        here = ascending[slice(*np.searchsorted(ascending, [start, start + len(batch)]))]
+        parts.append(batch.take(pa.array(here - start)) if len(here) else batch.slice(0, 0))
+        start += len(batch)
+    found = pa.Table.from_batches(parts, table.schema).combine_chunks()
+    return found if (order[:-1] < order[1:]).all() else found.take(pa.array(np.argsort(order))).combine_chunks()
 
 
 def without_rows(table: pa.Table, rows: Iterable[int]) -> pa.Table:
