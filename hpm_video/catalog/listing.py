@@ -110,7 +110,8 @@ def _tell_others(others: Counter[str]) -> str:
     """Return what a folder holds instead, and what to do with it."""
     if not others:
         return "It holds no file that is not hidden"
-    some = ", ".join(f"{count:,} {one_line(end)[:20] or 'without an ending'}" for end, count in others.most_common(3))
+    most = sorted(others.items(), key=lambda entry: (-entry[1], not entry[0], entry[0]))[:3]
+    some = ", ".join(f"{count:,} {one_line(end)[:20] or 'without an ending'}" for end, count in most)
     held = set(others)
     if held & set(SUFFIXES):
         return f"It holds videos ({some}): expected images there, or leave out --images"

@@ -24,6 +24,7 @@ from hpm_video.config.data_sets import SamplingProtocol, protocol_entry, read_pr
 from hpm_video.data.manifest_files import read_table
 from hpm_video.data.manifest_table import table_of
 from hpm_video.data.orders import ShuffledOrder, permute
+from hpm_video.data.row_cache import Rows, find_entry, share
 from hpm_video.data.table_columns import Column, digest_rows, feed_columns, kind_of_column, take_rows, without_rows
 from hpm_video.errors import UserError
 from hpm_video.files import disk_faults, replacing, write_csv, write_json
@@ -33,6 +34,7 @@ from hpm_video.streams import HELD_OUT
 log = logging.getLogger("hpm_video")
 HEADER = "manifest.json"
 FORMAT = "hpm-video manifest 1"
+LEAST_SHARED_ROWS = 1_000_000  # from which on the draw of the held-out rows is kept for the other processes
 NUM_HEAD_BYTES = 4096  # of a file, that `describe` reads
 
 
@@ -126,8 +128,20 @@ class Manifest:
 
     def hold_out(self, num: int, seed: int) -> "tuple[Manifest, Manifest]":
         """Return the rest, and `num` rows drawn by the seed; both keep the order of the rows."""
-        drawn = np.sort(permute(HELD_OUT.numpy(seed), len(self))[:num])
+        drawn = _draw_held_out(len(self), num, seed)
         return replace(self, table=without_rows(self.table, drawn)), self.select(drawn)
+
+
+def _draw_held_out(num_rows: int, num: int, seed: int) -> np.ndarray:
+    """Return the rows that are held out, sorted: int64 [num]. For large sets one process of a node draws them."""
+
+    def draw() -> Rows:
+        rows = np.sort(permute(HELD_OUT.numpy(seed), num_rows)[:num]).astype(np.int64)
+        batch = pa.record_batch([rows], names=["row"])
+        return Rows(batch.schema, [batch])
+
+    entry = find_entry("held out", num_rows, num, seed, np.__version__) if num_rows >= LEAST_SHARED_ROWS else None
+    return share(entry, draw)["row"].to_numpy()
 
 
 def _stat(file: Path) -> tuple[int, int]:

@@ -24,7 +24,7 @@ log = logging.getLogger("hpm_video")
 VARIABLE = "HPM_VIDEO_CACHE"
 FORMAT = 1  # of the entries: another number makes all entries of before stale
 LOCK_WAIT_S = 1800.0  # for another process that writes the same entry
-UNUSED_S = 30 * 24 * 3600.0
+UNUSED_S = 90 * 24 * 3600.0
 
 
 class Rows:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, overload
 
@@ -140,9 +140,9 @@ def take_rows(table: pa.Table, rows: Sequence[int] | np.ndarray) -> pa.Table:
     return found if (order[:-1] < order[1:]).all() else found.take(pa.array(np.argsort(order))).combine_chunks()
 
 
-def without_rows(table: pa.Table, rows: Iterable[int]) -> pa.Table:
+def without_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
     """Return a table without these rows, which are sorted: parts of the same memory, or a copy if they were very many."""
-    ends = np.fromiter(rows, np.int64)
+    ends = rows.astype(np.int64)
     if len(ends) + table["path"].num_chunks > MAX_PIECES:
         kept = np.ones(len(table), bool)
         kept[ends] = False
