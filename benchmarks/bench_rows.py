@@ -4,22 +4,23 @@
 
 Each case is written below FOLDER first, if it is not there: a manifest with a csv or Parquet table of so many rows, or a
 folder of so many empty files. Then processes open it one after the other, as the ranks of a node and a resume do: open, hold
-out 256 rows, describe the data (fingerprint), draw the order of an epoch. The first one fills the cache, which is emptied
-before. CPU: user and system, all threads. Anonymous: the peak of memory of the process's own. Mapped: pages of files at the
-end, which the processes of a node share. A Parquet set of 100M rows takes 8 GB of disk with its cache.
+out 256 rows, describe the data (fingerprint), draw the order of an epoch. The first one fills a new cache, which is deleted
+behind the last. CPU: user and system, all threads. Memory: peaks above that behind the imports; anonymous is the process's own, mapped
+are pages of files, which the processes of a node share and the system may drop. The Parquet case takes 6 GB of disk.
 """
 
 import argparse
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
+
+from hpm_video.files import replacing, write_csv, write_json
 
 BLOCK = 1_000_000
 HEADER = {"format": "hpm-video manifest 1", "name": "rows", "root": ".", "classes": ["a", "b", "c"]}
@@ -42,14 +43,12 @@ def write_case(folder: Path, kind: str, num: int) -> None:
         return
     folder.mkdir(parents=True)
     if kind == "csv":
-        with (folder / "train.csv").open("w", encoding="utf-8") as stream:
-            stream.write("path,label,frames,fps,width,height,group,first_frame\n")
-            for row in range(num):
-                stream.write(f"{path_of(row)},{row % 3},250,25.0,320,240,,0\n")
+        columns = "path,label,frames,fps,width,height,group,first_frame".split(",")
+        write_csv(folder / "train.csv", columns, ([path_of(r), r % 3, 250, 25.0, 320, 240, "", 0] for r in range(num)))
     else:
         _write_parquet(folder / "train.parquet", num)
     header = HEADER | {"splits": {"train": {"file": f"train.{kind}", "rows": num}}}
-    (folder / "manifest.json").write_text(json.dumps(header))
+    write_json(folder / "manifest.json", header)
 
 
 def _write_parquet(file: Path, num: int) -> None:
@@ -59,7 +58,7 @@ def _write_parquet(file: Path, num: int) -> None:
 
     from hpm_video.data.manifest_table import SCHEMA
 
-    with parquet.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+    with replacing(file) as draft, parquet.ParquetWriter(draft, SCHEMA, compression="zstd") as writer:
         for start in range(0, num, BLOCK):
             rows = range(start, min(start + BLOCK, num))
             known = {"path": [path_of(row) for row in rows], "label": [row % 3 for row in rows]}
@@ -77,63 +76,59 @@ def measure(folder: str) -> None:
     from hpm_video.runs.results import describe_data
 
     found: dict[str, float] = {}
-    peak = Peak()
-    for name, seconds in _stages(folder, DataConfig, open_source, hold_out, describe_data):
-        found[name] = round(seconds, 2)
-    found |= {"anonymous_mib": peak.stop(), "mapped_mib": _status("RssFile") - peak.mapped}
-    sys.stdout.write(json.dumps(found) + "\n")
+    peak, began = Peak(), _cpu()
 
+    def note(name: str) -> None:
+        nonlocal began
+        found[name], began = round(_cpu() - began, 2), _cpu()
 
-def _stages(folder, make_config, open_source, hold_out, describe_data) -> Iterator[tuple[str, float]]:  # noqa: ANN001
-    began = _cpu()
-    source = open_source(make_config(root=folder), "train")
-    yield "open_s", _cpu() - began
-    began = _cpu()
+    source = open_source(DataConfig(root=folder), "train")
+    note("open_s")
     train, _ = hold_out(source, 256, 0)
-    yield "hold_out_s", _cpu() - began
-    began = _cpu()
+    note("hold_out_s")
     describe_data(train)
-    yield "describe_s", _cpu() - began
-    began = _cpu()
+    note("describe_s")
     train.kind  # noqa: B018
-    yield "kind_s", _cpu() - began
-    began = _cpu()
+    note("kind_s")
     order = train.order
     for place in range(1000):
         train.item(order.row(0, 0, place))
-    yield "order_s", _cpu() - began
+    note("order_s")
+    found |= peak.stop()
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 class Peak(threading.Thread):
-    """Note the most anonymous memory of this process, in MiB above that at the start."""
+    """Note the most memory of this process, in MiB above that at the start."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.before, self.mapped, self.most, self.ended = _status("RssAnon"), _status("RssFile"), 0, threading.Event()
+        self.before, self.ended = _memory(), threading.Event()
+        self.most = self.before
         self.start()
 
     def run(self) -> None:
         """Look every 10 ms."""
         while not self.ended.wait(0.01):
-            self.most = max(self.most, _status("RssAnon"))
+            now = _memory()
+            self.most = {name: max(most, now[name]) for name, most in self.most.items()}
 
-    def stop(self) -> int:
-        """Return the peak."""
+    def stop(self) -> dict[str, int]:
+        """Return the peaks: anonymous_mib, mapped_mib."""
         self.ended.set()
         self.join()
-        return max(self.most, _status("RssAnon")) - self.before
+        return {name: most - self.before[name] for name, most in self.most.items()}
+
+
+def _memory() -> dict[str, int]:
+    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    kinds = {"anonymous_mib": "RssAnon", "mapped_mib": "RssFile"}
+    return {name: int(told[kind].split()[0]) // 1024 for name, kind in kinds.items()}
 
 
 def _cpu() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
-
-
-def _status(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) // 1024
-    return 0
 
 
 def main() -> None:
@@ -142,27 +137,25 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("cases", nargs="*", default=["csv=10000000", "parquet=100000000", "folder=1000000"])
     parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--measure", action="store_true", help="open FOLDER itself, in this process")
     given = parser.parse_args()
+    if given.measure:
+        return measure(str(given.folder))
     for case in given.cases:
         kind, _, num = case.partition("=")
         folder = given.folder / case
         if not folder.is_dir():
             write_case(folder, kind, int(num))
             time.sleep(3)  # a listing is kept only of folders that are still for a moment
-        cache = given.folder / "cache"
-        shutil.rmtree(cache, ignore_errors=True)
-        for number in range(given.processes):
-            command = [sys.executable, __file__, "--measure", str(folder)]
-            done = subprocess.run(
-                command, env=os.environ | {"HPM_VIDEO_CACHE": str(cache)}, capture_output=True, text=True
-            )
-            told = done.stdout.strip() or f"exit status {done.returncode}: {done.stderr.strip()[-300:]}"
-            sys.stdout.write(f"{case} process {number}: {told}\n")
-            sys.stdout.flush()
+        with tempfile.TemporaryDirectory(dir=given.folder) as cache:
+            for number in range(given.processes):
+                command = [sys.executable, __file__, str(folder), "--measure"]
+                variables = os.environ | {"HPM_VIDEO_CACHE": cache}
+                done = subprocess.run(command, env=variables, capture_output=True, text=True)
+                told = done.stdout.strip() or f"exit status {done.returncode}: {done.stderr.strip()[-300:]}"
+                sys.stdout.write(f"{case} process {number}: {told}\n")
+                sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
-        measure(sys.argv[2])
-    else:
-        main()
+    main()

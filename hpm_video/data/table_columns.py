@@ -85,7 +85,7 @@ def _show_rows(batch: pa.RecordBatch) -> tuple[bytes, memoryview]:
     shown = zip(*(number.take(rows).to_pylist() for number in numbers), strict=True)
     tails = pa.array([f"{between}{', '.join(map(repr, row))}{end}" for row in shown], pa.large_string()).take(kinds)
     joined = compute.binary_join_element_wise(texts, tails, pa.scalar("", pa.large_string()))
-    return start.encode(), memoryview(text_bytes(joined))[:-stop]
+    return start.encode(), text_bytes(joined)[:-stop].data
 
 
 def _find_kinds(numbers: Sequence[pa.Array]) -> tuple[pa.Array, pa.Array]:
