@@ -5,8 +5,9 @@
 Each case is written below FOLDER first, if it is not there: a manifest with a csv or Parquet table of so many rows, or a
 folder of so many empty files. Then processes open it one after the other, as the ranks of a node and a resume do: open, hold
 out 256 rows, describe the data (fingerprint), draw the order of an epoch. The first one fills a new cache, which is deleted
-behind the last. CPU: user and system, all threads. Memory: peaks above that behind the imports; anonymous is the process's own, mapped
-are pages of files, which the processes of a node share and the system may drop. The Parquet case takes 6 GB of disk.
+behind the last. CPU: user and system, all threads. Memory: peaks above that behind the imports. Anonymous memory is the
+process's own. Mapped are pages of files, which the processes of a node share and the system may drop. The Parquet case takes
+6 GB of disk.
 """
 
 import argparse
@@ -91,7 +92,7 @@ def measure(folder: str) -> None:
     train.kind  # noqa: B018
     note("kind_s")
     order = train.order
-    for place in range(1000):
+    for place in range(min(1000, len(train))):
         train.item(order.row(0, 0, place))
     note("order_s")
     found |= peak.stop()
