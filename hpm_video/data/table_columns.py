@@ -60,7 +60,7 @@ def slices(table: Any) -> Iterator[Any]:
 def digest_rows(table: pa.Table) -> str:
     """Return 16 digits of the SHA-256 of all rows, each as Python shows a tuple of its values, with a line feed.
 
-    The first column holds texts, the others whole numbers. Fast for texts of printable ASCII without ' and backslash, which
+    The first column holds texts, the others numbers, which may be absent. Fast for texts of printable ASCII without ' and backslash, which
     Python shows as they are.
     """
     digest = hashlib.sha256()
@@ -92,9 +92,11 @@ def _find_kinds(numbers: Sequence[pa.Array]) -> tuple[pa.Array, pa.Array]:
     """Return the kind of each row, where rows with equal numbers are of one kind, and a row of each kind."""
     kinds: Any = np.zeros(len(numbers[0]), np.int64)
     for number in numbers:
-        values = number.to_numpy()
-        if (values != values[0]).any():
-            encoded = number.dictionary_encode()
+        if number.null_count == len(number):
+            continue
+        values = number.to_numpy(zero_copy_only=False)
+        if number.null_count or (values != values[0]).any():
+            encoded = number.dictionary_encode("encode")
             kinds = kinds * len(encoded.dictionary) + encoded.indices.to_numpy()
             if len(encoded.dictionary) <= kinds.max():
                 kinds = pa.array(kinds).dictionary_encode().indices.to_numpy()

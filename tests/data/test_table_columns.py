@@ -41,6 +41,9 @@ def test_digests(rows) -> None:
     lines = "".join(f"{(row.path, row.label, row.first_frame)!r}\n" for row in rows)
     found = digest_rows(cut(rows).select(["path", "label", "first_frame"]))
     assert found == hashlib.sha256(lines.encode()).hexdigest()[:16]
+    lines = "".join(f"{(row.path, row.fps, row.width)!r}\n" for row in rows)
+    found = digest_rows(cut(rows).select(["path", "fps", "width"]))
+    assert found == hashlib.sha256(lines.encode()).hexdigest()[:16]
     feed_columns(fed := hashlib.sha256(), cut(rows))
     assert fed.digest() == hashlib.sha256(json.dumps(table_of(rows).to_pydict()).encode()).digest()
 
