@@ -18,12 +18,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from hpm_video.errors import UserError
-from hpm_video.files import replacing
+from hpm_video.files import remove_drafts, replacing
 
 log = logging.getLogger("hpm_video")
 VARIABLE = "HPM_VIDEO_CACHE"
 FORMAT = 1  # of the entries: another number makes all entries of before stale
 LOCK_WAIT_S = 1800.0  # for another process that writes the same entry
+LOCK_POLL_S = 0.25
 UNUSED_S = 90 * 24 * 3600.0
 
 
@@ -86,7 +87,7 @@ def lock_entry(entry: Path) -> Iterator[None]:
     lock = FileLock(entry.with_suffix(".lock"), thread_local=False)
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=LOCK_WAIT_S)
+        lock.acquire(timeout=LOCK_WAIT_S, poll_interval=LOCK_POLL_S)
     except (OSError, NotImplementedError, Timeout):  # several processes may write it then, each a whole file
         pass
     try:
@@ -112,8 +113,9 @@ def keep_entry(entry: Path, rows: Rows) -> pa.Table | None:
 
 
 def _tidy(entry: Path) -> None:
-    """Delete the entries of this cache that nothing has opened for long."""
+    """Delete the entries of this cache that nothing has opened for long, and drafts that killed processes have left."""
     with contextlib.suppress(OSError):
+        remove_drafts(entry.parent)
         for file in entry.parent.glob("rows-*"):
             if file.suffix in (".arrow", ".lock") and time.time() - file.stat().st_mtime > UNUSED_S:
                 file.unlink()
