@@ -2,6 +2,7 @@
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from hpm_video.data import row_cache
 from hpm_video.data.row_cache import Rows, cache_folder, find_entry, map_entry, share
 from hpm_video.errors import UserError
+from hpm_video.files import draft_of
 
 TABLE = pa.table({"path": ["a", "b"], "label": [1, 2]})
 
@@ -79,3 +81,26 @@ def test_entries_that_nothing_opens_are_deleted(cache) -> None:
     share(used, refuse)
     share(find_entry("new"), read)
     assert not old.exists() and used.exists() and foreign.exists()
+
+
+def test_of_several_at_once_one_reads(cache) -> None:
+    reads: list[int] = []
+
+    def read_slowly() -> Rows:
+        reads.append(1)
+        time.sleep(0.1)
+        return read()
+
+    entry = find_entry("a")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: share(entry, read_slowly), range(4)))
+    assert found == [TABLE] * 4 and len(reads) == 1
+
+
+def test_the_draft_of_a_killed_process_goes(cache) -> None:
+    share(find_entry("a"), read)
+    draft = draft_of(find_entry("b"))
+    left = draft.with_name(draft.name.replace(f"-{os.getpid()}.", "-999999999."))
+    left.write_text("half")
+    share(find_entry("c"), read)
+    assert not left.exists()
