@@ -111,6 +111,11 @@ def expand_home(path: str) -> str:
     return path if "://" in path else os.path.expanduser(path)
 
 
+def cache_folder(name: str) -> Path:
+    """Return a folder of the user's cache: what is in it can be made again. It may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "hpm_video" / name
+
+
 def sync(path: Path) -> None:
     """Wait until a file or folder is on the disk; some file systems cannot sync folders."""
     with contextlib.suppress(OSError):
