@@ -65,7 +65,8 @@ class Packets:
             for i, p in enumerate(self.pts)
             if p is not None and first is not None and p < first and i not in self.hidden
         ]
-        untold = self.can_seek and len(known) < len(self.pts)  # if the others have their times, these are not shown
+        is_whole = self.can_seek and not self.hidden and not self.is_damaged
+        untold = is_whole and len(known) < len(self.pts)  # if the others have their times, these are not shown
         self.is_doubtful = not starts_with_key or bool(leads) or untold  # some lean on a group that is not in the file
         unsure = self.is_doubtful or self.is_damaged or len(set(known)) < len(self.pts)
         exact = self.can_seek and not unsure and self._is_in_order(np.array(known, dtype=np.int64))
