@@ -31,22 +31,23 @@ from hpm_video.runs.machine import describe_hardware
 FPS, NUM_FRAMES, STRIDE = 25, 16, 4
 
 
-def write_films(folder: Path, minutes: float, size: tuple[int, int] = (720, 1280), short_s: int = 10) -> tuple[Path, Path]:
-    """Write short.mp4 and long.mp4; return their paths. `size`: height and width, pixels."""
+def write_films(folder: Path, minutes: float, size: tuple[int, int] = (720, 1280), grain: int = 12) -> tuple[Path, Path]:
+    """Write short.mp4 and long.mp4; return their paths. `size`: height and width, pixels; grain: height of the noise,
+    grey values."""
     minute = folder / "minute.mp4"
-    _encode(minute, 60 * FPS, size)
+    _encode(minute, 60 * FPS, size, grain)
     return (
-        _repeat(minute, folder / "short.mp4", short_s * FPS),
+        _repeat(minute, folder / "short.mp4", 10 * FPS),
         _repeat(minute, folder / "long.mp4", round(minutes * 60 * FPS)),
     )
 
 
-def _encode(file: Path, count: int, size: tuple[int, int]) -> None:
+def _encode(file: Path, count: int, size: tuple[int, int], height: int) -> None:
     """Write a texture that moves over the picture, with a little noise that is new in each frame."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (size[0] // 16 + 1, size[1] // 8 + 1), dtype=np.uint8)
     picture = coarse.repeat(16, axis=0).repeat(16, axis=1)
-    grain = rng.integers(0, 12, (8, *size), dtype=np.uint8)
+    grain = rng.integers(0, height, (8, *size), dtype=np.uint8)
     with av.open(str(file), "w") as made:
         stream = made.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "g": "250", "x264-params": "scenecut=0"})
         stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
