@@ -20,16 +20,28 @@ COLUMNS = {  # what a header may call them, without case, blanks, - and _
         "groundtruth gt y"
     ),
     "split": "split splits subset set partition phase usage splitname datasplit",
-    "start": "start startframe framestart firstframe beginframe",
-    "end": "end endframe frameend lastframe stopframe",
+    "start": "start begin startframe framestart firstframe beginframe",
+    "end": "end stop endframe frameend lastframe stopframe",
+    "start_s": (
+        "starts timestart starttime startsec startseconds startsecond startinseconds starttimestamp timestampstart tstart tbegin "
+        "begintime beginseconds"
+    ),
+    "stop_s": (
+        "stops ends timeend timestop endtime stoptime endsec stopsec endseconds stopseconds endsecond stopsecond endinseconds "
+        "endtimestamp stoptimestamp timestampend tend tstop"
+    ),
     "total": "total totalframes numframes frames nframes numberofframes framecount numframe",
     "offset": "offset frameoffset",
     "group": "group groupid groups",
 }
-SECONDS = (  # of a part of a file, which is not read
-    "timestart timeend starttime endtime startsec endsec starts ends startseconds endseconds starttimestamp endtimestamp "
-    "stoptimestamp timestamp timestamps tstart tend begintime begin stop segment segments tbegin startsecond endsecond "
-    "startms endms stoptime"
+PLAIN_ENDS = {
+    "start": "start_s",
+    "begin": "start_s",
+    "end": "stop_s",
+    "stop": "stop_s",
+}  # frames of a folder, seconds of a film
+SECONDS = (
+    "timestamp timestamps segment segments startms endms stopms"  # of a part of a file, in a form that is not read
 )
 SPLIT_WORDS = {
     "train": "train training trn tr trainset trainingset",
@@ -90,7 +102,7 @@ def check_header(names: Sequence[str], where: str) -> None:
 
 
 def seconds_of(names: Sequence[str]) -> list[str]:
-    """Return the columns that cut a part of a file by time."""
+    """Return the columns that cut a part of a file by time in a form that is not read."""
     words = SECONDS.split()
     return [name for name in names if plain(name) in words]
 

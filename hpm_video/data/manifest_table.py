@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from hpm_video.catalog.rows import Row
+from hpm_video.data.piece_columns import PIECE, complete, is_piece
 from hpm_video.errors import UserError
 
 SCHEMA = pa.schema(
@@ -23,6 +24,8 @@ SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("group", pa.large_string()),
         ("first_frame", pa.int32()),
+        ("start_s", pa.float64()),
+        ("stop_s", pa.float64()),
     ]
 )
 
@@ -43,7 +46,7 @@ def read_table(file: Path, num_classes: int) -> pa.Table:
         from pyarrow import parquet as files
 
         try:
-            table = files.read_table(file).select(SCHEMA.names).cast(SCHEMA)
+            table = complete(files.read_table(file)).select(SCHEMA.names).cast(SCHEMA)
         except (pa.ArrowException, KeyError, ValueError, OSError) as error:
             raise UserError(f"{file}: no manifest table ({error}); expected parquet with {SCHEMA.names}") from error
     _check_values(table, file)
@@ -65,8 +68,9 @@ def _check_values(table: pa.Table, file: Path) -> None:
         "fps that is not a rate": compute.or_(
             compute.invert(compute.is_finite(table["fps"])), compute.less(table["fps"], 0)
         ),
+        "start_s and stop_s that are no piece": compute.invert(is_piece(table)),
     }
-    for name in ("frames", "width", "height", "first_frame"):
+    for name in ("frames", "width", "height", "first_frame", "start_s"):
         wrong[f"a negative {name}"] = compute.less(table[name], 0)
     for text, found in wrong.items():
         row = compute.index(compute.fill_null(found, False), True).as_py()
@@ -82,7 +86,7 @@ def _read_csv(file: Path) -> pa.Table:
             names = next(lines, [])
             if "path" not in names or set(names) - set(Row._fields) or len(set(names)) < len(names):
                 raise UserError(f"{file}, line 1: {','.join(names)}; expected columns of {','.join(Row._fields)}")
-            convert = [readers.get(name, float if name == "fps" else int) for name in names]
+            convert = [readers.get(name, float if name in ("fps", *PIECE) else int) for name in names]
             rows = []
             for cells in lines:
                 where = f"{file}, line {lines.line_num}"

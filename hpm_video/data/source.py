@@ -78,7 +78,7 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str | None:
-        """Return a digest of paths, labels and first frames, the same on every machine; None for shards."""
+        """Return a digest of paths, labels, first frames and pieces, the same on every machine; None for shards."""
         ...
 
     def version(self) -> str:
@@ -86,7 +86,7 @@ class Source(Protocol):
         ...
 
     def facts(self) -> dict[str, list]:
-        """Return label, first_frame and frames of all rows by name; {} for shards."""
+        """Return label, first_frame, frames (and start_s, stop_s of pieces) of all rows by name; {} for shards."""
         ...
 
     def describe(self, row: int) -> tuple | None:

@@ -1,7 +1,7 @@
 """Indices of long films: when each frame is shown and where the key frames are, so that a film is walked through once.
 
 An index is made from packets alone, without decoding, and kept in this process and in the user's cache folder
-(`$XDG_CACHE_HOME` or `~/.cache`, `hpm_video/index`): one small file for each film, which may be deleted at any time. It is
+(`hpm_video.files.cache_folder`, `index/`): one small file for each film, which may be deleted at any time. It is
 used while size and time of change of the film stay as they were. Short files are not kept: walking through them is cheap.
 """
 
@@ -94,10 +94,11 @@ def find_index(media: str | bytes) -> Index | None:
     if stamp == film.stamp:
         _loaded.move_to_end(film.path)
         return index
-    if film.num_bytes < LEAST_BYTES:
+    file = _file_of(film)
+    if file is None:
         return None
     with contextlib.suppress(OSError):
-        index = Index.from_bytes(_file_of(film).read_bytes(), film.stamp)
+        index = Index.from_bytes(file.read_bytes(), film.stamp)
         if index is not None:
             _load(film, index)
         return index
@@ -115,8 +116,8 @@ def keep_index(media: str | bytes, index: Index) -> None:
     if film is None:
         return
     _load(film, index)
-    if film.num_bytes >= LEAST_BYTES:
-        file = _file_of(film)
+    file = _file_of(film)
+    if file is not None:
         with contextlib.suppress(OSError, UserError):
             file.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(file, index.to_bytes(film.stamp))
@@ -155,6 +156,10 @@ def _version() -> Any:
     return av.__version__
 
 
-def _file_of(film: _Film) -> Path:
+def _file_of(film: _Film) -> Path | None:
+    """Return the file of an index; None if there is no cache, or the film is too small to look for one."""
+    folder = cache_folder("index")
+    if folder is None or film.num_bytes < LEAST_BYTES:
+        return None
     name = hashlib.sha256(os.fsencode(film.path)).hexdigest()[:40]
-    return cache_folder("index") / name[:2] / f"{name}.npz"
+    return folder / name[:2] / f"{name}.npz"

@@ -28,7 +28,7 @@ def films(tmp_path_factory) -> tuple[Path, Path]:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     """Let no test see the user's cache, or that of another one."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HPM_VIDEO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(index, "LEAST_BYTES", 1_000_000)
     monkeypatch.setattr("hpm_video.data.readers.packets.MAX_KEPT_PACKETS", 1000)
     index.forget_loaded()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hpm_video.config.readers import READERS
-from hpm_video.data.readers import index, packets
+from hpm_video.data.readers import index as indices
+from hpm_video.data.readers import packets
 from hpm_video.data.readers.limits import Limits
 from hpm_video.data.readers.packets import Packets
 from hpm_video.data.readers.probe import count_decoded, probe
@@ -190,12 +191,12 @@ FILMS = KINDS | {
 @pytest.mark.parametrize("kind", FILMS)
 def test_frames_found_by_an_index_are_those_of_decoding_from_the_start(tmp_path, kind, monkeypatch) -> None:
     """As for long films: nothing is kept in memory, and the second time only the index tells where frames are."""
-    monkeypatch.setattr(index, "LEAST_PACKETS", 0)
+    monkeypatch.setattr(indices, "LEAST_PACKETS", 0)
     monkeypatch.setattr(packets, "MAX_KEPT_PACKETS", 0)
     FILMS[kind](tmp_path)
     file = next(file for file in tmp_path.iterdir() if file.stem == "a")
     check_same(file, "pyav")
-    if index.find_index(str(file)) is not None:  # else frames cannot be found by their times: they are counted
+    if indices.find_index(str(file)) is not None:  # else frames cannot be found by their times: they are counted
         monkeypatch.setattr(Packets, "of", lambda *_: pytest.fail("the file was walked through again"))
     else:
         assert kind in NOT_INDEXED
