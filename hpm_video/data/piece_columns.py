@@ -36,7 +36,7 @@ def is_piece(table: pa.Table) -> pa.ChunkedArray:
     return compute.and_(finite, behind)
 
 
-def draw_films(paths: np.ndarray, num: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
+def draw_films(paths: np.ndarray, num: int, rng: np.random.Generator) -> tuple[list[int], list[int]] | None:
     """Return (rows that stay, rows that are held out), both ascending: whole films, until at least `num` rows are held out.
 
     Pieces of a film are alike, so no film is in both. None if that would hold out more than half of the rows.
@@ -46,4 +46,4 @@ def draw_films(paths: np.ndarray, num: int, rng: np.random.Generator) -> tuple[n
     ends = np.bincount(numbers)[order].cumsum()
     taken = order[: int(np.searchsorted(ends, num)) + 1]
     held = np.isin(numbers, taken)
-    return (np.flatnonzero(~held), np.flatnonzero(held)) if 2 * held.sum() <= len(paths) else None
+    return (np.flatnonzero(~held).tolist(), np.flatnonzero(held).tolist()) if 2 * held.sum() <= len(paths) else None

@@ -10,9 +10,11 @@ from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
 from hpm_video.catalog.roots import check_annotations, check_root, find_files
 from hpm_video.catalog.rows import Row
 from hpm_video.config import DataConfig
+from hpm_video.config.clip_rules import read_clip_rule
 from hpm_video.config.data_sets import SamplingProtocol
 from hpm_video.data.manifest import HEADER, Manifest, read_manifest
 from hpm_video.data.orders import Order
+from hpm_video.data.readers.limits import Limits
 from hpm_video.errors import UserError
 from hpm_video.item import Item
 
@@ -102,8 +104,24 @@ def open_source(config: DataConfig, split: str, suffixes: Sequence[str] = ()) ->
     """Open train, validation or test as `data.root` and `data.format` name them; None if there is no such split.
 
     suffixes: endings of the files that are taken from a plain folder; by default those of videos, and of images too if
-    clips have one frame. A plain folder without train/ and val/ or test/ has only training samples. Raises UserError.
+    clips have one frame. A plain folder without train/ and val/ or test/ has only training samples. With data.clips films
+    are cut into pieces. Raises UserError.
     """
+    source, rule = _open(config, split, suffixes), read_clip_rule(config.clips)
+    if source is None or rule is None:
+        return source
+    if not isinstance(source, Manifest):
+        raise UserError(
+            f"data.clips: {config.clips}, but {source.source} is in shards; expected files. Try data.clips=null, or the "
+            "folder that was packed"
+        )
+    from hpm_video.data.pieces import cut_films
+
+    return cut_films(source, rule, Limits.of(config))
+
+
+def _open(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Source | None:
+    """Open a split with its files as they are; see `open_source`."""
     if "://" in config.root or config.format == "shards" or (Path(config.root) / "shards.json").is_file():
         from hpm_video.data.shards import open_shards
 
