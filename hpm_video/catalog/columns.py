@@ -73,6 +73,15 @@ def is_number(cell: Any) -> bool:
     return re.fullmatch(r"-?[0-9]{1,9}", cell) is not None if isinstance(cell, str) else False
 
 
+def read_number(name: str, text: str, where: str) -> dict[str, int]:
+    """Return a whole number by its name; nothing for an empty cell. Raises UserError."""
+    if not text:
+        return {}
+    if not is_number(text := text.removesuffix(".0")):
+        raise UserError(f"{where}: {name} '{text}'; expected a whole number")
+    return {name: int(text)}
+
+
 def looks_like_header(cells: Sequence[str]) -> bool:
     """Return whether a line is a header: a cell has the name of a path column, and none is a number or a file."""
     return any(meaning_of(cell) == "path" for cell in cells) and not any(map(is_data, cells))

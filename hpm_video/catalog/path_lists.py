@@ -30,6 +30,7 @@ from hpm_video.catalog.columns import (
     is_number,
     meaning_of,
     rank_of_path,
+    read_number,
     read_split,
     seconds_of,
 )
@@ -258,7 +259,7 @@ def _read_line(cells: list[Any], meanings: Sequence[str], where: str) -> _Line:
         if meaning != "path" and ("\n" in text or "\r" in text):
             raise UserError(f"{where}: {meaning} goes over several lines; expected one: is a quote not closed?")
         if meaning in NUMBERS:
-            numbers |= _read_number(meaning, text, where)
+            numbers |= read_number(meaning, text, where)
         elif meaning == "label":
             labels.append(text)
         else:
@@ -268,14 +269,6 @@ def _read_line(cells: list[Any], meanings: Sequence[str], where: str) -> _Line:
     split = read_split(values["split"], where, "split") if "split" in meanings else ""
     span = read_span(values["start_s"], values["stop_s"], where)
     return _Line(where, values["path"], tuple(labels), split, values["group"], numbers, span)
-
-
-def _read_number(name: str, text: str, where: str) -> dict[str, int]:
-    if not text:
-        return {}
-    if not is_number(text := text.removesuffix(".0")):
-        raise UserError(f"{where}: {name} '{text}'; expected a whole number")
-    return {name: int(text)}
 
 
 def _make_row(line: _Line, label: int, folders: FrameFolders, places: Places) -> Row | str:

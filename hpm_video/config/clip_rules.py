@@ -1,4 +1,4 @@
-"""How films become pieces: the key data.clips."""
+"""Rules by which films become pieces: the key data.clips."""
 
 import math
 from typing import NamedTuple

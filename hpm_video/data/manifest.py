@@ -21,10 +21,12 @@ from hpm_video.catalog.roots import kind_of_names
 from hpm_video.catalog.rows import Row
 from hpm_video.catalog.seconds import has_spans, show_span
 from hpm_video.catalog.texts import read_json
+from hpm_video.config.clip_rules import ClipRule
 from hpm_video.config.data_sets import SamplingProtocol, protocol_entry, read_protocol
 from hpm_video.data.manifest_table import read_table, table_of
 from hpm_video.data.orders import ShuffledOrder
 from hpm_video.data.piece_columns import PIECE, draw_films, has_pieces, known_columns
+from hpm_video.data.readers.limits import Limits
 from hpm_video.errors import UserError
 from hpm_video.files import disk_faults, replacing, write_csv, write_json
 from hpm_video.item import Item
@@ -132,6 +134,12 @@ class Manifest:
     def select(self, rows: Sequence[int]) -> "Manifest":
         """Return a manifest of these rows alone."""
         return replace(self, table=self.table.take(pa.array(rows, pa.int64())).combine_chunks())
+
+    def cut(self, rule: ClipRule, limits: Limits) -> "Manifest":
+        """Return a manifest with a row for each piece of each film."""
+        from hpm_video.data.pieces import cut_films
+
+        return replace(self, table=cut_films(self, rule, limits))
 
     def hold_out(self, num: int, seed: int) -> "tuple[Manifest, Manifest]":
         """Return the rest, and `num` rows drawn by the seed; both keep the order of the rows."""

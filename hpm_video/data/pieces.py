@@ -13,7 +13,6 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,8 @@ NUM_THREADS = 8  # that open films: it is waiting for the disk
 Piece = tuple[float | None, float | None]  # start_s and stop_s
 
 
-def cut_films(manifest: Manifest, rule: ClipRule, limits: Limits) -> Manifest:
-    """Return the manifest with a row for each piece of each film, in order. Rows that are pieces already are cut further.
+def cut_films(manifest: Manifest, rule: ClipRule, limits: Limits) -> pa.Table:
+    """Return the rows of a manifest with a row for each piece of each film, in order. Rows that are pieces already are cut further.
 
     Images and folders of frames stay. So does a film that cannot be opened: it is read, named and counted as before.
     """
@@ -45,7 +44,8 @@ def cut_films(manifest: Manifest, rule: ClipRule, limits: Limits) -> Manifest:
     films = [p.lower().endswith(SUFFIXES) and n != 1 for p, n in zip(paths, frames, strict=True)]
     open_ended = {p for p, film, stop in zip(paths, films, stops, strict=True) if film and stop is None}
     lengths_s = read_lengths(manifest.root, sorted(open_ended), limits)
-    rows, pieces = [], []
+    rows: list[int] = []
+    pieces: list[Piece] = []
     for row, (path, film, start, stop) in enumerate(zip(paths, films, starts, stops, strict=True)):
         end = lengths_s.get(path) if stop is None else stop
         found = cut(rule, start, stop, end) if film and end is not None else [(start, stop)]
@@ -55,7 +55,7 @@ def cut_films(manifest: Manifest, rule: ClipRule, limits: Limits) -> Manifest:
     for name, values in zip(PIECE, zip(*pieces, strict=True) if pieces else ([], []), strict=True):
         table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.float64()))
     log.info("%s: %d films are cut into %d pieces (data.clips)", manifest.source, sum(films), len(rows))
-    return replace(manifest, table=table)
+    return table
 
 
 def cut(rule: ClipRule, start: float | None, stop: float | None, end_s: float) -> list[Piece]:

@@ -10,7 +10,7 @@ from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
 from hpm_video.catalog.roots import check_annotations, check_root, find_files
 from hpm_video.catalog.rows import Row
 from hpm_video.config import DataConfig
-from hpm_video.config.clip_rules import read_clip_rule
+from hpm_video.config.clip_rules import ClipRule, read_clip_rule
 from hpm_video.config.data_sets import SamplingProtocol
 from hpm_video.data.manifest import HEADER, Manifest, read_manifest
 from hpm_video.data.orders import Order
@@ -95,6 +95,10 @@ class Source(Protocol):
         """Return some facts of the content of a sample, without decoding it; None if it cannot be read."""
         ...
 
+    def cut(self, rule: ClipRule, limits: Limits) -> "Any":
+        """Return a source with a row for each piece of each film. Raises UserError for shards."""
+        ...
+
     def hold_out(self, num: int, seed: int) -> "tuple[Any, Any]":
         """Return two sources: the rest, and `num` samples that represent the set."""
         ...
@@ -108,16 +112,7 @@ def open_source(config: DataConfig, split: str, suffixes: Sequence[str] = ()) ->
     are cut into pieces. Raises UserError.
     """
     source, rule = _open(config, split, suffixes), read_clip_rule(config.clips)
-    if source is None or rule is None:
-        return source
-    if not isinstance(source, Manifest):
-        raise UserError(
-            f"data.clips: {config.clips}, but {source.source} is in shards; expected files. Try data.clips=null, or the "
-            "folder that was packed"
-        )
-    from hpm_video.data.pieces import cut_films
-
-    return cut_films(source, rule, Limits.of(config))
+    return source if source is None or rule is None else source.cut(rule, Limits.of(config))
 
 
 def _open(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Source | None:

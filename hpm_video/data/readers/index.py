@@ -57,10 +57,15 @@ class Index:
     def to_bytes(self, stamp: str) -> bytes:
         """Return the content of its file; `stamp`: of the film that it belongs to."""
         file = io.BytesIO()
-        base = np.array([self.time_base.numerator, self.time_base.denominator])
-        steps = np.diff(self.pts, prepend=0)
-        arrays = {"pts": steps, "keys": self.keys, "key_places": self.key_places, "hidden": self.hidden}
-        np.savez_compressed(file, stamp=stamp, time_base=base, **arrays)
+        np.savez_compressed(
+            file,
+            stamp=stamp,
+            time_base=[self.time_base.numerator, self.time_base.denominator],
+            pts=np.diff(self.pts, prepend=0),
+            keys=self.keys,
+            key_places=self.key_places,
+            hidden=self.hidden,
+        )
         return file.getvalue()
 
     @classmethod

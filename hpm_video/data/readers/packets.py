@@ -101,7 +101,8 @@ class Packets:
     def index(self) -> Index:
         """Return the index of the file, if `can_index`."""
         lists = (self.pts, self.keys, self.key_places, sorted(self.hidden))
-        return Index(*(np.array(values, dtype=np.int64) for values in lists), time_base=Fraction(self.time_base))
+        pts, keys, key_places, hidden = (np.array(values, dtype=np.int64) for values in lists)
+        return Index(pts, keys, key_places, hidden, Fraction(self.time_base))
 
 
 class FilmPackets:
