@@ -27,7 +27,6 @@ from hpm_video.catalog.columns import (
     check_columns,
     check_header,
     is_data,
-    is_number,
     meaning_of,
     rank_of_path,
     read_number,

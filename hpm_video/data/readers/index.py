@@ -11,9 +11,10 @@ import io
 import os
 from collections import OrderedDict
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -155,10 +156,9 @@ def stamp_of(found: os.stat_result) -> str:
     return f"{FORMAT} {_version()} {found.st_size} {found.st_mtime_ns}"
 
 
-def _version() -> Any:
-    import av
-
-    return av.__version__
+@cache
+def _version() -> str:
+    return version("av")
 
 
 def _file_of(film: _Film) -> Path | None:
