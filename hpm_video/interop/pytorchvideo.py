@@ -69,10 +69,8 @@ def to_labelled_paths(source: Source) -> list[LabelledPath]:
     return [(str(item.media), {"label": item.label}) for item in items]
 
 
-def from_labelled_paths(
-    paths: Iterable[LabelledPath], classes: Sequence[str] = (), root: Path | None = None
-) -> Manifest:
-    """Return pytorchvideo's `LabeledVideoPaths`, or a list of (path, {"label": number}), as a source.
+def from_labelled_paths(paths: Any, classes: Sequence[str] = (), root: Path | None = None) -> Manifest:
+    """Return pytorchvideo's `LabeledVideoPaths`, or any pairs of (path, {"label": number}), as a source.
 
     classes: their names, by number; without them numbers name themselves. root: the folder that paths in messages are
     relative to; None: the folder that all files lie in. Raises UserError for labels that are not numbers of classes.

@@ -14,7 +14,18 @@ FILES = sorted(LIBRARY.rglob("*.py"))
 MOST_LINES, MOST_SHARE = 300, 0.18
 WRONG_BEGINNINGS = re.compile(r"(Of|What|That|How|Whether|The way)\b")
 LAYERS = (
-    *("cli", "commands", "report", "profiling", "evals", "train", "costs", "weights", "method", "preprocess | runs"),
+    *(
+        "cli",
+        "commands",
+        "report",
+        "profiling",
+        "evals",
+        "train",
+        "costs",
+        "weights",
+        "method",
+        "preprocess | runs | interop",
+    ),
     *("models | data", "catalog", "config"),
 )
 
