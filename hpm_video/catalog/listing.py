@@ -1,9 +1,12 @@
 """The files of a tree: videos, images, frames, and the folders of its splits."""
 
+import contextlib
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from hpm_video.catalog.texts import keep_utf8, one_line
 from hpm_video.errors import UserError
@@ -21,35 +24,79 @@ SPLIT_FOLDERS = {  # in any case
 }
 
 
+LONGEST_SPLIT = max(len(name) for names in SPLIT_FOLDERS.values() for name in names)
+
+
 ARCHIVES = tuple(".tar .tgz .zip .rar .7z .gz .bz2 .xz .zst".split())
 
 
 TABLES = tuple(".parquet .arrow .feather".split())
 
 
-def list_folder(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
+class Folder(NamedTuple):
+    """A folder of a tree, as it is found."""
+
+    path: str  # relative to the root, with /; "." for the root itself
+    names: list[str]  # of everything in it that is neither a folder nor hidden, sorted
+    mark: tuple[int, int]  # `mark_folder` from before it was read
+
+
+def mark_folder(folder: str) -> tuple[int, int]:
+    """Return number and time of change (ns) of a folder, others if an entry came, went or was renamed; zeros if it is absent."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
+
+
+def walk_folders(root: Path) -> Iterator[Folder]:
+    """Yield a folder and all below it that are not hidden: each before those in it, and these sorted by name.
+
+    Links are followed, and each folder is read once. A folder that cannot be read counts as empty.
+    """
+    seen: set[str] = set()
+    left = [(".", os.path.realpath(root))]
+    while left:
+        path, real = left.pop()
+        if real in seen:
+            continue
+        seen.add(real)
+        mark, names, inner = mark_folder(real), [], []
+        with contextlib.suppress(OSError), os.scandir(real) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if not _is_folder(entry):
+                    names.append(entry.name)
+                else:
+                    inner.append((entry.name, os.path.realpath(entry.path) if entry.is_symlink() else entry.path))
+        yield Folder(path, sorted(names), mark)
+        inner.sort(reverse=True)
+        left += [(name if path == "." else f"{path}/{name}", real) for name, real in inner]
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def list_folder(root: Path, suffixes: tuple[str, ...] = SUFFIXES, folders: Iterable[Folder] | None = None) -> list[str]:
     """Return the files with these endings in `root` and below, sorted, relative to it; hidden files are left out.
 
-    Links are followed, and each folder is read once: a link to a folder above it would not end. Raises UserError if
-    there is no such file.
+    Links are followed, and each folder is read once: a link to a folder above it would not end. folders: what
+    `walk_folders` gives for the root. Raises UserError if there is no such file.
     """
     found: list[str] = []
     others: Counter[str] = Counter()  # of the files with other endings
-    seen: set[str] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        if os.path.realpath(folder) in seen:
-            subfolders.clear()
-            continue
-        seen.add(os.path.realpath(folder))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        inside = Path(folder).relative_to(root)
-        for name in files:
-            if name.startswith("."):
-                continue
-            if name.lower().endswith(suffixes):
-                found.append((inside / name).as_posix())
-            else:
-                others[os.path.splitext(name)[1].lower()] += 1
+    for folder in walk_folders(root) if folders is None else folders:
+        inside = "" if folder.path == "." else f"{folder.path}/"
+        wanted = [name for name in folder.names if name.lower().endswith(suffixes)]
+        found += [inside + name for name in wanted]
+        if not found:
+            others.update(os.path.splitext(name)[1].lower() for name in folder.names)
     if not found:
         kind = "image" if suffixes == IMAGE_SUFFIXES else "video" if suffixes == SUFFIXES else "video and no image"
         raise UserError(
@@ -63,7 +110,8 @@ def _tell_others(others: Counter[str]) -> str:
     """Return what a folder holds instead, and what to do with it."""
     if not others:
         return "It holds no file that is not hidden"
-    some = ", ".join(f"{count:,} {one_line(end)[:20] or 'without an ending'}" for end, count in others.most_common(3))
+    most = sorted(others.items(), key=lambda entry: (-entry[1], not entry[0], entry[0]))[:3]
+    some = ", ".join(f"{count:,} {one_line(end)[:20] or 'without an ending'}" for end, count in most)
     held = set(others)
     if held & set(SUFFIXES):
         return f"It holds videos ({some}): expected images there, or leave out --images"
@@ -113,10 +161,11 @@ def split_folders(root: Path) -> dict[str, str]:
     """Return split -> its folder train/, val/ or test/ of `root`; empty if there is no train/. Raises UserError if a
     split has two."""
     there: dict[str, list[str]] = {}
-    for name in sorted(os.listdir(root)) if root.is_dir() else []:
-        split = next((split for split, names in SPLIT_FOLDERS.items() if name.casefold() in names), None)
-        if split and (root / name).is_dir():
-            there.setdefault(split, []).append(name)
+    splits = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
+    names = os.listdir(root) if root.is_dir() else []
+    for name in sorted(name for name in names if len(name) <= LONGEST_SPLIT and name.casefold() in splits):
+        if (root / name).is_dir():
+            there.setdefault(splits[name.casefold()], []).append(name)
     if "train" not in there:
         return {}
     if two := next((names for names in there.values() if len(names) > 1), None):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpm_video.catalog.kinds import LIST_ENDINGS, kind_of_file
-from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES, list_folder, split_folders
-from hpm_video.catalog.texts import is_utf8, keep_utf8, one_line
+from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES, split_folders
+from hpm_video.catalog.texts import is_utf8, one_line
 from hpm_video.errors import UserError
 
 log = logging.getLogger("hpm_video")
@@ -82,24 +82,6 @@ def tell_file(file: Path) -> str:
     return f"{f' ({kind})' if kind else ''}; expected the folder that holds the videos"
 
 
-def find_files(root: Path, split: str, suffixes: Sequence[str], use_splits: bool) -> list[str] | None:
-    """Return the paths of a split of a folder, sorted, relative to it; None if it has no such split.
-
-    A folder with train/ and val/ or test/ has these splits, unless `use_splits` is off; otherwise all files are
-    training samples. The training split logs once what is used and what is not. Raises UserError.
-    """
-    wanted = tuple(suffixes)
-    folders = _find_splits(root, wanted) if use_splits else {}
-    if split != "train" and split not in folders:
-        return None
-    part = folders.get(split, ".")
-    names = keep_utf8(list_folder(root / part, wanted), root / part)
-    if split == "train":
-        _tell_splits(root, folders)
-        _tell_lists(root, [root, *(root / folder for folder in folders.values())])
-    return [os.path.normpath(f"{part}/{name}") for name in names]
-
-
 def kind_of_names(names: Sequence[str]) -> str:
     """Return what samples of these paths are: videos, images, or samples if they are mixed or folders of frames."""
     for kind, suffixes in (("videos", SUFFIXES), ("images", IMAGE_SUFFIXES)):
@@ -108,7 +90,7 @@ def kind_of_names(names: Sequence[str]) -> str:
     return "samples"
 
 
-def _find_splits(root: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
+def find_splits(root: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
     """Return split -> folder, of those that hold files; empty if there is no train/ or nothing beside it."""
     folders = split_folders(root)
     if len(folders) < 2:
@@ -122,6 +104,12 @@ def _holds_any(folder: Path, suffixes: tuple[str, ...]) -> bool:
         for _, _, names in os.walk(folder, followlinks=False)
         for name in names
     )
+
+
+def tell_use(root: Path, folders: dict[str, str]) -> None:
+    """Log what of a folder is used and what is not. folders: `find_splits`."""
+    _tell_splits(root, folders)
+    _tell_lists(root, [root, *(root / folder for folder in folders.values())])
 
 
 def _tell_splits(root: Path, folders: dict[str, str]) -> None:
@@ -141,7 +129,7 @@ def _tell_lists(root: Path, folders: list[Path]) -> None:
             "data.root: %s/manifest is a manifest, which is not used here; data.root=%s/manifest uses it", root, root
         )
         return
-    lists = [folder / name for folder in folders for name in sorted(os.listdir(folder)) if _is_list(folder, name)]
+    lists = [folder / name for folder in folders for name in sorted(_list_names(folder))]
     if not lists:
         return
     parts: dict[str, Path] = {}
@@ -164,10 +152,12 @@ def _tell_lists(root: Path, folders: list[Path]) -> None:
     )
 
 
-def _is_list(folder: Path, name: str) -> bool:
-    return (
-        name.lower().endswith(LIST_ENDINGS)
+def _list_names(folder: Path) -> list[str]:
+    return [
+        name
+        for name in os.listdir(folder)
+        if name.lower().endswith(LIST_ENDINGS)
         and not name.startswith(".")
         and re.search(ANNOTATION_WORDS, name.lower()) is not None
         and (folder / name).is_file()
-    )
+    ]

@@ -28,10 +28,10 @@ def is_utf8(name: str) -> bool:
 
 def keep_utf8(names: Sequence[str], where: Path | str) -> list[str]:
     """Return the names that are UTF-8, and warn of the others: tables hold UTF-8 only. Raises UserError if none is left."""
+    if is_utf8("".join(names)):
+        return list(names)
     kept = [name for name in names if is_utf8(name)]
     odd = [one_line(name) for name in names if not is_utf8(name)]
-    if not odd:
-        return kept
     some = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
     text = f"{where}: {len(odd)} of {len(names)} files have a name that is not UTF-8 ({some})"
     if not kept:

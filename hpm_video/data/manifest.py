@@ -15,18 +15,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from hpm_video.catalog.roots import kind_of_names
 from hpm_video.catalog.rows import Row
 from hpm_video.catalog.seconds import has_spans, show_span
 from hpm_video.catalog.texts import read_json
 from hpm_video.config.clip_rules import ClipRule
 from hpm_video.config.data_sets import SamplingProtocol, protocol_entry, read_protocol
-from hpm_video.data.manifest_table import read_table, table_of
-from hpm_video.data.orders import ShuffledOrder
+from hpm_video.data.manifest_files import read_table
+from hpm_video.data.manifest_table import table_of
+from hpm_video.data.orders import ShuffledOrder, permute
 from hpm_video.data.piece_columns import PIECE, draw_films, has_pieces, known_columns
 from hpm_video.data.readers.limits import Limits
+from hpm_video.data.row_cache import Rows, find_entry, share
+from hpm_video.data.table_columns import Column, digest_rows, feed_columns, kind_of_column, take_rows, without_rows
 from hpm_video.errors import UserError
 from hpm_video.files import disk_faults, replacing, write_csv, write_json
 from hpm_video.item import Item
@@ -35,7 +38,7 @@ from hpm_video.streams import HELD_OUT
 log = logging.getLogger("hpm_video")
 HEADER = "manifest.json"
 FORMAT = "hpm-video manifest 1"
-ROWS_AT_ONCE = 100_000
+LEAST_SHARED_ROWS = 1_000_000  # from which on the draw of the held-out rows is kept for the other processes
 NUM_HEAD_BYTES = 4096  # of a file, that `describe` reads
 
 
@@ -65,19 +68,19 @@ class Manifest:
         return ShuffledOrder(len(self))
 
     @property
-    def paths(self) -> list[str]:
+    def paths(self) -> Sequence[str]:
         """The path of each row."""
-        return self.table["path"].to_pylist()
+        return Column(self.table["path"])
 
     @property
-    def labels(self) -> list[int]:
+    def labels(self) -> Sequence[int]:
         """The label of each row; -1: none."""
-        return self.table["label"].to_pylist()
+        return Column(self.table["label"])
 
     @property
     def kind(self) -> str:
         """videos, images, or samples if they are mixed or folders of frames."""
-        return kind_of_names(self.paths)
+        return kind_of_column(self.table["path"])
 
     def name(self, row: int) -> str:
         """Return the path of a row; that of a piece of a film ends as #t=10,20 (seconds)."""
@@ -97,20 +100,13 @@ class Manifest:
 
     def fingerprint(self) -> str:
         """Return a digest of path, label, first frame and piece of each row, the same on every machine."""
-        digest = hashlib.sha256()
-        columns = [self.table[name] for name in known_columns(self.table, ("path", "label", "first_frame", *PIECE))]
-        for start in range(0, len(self), ROWS_AT_ONCE):
-            for row in zip(*(column.slice(start, ROWS_AT_ONCE).to_pylist() for column in columns), strict=True):
-                digest.update(repr(row).encode("utf-8", "surrogatepass") + b"\n")
-        return digest.hexdigest()[:16]
+        return digest_rows(self.table.select(known_columns(self.table, ("path", "label", "first_frame", *PIECE))))
 
     def version(self) -> str:
         """Return a digest of all rows, and of size and time of change of each file."""
-        found = hashlib.sha256(
-            json.dumps(
-                [self.classes, self.table.select(known_columns(self.table, self.table.column_names)).to_pydict()]
-            ).encode()
-        )
+        found = hashlib.sha256(f"[{json.dumps(self.classes)}, ".encode())
+        feed_columns(found, self.table.select(known_columns(self.table, self.table.column_names)))
+        found.update(b"]")
         for path in self.paths:
             found.update(json.dumps(_stat(self.root / path)).encode())
         return found.hexdigest()[:24]
@@ -131,9 +127,9 @@ class Manifest:
                     return file.stat().st_size, stream.read(NUM_HEAD_BYTES)
         return None
 
-    def select(self, rows: Sequence[int]) -> "Manifest":
+    def select(self, rows: Sequence[int] | np.ndarray) -> "Manifest":
         """Return a manifest of these rows alone."""
-        return replace(self, table=self.table.take(pa.array(rows, pa.int64())).combine_chunks())
+        return replace(self, table=take_rows(self.table, rows))
 
     def cut(self, rule: ClipRule, limits: Limits) -> "Manifest":
         """Return a manifest with a row for each piece of each film."""
@@ -145,8 +141,20 @@ class Manifest:
         """Return the rest, and `num` rows drawn by the seed; both keep the order of the rows."""
         if has_pieces(self.table) and (films := draw_films(self.table["path"].to_numpy(), num, HELD_OUT.numpy(seed))):
             return self.select(films[0]), self.select(films[1])
-        drawn = HELD_OUT.numpy(seed).permutation(len(self))[:num].tolist()
-        return self.select(sorted(set(range(len(self))) - set(drawn))), self.select(sorted(drawn))
+        drawn = _draw_held_out(len(self), num, seed)
+        return replace(self, table=without_rows(self.table, drawn)), self.select(drawn)
+
+
+def _draw_held_out(num_rows: int, num: int, seed: int) -> np.ndarray:
+    """Return the rows that are held out, sorted: int64 [num]. For large sets one process of a node draws them."""
+
+    def draw() -> Rows:
+        rows = np.sort(permute(HELD_OUT.numpy(seed), num_rows)[:num]).astype(np.int64)
+        batch = pa.record_batch([rows], names=["row"])
+        return Rows(batch.schema, [batch])
+
+    entry = find_entry("held out", num_rows, num, seed, np.__version__) if num_rows >= LEAST_SHARED_ROWS else None
+    return share(entry, draw)["row"].to_numpy()
 
 
 def _stat(file: Path) -> tuple[int, int]:

@@ -19,8 +19,19 @@ class Order(Protocol):
         ...
 
 
+def permute(rng: np.random.Generator, num: int) -> np.ndarray:
+    """Return what rng.permutation(num) returns, in half the memory if the numbers fit: uint32 or int64 [num].
+
+    Generator.permutation shuffles a range of int64, and the draws of a shuffle do not depend on the type.
+    """
+    if num > np.iinfo(np.uint32).max:
+        return rng.permutation(num)
+    rng.shuffle(rows := np.arange(num, dtype=np.uint32))
+    return rows
+
+
 class ShuffledOrder:
-    """Permute all samples; keeps the permutation of the last epoch."""
+    """Permute all samples; keeps the permutation of the last epoch: 4 bytes for each sample."""
 
     def __init__(self, num_samples: int) -> None:
         self.num_samples = num_samples
@@ -30,7 +41,8 @@ class ShuffledOrder:
     def row(self, seed: int, epoch: int, place: int) -> int:
         """Return the row at `place` (0..num_samples - 1) of the epoch."""
         if self._drawn != (seed, epoch):
-            self._rows = ORDER.numpy(seed, epoch).permutation(self.num_samples)
+            self._rows = np.empty(0, np.uint32)  # never two epochs at once
+            self._rows = permute(ORDER.numpy(seed, epoch), self.num_samples)
             self._drawn = (seed, epoch)
         return int(self._rows[place])
 

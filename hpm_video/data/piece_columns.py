@@ -9,15 +9,7 @@ import pyarrow.compute
 PIECE = ("start_s", "stop_s")
 
 
-def complete(table: pa.Table) -> pa.Table:
-    """Return the table with both columns; whole files if it lacks them."""
-    for name in PIECE:
-        if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(table.num_rows, pa.float64()))
-    return table
-
-
-def has_pieces(table: pa.Table) -> bool:
+def has_pieces(table: pa.Table | pa.RecordBatch) -> bool:
     """Return whether any row is a piece of a film."""
     return any(table[name].null_count < table.num_rows for name in PIECE)
 
@@ -27,10 +19,10 @@ def known_columns(table: pa.Table, names: Sequence[str]) -> list[str]:
     return [name for name in names if name not in PIECE or has_pieces(table)]
 
 
-def is_piece(table: pa.Table) -> pa.ChunkedArray:
+def is_piece(table: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
     """Return for each row whether start_s and stop_s are unknown, or a piece of some length: bool [rows]."""
     compute = pyarrow.compute
-    start, stop = (table[name] for name in PIECE)
+    start, stop = (table[name].cast(pa.float64()) for name in PIECE)
     finite = compute.and_(*(compute.fill_null(compute.is_finite(column), True) for column in (start, stop)))
     behind = compute.fill_null(compute.greater(stop, compute.fill_null(start, 0.0)), True)
     return compute.and_(finite, behind)

@@ -7,11 +7,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from hpm_video.catalog.layouts import find_layout
 from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
-from hpm_video.catalog.roots import check_annotations, check_root, find_files
-from hpm_video.catalog.rows import Row
+from hpm_video.catalog.roots import check_annotations, check_root, find_splits, tell_use
 from hpm_video.config import DataConfig
 from hpm_video.config.clip_rules import ClipRule, read_clip_rule
 from hpm_video.config.data_sets import SamplingProtocol
+from hpm_video.data.folder_table import read_folder
 from hpm_video.data.manifest import HEADER, Manifest, read_manifest
 from hpm_video.data.orders import Order
 from hpm_video.data.readers.limits import Limits
@@ -56,7 +56,7 @@ class Source(Protocol):
         ...
 
     @property
-    def labels(self) -> list[int] | None:
+    def labels(self) -> Sequence[int] | None:
         """The label of each row, -1 for none; None if every tar would have to be read."""
         ...
 
@@ -141,8 +141,13 @@ def _open(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Sourc
         source = f"{data_set.help} {where}"
         return Manifest.of(root, rows, found.classes, source, set_name=layout.name, **facts)
     wanted = tuple(suffixes) or (SUFFIXES + IMAGE_SUFFIXES if config.num_frames == 1 else SUFFIXES)
-    paths = find_files(root, split, wanted, use_splits=config.format == "auto")
-    return None if paths is None else Manifest.of(root, [Row(path) for path in paths], [], f"folder {root}")
+    folders = find_splits(root, wanted) if config.format == "auto" else {}
+    if split != "train" and split not in folders:
+        return None
+    table = read_folder(root, folders.get(split, "."), wanted)
+    if split == "train":
+        tell_use(root, folders)
+    return Manifest(root=root, table=table, classes=[], source=f"folder {root}")
 
 
 def check_missing(missing: Sequence[str], num_rows: int, most: float, where: str) -> None:

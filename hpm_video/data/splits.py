@@ -101,7 +101,7 @@ def open_tested(config: DataConfig, wanted: str, seed: int) -> tuple[str, Source
 def has_labels(source: Source) -> bool:
     """Return True if any sample has a label; for shards, if the first one has."""
     if source.labels is not None:
-        return max(source.labels, default=-1) >= 0
+        return bool((np.array(source.labels) >= 0).any())
     try:
         return len(source) > 0 and source.item(0).label >= 0
     except UnreadableVideo:  # reported when it is read
@@ -124,7 +124,7 @@ def check_labels(source: Source, part: str) -> None:
             f"{source.source}: {(labels < 0).sum()} of {len(labels)} samples have no label, the first: {source.name(row)}; "
             f"expected a label for each. {LABELS_HINT}"
         )
-    empty = sorted(set(range(len(source.classes))) - set(labels.tolist()))
+    empty = np.flatnonzero(np.bincount(labels, minlength=len(source.classes))[: len(source.classes)] == 0).tolist()
     if empty:
         named = ", ".join(source.classes[k] for k in empty[:3]) + (", ..." if len(empty) > 3 else "")
         log.warning("%d of %d classes have no %s sample: %s", len(empty), len(source.classes), part, named)

@@ -4,9 +4,12 @@ import json
 
 import pytest
 
+from hpm_video.catalog.rows import Row
 from hpm_video.config import DataConfig
+from hpm_video.data.manifest import Manifest
 from hpm_video.data.source import open_source
 from hpm_video.data.splits import hold_out
+from hpm_video.streams import HELD_OUT
 from hpm_video.types import UserError
 
 
@@ -128,3 +131,15 @@ def test_hold_out_is_disjoint_and_leaves_something(tmp_path) -> None:
         train, held_out = hold_out(manifest, num, 0)
         assert len(held_out.paths) == expected and len(train.paths) >= 1
         assert count == 1 or not set(train.paths) & set(held_out.paths)
+
+
+def test_held_out_rows_of_a_large_set_are_the_same(tmp_path, monkeypatch) -> None:
+    manifest = Manifest.of(tmp_path, [Row(f"{n}.mp4") for n in range(50)], [], "x")
+    drawn = sorted(HELD_OUT.numpy(3).permutation(50)[:7].tolist())
+    monkeypatch.setenv("HPM_VIDEO_CACHE", str(tmp_path / "cache"))
+    for least, num_kept in ((1000, 0), (10, 1), (10, 1)):  # drawn; drawn and kept; kept before
+        monkeypatch.setattr("hpm_video.data.manifest.LEAST_SHARED_ROWS", least)
+        rest, held = manifest.hold_out(7, 3)
+        assert held.paths == [f"{n}.mp4" for n in drawn] and len(list((tmp_path / "cache").glob("*.arrow"))) == num_kept
+        assert rest.paths == [f"{n}.mp4" for n in range(50) if n not in drawn]
+    assert manifest.hold_out(7, 4)[1].paths != held.paths

@@ -1,6 +1,9 @@
 """The order of the samples in each epoch."""
 
-from hpm_video.data.orders import ListedOrder, ShuffledOrder, WindowedOrder
+import numpy as np
+
+from hpm_video.data.orders import ListedOrder, ShuffledOrder, WindowedOrder, permute
+from hpm_video.streams import ORDER
 
 
 def test_each_epoch_is_a_permutation_of_its_own() -> None:
@@ -12,3 +15,9 @@ def test_each_epoch_is_a_permutation_of_its_own() -> None:
 
 def test_listed_rows() -> None:
     assert [ListedOrder([5, 2]).row(0, epoch, 1) for epoch in (0, 1)] == [2, 2]
+
+
+def test_a_permutation_of_half_the_size_is_the_same() -> None:
+    for num in (0, 1, 1000, 70_000):
+        assert (permute(ORDER.numpy(1, 2), num) == ORDER.numpy(1, 2).permutation(num)).all()
+    assert permute(ORDER.numpy(1, 2), 9).dtype == np.uint32
