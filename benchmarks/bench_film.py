@@ -101,12 +101,13 @@ def read_clip(file: Path, number: int) -> np.ndarray:
 
 
 def compare(short: Path, long: Path, clips: int) -> dict[str, dict[str, float]]:
-    """Return the figures of the short file, and of the long one without and with its index."""
+    """Return the figures of the short file, and of the long one without and with its index. $HPM_VIDEO_CACHE is a new folder."""
+
+    cache = os.environ["HPM_VIDEO_CACHE"]
 
     def read_first(number: int) -> None:
         index.forget_loaded()
-        for file in (index.cache_folder("index") or Path()).glob("*/*.npz"):
-            file.unlink()
+        os.environ["HPM_VIDEO_CACHE"] = f"{cache}/{number}"  # empty
         read_clip(long, number)
 
     def read_loaded(number: int) -> None:
