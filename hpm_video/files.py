@@ -111,6 +111,19 @@ def expand_home(path: str) -> str:
     return path if "://" in path else os.path.expanduser(path)
 
 
+def cache_folder(name: str) -> Path | None:
+    """Return a folder of the user's cache, which may not exist yet: what is in it can be made again.
+
+    It lies in $HPM_VIDEO_CACHE if that is set (empty: there is no cache), else in $XDG_CACHE_HOME/hpm_video or
+    ~/.cache/hpm_video.
+    """
+    given = os.environ.get("HPM_VIDEO_CACHE")
+    if given is not None:
+        return Path(expand_home(given)) / name if given else None
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "hpm_video" / name if os.path.isabs(base) else None
+
+
 def sync(path: Path) -> None:
     """Wait until a file or folder is on the disk; some file systems cannot sync folders."""
     with contextlib.suppress(OSError):

@@ -20,16 +20,28 @@ COLUMNS = {  # what a header may call them, without case, blanks, - and _
         "groundtruth gt y"
     ),
     "split": "split splits subset set partition phase usage splitname datasplit",
-    "start": "start startframe framestart firstframe beginframe",
-    "end": "end endframe frameend lastframe stopframe",
+    "start": "start begin startframe framestart firstframe beginframe",
+    "end": "end stop endframe frameend lastframe stopframe",
+    "start_s": (
+        "starts timestart starttime startsec startseconds startsecond startinseconds starttimestamp timestampstart tstart tbegin "
+        "begintime beginseconds"
+    ),
+    "stop_s": (
+        "stops ends timeend timestop endtime stoptime endsec stopsec endseconds stopseconds endsecond stopsecond endinseconds "
+        "endtimestamp stoptimestamp timestampend tend tstop"
+    ),
     "total": "total totalframes numframes frames nframes numberofframes framecount numframe",
     "offset": "offset frameoffset",
     "group": "group groupid groups",
 }
-SECONDS = (  # of a part of a file, which is not read
-    "timestart timeend starttime endtime startsec endsec starts ends startseconds endseconds starttimestamp endtimestamp "
-    "stoptimestamp timestamp timestamps tstart tend begintime begin stop segment segments tbegin startsecond endsecond "
-    "startms endms stoptime"
+PLAIN_ENDS = {
+    "start": "start_s",
+    "begin": "start_s",
+    "end": "stop_s",
+    "stop": "stop_s",
+}  # frames of a folder, seconds of a film
+SECONDS = (
+    "timestamp timestamps segment segments startms endms stopms"  # of a part of a file, in a form that is not read
 )
 SPLIT_WORDS = {
     "train": "train training trn tr trainset trainingset",
@@ -61,6 +73,15 @@ def is_number(cell: Any) -> bool:
     return re.fullmatch(r"-?[0-9]{1,9}", cell) is not None if isinstance(cell, str) else False
 
 
+def read_number(name: str, text: str, where: str) -> dict[str, int]:
+    """Return a whole number by its name; nothing for an empty cell. Raises UserError."""
+    if not text:
+        return {}
+    if not is_number(text := text.removesuffix(".0")):
+        raise UserError(f"{where}: {name} '{text}'; expected a whole number")
+    return {name: int(text)}
+
+
 def looks_like_header(cells: Sequence[str]) -> bool:
     """Return whether a line is a header: a cell has the name of a path column, and none is a number or a file."""
     return any(meaning_of(cell) == "path" for cell in cells) and not any(map(is_data, cells))
@@ -90,7 +111,7 @@ def check_header(names: Sequence[str], where: str) -> None:
 
 
 def seconds_of(names: Sequence[str]) -> list[str]:
-    """Return the columns that cut a part of a file by time."""
+    """Return the columns that cut a part of a file by time in a form that is not read."""
     words = SECONDS.split()
     return [name for name in names if plain(name) in words]
 

@@ -10,7 +10,8 @@ Delimiter, header and columns are found out:
 | `folder 163 3` | path, total, label |
 | `folder 1 17 3` | path, start, end, label |
 
-start and end: the numbers in the names of the first and the last image of a folder; offset: how many images come before;
+start and end: the numbers in the names of the first and the last image of a folder; under a header, the seconds of a piece
+of a film (start_s, stop_s; seconds.py); offset: how many images come before;
 total: how many belong to the sample, -1 = all. A header or `columns` says anything else; its names: `columns.py`, the files
 that can be read: `list_table.py`. A column `split` distributes the rows.
 """
@@ -26,16 +27,17 @@ from hpm_video.catalog.columns import (
     check_columns,
     check_header,
     is_data,
-    is_number,
     meaning_of,
     rank_of_path,
+    read_number,
     read_split,
     seconds_of,
 )
 from hpm_video.catalog.list_table import EXPECTED, Table, read_table
-from hpm_video.catalog.listing import IMAGE_SUFFIXES
+from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
 from hpm_video.catalog.places import FrameFolders, Places, find_frames
 from hpm_video.catalog.rows import Found, Row
+from hpm_video.catalog.seconds import check_folder, mean_seconds, read_span
 from hpm_video.errors import UserError
 
 NUMBERS = ("start", "end", "total", "offset")
@@ -55,6 +57,7 @@ class _Line(NamedTuple):
     split: str = ""
     group: str = ""
     numbers: dict[str, int] = {}
+    span: tuple[float | None, float | None] = (None, None)  # of a film, seconds
 
 
 class _List(NamedTuple):
@@ -135,7 +138,7 @@ def _read_list(file: Path, columns: tuple[str, ...], places: Places) -> _List:
             table = table._replace(rows=table.rows[1:])
             notes.append(f"{table.where}: passed over, as it is a header")
     elif table.names:
-        meanings, names = _choose_columns(table, places, notes), table.names
+        meanings, names = mean_seconds(table, _choose_columns(table, places, notes), places), table.names
     else:
         meanings = names = _guess_columns(table)
         if _is_stray_header(table, 0, places):
@@ -200,10 +203,14 @@ def _choose_columns(table: Table, places: Places, notes: list[str]) -> tuple[str
     files. Raises UserError."""
     check_header(table.names, table.where)
     found = [meaning_of(name) for name in table.names]
-    if cut := [name for name in seconds_of(table.names) if not {"start", "end"} <= set(found)]:
+    if (
+        (cut := seconds_of(table.names))
+        and not {"start", "end"} <= set(found)
+        and not {"start_s", "stop_s"} <= set(found)
+    ):
         raise UserError(
-            f"{table.where}: {', '.join(cut)} cut parts of files by time; expected whole files. Cut the files first, or, if "
-            "they are cut already, say what the columns are: --columns path,label,- (- for one that is not used)"
+            f"{table.where}: {', '.join(cut)} cut parts of files by time; expected start_s and stop_s, in seconds, or, if the "
+            "files are cut already, what the columns are: --columns path,label,- (- for one that is not used)"
         )
     candidates = [place for place, meaning in enumerate(found) if meaning == "path"]
 
@@ -216,7 +223,7 @@ def _choose_columns(table: Table, places: Places, notes: list[str]) -> tuple[str
     if len(candidates) > 1:
         path = min(candidates, key=lambda place: (-hits(place), rank_of_path(table.names[place])))
         found = ["" if meaning == "path" and place != path else meaning for place, meaning in enumerate(found)]
-    for meaning in (*NUMBERS, "split", "group"):
+    for meaning in (*NUMBERS, "start_s", "stop_s", "split", "group"):
         same = [name for name, other in zip(table.names, found, strict=True) if other == meaning]
         if len(same) > 1:
             raise UserError(f"{table.where}: {' and '.join(same)} both name the {meaning}; expected one, or --columns")
@@ -240,7 +247,7 @@ def _check_rows(table: Table, meanings: Sequence[str]) -> None:
 
 def _read_line(cells: list[Any], meanings: Sequence[str], where: str) -> _Line:
     numbers: dict[str, int] = {}
-    values = {"path": "", "split": "", "group": ""}
+    values = {"path": "", "split": "", "group": "", "start_s": "", "stop_s": ""}
     labels = []
     for meaning, cell in zip(meanings, cells, strict=True):
         if not meaning:
@@ -251,7 +258,7 @@ def _read_line(cells: list[Any], meanings: Sequence[str], where: str) -> _Line:
         if meaning != "path" and ("\n" in text or "\r" in text):
             raise UserError(f"{where}: {meaning} goes over several lines; expected one: is a quote not closed?")
         if meaning in NUMBERS:
-            numbers |= _read_number(meaning, text, where)
+            numbers |= read_number(meaning, text, where)
         elif meaning == "label":
             labels.append(text)
         else:
@@ -259,15 +266,8 @@ def _read_line(cells: list[Any], meanings: Sequence[str], where: str) -> _Line:
     if not values["path"].strip():
         raise UserError(f"{where}: no path; expected {EXPECTED}")
     split = read_split(values["split"], where, "split") if "split" in meanings else ""
-    return _Line(where, values["path"], tuple(labels), split, values["group"], numbers)
-
-
-def _read_number(name: str, text: str, where: str) -> dict[str, int]:
-    if not text:
-        return {}
-    if not is_number(text := text.removesuffix(".0")):
-        raise UserError(f"{where}: {name} '{text}'; expected a whole number")
-    return {name: int(text)}
+    span = read_span(values["start_s"], values["stop_s"], where)
+    return _Line(where, values["path"], tuple(labels), split, values["group"], numbers, span)
 
 
 def _make_row(line: _Line, label: int, folders: FrameFolders, places: Places) -> Row | str:
@@ -278,13 +278,16 @@ def _make_row(line: _Line, label: int, folders: FrameFolders, places: Places) ->
     numbers, total = line.numbers, line.numbers.get("total", -1)
     more: dict[str, Any] = {}
     if os.path.isdir(folders.root / path):
+        check_folder(line.span, numbers, line.path, line.where)
         part = find_frames(folders.read(path), numbers)
         if isinstance(part, str):
             return part
         more = {"first_frame": part[0], "frames": part[1]}
     elif not os.path.isfile(folders.root / path):
         return " (not a file)"
-    elif numbers.get("start") or numbers.get("offset") or "end" in numbers:
+    elif line.span != (None, None) and path.lower().endswith(SUFFIXES):
+        more = {"start_s": line.span[0], "stop_s": line.span[1]}
+    elif numbers.get("start") or numbers.get("offset") or "end" in numbers or line.span != (None, None):
         raise UserError(f"{line.where}: a part of the file {line.path}; expected a folder of frames, or whole files")
     elif path.lower().endswith(IMAGE_SUFFIXES):
         more = {"frames": 1}

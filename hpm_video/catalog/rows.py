@@ -18,6 +18,8 @@ class Row(NamedTuple):
     height: int | None = None
     group: str = ""  # what belongs together (a camera, a person, a source film), for splits
     first_frame: int = 0  # number of the folder's images, in their order, before the first one of the sample
+    start_s: float | None = None  # of a film: where the sample begins, seconds after the first frame; None = the start
+    stop_s: float | None = None  # of a film: where it ends; None = the end
 
 
 class Found(NamedTuple):

@@ -2,6 +2,7 @@
 
 import math
 
+from hpm_video.config.clip_rules import read_clip_rule
 from hpm_video.config.geometry import Geometry, has_images, image_config
 from hpm_video.config.needs import ranks_by_predictor, trains_predictor
 from hpm_video.config.run_sections import FinetuneConfig, PretrainConfig, RunConfig
@@ -69,6 +70,7 @@ def check_shared_depth(shared_depth: int, decoder_attention: str) -> None:
 def check_clip(config: RunConfig) -> Geometry:
     """Return the geometry of the clips of any run. Raise UserError if model and clips do not fit each other."""
     geometry = Geometry.of(config)
+    read_clip_rule(config.data.clips)
     if config.model.positions == "sincos2d" and geometry.grid[0] != 1:
         raise UserError(
             f"model.positions: sincos2d is for one frame; the clip has {geometry.grid[0]} steps in time: use sincos1d, "

@@ -47,6 +47,11 @@ class DataConfig:
         least=0.01,
         most=10_000,
     )
+    clips: str | None = key(
+        None,
+        "cut each film into pieces, each a sample of its own, so that an epoch weighs films by their length: uniform:SECONDS, or "
+        "constant_clips_per_video:SECONDS:NUMBER (pytorchvideo's); null = each file is one sample",
+    )
     repeats: int = key(
         1,
         "clips per decoded video (repeated sampling): the same frames, each with its own crop and flip",

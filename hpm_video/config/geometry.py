@@ -151,7 +151,7 @@ def image_data(config: PretrainConfig) -> DataConfig:
     """Return how the clips of `images` are read: as one time step of equal frames."""
     images, data = config.images, config.data
     data = replace(data, root=images.root or data.root, format=images.format, annotations=images.annotations)
-    return replace(data, num_frames=config.model.tubelet, sampling="segments", fps=None, repeats=1)
+    return replace(data, num_frames=config.model.tubelet, sampling="segments", fps=None, clips=None, repeats=1)
 
 
 def image_config(config: PretrainConfig) -> PretrainConfig:

@@ -10,7 +10,8 @@ from hpm_video.config.tables import Row, Table
 @dataclass(frozen=True, kw_only=True)
 class Reader(Row):
     """A codec library. Its module has `load()`, which imports the library or raises, and `read(media, choose, fps, limits)`,
-    which returns frames uint8 [T, H, W, 3] or raises UnreadableVideo. `help` is its name in messages."""
+    which returns frames uint8 [T, H, W, 3] or raises UnreadableVideo; to read pieces of films it takes `span` too. `help` is
+    its name in messages."""
 
     library: str  # what is imported and whose version is reported
     in_auto: bool = False  # data.reader=auto tries these readers, in the order of the rows

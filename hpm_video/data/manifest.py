@@ -19,11 +19,15 @@ import numpy as np
 import pyarrow as pa
 
 from hpm_video.catalog.rows import Row
+from hpm_video.catalog.seconds import has_spans, show_span
 from hpm_video.catalog.texts import read_json
+from hpm_video.config.clip_rules import ClipRule
 from hpm_video.config.data_sets import SamplingProtocol, protocol_entry, read_protocol
 from hpm_video.data.manifest_files import read_table
 from hpm_video.data.manifest_table import table_of
 from hpm_video.data.orders import ShuffledOrder, permute
+from hpm_video.data.piece_columns import PIECE, draw_films, has_pieces, known_columns
+from hpm_video.data.readers.limits import Limits
 from hpm_video.data.row_cache import Rows, find_entry, share
 from hpm_video.data.table_columns import Column, digest_rows, feed_columns, kind_of_column, take_rows, without_rows
 from hpm_video.errors import UserError
@@ -79,40 +83,41 @@ class Manifest:
         return kind_of_column(self.table["path"])
 
     def name(self, row: int) -> str:
-        """Return the path of a row."""
-        return self.table["path"][row].as_py()
+        """Return the path of a row; that of a piece of a film ends as #t=10,20 (seconds)."""
+        path, start_s, stop_s = (self.table[name][row].as_py() for name in ("path", *PIECE))
+        return path + show_span(start_s, stop_s)
 
     def item(self, row: int) -> Item:
         """Return a sample, ready to be decoded."""
-        path, label, first, frames, fps = (
-            self.table[name][row].as_py() for name in ("path", "label", "first_frame", "frames", "fps")
+        path, label, first, frames, fps, start_s, stop_s = (
+            self.table[name][row].as_py() for name in ("path", "label", "first_frame", "frames", "fps", *PIECE)
         )
-        return Item(path, self.root / path, label, first, frames, fps)
+        return Item(path + show_span(start_s, stop_s), self.root / path, label, first, frames, fps, start_s, stop_s)
 
     def groups(self, rows: Sequence[int]) -> list[str]:
         """Return what each row belongs to; "" if it is not known."""
         return self.table["group"].take(rows).to_pylist()
 
     def fingerprint(self) -> str:
-        """Return a digest of path, label and first frame of each row, the same on every machine."""
-        return digest_rows(self.table.select(["path", "label", "first_frame"]))
+        """Return a digest of path, label, first frame and piece of each row, the same on every machine."""
+        return digest_rows(self.table.select(known_columns(self.table, ("path", "label", "first_frame", *PIECE))))
 
     def version(self) -> str:
         """Return a digest of all rows, and of size and time of change of each file."""
         found = hashlib.sha256(f"[{json.dumps(self.classes)}, ".encode())
-        feed_columns(found, self.table)
+        feed_columns(found, self.table.select(known_columns(self.table, self.table.column_names)))
         found.update(b"]")
         for path in self.paths:
             found.update(json.dumps(_stat(self.root / path)).encode())
         return found.hexdigest()[:24]
 
     def facts(self) -> dict[str, list]:
-        """Return label, first_frame and frames of all rows by name."""
-        return self.table.select(["label", "first_frame", "frames"]).to_pydict()
+        """Return label, first_frame, frames and, of pieces, start_s and stop_s of all rows by name."""
+        return self.table.select(known_columns(self.table, ["label", "first_frame", "frames", *PIECE])).to_pydict()
 
     def describe(self, row: int) -> tuple | None:
         """Return size and first bytes of a file, or of the first image of a folder of frames; None if it cannot be read."""
-        file = self.root / self.name(row)
+        file = self.root / self.table["path"][row].as_py()
         with contextlib.suppress(OSError, ValueError):
             if file.is_dir():
                 names = sorted(name for name in os.listdir(file) if not name.startswith("."))
@@ -126,8 +131,16 @@ class Manifest:
         """Return a manifest of these rows alone."""
         return replace(self, table=take_rows(self.table, rows))
 
+    def cut(self, rule: ClipRule, limits: Limits) -> "Manifest":
+        """Return a manifest with a row for each piece of each film."""
+        from hpm_video.data.pieces import cut_films
+
+        return replace(self, table=cut_films(self, rule, limits))
+
     def hold_out(self, num: int, seed: int) -> "tuple[Manifest, Manifest]":
         """Return the rest, and `num` rows drawn by the seed; both keep the order of the rows."""
+        if has_pieces(self.table) and (films := draw_films(self.table["path"].to_numpy(), num, HELD_OUT.numpy(seed))):
+            return self.select(films[0]), self.select(films[1])
         drawn = _draw_held_out(len(self), num, seed)
         return replace(self, table=without_rows(self.table, drawn)), self.select(drawn)
 
@@ -242,9 +255,11 @@ def write_manifest(  # noqa: PLR0913
             import pyarrow.parquet as files
 
             with replacing(file) as draft:
-                files.write_table(table_of(rows), draft)
+                table = table_of(rows)
+                files.write_table(table.select(known_columns(table, table.column_names)), draft)
         else:
-            write_csv(file, Row._fields, (["" if value is None else value for value in row] for row in rows))
+            names = Row._fields if has_spans(rows) else Row._fields[: -len(PIECE)]
+            write_csv(file, names, (["" if value is None else value for value in row[: len(names)]] for row in rows))
         entries[split] = {"file": file.name, "rows": len(rows)}
     header = {
         "format": FORMAT,

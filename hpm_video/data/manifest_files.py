@@ -13,11 +13,12 @@ import pyarrow.compute
 
 from hpm_video.catalog.rows import Row
 from hpm_video.data.manifest_table import OPTIONAL, SCHEMA, complete, schema_of, table_of, text_bytes
+from hpm_video.data.piece_columns import PIECE, has_pieces, is_piece
 from hpm_video.data.row_cache import Rows, find_entry, share
 from hpm_video.errors import UserError
 
 compute = pyarrow.compute
-NOT_NEGATIVE = ("frames", "width", "height", "first_frame")
+NOT_NEGATIVE = ("frames", "width", "height", "first_frame", "start_s")
 LEAST_CACHED_BYTES = 16 * 2**20  # of a file, some 300,000 rows: smaller ones are read by each process
 BLOCK_BYTES = 16 * 2**20  # of a csv file that are read at once
 ROWS_AT_ONCE = 2**20  # of a Parquet file
@@ -101,6 +102,8 @@ def _find_wrong(batch: pa.RecordBatch) -> dict[str, Any]:
         "no label (-1 means none)": compute.is_null(batch["label"]),
         "no first_frame": compute.is_null(batch["first_frame"]),
     }
+    if has_pieces(batch):
+        wrong["start_s and stop_s that are no piece"] = compute.invert(is_piece(batch))
     if fps.type != pa.null():
         wrong["fps that is not a rate"] = compute.or_(compute.invert(compute.is_finite(fps)), compute.less(fps, 0))
     for name in NOT_NEGATIVE:
@@ -126,7 +129,7 @@ def _parquet_rows(file: Path) -> Rows:
 
     with _explained(file):
         source = parquet.ParquetFile(file, memory_map=True)
-        source.schema_arrow.empty_table().select(SCHEMA.names)
+        source.schema_arrow.empty_table().select([name for name in SCHEMA.names if name not in PIECE])
         return Rows(schema := schema_of(_find_known(source)), read(source, schema))
 
 

@@ -17,6 +17,8 @@ SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("group", pa.large_string()),
         ("first_frame", pa.int32()),
+        ("start_s", pa.float64()),
+        ("stop_s", pa.float64()),
     ]
 )
 OPTIONAL = [name for name, value in Row._field_defaults.items() if value is None]  # unknown in some sets

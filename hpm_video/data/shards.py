@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from hpm_video.config.clip_rules import ClipRule
 from hpm_video.config.data_sets import SamplingProtocol, read_protocol
 from hpm_video.data import store
 from hpm_video.data.orders import WINDOW_SHARDS, WindowedOrder
+from hpm_video.data.readers.limits import Limits
 from hpm_video.data.store import HEADER, describe
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.item import Item
@@ -113,6 +115,13 @@ class Shards:
     def facts(self) -> dict[str, list]:
         """Return {}: it would take reading every index."""
         return {}
+
+    def cut(self, rule: ClipRule, limits: Limits) -> "Shards":
+        """Raise UserError: the lengths of films in shards are not known."""
+        raise UserError(
+            f"data.clips: {rule.kind}, but {self.source} is in shards; expected files. Try data.clips=null, or the folder "
+            "that was packed"
+        )
 
     def hold_out(self, num: int, seed: int) -> "tuple[Shards, Shards]":
         """Return the rest, and the last `num` rows: packing has shuffled them."""

@@ -9,10 +9,12 @@ from hpm_video.catalog.layouts import find_layout
 from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
 from hpm_video.catalog.roots import check_annotations, check_root, find_splits, tell_use
 from hpm_video.config import DataConfig
+from hpm_video.config.clip_rules import ClipRule, read_clip_rule
 from hpm_video.config.data_sets import SamplingProtocol
 from hpm_video.data.folder_table import read_folder
 from hpm_video.data.manifest import HEADER, Manifest, read_manifest
 from hpm_video.data.orders import Order
+from hpm_video.data.readers.limits import Limits
 from hpm_video.errors import UserError
 from hpm_video.item import Item
 
@@ -78,7 +80,7 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str | None:
-        """Return a digest of paths, labels and first frames, the same on every machine; None for shards."""
+        """Return a digest of paths, labels, first frames and pieces, the same on every machine; None for shards."""
         ...
 
     def version(self) -> str:
@@ -86,11 +88,15 @@ class Source(Protocol):
         ...
 
     def facts(self) -> dict[str, list]:
-        """Return label, first_frame and frames of all rows by name; {} for shards."""
+        """Return label, first_frame, frames (and start_s, stop_s of pieces) of all rows by name; {} for shards."""
         ...
 
     def describe(self, row: int) -> tuple | None:
         """Return some facts of the content of a sample, without decoding it; None if it cannot be read."""
+        ...
+
+    def cut(self, rule: ClipRule, limits: Limits) -> "Any":
+        """Return a source with a row for each piece of each film. Raises UserError for shards."""
         ...
 
     def hold_out(self, num: int, seed: int) -> "tuple[Any, Any]":
@@ -102,8 +108,15 @@ def open_source(config: DataConfig, split: str, suffixes: Sequence[str] = ()) ->
     """Open train, validation or test as `data.root` and `data.format` name them; None if there is no such split.
 
     suffixes: endings of the files that are taken from a plain folder; by default those of videos, and of images too if
-    clips have one frame. A plain folder without train/ and val/ or test/ has only training samples. Raises UserError.
+    clips have one frame. A plain folder without train/ and val/ or test/ has only training samples. With data.clips films
+    are cut into pieces. Raises UserError.
     """
+    source, rule = _open(config, split, suffixes), read_clip_rule(config.clips)
+    return source if source is None or rule is None else source.cut(rule, Limits.of(config))
+
+
+def _open(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Source | None:
+    """Open a split with its files as they are; see `open_source`."""
     if "://" in config.root or config.format == "shards" or (Path(config.root) / "shards.json").is_file():
         from hpm_video.data.shards import open_shards
 

@@ -155,8 +155,14 @@ def _find_faults(source: Source, rows: np.ndarray) -> list[str | None]:
 
 def _find_fault(source: Source, row: int) -> str | None:
     """Return why a row cannot be packed. A folder of frames raises UserError: it holds for all of such a set."""
-    media = source.item(row).media
+    item = source.item(row)
+    media = item.media
     assert isinstance(media, Path)
+    if item.span is not None:
+        raise UserError(
+            f"{item.name}: is a piece of a film, which shards do not hold yet; expected whole files. Cut the films first, or "
+            "train on the manifest (no data.clips)"
+        )
     try:
         size = media.stat().st_size
     except OSError as error:

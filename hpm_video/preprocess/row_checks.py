@@ -31,8 +31,9 @@ def check_rows(
             off = len(rows) - expected[split]
             count += f"; expected {expected[split]:,}" + (f" ({off:+,})" if off else "")
         told.append(count)
-        seen: set[tuple[str, int]] = set()
-        twice = [row.path for row in rows if (key := (row.path, row.first_frame)) in seen or seen.add(key)]  # type: ignore[func-returns-value]
+        seen: set[tuple] = set()
+        keys = [(row.path, row.first_frame, row.start_s, row.stop_s) for row in rows]
+        twice = [key[0] for key in keys if key in seen or seen.add(key)]  # type: ignore[func-returns-value]
         if twice:
             told.append(f"{split}: {len(twice)} rows name a sample again, {_some(twice)}")
     names = list(splits)

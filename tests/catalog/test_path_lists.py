@@ -105,6 +105,39 @@ def test_whole_files_of_diving48(root) -> None:
         read(root, json.dumps(entries), "x.json")
 
 
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [
+        ("path,start,end,label", "2.5,4"),
+        ("path,start_s,stop_s,label", "2.5,4.0"),
+        ("video_id,start_time,end_time,label", "00:02.5,00:00:04"),
+        (
+            "narration_id,video_id,start_timestamp,stop_timestamp,start_frame,stop_frame,label",
+            "00:00:02.500,00:00:04.00,9,9",
+        ),
+        ("path,begin,stop,label", "2.5,4"),
+    ],
+)
+def test_pieces_of_films(root, header, cells) -> None:
+    """Twice a piece of one file, and the whole of another; the rows go through a manifest's csv and Parquet as they are."""
+    before = "n," if header.startswith("narration") else ""
+    empty = "," * cells.count(",")
+    found = read(
+        root,
+        f"{header}\n{before}v/a.mp4,{cells},jump\n{before}v/a.mp4,0,2{empty[1:]},run\n{before}v/b.mp4,{empty},run\n",
+    )
+    assert found.splits["train"] == [
+        Row("v/a.mp4", 0, start_s=2.5, stop_s=4.0),
+        Row("v/a.mp4", 1, start_s=0.0, stop_s=2.0),
+        Row("v/b.mp4", 1),
+    ]
+
+
+def test_start_and_end_of_folders_stay_numbers_of_frames(root) -> None:
+    found = read(root, "path,start,end,label\nframes/x,1,2,jump\nframes/x,2,2,run\n")
+    assert found.splits["train"] == [Row("frames/x", 0, 2), Row("frames/x", 1, 1, first_frame=1)]
+
+
 def test_columns_that_are_not_used_are_named(root) -> None:
     found = read(root, "videoid,contentUrl,page_dir,name\na,http://x,v,A man jumps\nb,http://y,v,A man runs\n")
     assert pairs(found) == [("v/a.mp4", ""), ("v/b.mp4", "")]
@@ -156,8 +189,13 @@ def test_a_class_may_have_the_name_of_a_column(root, label) -> None:
         ("l.csv", "path,action,category\nv/a.mp4,r,x\nv/b.mp4,s,x\n", "line 3: action 's' and category 'x' do not name"),
         ("l.csv", "path,actions\nv/a.mp4,c1 0 2;c3 1 4\nv/b.mp4,c2 0 1\n", "actions 'c1 0 2;c3 1 4' holds several labels"),
         ("l.csv", "label,youtube_id,time_start,time_end,split\nx,a,0,10,train\n", "datasets/kinetics400/prepare.py"),
-        ("l.csv", "video_id,start_timestamp,stop_timestamp,verb\na,0,1,x\n", "cut parts of files by time"),
-        ("l.csv", "video_id,start_time,end_time,label\na,0,1,x\n", "start_time, end_time cut parts of files by time"),
+        ("l.csv", "video_id,segments,verb\na,0-1,x\n", "segments cut parts of files by time"),
+        ("l.csv", "video_id,start_ms,end_ms,label\na,0,1,x\n", "start_ms, end_ms cut parts.*expected start_s and stop_s"),
+        ("l.csv", "path,start_s,stop_s\nv/a.mp4,3,2\n", "line 2: a piece from 3 to 2; expected an end behind the start"),
+        ("l.csv", "path,start_s,stop_s\nv/a.mp4,-1,2\n", "line 2: start '-1'; expected a whole number, or seconds as 62.5"),
+        ("l.csv", "path,start_s,stop_s\nv/a.mp4,0,nan\n", "line 2: end 'nan'; expected a whole number, or seconds as"),
+        ("l.csv", "path,start_s,start_time\nv/a.mp4,0,1\n", "start_s and start_time both name the start_s; expected one"),
+        ("l.csv", "path,start_s,stop_s\nframes/x,0,1\n", "line 2: seconds of frames/x; expected a film, or the frames of"),
         ("l.csv", "path\n", "no lines behind the header"),
         ("trainlist01.txt", "v/a.mp4 1\n", "datasets/ucf101/prepare.py"),
         ("jump_test_split1.txt", "a.mp4 1\n", "datasets/hmdb51/prepare.py"),

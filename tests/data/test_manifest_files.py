@@ -130,7 +130,7 @@ def test_a_large_file_is_read_once(tmp_path, monkeypatch, kind) -> None:
 def test_unknown_columns_of_parquet_are_not_read(tmp_path) -> None:
     parquet.write_table(table_of([Row("a.mp4", 1, width=3)]), tmp_path / "train.parquet")
     table = read_table(tmp_path / "train.parquet", 2)
-    assert [f.name for f in table.schema if f.type == pa.null()] == ["frames", "fps", "height"]
+    assert [f.name for f in table.schema if f.type == pa.null()] == ["frames", "fps", "height", "start_s", "stop_s"]
     parquet.write_table(table_of([]).drop_columns(["fps"]), tmp_path / "train.parquet")
     with pytest.raises(UserError, match="no manifest table .*fps"):
         read_table(tmp_path / "train.parquet", 2)

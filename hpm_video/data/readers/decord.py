@@ -12,6 +12,7 @@ from hpm_video.data.readers.probe import find_oddity, read_timeline
 from hpm_video.data.readers.pyav import load as load_av
 from hpm_video.data.readers.rates import Choose, choose_at
 from hpm_video.errors import UnreadableVideo
+from hpm_video.item import Span
 
 LEAST_WIDTH_PX = 32  # of narrower pictures decord 0.6 gives some with another width
 
@@ -29,7 +30,13 @@ def load() -> Any:
     return decord
 
 
-def read(media: str | bytes, choose: Choose, fps: float | None = None, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
+def read(
+    media: str | bytes,
+    choose: Choose,
+    fps: float | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    span: Span | None = None,
+) -> np.ndarray:
     """Return uint8 [T, H, W, 3]; see `hpm_video.data.readers.read.read_frames`. Raises UnreadableVideo.
 
     Reads forward from frame 0 and never seeks, so neither get_batch nor skip_frames: in decord 0.6 both silently
@@ -45,9 +52,9 @@ def read(media: str | bytes, choose: Choose, fps: float | None = None, limits: L
         if count < 1:
             raise UnreadableVideo(name, "decord: no frame")
         times_s = np.arange(count)
-        if fps is not None:
+        if fps is not None or span is not None:
             times_s = video.get_frame_timestamp(times_s)[:, 0].astype(np.float64)
-        wanted = choose_at(choose, times_s, fps, limits, name).tolist()
+        wanted = choose_at(choose, times_s, fps, limits, name, span).tolist()
         kept = {}
         for number in range(max(wanted) + 1):
             frame = video.next()

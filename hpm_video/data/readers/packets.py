@@ -1,10 +1,12 @@
 """The packets of a video stream: when each frame is shown, which are key frames, and whether both can be trusted."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from hpm_video.data.readers.index import Index
 from hpm_video.data.readers.limits import Limits
 
 SEEKABLE_FORMATS = {"mov", "matroska"}  # each frame has its time stamp and key frames are what they say
@@ -23,10 +25,13 @@ class Packets:
         self.kept: list[Any] = []
         self.pts: list[int | None] = []
         self.keys: list[int] = []  # numbers of the packets that are key frames
+        self.key_places: list[int] = []  # their places in the file, bytes; -1 if not known
         self.hidden: set[int] = set()  # numbers of the packets that an edit list cuts off
         self.is_doubtful = False  # fewer frames may come than there are packets: they are counted as they come
         self.time_base = stream.time_base or 1
         self.codec = stream.codec_context.name.removeprefix("lib")
+        self.is_damaged = False
+        self.can_index = False  # as can_seek, or an edit list hides frames of the first group alone
         self.can_seek = file.format.name.split(",")[0] in SEEKABLE_FORMATS and self.codec in SEEKABLE_CODECS
 
     @classmethod
@@ -38,10 +43,10 @@ class Packets:
                 continue
             if packet.is_discard:
                 packets.hidden.add(len(packets.pts))
-            if packet.is_discard or packet.is_corrupt:
-                packets.can_seek = False
+            packets.is_damaged |= packet.is_corrupt
             if packet.is_keyframe:
                 packets.keys.append(len(packets.pts))
+                packets.key_places.append(-1 if packet.pos is None else packet.pos)
             packets.pts.append(packet.pts)
             limits.check_count(name, len(packets.pts))
             num_bytes += packet.size
@@ -60,11 +65,20 @@ class Packets:
             for i, p in enumerate(self.pts)
             if p is not None and first is not None and p < first and i not in self.hidden
         ]
-        untold = self.can_seek and len(known) < len(self.pts)  # if the others have their times, these are not shown
+        is_whole = self.can_seek and not self.hidden and not self.is_damaged
+        untold = is_whole and len(known) < len(self.pts)  # if the others have their times, these are not shown
         self.is_doubtful = not starts_with_key or bool(leads) or untold  # some lean on a group that is not in the file
-        if self.is_doubtful or len(set(known)) < len(self.pts):
-            self.can_seek = False
-        self.can_seek = self.can_seek and self._is_in_order(np.array(known, dtype=np.int64))
+        unsure = self.is_doubtful or self.is_damaged or len(set(known)) < len(self.pts)
+        exact = self.can_seek and not unsure and self._is_in_order(np.array(known, dtype=np.int64))
+        self.can_seek, self.can_index = exact and not self.hidden, exact and self._hides_first_alone()
+
+    def _hides_first_alone(self) -> bool:
+        """Return whether all hidden frames are of the first group, and before the first one that is shown."""
+        if not self.hidden:
+            return True
+        shown = [p for i, p in enumerate(self.pts) if p is not None and i not in self.hidden]
+        last = self.keys[1] if len(self.keys) > 1 else len(self.pts)
+        return bool(shown) and all(i < last and (self.pts[i] or 0) < min(shown) for i in self.hidden)
 
     def _is_in_order(self, pts: np.ndarray) -> bool:
         """Return False if time stamps go backwards other than by reordering within a group."""
@@ -84,15 +98,44 @@ class Packets:
         times = np.sort(np.array(shown, dtype=np.float64))
         return (times - times[:1]) * float(self.time_base)
 
-    def from_key(self, number: int) -> Iterator[Any]:
-        """Yield the packets from a key frame on; at the end None, which makes the decoder give what it holds back."""
-        if len(self.kept) == len(self.pts):
+    def index(self) -> Index:
+        """Return the index of the file, if `can_index`."""
+        lists = (self.pts, self.keys, self.key_places, sorted(self.hidden))
+        pts, keys, key_places, hidden = (np.array(values, dtype=np.int64) for values in lists)
+        return Index(pts, keys, key_places, hidden, Fraction(self.time_base))
+
+
+class FilmPackets:
+    """The packets of a film from its key frames on, from memory or by seeking in the file."""
+
+    def __init__(self, file: Any, stream: Any, index: Index, kept: list[Any] | None = None) -> None:
+        """Prepare to read. kept: all packets of the file, if they are in memory."""
+        self.file, self.stream, self.index = file, stream, index
+        self.kept = kept or []
+
+    def from_key(self, key: int) -> Iterator[Any]:
+        """Yield the packets from a key frame on, `key` as in `index.shown_keys`; at the end None, which makes the decoder
+        give what it holds back. Only None if the key frame is not found."""
+        number = int(self.index.shown_keys[1][key])
+        if len(self.kept) == len(self.index.pts):
             yield from self.kept[number:]
         else:
-            self.file.seek(self.pts[number], stream=self.stream, backward=True)
+            yield from self._seek(key, number)
+        yield None
+
+    def _seek(self, key: int, number: int) -> Iterator[Any]:
+        """Seek to a key frame. Some containers go by other times than those of display: then to earlier ones."""
+        key_pts = self.index.shown_keys[0]
+        place = int(self.index.key_places[np.searchsorted(self.index.keys, number)])
+        wanted = int(self.index.pts[number])
+        for target in (key_pts[key], key_pts[max(0, key - 1)], key_pts[0]):
+            self.file.seek(int(target), stream=self.stream, backward=True)
             found = False
             for packet in self.file.demux(self.stream):
-                found |= packet.pts == self.pts[number]
+                found |= packet.pts == wanted and (place < 0 or packet.pos == place)
                 if found and packet.size:
                     yield packet
-        yield None
+                elif packet.is_keyframe and packet.pts is not None and packet.pts > wanted:
+                    break  # it is before the place where the file was entered
+            if found:
+                return

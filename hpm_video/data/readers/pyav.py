@@ -7,22 +7,35 @@ decodes from the first frame on and counts. Headers are not believed: frames are
 
 import io
 import os
-from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from hpm_video.data.readers.index import find_index, is_long, keep_index
 from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
 from hpm_video.data.readers.media import check_file, first_line, name_content
-from hpm_video.data.readers.packets import Packets
+from hpm_video.data.readers.packets import FilmPackets, Packets
 from hpm_video.data.readers.pixels import Frames, Size, Source, pixel_aspect
 from hpm_video.data.readers.rates import Choose, choose_at
 from hpm_video.errors import UnreadableVideo
+from hpm_video.item import Span
 
 PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp", "webm_dash_manifest"}  # they name other files
 TOO_LARGE = "Picture size"  # how FFmpeg begins to tell that a frame is beyond max_pixels
+
+
+class Choice(NamedTuple):
+    """Which frames are wanted."""
+
+    choose: Choose
+    fps: float | None
+    span: Span | None
+
+    def of(self, times_s: np.ndarray, source: Source) -> list[int]:
+        """Return their numbers. `times_s` [frames], ascending. Raises UnreadableVideo."""
+        return choose_at(self.choose, times_s, self.fps, source.limits, source.name, self.span).tolist()
 
 
 def load() -> Any:
@@ -34,22 +47,39 @@ def load() -> Any:
     return av
 
 
-def read(media: str | bytes, choose: Choose, fps: float | None = None, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
+def read(
+    media: str | bytes,
+    choose: Choose,
+    fps: float | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    span: Span | None = None,
+) -> np.ndarray:
     """Return uint8 [T, H, W, 3]; see `hpm_video.data.readers.read.read_frames`. Raises UnreadableVideo."""
     name = "(bytes)" if isinstance(media, bytes) else media
+    choice = Choice(choose, fps, span)
     with turn_faults(media, name, limits), open_video(media, name, limits) as file:
         stream = find_stream(file, media, name, limits)
         source = Source(media, name, limits, load().video.reformatter.VideoReformatter, pixel_aspect(stream))
-        packets = Packets.of(file, stream, limits, name)
-        if packets.can_seek:
+        packets, index = None, find_index(media)
+        if index is None:
+            packets = Packets.of(file, stream, limits, name)
+            long = is_long(len(packets.pts))
+            index = packets.index() if packets.can_seek or (long and packets.can_index) else None
+            if index is not None and long:
+                keep_index(media, index)
+        if index is not None:
             try:
-                return _read_by_seeking(file, packets, choose, fps, source)
+                film = FilmPackets(file, stream, index, packets.kept if packets else None)
+                return _read_by_seeking(film, choice, source)
             except UnreadableVideo as error:
                 if error.hopeless:
                     raise
             except (load().FFmpegError, ValueError):  # a packet that gives no frame: count as they come
                 pass
-        return _read_forward(source, packets, choose, fps)
+        if packets is not None:
+            return _read_forward(source, packets, choice)
+    with turn_faults(media, name, limits), open_video(media, name, limits) as file:
+        return _read_forward(source, Packets.of(file, find_stream(file, media, name, limits), limits, name), choice)
 
 
 @contextmanager
@@ -127,23 +157,22 @@ def find_stream(file: Any, media: str | bytes, name: str, limits: Limits) -> Any
     return stream
 
 
-def _read_by_seeking(file: Any, packets: Packets, choose: Choose, fps: float | None, source: Source) -> np.ndarray:
-    order = sorted(p for p in packets.pts if p is not None)
-    name, limits = source.name, source.limits
-    wanted = [order[i] for i in choose_at(choose, packets.times_s(25), fps, limits, name).tolist()]
-    keys = sorted((packets.pts[i] or 0, i) for i in packets.keys)
-    key_pts = [pts for pts, _ in keys]
+def _read_by_seeking(film: FilmPackets, choice: Choice, source: Source) -> np.ndarray:
+    index, name, limits = film.index, source.name, source.limits
+    limits.check_count(name, len(index.pts))
+    wanted = index.order[choice.of(index.times_s, source)].tolist()
+    places = np.searchsorted(index.shown_keys[0], wanted, side="right") - 1
     parts: dict[int, set[int]] = {}  # key frame -> what is wanted of the frames after it
-    for pts in sorted(set(wanted)):
-        parts.setdefault(bisect_right(key_pts, pts) - 1, set()).add(pts)
-    context = packets.stream.codec_context
+    for pts, key in sorted(zip(wanted, places.tolist(), strict=True)):
+        parts.setdefault(key, set()).add(pts)
+    context = film.stream.codec_context
     header = (context.width, context.height)
     limits.check_sample(name, len(wanted), *header)
     frames = Frames(wanted, source, lambda size: size if size == header else _first_size(source))
     can_skip = context.name == "h264"
     for key, needed in parts.items():
         left = set(needed)
-        for packet in packets.from_key(keys[key][1]):
+        for packet in film.from_key(key):
             if packet is not None and can_skip:
                 context.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
             for frame in context.decode(packet):
@@ -163,13 +192,13 @@ def _first_size(source: Source) -> Size:
     return frame.width, frame.height
 
 
-def _read_forward(source: Source, packets: Packets, choose: Choose, fps: float | None) -> np.ndarray:
+def _read_forward(source: Source, packets: Packets, choice: Choice) -> np.ndarray:
     """Count frames as they come. Packets say first how many there should be; when fewer come, it is chosen again."""
     name, limits = source.name, source.limits
-    times = packets.times_s(25)
+    times = packets.times_s(25 if choice.span is None else float(packets.stream.average_rate or 25))
     if not len(times):
         raise UnreadableVideo(name, "no frame could be decoded")
-    wanted = [] if packets.is_doubtful else choose_at(choose, times, fps, limits, name).tolist()
+    wanted = [] if packets.is_doubtful else choice.of(times, source)
     for _ in range(2):
         sizes: list[Size] = []
         frames, last, came = Frames(wanted, source, lambda _: sizes[0]), max(wanted, default=-1), []  # noqa: B023
@@ -183,7 +212,7 @@ def _read_forward(source: Source, packets: Packets, choose: Choose, fps: float |
         if not came:
             break
         times = np.maximum.accumulate(np.array(came) - came[0])
-        wanted = choose_at(choose, times, fps, limits, name).tolist()
+        wanted = choice.of(times, source)
     raise UnreadableVideo(name, "no frame could be decoded")
 
 

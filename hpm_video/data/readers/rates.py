@@ -1,25 +1,52 @@
-"""Choose frames by their number, as stored or at a constant rate."""
+"""Choose frames by their number, as stored or at a constant rate, of a whole file or of a piece of it."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from hpm_video.data.readers.limits import Limits
+from hpm_video.errors import UnreadableVideo
+from hpm_video.item import Span
 
 Choose = Callable[[int], np.ndarray]  # number of frames -> indices [T]
+SLACK_S = 1e-6  # by which time stamps may be rounded
 
 
-def choose_at(choose: Choose, times_s: np.ndarray, fps: float | None, limits: Limits, name: str) -> np.ndarray:
+def choose_at(  # noqa: PLR0913
+    choose: Choose, times_s: np.ndarray, fps: float | None, limits: Limits, name: str, span: Span | None = None
+) -> np.ndarray:
     """Return the numbers of the frames that `choose` picks; with `fps`, of the frames that are shown at that rate.
 
-    `times_s` [frames], ascending. Only what is chosen takes memory: a file may claim to last for years.
+    `times_s` [frames], ascending. Only what is chosen takes memory: a file may claim to last for years. span: choose
+    among the frames of this piece alone. Raises UnreadableVideo.
     """
+    if span is not None:
+        first, stop = frames_of(times_s, span, name)
+        return first + choose_at(choose, times_s[first:stop], fps, limits, name)
     if fps is None:
         limits.check_count(name, len(times_s))
         return choose(len(times_s))
     count = count_at(times_s, fps)
     limits.check_count(name, count, f" at data.fps={fps:g}, in {float(times_s[-1] - times_s[0]) / 3600:,.3g} hours")
     return frames_at(times_s, fps, choose(int(count)))
+
+
+def frames_of(times_s: np.ndarray, span: Span, name: str) -> tuple[int, int]:
+    """Return the first frame of a piece and the one behind its last. Neighbouring pieces share no frame and lose none.
+
+    A piece between two frames has the frame that is shown then. `times_s` [frames], ascending. Raises UnreadableVideo
+    if the film ends before the piece begins.
+    """
+    times_s = times_s - times_s[0]
+    last_s = float(times_s[-1])
+    first = int(np.searchsorted(times_s, span.start_s - SLACK_S))
+    stop = len(times_s) if span.stop_s is None else int(np.searchsorted(times_s, span.stop_s - SLACK_S))
+    if first < stop:
+        return first, stop
+    shown_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0
+    if span.start_s >= last_s + max(shown_s, SLACK_S):
+        raise UnreadableVideo(name, f"has no frame from {span}: its last one is at {last_s:.6g} s", hopeless=True)
+    return max(first - 1, 0), max(first, 1)
 
 
 def count_at(times_s: np.ndarray, fps: float) -> float:

@@ -18,7 +18,7 @@ from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
 from hpm_video.data.readers.media import name_content
 from hpm_video.data.readers.rates import Choose
 from hpm_video.errors import UnreadableVideo, UserError
-from hpm_video.item import Item
+from hpm_video.item import Item, Span
 
 log = logging.getLogger("hpm_video")
 
@@ -35,17 +35,18 @@ def read_item(
             raise UserError(f"data.fps: {fps}, but {item.name} is a folder of frames without fps in its manifest")
         return read_folder(item, choose, fps, limits)
     try:
-        return read_frames(item.media, choose, reader, fps, limits)
+        return read_frames(item.media, choose, reader, fps, limits, item.span)
     except UnreadableVideo as error:
         raise UnreadableVideo(item.name, error.reason) from error
 
 
-def read_frames(
+def read_frames(  # noqa: PLR0913
     media: str | Path | bytes,
     choose: Choose,
     reader: str = "auto",
     fps: float | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    span: Span | None = None,
 ) -> np.ndarray:
     """Return uint8 [T, H, W, 3], upright, with square pixels: the frames that `choose` picks. Raises UnreadableVideo.
 
@@ -54,6 +55,7 @@ def read_frames(
     fps: read as if the file had this constant rate: frame k is the one shown k / fps seconds after the first. None: the
     frames as they are stored.
     limits: a file beyond them is unreadable.
+    span: choose among the frames of this piece of a film; None: of the whole file.
     """
     name = "(bytes)" if isinstance(media, bytes) else str(media)
     if not isinstance(media, bytes):
@@ -65,11 +67,12 @@ def read_frames(
         return picture[None][chosen]
     order = [reader, FALLBACK] if reader != "auto" else list_auto()
     reason = UnreadableVideo(name, "no reader")
+    piece = {} if span is None else {"span": span}  # a reader that knows no pieces still reads whole files
     for number, one in enumerate(dict.fromkeys(order)):
         if number and not is_installed(one):
             break
         try:
-            return load_reader(one).read(media, choose, fps, limits)
+            return load_reader(one).read(media, choose, fps, limits, **piece)
         except UnreadableVideo as error:
             reason = reason if number else error
             if error.hopeless:

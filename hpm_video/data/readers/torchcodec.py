@@ -13,6 +13,7 @@ from hpm_video.data.readers.media import first_line
 from hpm_video.data.readers.probe import find_oddity, read_timeline
 from hpm_video.data.readers.rates import Choose, choose_at
 from hpm_video.errors import UnreadableVideo
+from hpm_video.item import Span
 
 
 def load() -> Any:
@@ -35,7 +36,13 @@ def _probe(decoder: Any) -> Any:
     return decoder
 
 
-def read(media: str | bytes, choose: Choose, fps: float | None = None, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
+def read(
+    media: str | bytes,
+    choose: Choose,
+    fps: float | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    span: Span | None = None,
+) -> np.ndarray:
     """Return uint8 [T, H, W, 3]; see `hpm_video.data.readers.read.read_frames`. Raises UnreadableVideo."""
     name = "(bytes)" if isinstance(media, bytes) else media
     timeline = read_timeline(media, limits)
@@ -48,8 +55,8 @@ def read(media: str | bytes, choose: Choose, fps: float | None = None, limits: L
         count = len(decoder)
         if count < 1:
             raise UnreadableVideo(name, "torchcodec: no frame")
-        times_s = np.arange(count) if fps is None else timeline.times_s[:count]
-        wanted = choose_at(choose, times_s, fps, limits, name)
+        times_s = np.arange(count) if fps is None and span is None else timeline.times_s[:count]
+        wanted = choose_at(choose, times_s, fps, limits, name, span)
         limits.check_sample(name, len(wanted), decoder.metadata.width, decoder.metadata.height)
         return decoder.get_frames_at(wanted.tolist()).data.numpy()
     except (RuntimeError, ValueError, IndexError, TypeError) as error:

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from hpm_video.config.readers import READERS
+from hpm_video.data.readers import index as indices
+from hpm_video.data.readers import packets
 from hpm_video.data.readers.limits import Limits
+from hpm_video.data.readers.packets import Packets
 from hpm_video.data.readers.probe import count_decoded, probe
 from hpm_video.data.readers.read import is_installed, read_frames
 from hpm_video.preprocess.encode import transcode, write_video
@@ -169,6 +172,39 @@ def check_same(file, reader) -> None:
         assert counts[-1] == len(truth)
         for number, pixels in zip(index, frames, strict=True):
             assert np.array_equal(pixels, truth[number]), (file.name, number)
+
+
+FILMS = KINDS | {
+    "open GOP in MP4": partial(coded, options=OPEN_GOP),
+    "open GOP of HEVC": partial(
+        coded, codec="libx265", options={"x265-params": X265 + ":open-gop=1:keyint=12:min-keyint=12"}
+    ),
+    "key frames only": partial(coded, options={"g": "1"}),
+    "uneven in MP4": partial(coded, options={"g": "7", "bf": "3"}, times=UNEVEN),
+    "negative times in MP4": partial(moved, name="a.mp4", by=40, options=OPEN_GOP),
+    "fragments": partial(coded, options={"g": "12", "bf": "2"}, container={"movflags": "frag_keyframe+empty_moov"}),
+    "VP9": partial(coded, name="a.webm", codec="libvpx-vp9", options={"g": "9", "lag-in-frames": "12"}),
+    "AVI": partial(coded, name="a.avi", codec="mpeg4", options={"g": "12", "bf": "2"}),
+}
+
+
+@pytest.mark.parametrize("kind", FILMS)
+def test_frames_found_by_an_index_are_those_of_decoding_from_the_start(tmp_path, kind, monkeypatch) -> None:
+    """As for long films: nothing is kept in memory, and the second time only the index tells where frames are."""
+    monkeypatch.setattr(indices, "LEAST_PACKETS", 0)
+    monkeypatch.setattr(packets, "MAX_KEPT_PACKETS", 0)
+    FILMS[kind](tmp_path)
+    file = next(file for file in tmp_path.iterdir() if file.stem == "a")
+    check_same(file, "pyav")
+    if indices.find_index(str(file)) is not None:  # else frames cannot be found by their times: they are counted
+        monkeypatch.setattr(Packets, "of", lambda *_: pytest.fail("the file was walked through again"))
+    else:
+        assert kind in NOT_INDEXED
+    check_same(file, "pyav")
+
+
+NOT_INDEXED = {"open GOP in MPEG-TS", "starts in an open GOP", "starts between key frames", "AVI"}
+NOT_INDEXED |= {"times go backwards", "negative times"}  # in Matroska PyAV gives none of these times
 
 
 SMALL = ["cases/h264_opengop.ts", "cases/interlaced_h264.mp4", "cases/tiny8x8.mp4", "cases/gap_10_hours.mkv"]

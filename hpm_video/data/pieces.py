@@ -1,0 +1,136 @@
+"""Cut films into pieces, each a row of its own, so that an epoch weighs films by their length: the key data.clips.
+
+The rule for the rest at the end, of uniform:S: a film of D seconds has D / S pieces, rounded (at least 1), and the last one
+ends with the film. So a rest of less than half a piece lengthens the last piece, and a longer one is a piece of its own: every
+frame is in one piece, and no piece but that of a short film is shorter than S / 2. (pytorchvideo's uniform sampler drops the
+rest.)
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from hpm_video.catalog.listing import SUFFIXES
+from hpm_video.config.clip_rules import UNIFORM, ClipRule
+from hpm_video.data.manifest import Manifest
+from hpm_video.data.piece_columns import PIECE
+from hpm_video.data.readers.index import stamp_of
+from hpm_video.data.readers.length import read_length_s
+from hpm_video.data.readers.limits import Limits
+from hpm_video.errors import UnreadableVideo, UserError
+from hpm_video.files import cache_folder, write_json
+
+log = logging.getLogger("hpm_video")
+NUM_THREADS = 8  # that open films: it is waiting for the disk
+Piece = tuple[float | None, float | None]  # start_s and stop_s
+
+
+def cut_films(manifest: Manifest, rule: ClipRule, limits: Limits) -> pa.Table:
+    """Return the rows of a manifest with a row for each piece of each film, in order. Rows that are pieces already are cut further.
+
+    Images and folders of frames stay. So does a film that cannot be opened: it is read, named and counted as before.
+    """
+    paths = manifest.table["path"].to_pylist()
+    frames, starts, stops = (manifest.table[name].to_pylist() for name in ("frames", *PIECE))
+    films = [p.lower().endswith(SUFFIXES) and n != 1 for p, n in zip(paths, frames, strict=True)]
+    open_ended = {p for p, film, stop in zip(paths, films, stops, strict=True) if film and stop is None}
+    lengths_s = read_lengths(manifest.root, sorted(open_ended), limits)
+    rows: list[int] = []
+    pieces: list[Piece] = []
+    for row, (path, film, start, stop) in enumerate(zip(paths, films, starts, stops, strict=True)):
+        end = lengths_s.get(path) if stop is None else stop
+        found = cut(rule, start, stop, end) if film and end is not None else [(start, stop)]
+        rows += [row] * len(found)
+        pieces += found
+    table = manifest.table.take(pa.array(rows, pa.int64())).combine_chunks()
+    for name, values in zip(PIECE, zip(*pieces, strict=True) if pieces else ([], []), strict=True):
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.float64()))
+    log.info("%s: %d films are cut into %d pieces (data.clips)", manifest.source, sum(films), len(rows))
+    return table
+
+
+def cut(rule: ClipRule, start: float | None, stop: float | None, end_s: float) -> list[Piece]:
+    """Return the pieces of start..stop, seconds (None: the start and the end of the film); `end_s`: where it ends."""
+    first = start or 0.0
+    length = end_s - first
+    if length <= 0:  # the reader will tell
+        return [(start, stop)]
+    if rule.kind != UNIFORM:
+        return [(first + a, min(first + b, end_s)) for a, b in sample_pieces(rule, length)]
+    number = max(1, int(length / rule.seconds + 0.5))
+    edges = [start if number == 1 else first, *(first + rule.seconds * k for k in range(1, number)), stop]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def sample_pieces(rule: ClipRule, length_s: float) -> list[tuple[float, float]]:
+    """Return (start, stop) of the pieces that pytorchvideo's sampler gives for a film of that length, seconds."""
+    try:
+        from pytorchvideo.data.clip_sampling import make_clip_sampler
+    except ImportError as error:
+        raise UserError(
+            f"data.clips: {rule.kind} needs pytorchvideo, which cannot be imported ({error}). Try pip install pytorchvideo"
+        ) from error
+    sampler, found, is_last, last_s = make_clip_sampler(rule.kind, rule.seconds, rule.number), [], False, 0.0
+    while not is_last:
+        start, last_s, _, _, is_last = sampler(last_s, length_s, {})
+        found.append((float(start), float(last_s)))
+    return found
+
+
+def read_lengths(root: Path, paths: Sequence[str], limits: Limits) -> dict[str, float]:
+    """Return the length of each film that can be opened, seconds. Lengths are kept in the cache: a file for each root."""
+    file = _file_of(root)
+    known = _read_known(file)
+    stamps = {path: stamp for path in paths if (stamp := _stamp(root / path)) is not None}
+    absent = [path for path, stamp in stamps.items() if known.get(path, [""])[0] != stamp]
+    if absent:
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            found = zip(absent, pool.map(lambda path: _length_s(root / path, limits), absent), strict=True)
+            known |= {path: [stamps[path], seconds] for path, seconds in found if seconds is not None}
+        _write_known(file, known)
+    return {path: known[path][1] for path, stamp in stamps.items() if known.get(path, [""])[0] == stamp}
+
+
+def _stamp(file: Path) -> str | None:
+    try:
+        return stamp_of(os.stat(file))
+    except OSError:
+        return None
+
+
+def _length_s(file: Path, limits: Limits) -> float | None:
+    try:
+        return read_length_s(str(file), limits)
+    except UnreadableVideo:
+        return None
+
+
+def _file_of(root: Path) -> Path | None:
+    folder = cache_folder("lengths")
+    return folder and folder / f"{hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:40]}.json"
+
+
+def _read_known(file: Path | None) -> dict[str, Any]:
+    """Return path -> [stamp, seconds]; nothing if the file is absent or damaged."""
+    try:
+        content = json.loads(file.read_bytes()) if file else {}
+        pairs: Iterable = content.items() if isinstance(content, dict) else ()
+        return {p: [str(stamp), float(seconds)] for p, (stamp, seconds) in pairs if np.isfinite(seconds)}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _write_known(file: Path | None, known: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError, UserError):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, known)

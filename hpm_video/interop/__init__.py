@@ -1,0 +1,1 @@
+"""Other libraries' data sets and ours, each usable by the other."""
