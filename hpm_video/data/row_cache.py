@@ -1,6 +1,6 @@
 """Tables that all processes of a node share: Arrow files in the user's cache folder, mapped into memory.
 
-The folder is $HPM_VIDEO_CACHE if that is set (empty: no cache), else $XDG_CACHE_HOME/hpm_video, else ~/.cache/hpm_video. An
+The folder is rows/ of `hpm_video.files.cache_folder`. An
 entry is written by one process, under a lock, as a whole or not at all; the others wait for it and map it. Nothing depends on
 the cache: if the folder cannot be written to, each process reads for itself. Entries that nothing opened for UNUSED_S are
 deleted when another one is written.
@@ -18,10 +18,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from hpm_video.errors import UserError
-from hpm_video.files import remove_drafts, replacing
+from hpm_video.files import cache_folder, remove_drafts, replacing
 
 log = logging.getLogger("hpm_video")
-VARIABLE = "HPM_VIDEO_CACHE"
 FORMAT = 1  # of the entries: another number makes all entries of before stale
 LOCK_WAIT_S = 1800.0  # for another process that writes the same entry
 LOCK_POLL_S = 0.25
@@ -39,18 +38,9 @@ class Rows:
         return pa.Table.from_batches(list(self.batches), self.schema).combine_chunks()
 
 
-def cache_folder() -> Path | None:
-    """Return the folder of the cache, which may not exist yet; None if there shall be none."""
-    given = os.environ.get(VARIABLE)
-    if given is not None:
-        return Path(os.path.expanduser(given)) if given else None
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "hpm_video" if os.path.isabs(base) else None
-
-
 def find_entry(*key: object) -> Path | None:
     """Return the file of the entry with this key, which may not exist; None if there is no cache."""
-    folder = cache_folder()
+    folder = cache_folder("rows")
     digest = hashlib.sha256(json.dumps([FORMAT, *key]).encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return None if folder is None else folder / f"rows-{digest}.arrow"
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from hpm_video.data import folder_table, row_cache
+from hpm_video.data import folder_table
 from hpm_video.data.folder_table import read_folder
 
 NAMES = ["a/1.mp4", "a/b/2.MP4", "ü 3.mp4"]
@@ -13,7 +13,7 @@ NAMES = ["a/1.mp4", "a/b/2.MP4", "ü 3.mp4"]
 @pytest.fixture()
 def root(tmp_path, monkeypatch):
     """Make a folder of three videos, still for long, and have such a listing kept."""
-    monkeypatch.setenv(row_cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv("HPM_VIDEO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(folder_table, "LEAST_CACHED", 3)
     root = tmp_path / "root"
     for name in [*NAMES, "notes.txt", ".hidden.mp4", "z/notes.txt"]:
@@ -73,7 +73,7 @@ def test_a_change_is_seen(root, change, tmp_path) -> None:
 def test_a_folder_that_changes_now_is_not_kept(root, monkeypatch) -> None:
     (root / "z" / "4.mp4").write_bytes(b"")
     listed(root)
-    assert not list((root.parent / "cache").glob("*.arrow"))
+    assert not list((root.parent / "cache").rglob("*.arrow"))
 
 
 def test_another_process_made_the_listing(root, monkeypatch) -> None:

@@ -140,6 +140,9 @@ def test_held_out_rows_of_a_large_set_are_the_same(tmp_path, monkeypatch) -> Non
     for least, num_kept in ((1000, 0), (10, 1), (10, 1)):  # drawn; drawn and kept; kept before
         monkeypatch.setattr("hpm_video.data.manifest.LEAST_SHARED_ROWS", least)
         rest, held = manifest.hold_out(7, 3)
-        assert held.paths == [f"{n}.mp4" for n in drawn] and len(list((tmp_path / "cache").glob("*.arrow"))) == num_kept
+        assert (
+            held.paths == [f"{n}.mp4" for n in drawn]
+            and len(list((tmp_path / "cache" / "rows").glob("*.arrow"))) == num_kept
+        )
         assert rest.paths == [f"{n}.mp4" for n in range(50) if n not in drawn]
     assert manifest.hold_out(7, 4)[1].paths != held.paths

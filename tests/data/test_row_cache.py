@@ -17,7 +17,7 @@ TABLE = pa.table({"path": ["a", "b"], "label": [1, 2]})
 
 @pytest.fixture()
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv(row_cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv("HPM_VIDEO_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -32,23 +32,23 @@ def refuse() -> Rows:
 def test_rows_are_read_once(cache) -> None:
     entry = find_entry("a", 1)
     assert share(entry, read) == TABLE and share(entry, refuse) == TABLE
-    assert [file.name for file in cache.glob("*.arrow")] == [entry.name] and not list(cache.glob(".*"))
+    assert [file.name for file in cache.rglob("*.arrow")] == [entry.name] and not list(cache.rglob(".*"))
     assert find_entry("a", 2) != entry
 
 
 def test_the_folder_of_the_cache(monkeypatch, tmp_path) -> None:
-    monkeypatch.delenv(row_cache.VARIABLE, raising=False)
+    monkeypatch.delenv("HPM_VIDEO_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "hpm_video"
-    monkeypatch.setenv(row_cache.VARIABLE, "")
-    assert cache_folder() is None and find_entry("a") is None and share(None, read) == TABLE
+    assert cache_folder("rows") == tmp_path / "hpm_video" / "rows"
+    monkeypatch.setenv("HPM_VIDEO_CACHE", "")
+    assert cache_folder("rows") is None and find_entry("a") is None and share(None, read) == TABLE
 
 
 def test_a_cache_that_cannot_be_written_is_no_fault(tmp_path, monkeypatch) -> None:
     (tmp_path / "file").write_text("x")
-    monkeypatch.setenv(row_cache.VARIABLE, str(tmp_path / "file"))
+    monkeypatch.setenv("HPM_VIDEO_CACHE", str(tmp_path / "file"))
     assert share(find_entry("a"), read) == TABLE
-    monkeypatch.setenv(row_cache.VARIABLE, str(tmp_path / "full"))
+    monkeypatch.setenv("HPM_VIDEO_CACHE", str(tmp_path / "full"))
     monkeypatch.setattr(pa, "OSFile", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     assert share(find_entry("a"), read) == TABLE and not list((tmp_path / "full").glob("*.arrow"))
 
@@ -67,7 +67,7 @@ def test_a_fault_of_the_rows_leaves_nothing(cache) -> None:
 
     with pytest.raises(UserError, match="line 2: no path"):
         share(find_entry("a"), lambda: Rows(TABLE.schema, fail()))
-    assert not list(cache.glob("*.arrow")) and not list(cache.glob(".*"))
+    assert not list(cache.rglob("*.arrow")) and not list(cache.rglob(".*"))
 
 
 def test_entries_that_nothing_opens_are_deleted(cache) -> None:
