@@ -1,4 +1,4 @@
-"""Logs of a run: lines with rate, ETA and waiting share; metrics.jsonl; TensorBoard. Written by rank 0 only."""
+"""Logs of a run: lines with rate, ETA and waiting share; metrics.jsonl; TensorBoard; trackers. Written by rank 0 only."""
 
 import json
 import logging
@@ -13,6 +13,7 @@ from hpm_video.files import disk_faults, to_json, write_text
 from hpm_video.reading import parse_json, read_rows
 from hpm_video.runs.kind import METRICS
 from hpm_video.terminal import printable
+from hpm_video.train.trackers import TrackerGroup
 
 log = logging.getLogger("hpm_video")
 SHOWN = (
@@ -47,11 +48,13 @@ def start_logging(rank: int = 0) -> None:
 
 
 class MetricLog:
-    """Appends to RUN/metrics.jsonl and RUN/tensorboard. Lines of steps after the resumed one are cut off."""
+    """Appends to RUN/metrics.jsonl and RUN/tensorboard, and tells the trackers. Lines of steps after the resumed one are cut
+    off."""
 
-    def __init__(self, run: Path, first_step: int) -> None:
+    def __init__(self, run: Path, first_step: int, trackers: TrackerGroup | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self.trackers = trackers or TrackerGroup([])
         self.file, self.pictures = run / METRICS, run / "difficulty.jsonl"
         for file in (self.file, self.pictures):
             drop_later_lines(file, first_step)
@@ -64,13 +67,16 @@ class MetricLog:
         with disk_faults(self.file):
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
+        self.trackers.log(step, values)
 
     def write_difficulty(self, step: int, difficulty: list[list[float]]) -> None:
         """Write the difficulty of some clips [n, U]."""
         _append(self.pictures, {"step": step, "difficulty": difficulty})
+        self.trackers.log_difficulty(step, difficulty)
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files and the trackers."""
+        self.trackers.close()
         with disk_faults(self.file):
             self.board.close()
 
