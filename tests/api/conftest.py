@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpm_video.models.student import build_student
 from hpm_video.preprocess.encode import write_video
+from hpm_video.runs.checkpoints import Checkpoint, save_checkpoint
 
 TINY = {
     "data": {"num_frames": 4, "frame_size_px": [16, 16], "num_workers": 0, "num_held_out": 1},
@@ -31,12 +33,13 @@ def place(tmp_path, make_run, trained, labelled_set) -> Iterator[Path]:
     """The working folder: videos/a.mkv and b.mkv, labelled, runs/mine, runs/tuned."""
     (tmp_path / "runs").mkdir()
     (tmp_path / "out").mkdir()
-    run, _ = make_run(data__stride=2)
+    run, config = make_run(data__stride=2)
+    save_checkpoint(run, Checkpoint(build_student(config).state_dict(), None, {}, {"step": 1}), keep=1)
     run.rename(tmp_path / "runs" / "mine")
     tuned = trained(test__num_clips=1, test__num_crops=1, data__sampling="dense", data__stride=4)
     tuned.run.rename(tmp_path / "runs" / "tuned")
     (tmp_path / "videos").rename(tmp_path / "tuned_on")
-    labelled_set.parent.rename(tmp_path / "labelled") if labelled_set.is_file() else labelled_set.rename(tmp_path / "labelled")
+    (tmp_path / "set").rename(tmp_path / "labelled")
     (tmp_path / "videos").mkdir()
     rng = np.random.default_rng(0)
     for name, count in (("a.mkv", 9), ("b.mkv", 14)):

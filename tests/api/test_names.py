@@ -64,11 +64,11 @@ def test_every_name_has_an_example() -> None:
 
 def test_examples_do_what_they_show(place, tiny_keys, tiny_tuning_keys) -> None:
     names = {"hv": hv, "torch": torch, "np": np, "Path": Path, "tiny": tiny_keys, "tiny_tuning": tiny_tuning_keys}
+    faults: list[str] = []
     for test in examples():
         test.globs = dict(names)
-        told: list[str] = []
-        outcome = doctest.DocTestRunner(verbose=False).run(test, out=told.append)
-        assert outcome.attempted and not outcome.failed, "".join(told)
+        assert doctest.DocTestRunner(verbose=False).run(test, out=faults.append).attempted
+    assert not faults, "".join(faults)
 
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE | re.DOTALL)
