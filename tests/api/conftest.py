@@ -23,7 +23,12 @@ TINY_PRETRAINING = {
     **{"mask.ratio": 0.75, "train.log_every_steps": 1, "train.num_pictures": 1},
 }
 TINY_TUNING = {
-    **{f"{section}.{name}": value for section, keys in TINY.items() for name, value in keys.items() if section != "model"},
+    **{
+        f"{section}.{name}": value
+        for section, keys in TINY.items()
+        for name, value in keys.items()
+        if section != "model"
+    },
     **{"test.num_clips": 1, "test.num_crops": 1},
 }
 

@@ -14,7 +14,9 @@ def test_arguments_become_the_keys_of_a_configuration() -> None:
         "mask.ratio": np.float32(0.5),
         "engine": {"compile": True},
     }
-    config = load_config(None, make_overrides(join_keys(keys, train_output="out", train_steps=None), ["videomae", "tiny"]))
+    config = load_config(
+        None, make_overrides(join_keys(keys, train_output="out", train_steps=None), ["videomae", "tiny"])
+    )
     assert config.data.root == "a b/ü: #😀" and config.data.frame_size_px == [64, 96] and config.data.num_workers == 3
     assert config.data.fps is None and config.mask.ratio == 0.5 and config.engine.compile is True
     assert config.mask.mode == "random" and config.model.size == "ti" and config.train.output == "out"

@@ -68,9 +68,18 @@ WRONG = [  # what is called, and what the message says
     (lambda mine, tuned: hv.load("videos/a.mkv"), "init.weights: videos/a.mkv"),
     (lambda mine, tuned: hv.load("videos"), "init.weights: videos holds no weights"),
     (lambda mine, tuned: hv.load("runs/mine", mask={"ratio": 0.5}), "mask.ratio=0.5: only data.* keys can differ"),
-    (lambda mine, tuned: hv.load("runs/mine", data={"num_frames": 8}), "data.num_frames, data.frame_size_px: give the token grid"),
-    (lambda mine, tuned: hv.load("runs/mine", data={"strid": 8}), "unknown key 'data.strid'.*did you mean 'data.stride'"),
-    (lambda mine, tuned: hv.predict("runs/mine", "videos"), "runs/mine is a pretraining run; expected the folder of a fine-tuning"),
+    (
+        lambda mine, tuned: hv.load("runs/mine", data={"num_frames": 8}),
+        "data.num_frames, data.frame_size_px: give the token grid",
+    ),
+    (
+        lambda mine, tuned: hv.load("runs/mine", data={"strid": 8}),
+        "unknown key 'data.strid'.*did you mean 'data.stride'",
+    ),
+    (
+        lambda mine, tuned: hv.predict("runs/mine", "videos"),
+        "runs/mine is a pretraining run; expected the folder of a fine-tuning",
+    ),
     (lambda mine, tuned: mine.predict("videos"), "has no classifier"),
     (lambda mine, tuned: tuned.predict("no.mp4"), "no.mp4: "),
     (lambda mine, tuned: mine.features("no.mp4"), "no.mp4: "),
@@ -82,7 +91,10 @@ WRONG = [  # what is called, and what the message says
     (lambda mine, tuned: mine.features(np.zeros((4, 16, 16, 3))), "inputs: values of torch.float64; expected uint8"),
     (lambda mine, tuned: mine.features(np.zeros((4, 16, 16, 4), np.uint8)), r"inputs: \[4, 16, 16, 4\]; expected"),
     (lambda mine, tuned: mine.features(np.zeros((0, 16, 16, 3), np.uint8)), "expected at least one frame"),
-    (lambda mine, tuned: mine.features(torch.zeros(3, 4, 8, 8, dtype=torch.uint8)), r"clip: \[1, 3, 4, 8, 8\]; expected"),
+    (
+        lambda mine, tuned: mine.features(torch.zeros(3, 4, 8, 8, dtype=torch.uint8)),
+        r"clip: \[1, 3, 4, 8, 8\]; expected",
+    ),
     (lambda mine, tuned: hv.export("runs/mine", "nothing"), "--to: nothing; expected safetensors"),
     (lambda mine, tuned: hv.export("videos"), "videos is not a run folder"),
     (lambda mine, tuned: hv.scan("nothing"), "nothing does not exist; expected a folder"),
@@ -90,7 +102,10 @@ WRONG = [  # what is called, and what the message says
     (lambda mine, tuned: hv.pretrain(data="videos", preset="huge"), "preset: 'huge'; expected one of"),
     (lambda mine, tuned: hv.pretrain(data="videos", mask={"ratio": 2}), "mask.ratio: 2"),
     (lambda mine, tuned: hv.pretrain(data="videos", maks={"ratio": 0.5}), "unknown key 'maks'"),
-    (lambda mine, tuned: hv.pretrain(data="videos", train={"trackers": "wand"}), "train.trackers: 'wand'; expected names of mlflow"),
+    (
+        lambda mine, tuned: hv.pretrain(data="videos", train={"trackers": "wand"}),
+        "train.trackers: 'wand'; expected names of mlflow",
+    ),
     (lambda mine, tuned: hv.finetune(weights="runs/mine"), "data.root is not set"),
 ]
 

@@ -14,7 +14,7 @@ def test_a_run_is_silent_tracked_and_resumed(place, tiny_keys, capfd) -> None:
     trackers = [lambda step, values: rows.append((step, values["loss"]))]
     run = hv.pretrain("videos", "out/run", steps=2, trackers=trackers, **tiny_keys)
     assert capfd.readouterr() == ("", "") and (log.handlers, log.level, log.propagate) == before
-    assert run.finished and [row["step"] for row in run.metrics] == [1, 2] and run.results["steps"] == 2
+    assert run.finished and [row["step"] for row in run.metrics] == [1, 2] and run.results["kind"] == "pretrain"
     assert [step for step, _ in rows] == [1, 2] and [loss for _, loss in rows] == [row["loss"] for row in run.metrics]
     again = hv.pretrain("videos", "out/run", steps=2, progress=True, trackers=trackers, **tiny_keys)
     assert again == run and len(rows) == 2 and "nothing was trained" in capfd.readouterr().out
@@ -24,7 +24,10 @@ def test_a_run_is_silent_tracked_and_resumed(place, tiny_keys, capfd) -> None:
 
 def test_the_command_and_the_function_write_the_same_run(place, tiny_keys) -> None:
     keys = [f"{name}={value}".replace(" ", "") for name, value in tiny_keys.items()]
-    assert main(["pretrain", "data.root=videos", "train.output=out/theirs", "train.steps=1", "preset=hpm_memory", *keys]) == 0
+    assert (
+        main(["pretrain", "data.root=videos", "train.output=out/theirs", "train.steps=1", "preset=hpm_memory", *keys])
+        == 0
+    )
     run = hv.pretrain("videos", "out/ours", "hpm_memory", 1, **tiny_keys)
     theirs, ours = Path("out/theirs"), run.folder
     assert {file.name for file in ours.iterdir()} == {file.name for file in theirs.iterdir()}

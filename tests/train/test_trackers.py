@@ -91,7 +91,9 @@ def test_the_adapters(tiny_config, tmp_path, monkeypatch, caplog) -> None:
     called = {name: [call[0] for call in note.calls] for name, note in notes.items()}
     assert called["wandb"] == ["init", "log", "log", "finish"] and called["trackio"] == ["init", "log", "finish"]
     assert called["mlflow"] == ["create_experiment", "log_dict", "log_batch", "log_image", "set_terminated"]
-    assert notes["wandb"].calls[0][-1]["name"] == "mine" and notes["wandb"].calls[0][-1]["config"]["mask"]["ratio"] == 0.75
+    assert (
+        notes["wandb"].calls[0][-1]["name"] == "mine" and notes["wandb"].calls[0][-1]["config"]["mask"]["ratio"] == 0.75
+    )
     assert notes["wandb"].calls[2][1] == {"difficulty": (40, 40, 3)} and notes["wandb"].calls[2][-1] == {"step": 3}
     assert notes["trackio"].calls[1][1] == {"held_out/knn": 0.25}
     (metric, _) = client.calls[2][2]
@@ -110,7 +112,11 @@ def _module(**names) -> ModuleType:
 @pytest.mark.slow
 def test_the_libraries_themselves(tiny_config, tmp_path, monkeypatch) -> None:
     """The adapters against what is installed, offline; skipped without it."""
-    for name, value in {"WANDB_MODE": "offline", "TRACKIO_DIR": str(tmp_path / "trackio"), "WANDB_SILENT": "true"}.items():
+    for name, value in {
+        "WANDB_MODE": "offline",
+        "TRACKIO_DIR": str(tmp_path / "trackio"),
+        "WANDB_SILENT": "true",
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.chdir(tmp_path)

@@ -25,7 +25,10 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.asked.append(self.path)
         if "/api/models/org/name/" in self.path:
-            held = [{"type": "file", "path": name, "rfilename": name, "size": len(b)} for name, b in self.files.items()]
+            held = [
+                {"type": "file", "path": name, "rfilename": name, "size": len(b), "oid": hashlib.sha1(b).hexdigest()}
+                for name, b in self.files.items()
+            ]
             is_tree = "/tree/" in self.path
             self._answer(json.dumps(held if is_tree else {"id": "org/name", "sha": COMMIT, "siblings": held}).encode())
         elif self.path.rsplit("/", 1)[-1] in self.files and "/resolve/" in self.path:
