@@ -100,12 +100,14 @@ __all__ = [  # noqa: F822  (they are imported by __getattr__)
 logging.getLogger("hpm_video").addHandler(logging.NullHandler())  # a library shows nothing unless its program asks
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name at its first use (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'hpm_video' has no attribute '{name}'")
-    found = globals()[name] = getattr(importlib.import_module(f"hpm_video.{_HOMES[name]}"), name)
-    return found
+if not TYPE_CHECKING:  # a checker would take any name for one of this module
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name at its first use (PEP 562)."""
+        if name not in _HOMES:
+            raise AttributeError(f"module 'hpm_video' has no attribute '{name}'")
+        found = globals()[name] = getattr(importlib.import_module(f"hpm_video.{_HOMES[name]}"), name)
+        return found
 
 
 def __dir__() -> list[str]:

@@ -3,6 +3,8 @@
 import logging
 from pathlib import Path
 
+import pytest
+
 import hpm_video as hv
 from hpm_video.cli import main
 
@@ -36,6 +38,7 @@ def test_the_command_and_the_function_write_the_same_run(place, tiny_keys) -> No
     assert (ours / "config.yaml").read_text() == config
 
 
+@pytest.mark.slow
 def test_scan_is_silent(place, capfd) -> None:
     (place / "videos" / "c.mp4").write_bytes(b"not a video")
     found = hv.scan("videos", "out/scan", workers=1)
