@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.api.keys import join_keys, make_overrides
-from hpm_video.api.scores import run_test
 from hpm_video.api.shown import showing
 from hpm_video.config import PretrainConfig, load_config, load_finetune_config
 from hpm_video.config.trackers import check_installed
@@ -130,6 +129,8 @@ def finetune(  # noqa: PLR0913
     with showing(progress):
         run = run_finetuning(None if config is None else Path(config), make_overrides(named), trackers)
         if run.finished:
+            from hpm_video.api.scores import run_test
+
             run_test(run.folder)
     return run
 

@@ -13,7 +13,6 @@ from hpm_video.files import disk_faults, to_json, write_text
 from hpm_video.reading import parse_json, read_rows
 from hpm_video.runs.kind import METRICS
 from hpm_video.terminal import printable
-from hpm_video.train.trackers import TrackerGroup
 
 log = logging.getLogger("hpm_video")
 SHOWN = (
@@ -47,12 +46,21 @@ def start_logging(rank: int = 0) -> None:
     log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
 
 
+def number_logging(rank: int) -> None:
+    """Log as this rank, once it is known, if `start_logging` was called; a library call does not start it."""
+    if any(isinstance(handler.formatter, PlainFormatter) for handler in log.handlers):
+        start_logging(rank)
+
+
 class MetricLog:
     """Appends to RUN/metrics.jsonl and RUN/tensorboard, and tells the trackers. Lines of steps after the resumed one are cut
     off."""
 
-    def __init__(self, run: Path, first_step: int, trackers: TrackerGroup | None = None) -> None:
+    def __init__(self, run: Path, first_step: int, trackers: Any = None) -> None:
+        """trackers: a `TrackerGroup`; None = nobody else is told."""
         from torch.utils.tensorboard import SummaryWriter
+
+        from hpm_video.train.trackers import TrackerGroup
 
         self.trackers = trackers or TrackerGroup([])
         self.file, self.pictures = run / METRICS, run / "difficulty.jsonl"

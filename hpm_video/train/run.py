@@ -34,7 +34,7 @@ from hpm_video.runs.state import RunState
 from hpm_video.train.engines.protocol import TrainingEngine
 from hpm_video.train.engines.start import make_engine
 from hpm_video.train.loop import Loop, Step
-from hpm_video.train.metrics import MetricLog, last_measurements
+from hpm_video.train.metrics import MetricLog, last_measurements, number_logging
 from hpm_video.train.optim import peak_lr
 from hpm_video.train.trackers import open_trackers
 from hpm_video.types import Batch
@@ -68,6 +68,7 @@ class Training:
         data = self.folder.check_data({"train": self.dataset.source, "held_out": self.held_out, **self.others})
         state, optimizer = self._load(resumes) if resumes else (RunState(), {})
         engine = make_engine(self.model, config, self.device)
+        number_logging(engine.rank)
         engine.load_optimizer_state(optimizer, state.num_updates)
         steps = num_steps(config, len(self.dataset))
         self._announce(engine, steps)

@@ -1,5 +1,6 @@
 """A folder as the examples of the API have it: videos, a labelled set, a pretraining run and a fine-tuning run."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from hpm_video.models.student import build_student
 from hpm_video.preprocess.encode import write_video
 from hpm_video.runs.checkpoints import Checkpoint, save_checkpoint
 
+log = logging.getLogger("hpm_video")
 TINY = {
     "data": {"num_frames": 4, "frame_size_px": [16, 16], "num_workers": 0, "num_held_out": 1},
     "model": {"patch_px": 4, "width": 32, "depth": 1, "num_heads": 2},
@@ -49,12 +51,19 @@ def place(tmp_path, make_run, trained, labelled_set) -> Iterator[Path]:
     rng = np.random.default_rng(0)
     for name, count in (("a.mkv", 9), ("b.mkv", 14)):
         write_video(tmp_path / "videos" / name, rng.integers(0, 256, size=(count, 24, 32, 3), dtype=np.uint8), 10)
-    before = Path.cwd()
+    before, shown = Path.cwd(), (log.handlers[:], log.propagate, log.level)
     os.chdir(tmp_path)
+    log.handlers[:], log.propagate = (
+        [logging.NullHandler()],
+        True,
+    )  # a test before may have run a command, which shows its log
+    log.setLevel(logging.NOTSET)
     try:
         yield tmp_path
     finally:
         os.chdir(before)
+        log.handlers[:], log.propagate = shown[0], shown[1]
+        log.setLevel(shown[2])
 
 
 @pytest.fixture
