@@ -118,7 +118,8 @@ def test_the_libraries_themselves(tiny_config, tmp_path, monkeypatch) -> None:
         "WANDB_SILENT": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlflow").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database needs more than mlflow-skinny
     monkeypatch.chdir(tmp_path)
     run = Path("mine")
     run.mkdir()
