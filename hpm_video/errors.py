@@ -2,7 +2,14 @@
 
 
 class UserError(Exception):
-    """Report a fault that the user can mend; the text says what is wrong, where, and what was expected. Shown without traceback."""
+    """Report a fault that the user can mend; the text says what is wrong, where, and what was expected. Shown without traceback.
+
+    >>> try:
+    ...     hv.load("nowhere")
+    ... except hv.UserError as error:
+    ...     print(error)
+    nowhere does not exist; expected the folder of a run. To make one: hpm-video pretrain data.root=FOLDER train.output=RUN
+    """
 
 
 class UnreadableVideo(Exception):

@@ -14,6 +14,11 @@ log = logging.getLogger("hpm_video")
 SHOWN_EVERY_S = 10.0  # seconds between two log lines
 
 
+def is_shown() -> bool:
+    """Return whether this program shows its log. A library call shows nothing, no bar either, unless it is told to."""
+    return any(not isinstance(handler, logging.NullHandler) for handler in log.handlers)
+
+
 class Progress:
     """Show how many are done and unreadable, the rate and the time left: a bar on a terminal, else a log line now and then."""
 
@@ -24,7 +29,7 @@ class Progress:
         self.bar: Any = None
         if num_before:
             log.info("%s: %d of %d %s were done before", title, num_before, num_all, things)
-        if bar and sys.stderr.isatty():
+        if bar and is_shown() and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as Bar

@@ -1,10 +1,9 @@
 """`hpm-video finetune`."""
 
 import argparse
-from pathlib import Path
 
 from hpm_video.commands.test import test_and_report
-from hpm_video.commands.training import STOPPED, add_training, read_keys
+from hpm_video.commands.training import STOPPED, add_training, with_output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,10 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Train and test; return the exit status. Raises UserError."""
-    from hpm_video.config import load_finetune_config
+    from hpm_video.api.training import run_finetuning
 
-    keys = read_keys(given, load_finetune_config)
-    from hpm_video.train.finetune import finetune, finetune_config
-
-    config = finetune_config(given.config, keys)
-    return test_and_report(Path(config.train.output), []) if finetune(config) else STOPPED
+    trained = run_finetuning(given.config, with_output(given))
+    return test_and_report(trained.folder, []) if trained.finished else STOPPED

@@ -20,10 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Look for videos that cannot be read; return the exit status. Raises UserError."""
-    from hpm_video.cores import num_free_cores
-    from hpm_video.preprocess.scan import scan
+    from hpm_video.api.tools import scan
 
-    out = given.out or Path(f"scan_{given.root.resolve().name}")
-    num_workers = given.workers or num_free_cores()
-    say(scan(given.root, out, given.full, given.images, num_workers, given.time_limit))
+    how = {"full": given.full, "images": given.images, "workers": given.workers, "time_limit_s": given.time_limit}
+    say(scan(given.root, given.out, **how).summary)
     return 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpm_video.commands.arguments import add_keys, add_run
-from hpm_video.commands.output import keep_scores, say
+from hpm_video.commands.output import say
 from hpm_video.runs.kind import check_run
 
 LESS_MEMORY = "test.batch_size=1, or end other programs that hold memory"
@@ -26,12 +26,11 @@ def run(given: argparse.Namespace) -> int:
 
 def test_and_report(run: Path, overrides: Sequence[str]) -> int:
     """Test a fine-tuned run, print and keep its scores; return the exit status. Raises UserError."""
-    from hpm_video.evals.finetuned.multi_view_test import describe_results, evaluate_run
+    from hpm_video.api.scores import run_test
+    from hpm_video.evals.finetuned.multi_view_test import describe_results
 
-    results = evaluate_run(run, overrides)
+    results, kept = run_test(run, overrides)
     if results:  # of rank 0
-        views = {name: results["test"][name] for name in ("split", "num_clips", "num_crops", "average", "rule")}
-        kept = keep_scores(run, {"test": results["scores"] | views})
         name = shlex.quote(str(run))
         say(describe_results(results) + kept + f"Next: hpm-video predict {name} VIDEO, or hpm-video report {name}")
     return 0

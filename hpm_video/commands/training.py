@@ -2,9 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from hpm_video.commands.arguments import add_keys
 
@@ -21,15 +19,11 @@ def add_training(parser: argparse.ArgumentParser, schema: type) -> None:
     add_keys(parser)
 
 
-def read_keys(given: argparse.Namespace, load: Callable[..., Any]) -> list[str]:
-    """Return the keys of a training command, with its default output. Wrong ones are reported before a slow import."""
-    keys = list(given.overrides)
-    if not any(key.startswith("train.output=") for key in keys):
-        keys.insert(0, f"train.output=runs/{given.command}")
-    found = load(given.config, keys, check=False)
-    if found.init.weights is None:  # else the weights have a say in the combinations
-        load(given.config, keys)
-    return keys
+def with_output(given: argparse.Namespace) -> list[str]:
+    """Return the keys of a training command, with its default output."""
+    if any(key.startswith("train.output=") for key in given.overrides):
+        return list(given.overrides)
+    return [f"train.output=runs/{given.command}", *given.overrides]
 
 
 def is_first() -> bool:

@@ -6,6 +6,7 @@ from hpm_video.config.clip_rules import read_clip_rule
 from hpm_video.config.geometry import Geometry, has_images, image_config
 from hpm_video.config.needs import ranks_by_predictor, trains_predictor
 from hpm_video.config.run_sections import FinetuneConfig, PretrainConfig, RunConfig
+from hpm_video.config.trackers import list_trackers
 from hpm_video.errors import UserError
 
 MOST_TOKENS = 1 << 20  # of a clip; 16 frames of 224 x 224 pixels have 1568
@@ -86,6 +87,7 @@ def check_clip(config: RunConfig) -> Geometry:
     if geometry.position_grid is not None and math.prod(geometry.position_grid) > MOST_TOKENS:
         raise UserError(f"model.position_grid: {geometry.position_grid}; expected at most {MOST_TOKENS:,} tokens")
     _check_shares(config)
+    list_trackers(config.train.trackers)
     return geometry
 
 

@@ -141,7 +141,11 @@ class MaskConfig:
 
 @dataclass(kw_only=True)
 class TeacherConfig:
-    """The EMA of the student that predicts how difficult each unit is."""
+    """The EMA of the student that predicts how difficult each unit is.
+
+    >>> hv.TeacherConfig(view="all").aggregate
+    'mean'
+    """
 
     view: str = key(
         "partial",
@@ -170,7 +174,11 @@ class TeacherConfig:
 
 @dataclass(kw_only=True)
 class ObjectiveConfig:
-    """The target, and the losses of pixel decoder and predictor."""
+    """The target, and the losses of pixel decoder and predictor.
+
+    >>> hv.ObjectiveConfig(ranking="absolute").target
+    'norm_channel'
+    """
 
     target: str = key("norm_channel", "what is predicted of a masked token", TARGETS)
     target_weights: str | None = key(None, "file of the weights of dino or clip (nothing is downloaded)", path=True)

@@ -71,6 +71,11 @@ class TrainConfig:
     )
     seed: int = key(0, "seed of weights, order, crops and masks", least=0)
     log_every_steps: int = key(20, "steps between log lines", least=1)
+    trackers: str | None = key(
+        None,
+        "trackers that are told of each row of metrics, separated by commas: mlflow, trackio, wandb (pip install "
+        "'hpm-video[trackers]'); null = RUN/metrics.jsonl and RUN/tensorboard alone",
+    )
     measure_every_steps: int = key(
         200, "steps between measurements on held-out clips (hardness gain, gradient shares)", least=1
     )

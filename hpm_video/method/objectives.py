@@ -78,6 +78,15 @@ def hpm_losses(
 
     unit_size: how many tokens of a unit are decoded; they stand beside each other. weights: of the tokens in the mean of the
     reconstruction; None = all 1.
+
+    >>> student = hv.Student((3, 4, 16, 16), hv.Blocks(32, 2, 2), decoder=hv.Blocks(16, 1, 2), patch_px=8)
+    >>> clip, decoded = torch.rand(1, 3, 4, 16, 16), torch.tensor([[1, 5, 2, 6]])
+    >>> output = student(clip, torch.tensor([[0, 3, 4, 7]]), decoded)
+    >>> target = hv.make_target(clip, decoded, "norm_channel", tubelet=2, patch=8)
+    >>> losses = hv.hpm_losses(output, target, hv.ObjectiveConfig(), unit_size=2)
+    >>> losses.total.backward()
+    >>> bool(losses.pixel > 0 and losses.ranking > 0)
+    True
     """
     patch_loss = F.mse_loss(output.pixels.float(), target.values, reduction="none").mean(-1)  # [B, Q]
     pixel = patch_loss.mean() if weights is None else (weights * patch_loss).mean()

@@ -17,7 +17,15 @@ from hpm_video.models.student import Student
 
 
 class Teacher:
-    """An EMA of the student, outside the engine and whole on each rank. `update` takes weights as the engine yields them."""
+    """An EMA of the student, outside the engine and whole on each rank. `update` takes weights as the engine yields them.
+
+    >>> student = hv.Student((3, 4, 16, 16), hv.Blocks(32, 2, 2), decoder=hv.Blocks(16, 1, 2), patch_px=8)
+    >>> units = hv.make_units((2, 2, 2), block=(2, 1, 1))
+    >>> teacher = hv.Teacher(student, hv.TeacherConfig(), visible_share=0.25, units=units)
+    >>> teacher.predict_difficulty(torch.zeros(5, 3, 4, 16, 16), keys=torch.rand(1, 5, 4)).shape
+    torch.Size([5, 4])
+    >>> teacher.update([dict(student.named_parameters())], momentum=0.99)
+    """
 
     def __init__(
         self, student: Student, config: TeacherConfig, visible_share: float, units: Int[Tensor, "U K"]

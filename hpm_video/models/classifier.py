@@ -17,6 +17,9 @@ class Classifier(nn.Module):
     pooling mean: blocks -> mean over the tokens -> norm -> dropout -> linear, without the encoder's own last norm (VideoMAE).
     pooling cls: blocks -> the encoder's norm -> class token -> linear (ViT's; MAE too fine-tunes with the mean).
     head_init: factor on the first weights of the head. `encoder`: further arguments of `Encoder`.
+
+    >>> hv.Classifier((3, 4, 16, 16), 7, hv.Blocks(32, 2, 2), patch_px=8)(torch.zeros(5, 3, 4, 16, 16)).shape
+    torch.Size([5, 7])
     """
 
     def __init__(

@@ -73,6 +73,10 @@ class Encoder(nn.Module):
     clip_shape (C, T, H, W): any number of channels. position_grid: the grid for which fixed positions are made, to be
     interpolated to the clip's; None = the clip's own. With a class token the output is [B, 1 + V, D], the class token first.
     Raises UserError if the patches do not divide the clip.
+
+    >>> encoder = hv.Encoder((3, 4, 16, 16), hv.Blocks(32, 2, 2), patch_px=8)
+    >>> encoder(torch.zeros(5, 3, 4, 16, 16)).shape
+    torch.Size([5, 8, 32])
     """
 
     def __init__(

@@ -13,7 +13,11 @@ NORM_EPS = 1e-6  # VideoMAE, MAE
 
 
 class Blocks(NamedTuple):
-    """The numbers of a stack of transformer blocks. The defaults are those of ViT-B."""
+    """The numbers of a stack of transformer blocks. The defaults are those of ViT-B.
+
+    >>> hv.Blocks(width=384, num_heads=6).depth
+    12
+    """
 
     width: int = 768
     depth: int = 12

@@ -10,7 +10,12 @@ from hpm_video.models.layers import NORM_EPS, Blocks, BlockStack
 
 
 class Predictor(NamedTuple):
-    """The numbers of a loss predictor. Its width, heads and MLP are those of the pixel decoder."""
+    """The numbers of a loss predictor. Its width, heads and MLP are those of the pixel decoder.
+
+    >>> student = hv.Student((3, 4, 16, 16), hv.Blocks(32, 2, 2), patch_px=8, predictor=hv.Predictor(depth=None))
+    >>> student.predictor is None
+    True
+    """
 
     depth: int | None = 1  # own blocks; None = no predictor
     encoder_depth: int | None = None  # it sees the tokens after this many encoder blocks; None = after all

@@ -38,6 +38,12 @@ class Student(LossPredictor):
     says so (the official code shares none). num_outputs: predicted values of a token; None = its pixel values.
     decoder_attention: self, or cross: mask tokens attend to the visible tokens alone. `encoder`: further arguments of
     `Encoder`. Raises UserError if the predictor stands on more blocks than there are, or on blocks of another kind.
+
+    >>> student = hv.Student((3, 4, 16, 16), hv.Blocks(32, 2, 2), decoder=hv.Blocks(16, 1, 2), patch_px=8)
+    >>> visible, decoded = torch.tensor([[0, 4]]), torch.tensor([[1, 2, 3, 5, 6, 7]])
+    >>> output = student(torch.zeros(1, 3, 4, 16, 16), visible, decoded)
+    >>> output.pixels.shape, output.predicted_loss.shape, output.latent.shape
+    (torch.Size([1, 6, 384]), torch.Size([1, 6]), torch.Size([1, 2, 32]))
     """
 
     def __init__(

@@ -46,6 +46,7 @@ FREE = (
     "objective.target_weights",
     "train.output",
     "train.log_every_steps",
+    "train.trackers",
     "train.save_every_steps",
     "train.keep_checkpoints",
     "train.max_nonfinite_steps",

@@ -1,4 +1,4 @@
-"""Logs of a run: lines with rate, ETA and waiting share; metrics.jsonl; TensorBoard. Written by rank 0 only."""
+"""Logs of a run: lines with rate, ETA and waiting share; metrics.jsonl; TensorBoard; trackers. Written by rank 0 only."""
 
 import json
 import logging
@@ -46,12 +46,23 @@ def start_logging(rank: int = 0) -> None:
     log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
 
 
-class MetricLog:
-    """Appends to RUN/metrics.jsonl and RUN/tensorboard. Lines of steps after the resumed one are cut off."""
+def number_logging(rank: int) -> None:
+    """Log as this rank, once it is known, if `start_logging` was called; a library call does not start it."""
+    if any(isinstance(handler.formatter, PlainFormatter) for handler in log.handlers):
+        start_logging(rank)
 
-    def __init__(self, run: Path, first_step: int) -> None:
+
+class MetricLog:
+    """Appends to RUN/metrics.jsonl and RUN/tensorboard, and tells the trackers. Lines of steps after the resumed one are cut
+    off."""
+
+    def __init__(self, run: Path, first_step: int, trackers: Any = None) -> None:
+        """trackers: a `TrackerGroup`; None = nobody else is told."""
         from torch.utils.tensorboard import SummaryWriter
 
+        from hpm_video.train.trackers import TrackerGroup
+
+        self.trackers = trackers or TrackerGroup([])
         self.file, self.pictures = run / METRICS, run / "difficulty.jsonl"
         for file in (self.file, self.pictures):
             drop_later_lines(file, first_step)
@@ -64,13 +75,16 @@ class MetricLog:
         with disk_faults(self.file):
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
+        self.trackers.log(step, values)
 
     def write_difficulty(self, step: int, difficulty: list[list[float]]) -> None:
         """Write the difficulty of some clips [n, U]."""
         _append(self.pictures, {"step": step, "difficulty": difficulty})
+        self.trackers.log_difficulty(step, difficulty)
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files and the trackers."""
+        self.trackers.close()
         with disk_faults(self.file):
             self.board.close()
 

@@ -32,9 +32,10 @@ from hpm_video.runs.state import RunState
 from hpm_video.train.engines.protocol import TrainingEngine
 from hpm_video.train.engines.start import make_engine
 from hpm_video.train.loop import Loop, Step
-from hpm_video.train.metrics import MetricLog, last_measurements, start_logging
+from hpm_video.train.metrics import MetricLog, last_measurements, number_logging
 from hpm_video.train.optim import peak_lr
 from hpm_video.train.saving import Saver
+from hpm_video.train.trackers import open_trackers
 from hpm_video.types import Batch
 
 log = logging.getLogger("hpm_video")
@@ -66,7 +67,7 @@ class Training:
         data = self.folder.check_data({"train": self.dataset.source, "held_out": self.held_out, **self.others})
         state, optimizer = self._load(resumes) if resumes else (RunState(), {})
         engine = make_engine(self.model, config, self.device)
-        start_logging(engine.rank)
+        number_logging(engine.rank)
         engine.load_optimizer_state(optimizer, state.num_updates)
         steps = num_steps(config, len(self.dataset))
         self._announce(engine, steps)
@@ -75,7 +76,7 @@ class Training:
         self.folder.check_held_out(held_out.names)
         log_to = None
         if engine.rank == 0 and state.step < steps:
-            log_to = MetricLog(self.folder.path, state.step)
+            log_to = MetricLog(self.folder.path, state.step, open_trackers(config, self.folder.path))
             self._write_settings(held_out)
             self.folder.keep_data(data)
         saver = Saver(self.folder.path, config.train.keep_checkpoints)

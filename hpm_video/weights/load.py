@@ -1,6 +1,8 @@
-"""Load the models of a run: from its latest checkpoint, or from the weights exported beside it."""
+"""Load the models of a run: from its latest checkpoint, or from the weights exported beside it; and the encoder of any file
+of weights."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.config import FinetuneConfig, PretrainConfig, load_config
 from hpm_video.files import replacing, write_json
 from hpm_video.method.difficulty.source import STATE_NAME
 from hpm_video.models.classifier import Classifier
@@ -19,6 +21,8 @@ from hpm_video.reading import parse_json
 from hpm_video.runs.checkpoints import STATE, latest_checkpoint, list_checkpoints, load_weights, read_tensors
 from hpm_video.runs.kind import check_run
 from hpm_video.runs.settings import load_classes, load_run_config, read_config
+from hpm_video.weights.read import read_weights
+from hpm_video.weights.transfer import fill_plain_encoder
 
 
 def export_encoder(
@@ -92,4 +96,20 @@ def load_encoder(run: Path) -> tuple[PretrainConfig, Encoder]:
     config = load_run_config(run)
     encoder = Encoder.of(config)
     load_weights(encoder, read_tensors(run / "encoder.safetensors"), run / "encoder.safetensors")
+    return config, encoder.eval()
+
+
+def load_foreign_encoder(
+    path: Path, overrides: Iterable[str] = (), trust_pickle: bool = False
+) -> tuple[PretrainConfig, Encoder]:
+    """Return the encoder of any weights that init.weights takes, and the configuration that stands for it. Raises UserError.
+
+    overrides: data.* keys; an encoder for clips of another size has its positions interpolated, as init.weights does. Weights
+    that were fine-tuned with a mean over the tokens have no last norm, and the encoder has none either.
+    """
+    weights = read_weights(path, trust_pickle)
+    nowhere = [f"data.root={json.dumps(str(path), ensure_ascii=False)}", "train.output=nowhere"]
+    config = load_config(None, [*nowhere, *overrides], weights.settings(pretraining=True), check=False)
+    encoder = Encoder.of(config)
+    fill_plain_encoder(encoder, weights)
     return config, encoder.eval()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpm_video.config.geometry import Grid
 from hpm_video.errors import UserError
@@ -52,6 +52,19 @@ def _fill_encoder(model: Classifier, weights: Weights, classes: list[str] | None
     left = [f"encoder.{n}" for n in moved if n not in own] + [n for n in weights.head if n not in head]
     lines.append(f"  dropped: {_summary([*left, *weights.rest])}")
     return "\n".join(lines + [f"  note: {note}" for note in weights.notes])
+
+
+@torch.no_grad()
+def fill_plain_encoder(encoder: Encoder, weights: Weights) -> None:
+    """Copy the weights into an encoder alone, moved to its grid; its last norm goes if they have none. Raises UserError if they
+    do not fit."""
+    with whole(weights.source):
+        if not any(name.startswith("stack.norm.") for name in weights.tensors):
+            encoder.stack.norm = nn.Identity()
+        own, moved = dict(encoder.named_parameters()), _move(encoder, weights)[0]
+        _check(own, moved, weights)
+        for name, parameter in own.items():
+            parameter.copy_(moved[name])
 
 
 @torch.no_grad()

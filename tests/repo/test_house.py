@@ -17,6 +17,7 @@ LAYERS = (
     *(
         "cli",
         "commands",
+        "api",
         "report",
         "profiling",
         "evals",

@@ -12,7 +12,11 @@ MIXER = 2**24 * 0.6180339887498949  # keys are multiples of 2^-24: the fractions
 
 
 class MaskPlan(NamedTuple):
-    """The counts that a strategy has to meet, and the settings that it may look at."""
+    """The counts that a strategy has to meet, and the settings that it may look at.
+
+    >>> hv.MaskPlan(num_masked=3, num_hard=2).grid is None
+    True
+    """
 
     num_masked: int  # units of a clip that are masked
     num_hard: int  # as many of these are chosen by difficulty
@@ -36,7 +40,11 @@ def top(values: Float[Tensor, "B U"], count: int) -> Int[Tensor, "B n"]:
 
 
 def mask_random(keys: Float[Tensor, "B U"], num_masked: int) -> Bool[Tensor, "B U"]:
-    """Mask the `num_masked` units of the largest keys of each clip: uniformly (VideoMAE, MAE)."""
+    """Mask the `num_masked` units of the largest keys of each clip: uniformly (VideoMAE, MAE).
+
+    >>> hv.mask_random(torch.rand(2, 8), 6).sum(1).tolist()
+    [6, 6]
+    """
     masked = torch.zeros_like(keys, dtype=torch.bool)
     return masked.scatter_(1, top(keys, num_masked), True)
 
@@ -86,6 +94,10 @@ def mask_hard(
 
     With num_hard = 0 it is exactly `mask_random` of the same keys. Of equally difficult units those of the largest keys.
     With mask.sharpness the hard units are drawn with odds that grow with their rank.
+
+    >>> difficulty = torch.tensor([[0.1, 0.9, 0.4, 0.8]])
+    >>> hv.mask_hard(difficulty, torch.rand(1, 4), hv.MaskPlan(num_masked=2, num_hard=2)).tolist()
+    [[False, True, False, True]]
     """
     sharpness = None if plan.settings is None else plan.settings.sharpness
     if difficulty is None or sharpness == 0:

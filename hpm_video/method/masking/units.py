@@ -32,6 +32,9 @@ def make_units(grid: tuple[int, int, int], block: tuple[int, int, int]) -> Int[T
     """Return the token numbers of each unit, for a grid (t, h, w) cut into blocks (dt, dh, dw) that divide it.
 
     Tubes are blocks (t, 1, 1), tokens are blocks (1, 1, 1); of an image, with t = 1, the two are the same.
+
+    >>> hv.make_units((2, 1, 3), block=(2, 1, 1)).tolist()
+    [[0, 3], [1, 4], [2, 5]]
     """
     (t, h, w), (dt, dh, dw) = grid, block
     numbers = torch.arange(t * h * w).view(t // dt, dt, h // dh, dh, w // dw, dw)
@@ -64,6 +67,11 @@ def to_tokens(
 
     part: how much of the masked units is decoded, chosen by `decode` from `phases` (uniform in 0..1) and `difficulty`; all of
     them if either is None. num_tokens: tokens of the clip, if the units do not hold all of them.
+
+    >>> units = hv.make_units((2, 1, 3), block=(2, 1, 1))
+    >>> mask = hv.to_tokens(torch.tensor([[True, False, True]]), units, num_masked=2)
+    >>> mask.visible.tolist(), mask.decoded.tolist()
+    ([[1, 4]], [[0, 3, 2, 5]])
     """
     order = masked_units.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     chosen = order[:, :num_masked]

@@ -25,7 +25,11 @@ class PixelTarget:
 def make_target(
     clip: Float[Tensor, "B C T H W"], decoded: Int[Tensor, "B M"], kind: str, tubelet: int, patch: int
 ) -> Target:
-    """Return the pixels of tokens. kind: raw; norm_token (MAE, all values of a token); norm_channel (VideoMAE)."""
+    """Return the pixels of tokens. kind: raw; norm_token (MAE, all values of a token); norm_channel (VideoMAE).
+
+    >>> hv.make_target(torch.rand(1, 3, 4, 16, 16), torch.tensor([[1, 5]]), "norm_channel", tubelet=2, patch=8).values.shape
+    torch.Size([1, 2, 384])
+    """
     tokens = take_patches(clip, decoded, tubelet, patch).float()  # [B, M, P]
     if kind == "raw":
         nothing = tokens.new_zeros(tokens.shape[0], tokens.shape[1], 1, 1)
