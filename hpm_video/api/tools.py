@@ -77,7 +77,7 @@ def scan(  # noqa: PLR0913
     (PosixPath('scanned'), True)
     """
     from hpm_video.preprocess.scan import scan as look
-    from hpm_video.runs.machine import num_free_cores
+    from hpm_video.cores import num_free_cores
 
     folder = _path(root)
     target = Path(f"scan_{folder.resolve().name}") if out is None else _path(out)
