@@ -147,7 +147,9 @@ def test_engines_on_two_processes(bench) -> None:
         assert by_rounds["1"][0]["save_s"].keys() == {"first", "later", "writing"}
     for name, once in (("ddp", 1.0), ("ddp, bf16", 0.5)):
         sent = [found["measured"][name][rounds][0]["sent"] for rounds in ("1", "4")]
-        assert sent == [None, None] or sent == pytest.approx([once, once], abs=0.3)  # headers weigh more in a small model
+        assert sent == [None, None] or sent == pytest.approx(
+            [once, once], abs=0.3
+        )  # headers weigh more in a small model
     assert found["computed_mib"]["l, ZeRO-3"]["64"] < found["computed_mib"]["l, ZeRO-3"]["2"]
 
 
