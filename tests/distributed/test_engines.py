@@ -5,12 +5,14 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from hpm_video.catalog.rows import Row
@@ -284,3 +286,43 @@ def wait_for(condition) -> None:
 def test_bad_input_under_the_launcher_is_one_message(runs) -> None:
     said = (runs.parent / "said.txt").read_text()
     assert "error: data.root: /nowhere does not exist" in said and not (runs.parent / "none").exists()
+
+
+THREE = ["optim.batch_size=12", "engine.micro_batch_size=2", "model.drop_path=0.2", "train.steps=6"]
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory) -> tuple[list[str], list[float]]:
+    """The keys of a run on videos and images in turns, and its losses with the plain engine."""
+    folder, rng = tmp_path_factory.mktemp("mixed"), np.random.default_rng(1)
+    for kind, frames in (("videos", 8), ("pictures", 1)):
+        (folder / kind).mkdir()
+        for number in range(14):
+            name = f"{number}.mkv" if kind == "videos" else f"{number}.png"
+            pixels = rng.integers(0, 255, (frames, 16, 16, 3), dtype=np.uint8)
+            write_video(folder / kind / name, pixels, 10) if frames > 1 else Image.fromarray(pixels[0]).save(
+                folder / kind / name
+            )
+    keys = [*KEYS, *THREE, f"data.root={folder / 'videos'}", f"images.root={folder / 'pictures'}", "images.share=0.5"]
+    assert main(["pretrain", *keys, f"train.output={folder / 'plain'}"]) == 0
+    return keys, all_losses(folder / "plain")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [["engine.kind=ddp"], ["engine.kind=fsdp"], ["engine.zero_stage=2"]])
+def test_three_processes_on_videos_and_images_with_drop_path(mixed, start_here, tmp_path, engine) -> None:
+    keys, expected = mixed
+    words = ["-m", "torch.distributed.run", "--nproc-per-node=3", "--master-port=29547", "-m", "hpm_video", "pretrain"]
+    with (tmp_path / "log").open("w") as log:
+        run = [*keys, *engine, f"train.output={tmp_path / 'run'}"]
+        status = start_here(sys.executable, *words, *run, stdout=log, stderr=log).wait(400)
+    assert status == 0, (tmp_path / "log").read_text()[-3000:]
+    assert all_losses(tmp_path / "run") == pytest.approx(expected, abs=1e-5)
+
+
+def all_losses(run: Path) -> list[float]:
+    """The losses of videos and of images."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = [next(value for name, value in row.items() if name in ("loss", "images/loss")) for row in rows]
+    assert {name for row in rows for name in row} >= {"loss", "images/loss"}
+    return found
