@@ -185,11 +185,16 @@ def find_victims(run: Path, target: str, launcher: int) -> list[int]:
     if target == "launcher":
         return [launcher]
     parents = {pid: parent_of(pid) for pid in find_marked(run)}
-    trains = [pid for pid in parents if b"storm_child.py" in command_of(pid) and b"launch" not in command_of(pid)]
+    launchers = (b"launch", b"bin/deepspeed", b"torch.distributed.run")
+    trains = [pid for pid in parents if b"storm_child.py" in command_of(pid) and not has(launchers, command_of(pid))]
     workers = [pid for pid in trains if parents[pid] in trains]
-    launchers = (b"deepspeed", b"torch.distributed.run")
-    ranks = [pid for pid in trains if pid not in workers and not any(word in command_of(pid) for word in launchers)]
+    ranks = [pid for pid in trains if pid not in workers]
     return workers if target == "worker" else ranks
+
+
+def has(words: tuple[bytes, ...], text: bytes) -> bool:
+    """Return whether one of these words is in a text."""
+    return any(word in text for word in words)
 
 
 def parent_of(pid: int) -> int:
