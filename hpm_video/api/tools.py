@@ -76,8 +76,8 @@ def scan(  # noqa: PLR0913
     >>> found.folder, "2 good, 0 bad" in found.summary
     (PosixPath('scanned'), True)
     """
-    from hpm_video.preprocess.scan import scan as look
     from hpm_video.cores import num_free_cores
+    from hpm_video.preprocess.scan import scan as look
 
     folder = _path(root)
     target = Path(f"scan_{folder.resolve().name}") if out is None else _path(out)

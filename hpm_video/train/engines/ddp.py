@@ -13,7 +13,6 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torch.nn.parallel import DistributedDataParallel
 
 from hpm_video.config import RunConfig
-from hpm_video.train.engines import processes
 from hpm_video.train.engines.processes import ProcessesEngine
 
 
@@ -80,8 +79,3 @@ class DdpEngine(ProcessesEngine):
         for parameter, gradient in held.items():
             parameter.grad = gradient
         self.round, self.unreduced = 0, False
-
-
-def check_start() -> None:
-    """Raise UserError if no launcher gave this process a place among others."""
-    processes.check_start("ddp")

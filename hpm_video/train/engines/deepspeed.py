@@ -113,11 +113,6 @@ class DeepSpeedEngine(ProcessesEngine):
         self.engine.destroy()
 
 
-def check_start() -> None:
-    """Raise UserError if no launcher gave this process a place among others."""
-    processes.check_start("deepspeed")
-
-
 def prepare_process(device: torch.device, limit_s: float) -> None:
     """Make the process group. Raises UserError if deepspeed is not installed, or the processes do not find each other."""
     try:

@@ -14,7 +14,6 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from hpm_video.config import RunConfig
 from hpm_video.models.layers import BlockStack
-from hpm_video.train.engines import processes
 from hpm_video.train.engines.plain import use_bf16
 from hpm_video.train.engines.processes import ProcessesEngine
 
@@ -81,8 +80,3 @@ def shard(model: nn.Module, config: RunConfig, device: torch.device) -> list[lis
         seen |= set(own)
         groups.append(own)
     return [group for group in groups if group]
-
-
-def check_start() -> None:
-    """Raise UserError if no launcher gave this process a place among others."""
-    processes.check_start("fsdp")

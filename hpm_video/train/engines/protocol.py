@@ -1,7 +1,7 @@
 """The engine protocol: everything that the loop, CUDA graphs and a run ask of the machine under a model.
 
-An engine is one file of this folder with a class of this protocol and two functions, `check_start` and
-`prepare_process`, one row in `hpm_video/train/engines/start.py`, and its name in `engine.kind`. Facts of one engine stay in its file.
+An engine is one file of this folder with a class of this protocol, one row in `hpm_video/train/engines/start.py`, and its name in
+`engine.kind`. Facts of one engine stay in its file.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,8 +1,10 @@
 """Start a process of a run: its device, its threads, its engine. ENGINES has one row for each engine."""
 
+import importlib
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from torch import nn
 from hpm_video.config import RunConfig
 from hpm_video.cores import local_world_size, num_free_cores
 from hpm_video.runs.launchers import Launch, join_launch, name_engine
-from hpm_video.train.engines import ddp, deepspeed, fsdp, heartbeat, plain, processes
+from hpm_video.train.engines import deepspeed, heartbeat, plain, processes
 from hpm_video.train.engines.protocol import TrainingEngine
 
 log = logging.getLogger("hpm_video")
@@ -24,11 +26,22 @@ class EngineRow(NamedTuple):
     prepare_process: Callable[[torch.device, float], None]  # with the limit of a wait, in seconds
 
 
+def _later(module: str, name: str) -> Callable[..., TrainingEngine]:
+    """Return a class of an engine's file, which is imported when the first engine is made: FSDP's imports take a second."""
+
+    def make(*given: Any) -> TrainingEngine:
+        return getattr(importlib.import_module(f"hpm_video.train.engines.{module}"), name)(*given)
+
+    return make
+
+
 ENGINES = {
     "plain": EngineRow(plain.PlainEngine, plain.check_start, plain.prepare_process),
-    "ddp": EngineRow(ddp.DdpEngine, ddp.check_start, processes.make_group),
-    "fsdp": EngineRow(fsdp.FsdpEngine, fsdp.check_start, processes.make_group),
-    "deepspeed": EngineRow(deepspeed.DeepSpeedEngine, deepspeed.check_start, deepspeed.prepare_process),
+    "ddp": EngineRow(_later("ddp", "DdpEngine"), partial(processes.check_start, "ddp"), processes.make_group),
+    "fsdp": EngineRow(_later("fsdp", "FsdpEngine"), partial(processes.check_start, "fsdp"), processes.make_group),
+    "deepspeed": EngineRow(
+        deepspeed.DeepSpeedEngine, partial(processes.check_start, "deepspeed"), deepspeed.prepare_process
+    ),
 }
 
 
