@@ -323,6 +323,6 @@ def test_three_processes_on_videos_and_images_with_drop_path(mixed, start_here, 
 def all_losses(run: Path) -> list[float]:
     """The losses of videos and of images."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    found = [next(value for name, value in row.items() if name in ("loss", "images/loss")) for row in rows]
-    assert {name for row in rows for name in row} >= {"loss", "images/loss"}
+    found = [next(value for name, value in row.items() if name in ("loss", "loss_image")) for row in rows]
+    assert {name for row in rows for name in row} >= {"loss", "loss_image"}
     return found
