@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hpm_video.method.masking.decoding import DecodePlan
+from hpm_video.method.masking.units import number_units
 from hpm_video.types import Kind, Losses, Mask, StudentOutput, Target
 
 
@@ -42,3 +43,12 @@ class Journey(NamedTuple):
     units: Int[Tensor, "U K"]  # of the clip's grid
     part: DecodePlan  # what was decoded of the masked units
     plan: StepPlan
+
+    @property
+    def decoded_units(self) -> Int[Tensor, "B D"]:
+        """Return the numbers of the units of which tokens were decoded."""
+        return number_units(self.units)[self.mask.decoded[:, :: self.part.num_tokens]]
+
+    def mean_over_units(self, decoded: Float[Tensor, "B Q"]) -> Float[Tensor, "B D"]:
+        """Return the mean of values of decoded tokens over each of those units."""
+        return decoded.unflatten(1, (-1, self.part.num_tokens)).mean(-1)

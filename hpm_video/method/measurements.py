@@ -34,7 +34,7 @@ def unit_correlation(journey: Journey) -> Tensor | None:
     if journey.output.predicted_loss is None:
         return None
     pair = (journey.output.predicted_loss.detach(), journey.losses.patch_loss)
-    return rank_correlation(*(x.unflatten(1, (-1, journey.part.num_tokens)).mean(-1) for x in pair))
+    return rank_correlation(*map(journey.mean_over_units, pair))
 
 
 def difficulty_correlation(journey: Journey) -> Tensor | None:
@@ -43,13 +43,8 @@ def difficulty_correlation(journey: Journey) -> Tensor | None:
     student."""
     if journey.difficulty is None:
         return None
-    numbers = torch.arange(len(journey.units), device=journey.units.device)
-    unit_of = journey.mask.decoded.new_zeros(journey.mask.masked.shape[1])
-    unit_of = unit_of.scatter(0, journey.units.flatten(), numbers.repeat_interleave(journey.units.shape[1]))
-    size = journey.part.num_tokens
-    decoded = unit_of[journey.mask.decoded.unflatten(1, (-1, size))[:, :, 0]]  # [B, decoded units]
-    true = journey.losses.patch_loss.unflatten(1, (-1, size)).mean(-1)
-    return rank_correlation(journey.difficulty.gather(1, decoded), true)
+    true = journey.mean_over_units(journey.losses.patch_loss)
+    return rank_correlation(journey.difficulty.gather(1, journey.decoded_units), true)
 
 
 def visible_difficulty(journey: Journey) -> Tensor | None:

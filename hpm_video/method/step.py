@@ -127,7 +127,7 @@ class PretrainStep:
         layout = self.layouts.get(plan.kind)
         if layout is None or clip.ndim != 5 or clip.shape[2] != layout.num_frames:
             known = ", ".join(f"T = {known.num_frames} for {kind}s" for kind, known in self.layouts.items())
-            raise UserError(f"clip: {list(clip.shape)}; expected [B, 3, T, H, W] with {known}")
+            raise UserError(f"clip: {list(clip.shape)}; expected [B, C, T, H, W] with {known}")
         return layout._replace(part=full_part(layout)) if plan.decode_all else layout
 
     def __call__(

@@ -75,9 +75,6 @@ class RememberedLoss(DifficultySource):
         self.device, self.table = context.device, None
         if context.num_samples:
             self.table = self.state = LossTable(context.num_samples, layout.grid, context.device)
-        units = layout.units  # [U, K]
-        self.unit_of = torch.empty(units.numel(), dtype=torch.long, device=units.device)  # [N]
-        self.unit_of[units.flatten()] = torch.arange(len(units), device=units.device).repeat_interleave(units.shape[1])
         self.seen: list[tuple[Tensor, Tensor]] = []  # of each micro batch of a step: samples, and losses beside crops
 
     def prepare(self, rows: BatchSlice, layout: Layout, generator: torch.Generator, batch: Batch | None) -> Tensor:
@@ -93,12 +90,11 @@ class RememberedLoss(DifficultySource):
 
     def observe(self, batch: Batch | None, journey: Journey) -> None:
         """Keep the losses of a micro batch until the update. Copies them: a recorded step overwrites its own."""
-        num_tokens, decoded = journey.part.num_tokens, journey.mask.decoded
-        if self.table is None or batch is None or batch.kind != "video" or not decoded.shape[1]:
+        if self.table is None or batch is None or batch.kind != "video" or not journey.mask.decoded.shape[1]:
             return
-        loss = journey.losses.patch_loss.detach().float().unflatten(1, (-1, num_tokens)).mean(-1)
+        loss = journey.mean_over_units(journey.losses.patch_loss.detach().float())
         unknown = torch.full((len(loss), len(journey.units)), float("nan"), device=loss.device)
-        losses = unknown.scatter(1, self.unit_of[decoded[:, ::num_tokens]], loss.clamp(min=LEAST_LOSS).log())
+        losses = unknown.scatter(1, journey.decoded_units, loss.clamp(min=LEAST_LOSS).log())
         sample, crop = self._locate(batch)
         masks_per_clip = len(loss) // len(sample)
         numbers = torch.cat([losses, crop.repeat_interleave(masks_per_clip, dim=0)], dim=1)  # [B, U + 5]

@@ -41,6 +41,12 @@ def make_units(grid: tuple[int, int, int], block: tuple[int, int, int]) -> Int[T
     return numbers.permute(0, 2, 4, 1, 3, 5).reshape(-1, dt * dh * dw)
 
 
+def number_units(units: Int[Tensor, "U K"]) -> Int[Tensor, " N"]:
+    """Return the unit of each token; the units hold all tokens."""
+    numbers = torch.arange(len(units), device=units.device).repeat_interleave(units.shape[1])
+    return torch.empty_like(numbers).scatter_(0, units.flatten(), numbers)
+
+
 def aggregate(
     token_values: Float[Tensor, "B N"], units: Int[Tensor, "U K"], how: str = "mean", top_k: int = 1
 ) -> Float[Tensor, "B U"]:
