@@ -132,7 +132,7 @@ class Demo:
         pictures = {
             "Curves": draw_curves({name: self.out / name for name in RUNS}),
             "What was found hard, over the training": draw_difficulty(self.out / "hpm"),
-            "Masks and reconstructions on held-out clips": draw_clips(self.out / "hpm"),
+            "Masks and reconstructions": draw_clips(self.out / "hpm"),
         }
         write_report(self.out / "report.html", results, pictures)
 

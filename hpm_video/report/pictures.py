@@ -14,7 +14,8 @@ from torch import Tensor
 from hpm_video.config import PretrainConfig
 from hpm_video.config.choices import TARGETS
 from hpm_video.config.geometry import Geometry
-from hpm_video.config.needs import knows_other_clips
+from hpm_video.config.needs import knows_other_clips, masks_by_difficulty
+from hpm_video.data.dataset import ClipDataset, collate
 from hpm_video.data.loader import HeldOut, load_held_out
 from hpm_video.data.splits import open_unlabelled
 from hpm_video.data.transforms import Normalise
@@ -32,7 +33,7 @@ from hpm_video.reading import read_rows
 from hpm_video.report.curves import draw_curves
 from hpm_video.runs.settings import load_run_config
 from hpm_video.train.engines.plain import PlainEngine
-from hpm_video.types import BatchSlice
+from hpm_video.types import Batch, BatchSlice
 from hpm_video.weights.load import load_beside, load_student
 
 GREY = 0.5
@@ -61,14 +62,26 @@ def open_held_out(config: PretrainConfig, num: int) -> HeldOut:
     return load_held_out(open_unlabelled(config.data, config.train.seed)[1], config.data, num)
 
 
+def open_pictured(config: PretrainConfig, num: int) -> tuple[Batch, list[str], int]:
+    """Return the clips of the pictures, their names, and the number of training clips if they are some of those: else 0."""
+    if not masks_by_difficulty(config) or knows_other_clips(config):
+        held_out = open_held_out(config, num)
+        return Batch(held_out.clip, held_out.label, torch.arange(len(held_out.clip))), held_out.names, 0
+    source = open_unlabelled(config.data, config.train.seed)[0]
+    dataset = ClipDataset(source, config.data, 0, training=False)
+    rows = np.random.default_rng(0).permutation(len(dataset))[:num].tolist()
+    batch = collate(dataset.__getitems__([(row, place * config.data.repeats) for place, row in enumerate(rows)]))
+    return batch, [source.name(row) for row in batch.sample.tolist()], len(dataset)
+
+
 def draw_clips(run: Path) -> bytes:
     """Draw held-out clips: input, random mask, its reconstruction; then difficulty, hard mask, its reconstruction.
-    If the target is features, there are no reconstructions, and the picture says so."""
+    If the target is features, there are no reconstructions, and the picture says so. If difficulty is known of training clips
+    alone, those are drawn, and the picture says so too."""
     config, student = load_student(run)
-    held_out = open_held_out(config, max(1, config.train.num_pictures))
-    step, engine, clip = open_step(config, student, run, held_out.clip)
+    batch, names, num_samples = open_pictured(config, max(1, config.train.num_pictures))
+    step, engine, clip = open_step(config, student, run, batch.clip, num_samples)
     place, rows, row = BatchSlice(0, len(clip), len(clip)), [], TARGETS[config.objective.target]
-    shows_hard = step.uses_difficulty and knows_other_clips(config)
 
     def rebuilt(journey: Journey) -> list[tuple[str, Tensor]]:
         return [] if not row.is_pixels else [("reconstruction", rebuild(clip, journey, config))]
@@ -76,8 +89,8 @@ def draw_clips(run: Path) -> bytes:
     with torch.no_grad():
         random = step.forward(engine, clip, place, 0, 0, decode_all=True)
         rows += [("input", clip), ("random mask", hide(clip, random, config)), *rebuilt(random)]
-        if shows_hard:
-            hard = step.forward(engine, clip, place, 0, max(1, step.num_hard(1.0)), decode_all=True)
+        if step.uses_difficulty:
+            hard = step.forward(engine, clip, place, 0, max(1, step.num_hard(1.0)), decode_all=True, batch=batch)
             assert hard.difficulty is not None
             rows += [
                 (
@@ -85,12 +98,18 @@ def draw_clips(run: Path) -> bytes:
                     overlay(clip, _on_tokens(hard.difficulty, step.units), config),
                 )
             ]
-            rows += [("hard mask", hide(clip, hard, config)), *rebuilt(hard)]
+            rows += [(_name_mask(config), hide(clip, hard, config)), *rebuilt(hard)]
     pictures = [(name, _to_rgb(row, config)) for name, row in rows]
     notes = [_note_on_target(config.objective.target)]
-    if step.uses_difficulty and not shows_hard:
-        notes.append(f"No difficulty is known for clips outside training (mask.difficulty={config.mask.difficulty})")
-    return _draw_rows(pictures, held_out.names, ". ".join(filter(None, notes)), scale=shows_hard)
+    if num_samples:
+        notes.append(f"Training clips, as no difficulty is known of others (mask.difficulty={config.mask.difficulty})")
+    return _draw_rows(pictures, names, ". ".join(filter(None, notes)), scale=step.uses_difficulty)
+
+
+def _name_mask(config: PretrainConfig) -> str:
+    """Return what the masks by difficulty are called."""
+    hides_easy = config.mask.mode == "inverted" or (config.mask.sharpness or 0) < 0
+    return "easy mask" if hides_easy else "hard mask"
 
 
 def _note_on_target(target: str) -> str:
@@ -102,11 +121,12 @@ def _note_on_target(target: str) -> str:
 
 
 def open_step(
-    config: PretrainConfig, student: Student, run: Path, frames: Tensor
+    config: PretrainConfig, student: Student, run: Path, frames: Tensor, num_samples: int = 0
 ) -> tuple[PretrainStep, PlainEngine, Tensor]:
-    """Return a run's step with its teacher and one mask for each clip, an engine around its student, and the frames as clips."""
+    """Return a run's step with its teacher and one mask for each clip, an engine around its student, and the frames as clips.
+    num_samples: of the training data, for what is known of those alone."""
     one_mask = replace(config, mask=replace(config.mask, masks_per_clip=1))
-    step = PretrainStep(one_mask, student, torch.device("cpu"))
+    step = PretrainStep(one_mask, student, torch.device("cpu"), num_samples)
     if step.beside is not None:
         load_beside(run, step.beside)
     return step, PlainEngine(student.eval(), config, torch.device("cpu")), Normalise(config.data)(frames)

@@ -109,3 +109,21 @@ def test_pictures_of_a_run_say_what_they_show(tmp_path, drawn, capsys, images) -
     note = "Reconstructions use the true mean and standard deviation of each patch"
     assert any(text.startswith(note) for text in clips)
     assert any("Time runs to the right" in text for text in clips) is not images
+
+
+def test_a_run_that_remembers_shows_training_clips_with_what_it_knows_of_them(tmp_path, drawn) -> None:
+    (tmp_path / "data").mkdir()
+    write_samples(tmp_path / "data", images=False)
+    run, keys = tmp_path / "run", ["data.num_frames=4", "preset=hpm_memory", "mask.decoded_share=1", "train.steps=4"]
+    assert main(["pretrain", *TINY, *keys, f"data.root={tmp_path / 'data'}", f"train.output={run}"]) == 0
+    config = pictures.load_run_config(run)
+    batch, names, num_samples = pictures.open_pictured(config, 2)
+    assert num_samples == 5 and not set(names) & set(json.loads((run / "held_out.json").read_text()))
+    assert batch.crop is not None
+    pictures.draw_clips(run)
+    shown = texts(drawn[0])
+    assert "easy mask" in shown and "difficulty (memory)" in shown  # sharpness -3
+    assert any("Training clips, as no difficulty is known of others" in text for text in shown)
+    step, engine, clip = pictures.open_step(config, pictures.load_student(run)[1], run, batch.clip, num_samples)
+    journey = step.forward(engine, clip, pictures.BatchSlice(0, 2, 2), 0, 2, batch=batch)
+    assert journey.difficulty is not None and float(journey.difficulty.std()) > 0  # the table that the run left
