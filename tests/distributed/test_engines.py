@@ -5,8 +5,11 @@ import json
 import os
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,8 @@ from hpm_video.weights.convert_out import to_videomae
 from hpm_video.weights.read import read_weights
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (it has no build for this platform)")
+ROOT = Path(__file__).parents[2]
+TUNED = ["zero1", "zero3", "ddp", "fsdp"]
 STAGES = ["zero0", "zero1", "zero2", "zero3", "ddp", "fsdp"]
 KEYS = (
     "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=36 "
@@ -52,7 +57,7 @@ FINETUNE = (
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, run_here) -> Path:
+def runs(tmp_path_factory) -> Path:
     folder, rng = tmp_path_factory.mktemp("zero"), np.random.default_rng(0)
     (folder / "videos").mkdir()
     for number in range(12):
@@ -68,15 +73,31 @@ def runs(tmp_path_factory, run_here) -> Path:
     )
     exam = [*FINETUNE, "train.steps=1", "data.num_workers=1", "test.batch_size=4"]
     (folder / "keys.json").write_text(json.dumps({"pretrain": KEYS, "finetune": FINETUNE, "exam": exam}))
-    done = run_here("deepspeed", "tests/distributed/run_engines.py", str(folder))
-    said = done.stdout + done.stderr
+    status, said = run_two("tests/distributed/run_engines.py", str(folder))
     assert (folder / "told.json").is_file() and "Traceback" not in said, said[-4000:]
-    assert done.returncode != 0  # its last part is bad input
+    assert status == [1, 1]  # its last part is bad input
     (folder / "said.txt").write_text(said)
     tuned = [f"data.root={folder / 'manifest'}", f"train.output={folder / 'runs' / 'tuned-plain'}"]
     assert finetune(load_finetune_config(None, [*FINETUNE, *tuned]))
     assert main(["pretrain", *KEYS, f"data.root={folder / 'videos'}", f"train.output={folder / 'runs' / 'plain'}"]) == 0
     return folder / "runs"
+
+
+def run_two(*words: str) -> tuple[list[int], str]:
+    """Run two processes with the variables that launchers set, which import less than a launcher; return what they said."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    env = {**os.environ, "DS_ACCELERATOR": "cpu", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": str(ROOT)}
+    how = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    started = [
+        subprocess.Popen([sys.executable, *words], env={**env, "RANK": rank, "LOCAL_RANK": rank}, **how)
+        for rank in ("0", "1")
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(lambda process: process.communicate(timeout=500)[0], started))
+    return [process.returncode for process in started], "".join(said)
 
 
 def shards_student() -> Student:
@@ -87,7 +108,7 @@ def shards_student() -> Student:
     return student
 
 
-@pytest.mark.parametrize("engine", ["zero1", "ddp", "fsdp"])
+@pytest.mark.parametrize("engine", ["zero1", "ddp"])
 def test_a_loss_that_is_no_number_on_one_rank_is_left_out_on_both(runs, engine) -> None:
     """Both rounds of the third step; the others go on, and the teachers of both ranks stay equal."""
     run = runs / f"poisoned-{engine}"
@@ -103,10 +124,10 @@ def test_a_loss_that_is_no_number_on_one_rank_is_left_out_on_both(runs, engine) 
     assert seen[:2] == pytest.approx(losses(runs / engine)[:2], abs=1e-5) and all(loss == loss for loss in seen)
 
 
-@pytest.fixture(scope="module", params=[("first", 0), ("last", 4)], ids=["first", "last"])
+@pytest.fixture(scope="module", params=["first", "last"])
 def round_left_out(runs, request) -> str:
     """The plain engine, of whose rounds the first or last of the second step (the same clips) is left out."""
-    name, start = request.param
+    name, start = request.param, {"first": 0, "last": 4}[request.param]
     real = PretrainStep.__call__
 
     def poisoned(self, engine, clip, rows, step, steps, batch=None):
@@ -122,9 +143,11 @@ def round_left_out(runs, request) -> str:
     return name
 
 
-@pytest.mark.parametrize("engine", STAGES)
+@pytest.mark.parametrize("engine", ["zero0", "zero2", "zero3", "ddp", "fsdp"])
 def test_a_round_that_is_left_out_does_not_shrink_the_others(runs, round_left_out, engine) -> None:
-    """Two ranks of two clips leave out the same round as one process of four."""
+    """Two ranks of two clips leave out the same round as one process of four. With DeepSpeed no round is special."""
+    if round_left_out == "last" and engine.startswith("zero"):
+        return
     ours, plain = (
         [json.loads(line)["grad_norm"] for line in (run / "metrics.jsonl").read_text().splitlines()]
         for run in (runs / f"{round_left_out}-{engine}", runs / round_left_out)
@@ -175,7 +198,7 @@ def check_checkpoints(runs: Path, one: str, other: str, step: str) -> None:
         assert max(float((ours[k] - plain[k]).abs().max()) for k in plain) < tolerance
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", TUNED)
 def test_fine_tuning_equals_the_plain_engine(runs, stage) -> None:
     tuned = f"tuned-{stage}"
     assert losses(runs / tuned) == pytest.approx(losses(runs / "tuned-plain"), abs=1e-5)
@@ -212,7 +235,8 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one(runs, stage, tmp_path) -> 
 def test_a_resume_in_two_processes_is_bitwise(runs) -> None:
     """Resume under each stage, from its own step 3, equals the run that never stopped, bit by bit."""
     for stage in STAGES:
-        for last in (f"{stage}/checkpoints/step-00000006", f"tuned-{stage}/checkpoints/step-00000004"):
+        tuned = [f"tuned-{stage}/checkpoints/step-00000004"] if stage in TUNED else []
+        for last in (f"{stage}/checkpoints/step-00000006", *tuned):
             for name in ("student", "teacher", "optimizer"):
                 whole, resumed = (load_file(r / last / f"{name}.safetensors") for r in (runs, runs.parent / "resumed"))
                 assert all(torch.equal(whole[k], resumed[k]) for k in whole), (last, name)
@@ -258,6 +282,7 @@ def test_ranks_that_disagree_all_stop_before_the_first_step_with_one_sentence(ru
     assert not (runs.parent / case / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_launcher_saves_and_ends(runs, tmp_path, start_here) -> None:
     """The launcher's first process dies of it and passes nothing on; the ranks see that, save, and end."""
     out = tmp_path / "run"

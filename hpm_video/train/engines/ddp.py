@@ -4,6 +4,7 @@ Bytes a step and rank, N parameters in fp32: 4N are reduced, 2N with engine.redu
 """
 
 import contextlib
+import warnings
 from typing import Any
 
 import torch
@@ -28,13 +29,15 @@ class DdpEngine(ProcessesEngine):
 
     def _wrap(self) -> None:
         """Wrap the module. With unused parameters allowed, buckets never change: sums have the same order after a resume."""
-        self.wrapped = DistributedDataParallel(
-            self.module,
-            device_ids=[self.device] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
-            find_unused_parameters=True,
-            gradient_as_bucket_view=True,
-        )
+        with warnings.catch_warnings():  # torch 2.14 has another name for broadcast_buffers, torch 2.6 has not
+            warnings.simplefilter("ignore", FutureWarning)
+            self.wrapped = DistributedDataParallel(
+                self.module,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                broadcast_buffers=False,
+                find_unused_parameters=True,
+                gradient_as_bucket_view=True,
+            )
         if self.compress:
             self.wrapped.register_comm_hook(None, bf16_compress_hook)
 
