@@ -1,13 +1,12 @@
 """Kinetics-400, -600 and -700: csv files, or a folder for each class."""
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 from hpm_video.catalog.class_folders import read_class_folders
 from hpm_video.catalog.listing import FileIndex, split_folders
 from hpm_video.catalog.rows import Entry, Found, collect_rows
-from hpm_video.catalog.texts import read_lines
+from hpm_video.catalog.texts import read_csv
 from hpm_video.errors import UserError
 
 KINETICS_FILES = {
@@ -41,16 +40,7 @@ def read_kinetics(root: Path, annotations: Path | None, version: int = 400) -> F
 
 def _read_kinetics_csv(file: Path, videos: FileIndex, replaced: dict[str, str]) -> Iterator[Entry]:
     columns = ("youtube_id", "time_start", "time_end")
-    expected = "lines label,youtube_id,time_start,time_end,split"
-    lines = read_lines(file, expected)
-    names = next(csv.reader([lines[0][1]]), []) if lines else []
-    if set(columns) - set(names):
-        raise UserError(f"{file}, line 1: {','.join(names) or 'nothing'}; expected a header with {','.join(columns)}")
-    for number, line in lines[1:]:
-        where, cells = f"{file}, line {number}", next(csv.reader([line]))
-        if len(cells) != len(names):
-            raise UserError(f"{where}: {len(cells)} cells; expected {len(names)} ({','.join(names)})")
-        row = dict(zip(names, cells, strict=True))
+    for where, row in read_csv(file, columns):
         try:
             start, end = (int(float(row[name])) for name in columns[1:])
         except ValueError as error:

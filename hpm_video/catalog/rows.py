@@ -39,6 +39,8 @@ class Entry(NamedTuple):
     name: str  # shown in messages if the file is missing
     label: str  # "": none
     group: str = ""
+    start_s: float | None = None  # as of a Row
+    stop_s: float | None = None
 
 
 def collect_rows(entries: dict[str, Iterable[Entry]], classes: list[str] | None, frames: int | None = None) -> Found:
@@ -60,7 +62,8 @@ def collect_rows(entries: dict[str, Iterable[Entry]], classes: list[str] | None,
             elif entry.label not in numbers:
                 raise UserError(f"{entry.where}: class '{entry.label}'; expected one of {_name_some(classes)}")
             else:
-                splits[split].append(Row(entry.path, numbers[entry.label], frames, group=entry.group))
+                row = Row(entry.path, numbers[entry.label], frames, group=entry.group)
+                splits[split].append(row._replace(start_s=entry.start_s, stop_s=entry.stop_s))
     return Found(splits, classes, missing)
 
 

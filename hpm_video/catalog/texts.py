@@ -1,8 +1,9 @@
 """Text that a user gives: lines, JSON and file names, read so that each fault is named."""
 
+import csv
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,24 @@ def read_lines(file: Path, expected: str) -> list[tuple[int, str]]:
     text = _read_text(file, "utf-8-sig", expected)
     check_text(text, str(file), expected)
     return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def read_csv(file: Path, columns: Sequence[str], header: bool = True) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (file and line, cell by column) of each line of a csv file with a header that has these columns, in any order.
+
+    header: False if the file has none; the columns are then all that it has, in their order. Raises UserError.
+    """
+    lines = read_lines(file, f"lines {','.join(columns)}")
+    names = next(csv.reader([lines[0][1]]), []) if lines and header else [] if header else list(columns)
+    if set(columns) - set(names):
+        raise UserError(f"{file}, line 1: {','.join(names) or 'nothing'}; expected a header with {','.join(columns)}")
+    rest = lines[1:] if header else lines
+    reader = csv.reader(line + "\n" for _, line in rest)
+    for cells in reader:
+        where = f"{file}, line {rest[reader.line_num - 1][0]}"
+        if len(cells) != len(names):
+            raise UserError(f"{where}: {len(cells)} cells; expected {len(names)} ({','.join(names)})")
+        yield where, dict(zip(names, cells, strict=True))
 
 
 def _read_text(file: Path, encoding: str, expected: str) -> str:

@@ -6,7 +6,6 @@ Once for each recipe as its own command; the rest in this process, as a command 
 import gzip
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -21,20 +20,6 @@ RECIPES = Path(__file__).parents[2] / "datasets"
 FRAMES_DEMO = Path(__file__).parents[3] / "shared" / "data" / "frames_demo"
 UCF_LISTS = "ucfTrainTestlist"
 HMDB_LISTS = "testTrainMulti_7030_splits"
-
-
-@pytest.fixture()
-def recipe(monkeypatch, capsys):
-    """recipe("ucf101", ROOT, ...) -> (exit status, what it said, what it said of faults)."""
-
-    def run(name: str, *words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["prepare.py", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(RECIPES / name / "prepare.py"), run_name="__main__")
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return run
 
 
 def run_command(name: str, *words: object) -> str:

@@ -78,6 +78,36 @@ class Things:
             marks = "".join(f"{name} {mark} \n" for name, mark in zip(names, (1, 1, 2), strict=True))
             (lists / f"{label}_test_split1.txt").write_text(marks)
 
+    def make_charades(self, root: Path) -> None:
+        self.put_videos(root / "Charades_v1_480", *(f"{n}.mp4" for n in range(4)))
+        (root / "Charades_v1_classes.txt").write_text("c000 Holding some clothes\nc001 Putting clothes somewhere\n")
+        head = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
+        for part, numbers in (("train", (0, 1, 2)), ("test", (3,))):
+            rows = [f"{n},S{n},Hall,6,6,Yes,a,b,c,c000 0.00 0.40;c001 0.30 0.80,0.80\n" for n in numbers]
+            (root / f"Charades_v1_{part}.csv").write_text(head + "".join(rows))
+
+    def make_ava(self, root: Path) -> None:
+        self.put_videos(root / "trainval", *(f"{n}.mp4" for n in range(4)))
+        for part, numbers in (("train", (0, 1, 2)), ("val", (3,))):
+            rows = [f"{n},{time:04d},0.1,0.1,0.5,0.5,12,0\n" for n in numbers for time in (0, 1)]
+            (root / f"ava_{part}_v2.2.csv").write_text("".join(rows))
+
+    def make_epic_kitchens100(self, root: Path) -> None:
+        self.put_videos(root, *(f"P0{n}/videos/P0{n}_01.MP4" for n in range(4)))
+        for kind in ("verb", "noun"):
+            (root / f"EPIC_100_{kind}_classes.csv").write_text("id,key,instances,category\n0,a,[],x\n1,b,[],x\n")
+        head = "narration_id,participant_id,video_id,start_timestamp,stop_timestamp,verb_class,noun_class\n"
+        for part, numbers in (("train", (0, 1, 2)), ("validation", (3,))):
+            rows = [f"P0{n}_01_0,P0{n},P0{n}_01,00:00:00.10,00:00:00.70,{n % 2},0\n" for n in numbers]
+            (root / f"EPIC_100_{part}.csv").write_text(head + "".join(rows))
+
+    def make_diving48(self, root: Path) -> None:
+        self.put_videos(root / "rgb", *(f"a_0000{n}.mp4" for n in range(4)))
+        (root / "Diving48_vocab.json").write_text(json.dumps([["Back", "15som", "NoTwis", "TUCK"], ["Forward"] * 4]))
+        for part, numbers in (("train", (0, 1, 2)), ("test", (3,))):
+            dives = [{"vid_name": f"a_0000{n}", "label": n % 2, "start_frame": 0, "end_frame": 7} for n in numbers]
+            (root / f"Diving48_V2_{part}.json").write_text(json.dumps(dives))
+
     def make_imagenet1k(self, root: Path) -> None:
         for split in ("train", "val"):
             for number, synset in enumerate(("n01440764", "n01443537") * 2):
