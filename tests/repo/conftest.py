@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from hpm_video.preprocess.encode import write_video
 
@@ -107,6 +109,21 @@ class Things:
         for part, numbers in (("train", (0, 1, 2)), ("test", (3,))):
             dives = [{"vid_name": f"a_0000{n}", "label": n % 2, "start_frame": 0, "end_frame": 7} for n in numbers]
             (root / f"Diving48_V2_{part}.json").write_text(json.dumps(dives))
+
+    def make_lerobot(self, root: Path) -> None:
+        """Three episodes of 4, 4 and 8 frames, at 10 frames a second, in two films."""
+        self.put_videos(root / "videos/top/chunk-000", "file-000.mp4", "file-001.mp4")
+        told = [(0, 0.0, 0.4, "Pick"), (0, 0.4, 0.8, "Place"), (1, 0.0, 0.8, "Pick")]
+        rows = [
+            {"episode_index": number, "tasks": [task], "videos/top/chunk_index": 0, "videos/top/file_index": file}
+            | {"videos/top/from_timestamp": start, "videos/top/to_timestamp": stop}
+            for number, (file, start, stop, task) in enumerate(told)
+        ]
+        (root / "meta/episodes/chunk-000").mkdir(parents=True)
+        parquet.write_table(pa.Table.from_pylist(rows), root / "meta/episodes/chunk-000/file-000.parquet")
+        path = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+        info = {"codebase_version": "v3.0", "fps": 10, "video_path": path, "features": {"top": {"dtype": "video"}}}
+        (root / "meta/info.json").write_text(json.dumps(info))
 
     def make_imagenet1k(self, root: Path) -> None:
         for split in ("train", "val"):
