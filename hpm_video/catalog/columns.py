@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
@@ -130,6 +131,12 @@ def read_split(cell: str, where: str, column: str) -> str:
             "If that column is no split, say what the columns are: --columns path,label,- (- for one that is not used)"
         )
     return found
+
+
+def split_of_path(path: Path) -> str:
+    """Return the split that a word of a path names, as in data-val-000.tar; train if none does."""
+    words = re.findall(r"[a-z]+", path.as_posix().lower())
+    return next((_SPLITS[word] for word in words if word in _SPLITS), "train")
 
 
 def check_columns(columns: Sequence[str]) -> tuple[str, ...]:

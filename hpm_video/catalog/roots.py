@@ -95,10 +95,11 @@ def find_splits(root: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
     folders = split_folders(root)
     if len(folders) < 2:
         return {}
-    return {split: name for split, name in folders.items() if split == "train" or _holds_any(root / name, suffixes)}
+    return {split: name for split, name in folders.items() if split == "train" or holds_any(root / name, suffixes)}
 
 
-def _holds_any(folder: Path, suffixes: tuple[str, ...]) -> bool:
+def holds_any(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    """Return whether a folder, or one below it, holds a file with one of these endings."""
     return any(
         name.lower().endswith(suffixes) and not name.startswith(".")
         for _, _, names in os.walk(folder, followlinks=False)

@@ -8,6 +8,7 @@ gives its tar by division, and nothing that is held grows with the set.
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -36,6 +37,7 @@ class Member(NamedTuple):
     label: int
     first_frame: int
     num_frames: int | None
+    tar: str = ""  # in the folder of the tars; "": the tar beside the index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class Shards:
     set_name: str
     left_right: bool
     protocol: SamplingProtocol | None = field(default=None, repr=False)
+    tars: str = field(default="", repr=False)  # folder of the tars; "": the root (data/tars.py)
     timeout_s: float = field(default=300.0, repr=False, compare=False)  # data.store_timeout_s
     kind = "samples"
     labels = None  # they are in the tars
@@ -60,7 +63,7 @@ class Shards:
     @property
     def source(self) -> str:
         """Its name in messages."""
-        return f"{self.set_name} {self.root} ({self.split})"
+        return f"{self.set_name} {self.tars or self.root} ({self.split})"
 
     @property
     def order(self) -> "WindowedOrder":
@@ -83,7 +86,7 @@ class Shards:
         tar, member = self._find(row)
         end = member.offset + member.size
         try:
-            media = _read(self.root, tar, self.timeout_s, member.offset, end)
+            media = _read(self.tars or self.root, tar, self.timeout_s, member.offset, end)
         except UserError:  # the store's fault
             raise
         except Exception as error:  # each file system raises its own types
@@ -143,7 +146,7 @@ class Shards:
             raise UnreadableVideo(name, f"{index_of(tar)}: {describe(error)}") from error
         if place >= len(members):
             raise UnreadableVideo(name, f"{index_of(tar)}: lists {len(members)} samples")
-        return tar, members[place]
+        return members[place].tar or tar, members[place]
 
 
 def index_of(tar: str) -> str:
@@ -160,7 +163,11 @@ def open_shards(root: str, split: str, timeout_s: float = Shards.timeout_s) -> S
     if entry is None:
         return None
     num_samples, samples_per_shard, pattern = _check_split(entry, split, f"{root}/{HEADER}, split {split}")
-    store.check_ranges(root, pattern.format(0), timeout_s)
+    tars = header.get("tars", "")
+    if tars and "://" not in root + tars:
+        tars = os.path.normpath(os.path.join(os.path.abspath(root), tars))
+    if not tars:
+        store.check_ranges(root, pattern.format(0), timeout_s)
     return Shards(
         root=root,
         split=split,
@@ -172,6 +179,7 @@ def open_shards(root: str, split: str, timeout_s: float = Shards.timeout_s) -> S
         set_name=header["name"],
         left_right=header.get("left_right", False),
         protocol=read_protocol(header, f"{root}/{HEADER}"),
+        tars=tars,
         timeout_s=timeout_s,
     )
 

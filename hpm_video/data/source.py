@@ -1,13 +1,14 @@
-"""Where samples come from: a manifest, tar shards, a known set's own layout, or any folder of videos."""
+"""Where samples come from: a manifest, tar shards, tars of webdataset, a known set's own layout, or any folder of videos."""
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
 
-from hpm_video.catalog.layouts import find_layout
+from hpm_video.catalog.layouts import Layout, find_layout
 from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
 from hpm_video.catalog.roots import check_annotations, check_root, find_splits, tell_use
+from hpm_video.catalog.tar_files import find_tars
 from hpm_video.config import DataConfig
 from hpm_video.config.clip_rules import ClipRule, read_clip_rule
 from hpm_video.config.data_sets import SamplingProtocol
@@ -121,7 +122,11 @@ def _open(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Sourc
         from hpm_video.data.shards import open_shards
 
         return open_shards(config.root, split, config.store_timeout_s)
+    wanted = tuple(suffixes) or (SUFFIXES + IMAGE_SUFFIXES if config.num_frames == 1 else SUFFIXES)
     root = Path(config.root)
+    tars = find_tars(config.root, wanted) if config.format == "auto" else []
+    if tars and not root.is_dir():
+        return _open_tars(tars, wanted, split, config)
     check_root(root)
     if (root / "pack.json").is_file():
         raise UserError(f"data.root: {root} was not packed to the end; expected the same hpm-video pack again")
@@ -131,16 +136,9 @@ def _open(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Sourc
     if config.format == "manifest" or (config.format == "auto" and ((given or root) / HEADER).is_file()):
         return read_manifest(given or root, split, root if given else None)
     if config.format != "folder" and (layout := find_layout(root, given, config.format)):
-        found = layout.read_split(root, split)
-        if split not in found.splits:
-            return None
-        rows, missing, data_set = found.splits[split], found.missing.get(split, []), layout.data_set
-        where = f"{layout.annotations} ({split})"
-        check_missing(missing, len(rows) + len(missing), config.max_bad_share, f"{where}, {root}")
-        facts: dict[str, Any] = {"left_right": data_set.left_right, "protocol": data_set.protocol}
-        source = f"{data_set.help} {where}"
-        return Manifest.of(root, rows, found.classes, source, set_name=layout.name, **facts)
-    wanted = tuple(suffixes) or (SUFFIXES + IMAGE_SUFFIXES if config.num_frames == 1 else SUFFIXES)
+        return _open_layout(layout, root, split, config.max_bad_share)
+    if tars:
+        return _open_tars(tars, wanted, split, config)
     folders = find_splits(root, wanted) if config.format == "auto" else {}
     if split != "train" and split not in folders:
         return None
@@ -148,6 +146,23 @@ def _open(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Sourc
     if split == "train":
         tell_use(root, folders)
     return Manifest(root=root, table=table, classes=[], source=f"folder {root}")
+
+
+def _open_layout(layout: Layout, root: Path, split: str, most: float) -> Manifest | None:
+    found = layout.read_split(root, split)
+    if split not in found.splits:
+        return None
+    rows, missing, data_set = found.splits[split], found.missing.get(split, []), layout.data_set
+    where = f"{layout.annotations} ({split})"
+    check_missing(missing, len(rows) + len(missing), most, f"{where}, {root}")
+    facts: dict[str, Any] = {"left_right": data_set.left_right, "protocol": data_set.protocol}
+    return Manifest.of(root, rows, found.classes, f"{data_set.help} {where}", set_name=layout.name, **facts)
+
+
+def _open_tars(tars: list[Path], suffixes: Sequence[str], split: str, config: DataConfig) -> Source | None:
+    from hpm_video.data.tars import open_tars
+
+    return open_tars(tars, suffixes, split, config.store_timeout_s)
 
 
 def check_missing(missing: Sequence[str], num_rows: int, most: float, where: str) -> None:

@@ -33,6 +33,8 @@ from hpm_video.progress import Progress
 from hpm_video.reading import parse_json
 from hpm_video.streams import PACKING
 
+COLUMNS = Member._fields[:-1]  # of an index; the tar is the one beside it
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -215,10 +217,10 @@ def _write_shards(target: Target, plans: Sequence[Plan], samples_per_shard: int,
 
 def _write_shard(target: Target, plan: Plan, tar: str, part: range) -> None:
     members = target.write(tar, partial(_fill_tar, plan=plan, part=part))
-    target.write_json(index_of(tar), {"columns": Member._fields, "samples": members}, indent=None)
+    target.write_json(index_of(tar), {"columns": COLUMNS, "samples": members}, indent=None)
 
 
-def _fill_tar(file: BinaryIO, plan: Plan, part: range) -> list[Member]:
+def _fill_tar(file: BinaryIO, plan: Plan, part: range) -> list[tuple]:
     """Write two files for each sample, in webdataset's convention, without names or times of this machine: the same
     bytes every time."""
     members = []
@@ -233,7 +235,7 @@ def _fill_tar(file: BinaryIO, plan: Plan, part: range) -> list[Member]:
             _add(tar, f"{key}.{ending if ending.isalnum() else 'bin'}", content)
             blocks = -(-len(content) // tarfile.BLOCKSIZE)
             offset = tar.offset - blocks * tarfile.BLOCKSIZE
-            members.append(Member(key, item.name, offset, len(content), item.label, item.first_frame, item.num_frames))
+            members.append((key, item.name, offset, len(content), item.label, item.first_frame, item.num_frames))
             _add(tar, f"{key}.json", json.dumps(note, ensure_ascii=False).encode())
     return members
 

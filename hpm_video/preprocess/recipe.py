@@ -63,12 +63,20 @@ def add_protocol(parser: argparse.ArgumentParser) -> None:
 
 def run_recipe(recipe: Recipe, given: argparse.Namespace, read: Callable[[Track], Found]) -> int:
     """Read, check and write a set, and print what was found. Return the exit status: 1 for a fault that the user can mend."""
-    try:
+
+    def work() -> list[str]:
         if not given.root.is_dir():
             raise UserError(f"{given.root} is not a folder; expected the one of the files of {recipe.name}")
         found = read(track)
-        out = given.out or _default_out(recipe.name, given.root)
-        for line in _finish(recipe, found, given.root, out):
+        return write_set(recipe, found, given.root, given.out or default_out(recipe.name, given.root))
+
+    return print_lines(work)
+
+
+def print_lines(work: Callable[[], list[str]]) -> int:
+    """Do the work of a recipe and print the lines that it returns. Return the exit status: 1 for a fault that the user can mend."""
+    try:
+        for line in work():
             sys.stdout.write(printable(line) + "\n")
     except UserError as error:
         sys.stderr.write(f"error: {printable(str(error))}\n")
@@ -79,12 +87,13 @@ def run_recipe(recipe: Recipe, given: argparse.Namespace, read: Callable[[Track]
     return 0
 
 
-def _default_out(name: str, root: Path) -> Path:
+def default_out(name: str, root: Path) -> Path:
+    """Return ROOT/manifest, or manifests/NAME if nothing can be written to ROOT."""
     out = root / "manifest"
     return out if os.access(out if out.exists() else root, os.W_OK) else Path("manifests") / name
 
 
-def _finish(recipe: Recipe, found: Found, root: Path, out: Path) -> list[str]:
+def write_set(recipe: Recipe, found: Found, root: Path, out: Path) -> list[str]:
     """Write the manifest, classes.txt and missing_SPLIT.txt; return the lines to print."""
     told, found = [], _drop_odd_names(found)
     splits: dict[str, Sequence[Row]] = {split: rows for split, rows in found.splits.items() if rows}

@@ -79,7 +79,7 @@ def test_lists_beside_the_videos_are_named(tmp_path, caplog, names, words) -> No
         ("list.jsonl", b"{}", r"\(a list\).*datasets/csv/prepare.py"),
         ("a.mp4", b"\0\0\0\x20ftyp", r"\(a video\); expected the folder that holds the videos: data.root={root}"),
         ("a.png", b"\x89PNG", r"\(an image\)"),
-        ("a.tar", b"a.mp4" + bytes(252) + b"ustar", r"\(a tar archive\); expected a folder: unpack it"),
+        ("a.tar", b"a.mp4" + bytes(252) + b"ustar", r"a.tar: truncated header; expected a whole tar"),
         ("a.tar.gz", b"\x1f\x8b\x08", r"\(a tar archive\)"),
         ("a.zip", b"PK\x03\x04", r"\(a zip archive\)"),
         ("a.parquet", b"PAR1", r"\(a Parquet table\)"),
@@ -96,7 +96,8 @@ def test_a_file_as_root_says_what_it_is(tmp_path, name, content, words) -> None:
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["a-000000.tar", "a-000001.tar"], r"holds no video; .* It holds archives \(2 .tar\): unpack them"),
+        (["a-000000.tgz", "a-000001.tgz"], r"holds no video; .* It holds archives \(2 .tgz\): unpack them"),
+        (["a-000000.tar", "a-000001.tar"], r"a-000000.tar: truncated header; expected a whole tar"),
         (["a.parquet"], r"It holds tables \(1 .parquet\)"),
         (["x/1.jpg", "x/2.jpg"], r"It holds images \(2 .jpg\).*data.num_frames=1 .*datasets/csv/prepare.py"),
         (["x.vob", "README"], "It holds 1 .vob, 1 without an ending"),

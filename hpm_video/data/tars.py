@@ -1,0 +1,173 @@
+"""Tars of other people in webdataset's convention, read as shards: an index says where each sample lies in them.
+
+A sample is the files of one key: `KEY.mp4`, with its label in `KEY.cls` or in a field of `KEY.json`. The tars stay as they
+are. The index, `shards.json` and a file for each 1000 samples, is kept in the user's cache, or written by a recipe.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hpm_video.catalog.classes import Labels
+from hpm_video.catalog.columns import meaning_of, split_of_path
+from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
+from hpm_video.catalog.texts import is_utf8, parse_json
+from hpm_video.data.shards import FORMAT, Member, Shards, open_shards
+from hpm_video.data.store import HEADER
+from hpm_video.errors import UserError
+from hpm_video.files import cache_folder, disk_faults, write_text
+from hpm_video.progress import track
+from hpm_video.streams import PACKING
+
+log = logging.getLogger("hpm_video")
+SAMPLES = 1000  # of a file of the index
+NOTES = (".json", ".cls", ".txt")  # of a sample, beside its video
+
+
+class Found(NamedTuple):
+    """A sample of a tar."""
+
+    where: str  # tar and key
+    member: Member  # without its label
+    told: dict[str, str]  # what may be its label, by "cls", "txt" or a field of its JSON
+
+
+def open_tars(tars: Sequence[Path], suffixes: Sequence[str], split: str, timeout_s: float) -> Shards | None:
+    """Open a split of these tars; None if they have no such split. Raises UserError."""
+    return open_shards(index_in_cache(tars, suffixes), split, timeout_s)
+
+
+def index_in_cache(tars: Sequence[Path], suffixes: Sequence[str]) -> str:
+    """Return the folder of the index of these tars in the cache; it is written if it is not there. Raises UserError."""
+    stamps = [(str(tar.resolve()), (found := tar.stat()).st_size, found.st_mtime_ns) for tar in tars]
+    digest = hashlib.sha256(json.dumps([1, stamps, list(suffixes)]).encode()).hexdigest()[:40]
+    cache = cache_folder("tars")
+    if cache is None:
+        raise UserError(
+            "data.root: tars need an index, and HPM_VIDEO_CACHE is empty: there is no cache for it; expected a folder. Or try "
+            f"python datasets/webdataset/prepare.py {tars[0].parent} --out OUT, then data.root=OUT"
+        )
+    folder = cache / digest
+    if not (folder / HEADER).is_file():
+        log.info("data.root: the index of %d tars is written to %s", len(tars), folder)
+        with disk_faults(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        for name, content in index_tars(tars, suffixes).items():
+            write_text(folder / name, content)
+    return str(folder)
+
+
+def index_tars(
+    tars: Sequence[Path], suffixes: Sequence[str] = SUFFIXES, label: str = "auto", out: Path | None = None
+) -> dict[str, str]:
+    """Return name -> content of the files of an index, the header last. Training samples are shuffled.
+
+    label: cls, txt, a field of the JSON files, none, or auto for cls or else a field that is called label, class or alike.
+    out: the folder of the index, if the header shall name the tars relative to it. Raises UserError.
+    """
+    base = Path(os.path.commonpath([tar.resolve().parent for tar in tars]))
+    samples = [(tar, list(_read_tar(tar, base, tuple(suffixes), label))) for tar in track(tars, "index of tars")]
+    splits: dict[str, list[Found]] = {}
+    for tar, found in samples:
+        splits.setdefault(split_of_path(tar.resolve().relative_to(base)), []).extend(found)
+    if not splits.get("train"):
+        splits = {"train": [sample for _, found in samples for sample in found]}
+    if not splits["train"]:
+        raise UserError(
+            f"data.root: {tars[0]} and {len(tars) - 1} more tars hold no video; looked for KEY.mp4 and other endings "
+            f"({' '.join(suffixes)}). Unpack them, if they are archives of something else"
+        )
+    classes, members = _find_labels(splits, label)
+    files: dict[str, str] = {}
+    entries = {}
+    for split, rows in members.items():
+        if split == "train":
+            rows = [rows[place] for place in PACKING.numpy(0).permutation(len(rows))]
+        for number, start in enumerate(range(0, len(rows), SAMPLES)):
+            part = {"columns": Member._fields, "samples": rows[start : start + SAMPLES]}
+            files[f"{split}-{number:06d}.json"] = json.dumps(part, ensure_ascii=False)
+        entries[split] = {"pattern": split + "-{:06d}.tar", "num_samples": len(rows), "samples_per_shard": SAMPLES}
+    place = str(base) if out is None else os.path.relpath(base, out.resolve())
+    header = {"format": FORMAT, "name": base.name, "tars": place, "splits": entries, "classes": classes}
+    return files | {HEADER: json.dumps(header, ensure_ascii=False, indent=1)}
+
+
+def _read_tar(tar: Path, base: Path, suffixes: tuple[str, ...], label: str) -> Iterator[Found]:
+    """Yield the samples of a tar: files behind one another with the same key. A video comes before an image. Raises UserError."""
+    name = tar.resolve().relative_to(base).as_posix()
+    try:
+        with tarfile.open(tar, "r:") as file:
+            key, told = "", dict[str, str]()
+            media: Member | None = None
+            for info in iter(file.next, None):
+                file.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                folder, _, last = info.name.rpartition("/")
+                stem, _, ending = last.partition(".")
+                if not info.isreg() or not stem or not is_utf8(info.name):
+                    continue
+                this, suffix = f"{folder}/{stem}".lstrip("/"), "." + ending.lower().rpartition(".")[2]
+                if this != key:
+                    if media:
+                        yield Found(f"{name}/{key}", media, told)
+                    key, media, told = this, None, {}
+                if suffix in suffixes and info.size and (media is None or (media.num_frames and suffix in SUFFIXES)):
+                    frames = 1 if suffix in IMAGE_SUFFIXES else None
+                    media = Member(key, f"{name}/{info.name}", info.offset_data, info.size, -1, 0, frames, name)
+                elif suffix in NOTES and label != "none":
+                    content = file.extractfile(info)
+                    told |= _read_note(f"{tar}, {info.name}", suffix, content.read() if content else b"", label)
+            if media:
+                yield Found(f"{name}/{key}", media, told)
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"data.root: {tar}: {error}; expected a whole tar that is not compressed") from error
+    except OSError as error:
+        raise UserError(f"data.root: {tar}: {error.strerror or error}; expected a tar that can be read") from error
+
+
+def _read_note(where: str, suffix: str, content: bytes, label: str) -> dict[str, str]:
+    """Return what of a .cls, .txt or .json file may be the label."""
+    kind = suffix[1:]
+    if kind != "json":
+        return (
+            {kind: content.decode(errors="replace").strip()}
+            if label == kind or (label, kind) == ("auto", "cls")
+            else {}
+        )
+    if label in ("cls", "txt"):
+        return {}
+    fields = parse_json(content.decode(errors="replace"), where, "an object with the label")
+    pairs = fields.items() if isinstance(fields, dict) else ()
+    wanted = {k: v for k, v in pairs if k == label or (label == "auto" and meaning_of(k) == "label")}
+    return {k: str(v) for k, v in wanted.items() if isinstance(v, str | int) and not isinstance(v, bool)}
+
+
+def _find_labels(splits: dict[str, list[Found]], label: str) -> tuple[list[str], dict[str, list[Member]]]:
+    """Return the classes, and the samples of each split with their class. Raises UserError if `label` is not auto and no
+    sample has it."""
+    samples = [sample for found in splits.values() for sample in found]
+    names = list(dict.fromkeys(name for sample in samples for name in sample.told))
+    chosen = "cls" if "cls" in names else next(iter(names), "")
+    if not chosen and label not in ("auto", "none"):
+        raise UserError(f"--label {label}: no sample has it; expected cls, txt, or a field of the .json files")
+    bare = {split: [sample.member for sample in found] for split, found in splits.items()}
+    if not chosen:
+        return [], bare
+    try:
+        labels = Labels([(sample.where, (sample.told.get(chosen, ""),)) for sample in samples], (chosen,), None)
+        members = {
+            split: [s.member._replace(label=labels.number(s.where, (s.told.get(chosen, ""),))) for s in found]
+            for split, found in splits.items()
+        }
+    except UserError as error:
+        if label != "auto":
+            raise
+        log.warning("%s; the tars are read without labels", error)
+        return [], bare
+    for note in labels.notes:
+        log.warning("%s: %s", chosen, note)
+    return labels.classes, members
