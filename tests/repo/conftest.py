@@ -137,6 +137,14 @@ class Things:
                         info.size = len(content)
                         tar.addfile(info, io.BytesIO(content))
 
+    def make_huggingface(self, root: Path) -> None:
+        rows = [
+            {"video": {"bytes": file.read_bytes(), "path": file.name}, "label": "ab"[n % 2]}
+            for n, file in enumerate(self.videos)
+        ]
+        (root / "data").mkdir()
+        parquet.write_table(pa.Table.from_pylist(rows), root / "data/train-00000-of-00001.parquet")
+
     def make_imagenet1k(self, root: Path) -> None:
         for split in ("train", "val"):
             for number, synset in enumerate(("n01440764", "n01443537") * 2):

@@ -1,0 +1,186 @@
+"""Data sets of Hugging Face: Parquet tables that hold videos, or files with a table or folders that name their classes."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hpm_video.catalog.class_folders import read_class_folders
+from hpm_video.catalog.classes import Labels
+from hpm_video.catalog.columns import meaning_of, split_of_path
+from hpm_video.catalog.listing import SUFFIXES, split_folders
+from hpm_video.catalog.path_lists import read_lists
+from hpm_video.catalog.rows import Found, Row
+from hpm_video.errors import UserError
+from hpm_video.files import disk_faults, replacing
+from hpm_video.own_folder import own_folder
+from hpm_video.progress import track
+
+METADATA = ("metadata.csv", "metadata.jsonl")
+ROWS_AT_ONCE = 8  # whose videos are in memory
+
+
+class VideoTable(NamedTuple):
+    """A Parquet file, the column of its videos, and that of its labels ("": none)."""
+
+    file: Path
+    split: str
+    video: str
+    label: str
+    names: list[str]  # of the classes, if the file has them
+
+
+def find_tables(root: Path, label: str = "") -> list[VideoTable]:
+    """Return the Parquet files below a folder that hold videos, as `datasets` writes them: {bytes, path} in a column.
+
+    label: the column of the labels; by default the first one of classes, or called label, class or alike. Raises UserError.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    found = []
+    for file in sorted(path for path in root.rglob("*.parquet") if not path.name.startswith(".")):
+        try:
+            schema = parquet.read_schema(file)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{file}: {error}; expected a Parquet table") from error
+        kinds = {field.name: field.type for field in schema}
+        videos = [
+            n for n, kind in kinds.items() if pa.types.is_struct(kind) and {"bytes", "path"} <= {f.name for f in kind}
+        ]
+        features = _read_features(schema.metadata or {})
+        videos.sort(key=lambda name: features.get(name, {}).get("_type") != "Video")
+        if not videos:
+            continue
+        if label and label not in kinds:
+            raise UserError(f"--label {label}: {file} has no such column; expected one of {', '.join(kinds)}")
+        classed = [name for name in kinds if features.get(name, {}).get("_type") == "ClassLabel"]
+        column = label or next(iter(classed + [name for name in kinds if meaning_of(name) == "label"]), "")
+        names = [str(name) for name in features.get(column, {}).get("names") or []]
+        found.append(VideoTable(file, split_of_path(file.relative_to(root)), videos[0], column, names))
+    return found
+
+
+def _read_features(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
+    """Return what `datasets` says of the columns of a table; {} if another program wrote it."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        return {name: kind for name, kind in features.items() if isinstance(kind, dict)}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def write_videos(tables: list[VideoTable], out: Path, made_by: str) -> Found:
+    """Write the videos of tables as files SPLIT/NUMBER.mp4 into `out`; return their rows. Files of the right size stay.
+
+    Raises UserError, also for a label that is not a class.
+    """
+    small = [_read_small(table) for table in tables]
+    lines: list[tuple[str, tuple[str, ...]]] = [
+        (f"{t.file}, row {n}", (label,))
+        for t, told in zip(tables, small, strict=True)
+        for n, (_, label) in enumerate(told, 1)
+    ]
+    column = next((table.label for table in tables if table.label), "label")
+    classes = Labels(lines, (column,), next((table.names for table in tables if table.names), None))
+    numbers = iter([classes.number(where, told) for where, told in lines])
+    counts: dict[str, int] = {}
+    names: list[list[str]] = []
+    for table, told in zip(tables, small, strict=True):
+        first = counts.get(table.split, 0)
+        counts[table.split] = first + len(told)
+        names.append([f"{table.split}/{first + n:07d}{_suffix_of(path)}" for n, (path, _) in enumerate(told)])
+    found = Found({split: [] for split in counts}, classes.classes, {}, tuple(classes.notes))
+    with own_folder(out, made_by) as own:
+        own.reserve(name for part in names for name in part)
+        for table, part in zip(track(tables, "tables"), names, strict=True):
+            for name, content in zip(part, _read_contents(table), strict=True):
+                label = next(numbers)
+                if content:
+                    _write(out / name, content)
+                    found.splits[table.split].append(Row(name, label))
+                else:
+                    found.missing.setdefault(table.split, []).append(f"{table.file}: {name} has no bytes in it")
+    return found
+
+
+def _read_small(table: VideoTable) -> list[tuple[str, str]]:
+    """Return (path, label) of each row, without the videos."""
+    from pyarrow import parquet
+
+    columns = [f"{table.video}.path", *([table.label] if table.label else [])]
+    read = parquet.ParquetFile(table.file).read(columns)
+    paths = [(cell or {}).get("path") or "" for cell in read[table.video].to_pylist()]
+    labels = read[table.label].to_pylist() if table.label else [None] * len(paths)
+    texts = ["" if label is None else str(label) for label in labels]
+    if table.names:  # of a ClassLabel, which holds numbers
+        texts = [
+            table.names[int(text)] if text.isdecimal() and int(text) < len(table.names) else text for text in texts
+        ]
+    return list(zip(paths, texts, strict=True))
+
+
+def _read_contents(table: VideoTable) -> Iterator[bytes | None]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        for batch in parquet.ParquetFile(table.file).iter_batches(ROWS_AT_ONCE, columns=[f"{table.video}.bytes"]):
+            yield from ((cell or {}).get("bytes") for cell in batch[table.video].to_pylist())
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{table.file}: {error}; expected a whole Parquet table") from error
+
+
+def _suffix_of(path: str) -> str:
+    suffix = os.path.splitext(path)[1].lower()
+    return suffix if suffix in SUFFIXES else ".mp4"
+
+
+def _write(file: Path, content: bytes) -> None:
+    with disk_faults(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_file() and file.stat().st_size == len(content):
+            return
+    with replacing(file, tidy=False) as draft:
+        draft.write_bytes(content)
+
+
+def read_files(root: Path) -> Found:
+    """Read a folder of video files: by metadata.csv or metadata.jsonl in it or in the folders of its splits, else by a folder
+    for each class. Raises UserError."""
+    folders = {"train": ".", **split_folders(root)}
+    files = {
+        split: root / folder / name
+        for split, folder in folders.items()
+        for name in METADATA
+        if (root / folder / name).is_file()
+    }
+    beside = next((root / name for name in METADATA if (root / name).is_file()), None)
+    if not files and beside:
+        files = {"train": beside}
+    if files:
+        return read_lists(root, files)
+    found = read_class_folders(root)
+    if len(found.classes) > 1:
+        return found
+    splits = {split: [row._replace(label=-1) for row in rows] for split, rows in found.splits.items()}
+    return found._replace(splits=splits, classes=[])  # a folder such as videos/ is not a class
+
+
+def fetch_data_set(name: str, revision: str | None = None) -> Path:
+    """Download a data set of the Hugging Face hub into its cache; return its folder. Raises UserError."""
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(
+            f"hf://datasets/{name} needs huggingface_hub ({error}). Try pip install huggingface_hub"
+        ) from error
+    try:
+        return Path(huggingface_hub.snapshot_download(name, repo_type="dataset", revision=revision))
+    except Exception as error:  # of the network, of access rights, of the name
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"hf://datasets/{name}: {reason}; expected a data set of the hub that you may read. Try hf auth login, or a copy: "
+            f"hf download {name} --repo-type dataset --local-dir ROOT, then ROOT"
+        ) from error
