@@ -14,7 +14,9 @@ class DataConfig:
     """Where clips come from, and how they are sampled, cropped and read."""
 
     root: str = key(
-        MISSING, "folder of a manifest, of shards (or their URL), of SSv2's files, or of any videos", path=True
+        MISSING,
+        "folder of a manifest, of shards (or their URL), of tars of webdataset, of SSv2's files, or of any videos",
+        path=True,
     )
     format: str = key(
         "auto",
