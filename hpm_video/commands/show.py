@@ -13,14 +13,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_run(parser, "pretraining")
     parser.add_argument("--out", type=Path, help="folder for the PNG files (RUN/pictures)")
+    text = "write this animation alone: clips, masks from easy to hard, reconstructions, difficulty"
+    parser.add_argument("--gif", type=Path, metavar="FILE.gif", help=text)
 
 
 def run(given: argparse.Namespace) -> int:
     """Draw the pictures of a run; return the exit status. Raises UserError."""
     check_run(given.run, "pretrain")
-    from hpm_video.report.pictures import draw_run
+    if given.gif is not None:
+        from hpm_video.report.animation import write_gif
 
-    for file in draw_run(given.run, given.out or given.run / "pictures"):
+        files = [write_gif(given.run, given.gif)]
+    else:
+        from hpm_video.report.pictures import draw_run
+
+        files = draw_run(given.run, given.out or given.run / "pictures")
+    for file in files:
         say(f"wrote {file}")
     say(f"Next: hpm-video score {shlex.quote(str(given.run))} data.root=DIR, with labelled videos")
     return 0

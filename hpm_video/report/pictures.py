@@ -95,12 +95,12 @@ def draw_clips(run: Path) -> bytes:
             rows += [
                 (
                     f"difficulty ({config.mask.difficulty})",
-                    overlay(clip, _on_tokens(hard.difficulty, step.units), config),
+                    overlay(clip, on_tokens(hard.difficulty, step.units), config),
                 )
             ]
             rows += [(_name_mask(config), hide(clip, hard, config)), *rebuilt(hard)]
-    pictures = [(name, _to_rgb(row, config)) for name, row in rows]
-    notes = [_note_on_target(config.objective.target)]
+    pictures = [(name, to_rgb(row, config)) for name, row in rows]
+    notes = [note_on_target(config.objective.target)]
     if num_samples:
         notes.append(f"Training clips, as no difficulty is known of others (mask.difficulty={config.mask.difficulty})")
     return _draw_rows(pictures, names, ". ".join(filter(None, notes)), scale=step.uses_difficulty)
@@ -112,7 +112,7 @@ def _name_mask(config: PretrainConfig) -> str:
     return "easy mask" if hides_easy else "hard mask"
 
 
-def _note_on_target(target: str) -> str:
+def note_on_target(target: str) -> str:
     """Return what a reader must know of the reconstructions."""
     row = TARGETS[target]
     if row.is_normalised:
@@ -161,7 +161,7 @@ def overlay(
     return (0.65 * colours + 0.35 * normal.undo(clip) - normal.mean) / normal.std
 
 
-def _on_tokens(difficulty: Float[Tensor, "B U"], units: Int[Tensor, "U K"]) -> Float[Tensor, "B N"]:
+def on_tokens(difficulty: Float[Tensor, "B U"], units: Int[Tensor, "U K"]) -> Float[Tensor, "B N"]:
     values = torch.zeros(difficulty.shape[0], units.numel())
     values[:, units.flatten()] = difficulty.repeat_interleave(units.shape[1], dim=1)
     return values
@@ -174,7 +174,7 @@ def _spread(values: Float[Tensor, "B N"], config: PretrainConfig) -> Float[Tenso
     return unpatchify(tokens, geometry.grid, geometry.tubelet, geometry.patch_px)
 
 
-def _to_rgb(clip: Float[Tensor, "B C T H W"], config: PretrainConfig) -> Float[ndarray, "B T H W C"]:
+def to_rgb(clip: Float[Tensor, "B C T H W"], config: PretrainConfig) -> Float[ndarray, "B T H W C"]:
     return Normalise(config.data).undo(clip).clamp(0, 1).permute(0, 2, 3, 4, 1).numpy()
 
 
@@ -237,7 +237,7 @@ def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
     middle = frames.shape[2] // 2
     pictures = [("middle frame", frames[:, :, middle].permute(0, 2, 3, 1).numpy())]
     for line in lines:
-        values = _on_tokens(torch.tensor(line["difficulty"]), units)
+        values = on_tokens(torch.tensor(line["difficulty"]), units)
         pictures.append((f"step {line['step']:,}", _spread(_unit_range(values), config)[:, 0, middle].numpy()))
     with fonts_for(held_out.names):
         figure, axes = subplots(len(pictures), len(frames), 1.3, 1.3)

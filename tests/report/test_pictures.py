@@ -109,6 +109,11 @@ def test_pictures_of_a_run_say_what_they_show(tmp_path, drawn, capsys, images) -
     note = "Reconstructions use the true mean and standard deviation of each patch"
     assert any(text.startswith(note) for text in clips)
     assert any("Time runs to the right" in text for text in clips) is not images
+    gif = tmp_path / "run.gif"
+    for _ in range(2):  # its own file may be written again
+        assert main(["show", str(run), "--gif", str(gif)]) == 0
+    with Image.open(gif) as image:
+        assert image.n_frames == (6 if images else 24) and image.width >= 600 and gif.stat().st_size < 1_500_000
 
 
 def test_a_run_that_remembers_shows_training_clips_with_what_it_knows_of_them(tmp_path, drawn) -> None:

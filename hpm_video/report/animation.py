@@ -1,0 +1,183 @@
+"""Draw a run as an animated GIF: clips, their masks from easy to hard, reconstructions, difficulty."""
+
+import io
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy import ndarray
+
+from hpm_video.config import PretrainConfig
+from hpm_video.config.choices import TARGETS
+from hpm_video.config.geometry import Geometry
+from hpm_video.config.needs import knows_other_clips
+from hpm_video.errors import UserError
+from hpm_video.files import write_bytes
+from hpm_video.fonts import PLAIN
+from hpm_video.method.journey import Journey
+from hpm_video.method.schedules import num_hard_at
+from hpm_video.report.pictures import (
+    hide,
+    note_on_target,
+    on_tokens,
+    open_held_out,
+    open_step,
+    overlay,
+    rebuild,
+    to_rgb,
+)
+from hpm_video.types import BatchSlice
+from hpm_video.weights.load import load_student
+
+MARK = b"hpm-video show"  # the comment of our own files: no other file is replaced
+PANEL_PX, GAP_PX, TEXT_PX = 145, 5, 15
+MOST_CLIPS, MOST_FRAMES, NUM_STAGES = 2, 8, 6  # 48 pictures
+FRAME_MS, STAGE_MS = 120, 360  # how long a picture stays, and the last one of a stage
+WHITE, INK, BAR = (255, 255, 255), (30, 30, 30), (192, 57, 43)
+
+
+class Stage(NamedTuple):
+    """One setting of the masks: what is shown of it, how far along it is (0 to 1), and the keys that it needs."""
+
+    text: str
+    progress: float
+    num_hard: int
+    sharpness: float | None
+
+
+def write_gif(run: Path, out: Path) -> Path:
+    """Write the GIF of a pretraining run; return the file. Raises UserError, also if `out` is a file of something else."""
+    check_target(out)
+    write_bytes(out, draw_gif(run))
+    return out
+
+
+def check_target(out: Path) -> None:
+    """Raise UserError unless a GIF can be written there: a name that ends in .gif, free or one that this command wrote."""
+    from PIL import Image, UnidentifiedImageError
+
+    if out.suffix.lower() != ".gif" or out.is_dir() or not out.parent.is_dir():
+        raise UserError(f"--gif: {out}; expected FILE.gif in a folder that exists")
+    if not (out.exists() or out.is_symlink()):
+        return
+    try:
+        with Image.open(out) as image:
+            own = image.info.get("comment") == MARK
+    except (UnidentifiedImageError, OSError):
+        own = False
+    if not own:
+        raise UserError(f"--gif: {out} is a file that hpm-video show did not write; expected another name")
+
+
+def draw_gif(run: Path) -> bytes:
+    """Return the GIF: held-out clips that play once for each stage of the masks, in the order of the run's schedule."""
+    config, student = load_student(run)
+    held_out = open_held_out(config, max(1, min(MOST_CLIPS, config.train.num_pictures)))
+    times = np.linspace(0, config.data.num_frames - 1, min(MOST_FRAMES, config.data.num_frames)).round().astype(int)
+    notes = [_note_on_mask(config), note_on_target(config.objective.target)]
+    pages, durations = [], []
+    for stage in list_stages(config):
+        settings = replace(config, mask=replace(config.mask, sharpness=stage.sharpness))
+        step, engine, clip = open_step(settings, student, run, held_out.clip)
+        with torch.no_grad():
+            journey = step.forward(
+                engine, clip, BatchSlice(0, len(clip), len(clip)), 0, stage.num_hard, decode_all=True
+            )
+        panels = draw_panels(clip, journey, config)
+        for time in times:
+            pages.append(draw_page({name: frames[:, time] for name, frames in panels.items()}, stage, notes))
+            durations.append(FRAME_MS if time != times[-1] else STAGE_MS)
+    return to_gif(pages, durations)
+
+
+def list_stages(config: PretrainConfig) -> list[Stage]:
+    """Return the stages: along the share of hard units; if that does not change, along the sharpness; else one."""
+    mask, shares = config.mask, np.linspace(0, 1, NUM_STAGES).tolist()
+    if not knows_other_clips(config):
+        return [Stage("random masks", 1.0, 0, mask.sharpness)]
+    num_masked = Geometry.of(config).num_masked
+    counts = [num_hard_at(share, mask.hard_share_start, mask.hard_share_end, num_masked) for share in shares]
+    if counts[0] != counts[-1]:
+        texts = [
+            f"masks at {share:.0%} of the run: {count} of {num_masked} tubes by difficulty"
+            for share, count in zip(shares, counts, strict=True)
+        ]
+        return [Stage(*row, mask.sharpness) for row in zip(texts, shares, counts, strict=True)]
+    if mask.sharpness:
+        values = [share * mask.sharpness for share in shares]
+        return [
+            Stage(f"masks at sharpness {value:+.1f}", share, counts[0], value)
+            for share, value in zip(shares, values, strict=True)
+        ]
+    return [Stage(f"{counts[0]} of {num_masked} tubes by difficulty", 1.0, counts[0], mask.sharpness)]
+
+
+def _note_on_mask(config: PretrainConfig) -> str:
+    if knows_other_clips(config):
+        return f"grey: hidden from the encoder. Difficulty ({config.mask.difficulty}): dark easy, bright hard"
+    return "grey: hidden from the encoder. No difficulty is known for clips outside training"
+
+
+def draw_panels(clip: torch.Tensor, journey: Journey, config: PretrainConfig) -> dict[str, ndarray]:
+    """Return the rows of panels by their label, each [B, T, H, W, 3] in 0 to 1."""
+    found = {"clip": clip, "mask": hide(clip, journey, config)}
+    if TARGETS[config.objective.target].is_pixels:
+        found["reconstruction"] = rebuild(clip, journey, config)
+    if journey.difficulty is not None:
+        found["difficulty"] = overlay(clip, on_tokens(journey.difficulty, journey.units), config)
+    return {name: to_rgb(frames, config) for name, frames in found.items()}
+
+
+def draw_page(panels: dict[str, ndarray], stage: Stage, notes: list[str]) -> Any:
+    """Draw one picture: the stage with its bar, a column for each panel, a row for each clip, and the notes below."""
+    from PIL import Image, ImageDraw
+
+    num_clips, side = len(next(iter(panels.values()))), PANEL_PX + GAP_PX
+    width, top, line = GAP_PX + 4 * side, 3 * TEXT_PX + 14, TEXT_PX + 4
+    notes = [text for text in notes if text]
+    page = Image.new("RGB", (width, top + num_clips * side + len(notes) * line + 4), WHITE)
+    draw = ImageDraw.Draw(page)
+    draw.text((GAP_PX, 2), stage.text, INK, font=_font(TEXT_PX))
+    draw.rectangle((GAP_PX, line + 4, width - GAP_PX, line + 9), (225, 225, 225))
+    draw.rectangle((GAP_PX, line + 4, GAP_PX + round(stage.progress * (width - 2 * GAP_PX)), line + 9), BAR)
+    for column, (name, frames) in enumerate(panels.items()):
+        left = GAP_PX + column * side
+        draw.text((left + PANEL_PX // 2, top - 4), name, INK, font=_font(TEXT_PX), anchor="ms")
+        for row, frame in enumerate(frames):
+            picture = Image.fromarray((frame * 255).round().astype(np.uint8))
+            way = Image.Resampling.NEAREST if max(picture.size) < PANEL_PX else Image.Resampling.LANCZOS
+            page.paste(picture.resize((PANEL_PX, PANEL_PX), way), (left, top + row * side))
+    for number, text in enumerate(notes):
+        font = _font_that_fits(text, width - 2 * GAP_PX)
+        draw.text((GAP_PX, top + num_clips * side + number * line), text, INK, font=font)
+    return page
+
+
+def _font(size: int) -> Any:
+    from matplotlib.font_manager import findfont
+    from PIL import ImageFont
+
+    return ImageFont.truetype(findfont(PLAIN), size)
+
+
+def _font_that_fits(text: str, width: int) -> Any:
+    size = TEXT_PX - 1
+    while size > 8 and _font(size).getlength(text) > width:
+        size -= 1
+    return _font(size)
+
+
+def to_gif(pages: list[Any], durations: list[int]) -> bytes:
+    """Return pictures as a GIF that repeats. All share one table of colours, so that nothing flickers."""
+    from PIL import Image
+
+    some = pages[:: math.ceil(len(pages) / 12)]
+    together = Image.fromarray(np.concatenate([np.asarray(page) for page in some]))
+    palette = together.quantize(256, dither=Image.Dither.NONE)
+    first, *others = [page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
+    buffer = io.BytesIO()
+    first.save(buffer, format="GIF", save_all=True, append_images=others, duration=durations, loop=0, comment=MARK)
+    return buffer.getvalue()
