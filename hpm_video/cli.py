@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TextIO
 
 from hpm_video import __version__
-from hpm_video.commands import COMMANDS, find_command
+from hpm_video.commands import COMMANDS, describe_commands, find_command
 from hpm_video.commands.training import STOPPED
 from hpm_video.errors import UserError
 from hpm_video.files import expand_home
-from hpm_video.terminal import PlainStream, printable
+from hpm_video.terminal import PlainStream, printable, suggest
 
 CLOSED_PIPE = 141  # as the shell counts a program that SIGPIPE ended
 
@@ -33,7 +33,8 @@ def script_main(command: str, default_config: Path | None = None, arguments: Seq
 
     def run() -> int:
         given = parse_command(command, arguments, prog=os.path.basename(sys.argv[0]))
-        given.config = given.config or default_config
+        if given.recipe is None:
+            given.config = given.config or default_config
         return _run(given)
 
     return _guard(run)
@@ -41,14 +42,22 @@ def script_main(command: str, default_config: Path | None = None, arguments: Seq
 
 def split_command(arguments: Sequence[str] | None) -> tuple[str, list[str]]:
     """Return the command and the words behind it. Ends the program for --help, --version and an unknown command."""
-    parser = argparse.ArgumentParser(prog="hpm-video", description="Hard Patches Mining for video")
+    parser = argparse.ArgumentParser(
+        prog="hpm-video",
+        usage="hpm-video [--help] [--version] COMMAND ...",
+        description="Hard Patches Mining for video",
+        epilog=f"{describe_commands()}\n\nhpm-video COMMAND --help shows the options of a command",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # deepspeed --module hpm_video test RUN
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
-    for name, text in COMMANDS.items():
-        commands.add_parser(name, help=text, add_help=False)  # for the list alone: the words after it are parsed below
-    given, rest = parser.parse_known_args(arguments)
-    return given.command, rest
+    parser.add_argument("command", metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # parsed by the command
+    given = parser.parse_args(arguments)
+    if given.command not in COMMANDS:
+        known = f"expected one of {', '.join(COMMANDS)}{suggest(given.command, COMMANDS)}"
+        parser.error(f"COMMAND: {given.command[:60]!r}; {known}")
+    return given.command, given.words
 
 
 def parse_command(command: str, words: Sequence[str] | None, prog: str | None = None) -> argparse.Namespace:
@@ -59,8 +68,10 @@ def parse_command(command: str, words: Sequence[str] | None, prog: str | None = 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.register("type", Path, lambda text: Path(expand_home(text)))
-    find_command(command).add_arguments(parser)
-    given = parser.parse_intermixed_args(words)
+    module = find_command(command)
+    module.add_arguments(parser)
+    parse = getattr(module, "parse", argparse.ArgumentParser.parse_intermixed_args)
+    given = parse(parser, words)
     given.command = command
     return given
 

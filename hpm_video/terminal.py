@@ -1,6 +1,7 @@
 """Text for a terminal. Names of files come from strangers, and a control sequence in one must not be carried out."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # C0 and C1 controls but tab and line feed, bytes that are not UTF-8, line separators, and what turns the reading direction.
@@ -29,3 +30,11 @@ class PlainStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return ". Did you mean 'NAME'?" with the known name that is nearest; "" if none is near."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f". Did you mean '{near[0]}'?" if near else ""

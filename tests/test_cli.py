@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -147,7 +148,10 @@ def test_ctrl_c_is_one_line(command, interruptible, monkeypatch, capsys) -> None
         "prepare": ["A", "B"],
         "pack": ["A", "B"],
     }
-    assert main([command, *words.get(command, [] if command in ("pretrain", "finetune", "doctor") else ["R"])]) == 130
+    assert (
+        main([command, *words.get(command, [] if command in ("pretrain", "finetune", "doctor", "schema") else ["R"])])
+        == 130
+    )
     assert capsys.readouterr().err == "stopped; what was saved is kept, and the same command resumes from it\n"
 
 
@@ -167,6 +171,61 @@ def test_a_new_command_is_one_file_and_one_row(tmp_path, monkeypatch, capsys) ->
     sys.modules.pop("hpm_video.commands.greet")
 
 
+def test_help_has_groups_and_a_wrong_name_is_corrected(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    places = [told.index(f"\n{title}:\n") for title in commands.GROUPS]
+    assert places == sorted(places) and all(f"  {name} " in told and text in told for name, text in COMMANDS.items())
+    assert "other:" not in told
+    with pytest.raises(SystemExit) as ended:
+        main(["pretran", "data.root=x"])
+    assert ended.value.code == 2 and "Did you mean 'pretrain'?" in capsys.readouterr().err
+    assert cli.split_command(["--local_rank=0", "test", "RUN", "--help"]) == ("test", ["RUN", "--help"])
+
+
+def test_a_recipe_stands_for_its_file(monkeypatch, capsys) -> None:
+    taken = []
+    monkeypatch.setattr("hpm_video.api.training.run_pretraining", lambda file, keys: taken.append(file) or Stopped)
+    assert main(["pretrain", "--recipe", "ssv2_vitb", "data.root=x"]) == 143
+    assert cli.script_main("pretrain", Path("default.yaml"), ["data.root=x"]) == 143
+    assert cli.script_main("pretrain", Path("default.yaml"), ["--recipe", "k400_vitb"]) == 143
+    assert [file.name for file in taken] == ["ssv2_vitb.yaml", "default.yaml", "k400_vitb.yaml"]
+    assert main(["pretrain", "--recipe", "ssv2", "data.root=x"]) == 1
+    assert "Did you mean 'ssv2_vitb'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--recipe", "ssv2_vitb", "--config", "x.yaml"])
+
+
+class Stopped:
+    """A run that a signal has stopped."""
+
+    finished = False
+
+
+def test_a_dry_run_is_what_doctor_says(monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr("hpm_video.commands.doctor.examine_run", lambda *words: asked.append(words) or 0)
+    assert main(["pretrain", "--dry-run", "data.root=x"]) == main(["doctor", "data.root=x"]) == 0
+    assert asked == [(None, ["data.root=x"]), (None, ["data.root=x"], None)]
+
+
+def test_the_recipe_of_a_data_set_gets_the_words_after_it(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["data", "--help"])
+    assert "ssv2" in capsys.readouterr().out
+    before = sys.argv
+    assert main(["data", "kinetics400", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "hpm-video data kinetics400" in told and "--version {400,600,700}" in told
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.mp4").touch()
+    assert main(["data", "folder", str(tmp_path), "--unlabelled", "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "manifest.json").is_file() and sys.argv is before
+    assert main(["data", "kinetics", str(tmp_path)]) == 1
+    assert "Did you mean 'kinetics400'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_its_file(name) -> None:
     module = find_command(name)
@@ -178,7 +237,7 @@ def test_a_list_in_place_of_a_folder_names_its_recipe(command, tmp_path, capsys)
     (tmp_path / "list.csv").write_text("path,label\na.mp4,run\n")
     out = {"scan": ["--out", str(tmp_path / "out")], "prepare": [str(tmp_path / "out")]}[command]
     assert main([command, str(tmp_path / "list.csv"), *out]) == 1
-    assert "datasets/csv/prepare.py" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "hpm-video data csv" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_log_line_has_at_most_four_digits() -> None:

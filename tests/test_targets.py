@@ -405,5 +405,5 @@ def test_labels_that_are_not_there_name_the_command_that_makes_them(world, tmp_p
     for root in (world.videos, without, some):
         for command in [*commands, watched]:
             told = refused([*command, f"data.root={root}"], capfd)
-            assert "label" in told and "python datasets/folder/prepare.py" in told, told
+            assert "label" in told and "hpm-video data folder" in told, told
             assert not (tmp_path / "out").exists()

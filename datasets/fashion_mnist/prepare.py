@@ -24,7 +24,7 @@ FILES = {"train": "train", "val": "t10k"}  # folder -> what the names of its fil
 MAGIC = {1: b"\0\0\x08\x01", 3: b"\0\0\x08\x03"}  # uint8, by the number of dimensions
 RECIPE = Recipe(
     name="fashion_mnist",
-    command="hpm-video pretrain --config configs/pretrain/compare_images.yaml train.output=runs/fashion train.steps=2500",
+    command="hpm-video pretrain --recipe compare_images train.output=runs/fashion train.steps=2500",
     num_classes=10,
     num_rows={"train": 60_000, "validation": 10_000},
 )

@@ -37,7 +37,7 @@ def main() -> int:
 
     recipe = replace(RECIPE, like=given.protocol)
     if given.images:
-        command = "hpm-video pretrain --config configs/pretrain/in1k_vitb.yaml train.output=runs/folder"
+        command = "hpm-video pretrain --recipe in1k_vitb train.output=runs/folder"
         recipe = replace(recipe, command=command)
     return run_recipe(recipe, given, read)
 

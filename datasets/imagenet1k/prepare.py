@@ -10,7 +10,7 @@ from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
 
 RECIPE = Recipe(
     name="imagenet1k",
-    command="deepspeed scripts/pretrain_in1k.py train.output=runs/in1k",
+    command="hpm-video pretrain --recipe in1k_vitb train.output=runs/in1k",
     num_classes=1000,
     num_rows={"train": 1_281_167, "validation": 50_000, "test": 100_000},
 )

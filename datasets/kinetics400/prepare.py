@@ -21,7 +21,7 @@ def main() -> int:
     given = parser.parse_args()
     recipe = Recipe(
         name=f"kinetics{given.version}",
-        command="deepspeed scripts/pretrain_k400.py",
+        command="hpm-video pretrain --recipe k400_vitb",
         num_classes=given.version,
         note=NOTES.get(given.version, "") + NORMAL,
     )

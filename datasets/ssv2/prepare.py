@@ -10,7 +10,7 @@ from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
 
 RECIPE = Recipe(
     name="ssv2",
-    command="deepspeed scripts/pretrain_ssv2.py",
+    command="hpm-video pretrain --recipe ssv2_vitb",
     num_classes=174,
     num_rows={"train": 168_913, "validation": 24_777, "test": 27_157},
 )

@@ -118,7 +118,7 @@ def _tell_others(others: Counter[str]) -> str:
     if held & set(IMAGE_SUFFIXES):
         return (
             f"It holds images ({some}). For samples of one image set data.num_frames=1 model.tubelet=1 "
-            "(configs/pretrain/in1k_vitb.yaml); for folders of frames write a list and run datasets/csv/prepare.py"
+            "(--recipe in1k_vitb); for folders of frames write a list and run hpm-video data csv"
         )
     if held & set(ARCHIVES):
         return f"It holds archives ({some}): unpack them into a folder (tar xf FILE -C FOLDER), and give that folder"

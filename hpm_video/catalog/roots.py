@@ -47,7 +47,7 @@ def check_annotations(given: Path, root: Path) -> None:
 def csv_command(root: Path, lists: dict[str, Path]) -> str:
     """Return the command that makes a manifest of lists, and what then is the data.root."""
     words = " ".join(f"--{split} {shlex.quote(str(file))}" for split, file in lists.items())
-    return f"python datasets/csv/prepare.py {shlex.quote(str(root))} {words}"
+    return f"hpm-video data csv {shlex.quote(str(root))} {words}"
 
 
 def _find_near(root: Path) -> str:

@@ -3,23 +3,44 @@
 import importlib
 from types import ModuleType
 
-COMMANDS = {  # name -> what --help says about it; the module of that name has `add_arguments(parser)` and `run(given)`
-    "pretrain": "train an encoder on videos without labels",
-    "finetune": "train a pretrained encoder on labels, then test it",
-    "test": "test a fine-tuned run: several views of each video of a labelled split, on any number of processes",
-    "predict": "classify videos with a fine-tuned run; over time if they are long",
-    "score": "kNN and linear probe of the frozen encoder of a run, on a labelled set",
-    "knn": "kNN accuracy of the frozen encoder of a run",
-    "probe": "linear or attentive probe of the frozen encoder of a run",
-    "features": "features of any videos, in one file",
-    "show": "pictures of a run: masks, reconstructions, difficulty, curves",
-    "export": "write the weights of the latest checkpoint of a run: for this program, or checked for another",
-    "doctor": "what works on this machine, and what a configuration costs on it",
-    "report": "compare finished runs: tables, curves, scores against compute",
-    "scan": "find the videos of a folder that cannot be read, and why",
-    "prepare": "make a training copy: small videos that are fast to read",
-    "pack": "copy a data set into tar shards, for disks that like few files",
+GROUPS = {  # group -> name -> what --help says; the module of that name has `add_arguments(parser)` and `run(given)`
+    "data": {
+        "scan": "find the videos of a folder that cannot be read, and why",
+        "data": "write a manifest of a known data set, from its own annotations",
+        "prepare": "make a training copy: small videos that are fast to read",
+        "pack": "copy a data set into tar shards, for disks that like few files",
+    },
+    "train": {
+        "doctor": "what works on this machine, and what a configuration costs on it",
+        "pretrain": "train an encoder on videos without labels",
+        "finetune": "train a pretrained encoder on labels, then test it",
+        "schema": "JSON schema of the configuration, for editors",
+    },
+    "evaluate": {
+        "show": "pictures of a run: masks, reconstructions, difficulty, curves; an animation",
+        "score": "kNN and linear probe of the frozen encoder of a run, on a labelled set",
+        "knn": "kNN accuracy of the frozen encoder of a run",
+        "probe": "linear or attentive probe of the frozen encoder of a run",
+        "test": "test a fine-tuned run: several views of each video of a labelled split, on any number of processes",
+        "report": "compare finished runs: tables, curves, scores against compute",
+    },
+    "use": {
+        "features": "features of any videos, in one file",
+        "predict": "classify videos with a fine-tuned run; over time if they are long",
+        "export": "write the weights of the latest checkpoint of a run: for this program, or checked for another",
+    },
 }
+COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
+
+
+def describe_commands() -> str:
+    """Return the list of --help: the groups with their commands, each with its line."""
+    width, grouped = max(map(len, COMMANDS)), {name for rows in GROUPS.values() for name in rows}
+    others = {name: text for name, text in COMMANDS.items() if name not in grouped}  # a program's own
+    lines = []
+    for title, rows in {**GROUPS, "other": others}.items():
+        lines += [f"\n{title}:", *(f"  {name:<{width}}  {text}" for name, text in rows.items())] if rows else []
+    return "\n".join(lines).lstrip("\n")
 
 
 def find_command(name: str) -> ModuleType:

@@ -1,22 +1,29 @@
 """`hpm-video doctor`."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpm_video.commands.arguments import add_keys, positive
 from hpm_video.commands.output import write
+from hpm_video.commands.training import add_config, config_of
 from hpm_video.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("--config", type=Path, help="YAML file of a pretraining run, to look at as well")
+    add_config(parser, "pretrain")
     parser.add_argument("--ranks", type=positive(int), help="processes of the run, one for each GPU (the GPUs here)")
     add_keys(parser, "as in pretrain; alone: over the defaults")
 
 
 def run(given: argparse.Namespace) -> int:
     """Print what works on this machine; return 1 if something does not. Raises UserError."""
+    return examine_run(config_of(given, "pretrain"), given.overrides, given.ranks)
+
+
+def examine_run(config: Path | None, overrides: Sequence[str], num_ranks: int | None = None) -> int:
+    """Print what works here, and what a configuration costs; return 1 if something does not work. Raises UserError."""
     try:
         from hpm_video.profiling.doctor import examine
     except Exception as error:
@@ -26,4 +33,4 @@ def run(given: argparse.Namespace) -> int:
             "pyproject.toml (pip install hpm-video)"
         ) from error
 
-    return int(bool(examine(write, given.config, given.overrides, given.ranks)))
+    return int(bool(examine(write, config, overrides, num_ranks)))

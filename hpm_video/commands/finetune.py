@@ -3,7 +3,7 @@
 import argparse
 
 from hpm_video.commands.test import test_and_report
-from hpm_video.commands.training import STOPPED, add_training, with_output
+from hpm_video.commands.training import STOPPED, add_training, config_of, with_output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,5 +17,5 @@ def run(given: argparse.Namespace) -> int:
     """Train and test; return the exit status. Raises UserError."""
     from hpm_video.api.training import run_finetuning
 
-    trained = run_finetuning(given.config, with_output(given))
+    trained = run_finetuning(config_of(given, "finetune"), with_output(given))
     return test_and_report(trained.folder, []) if trained.finished else STOPPED

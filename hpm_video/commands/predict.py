@@ -1,6 +1,7 @@
 """`hpm-video predict`."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -37,4 +38,6 @@ def run(given: argparse.Namespace) -> int:
         else:
             failed = True
             sys.stderr.write(f"error: {printable(str(answer))}\n")
+    run = shlex.quote(str(given.run))
+    say(f"Next: hpm-video test {run}, with labelled videos; hpm-video export {run} --to hf, for other programs")
     return int(failed)

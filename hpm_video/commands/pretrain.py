@@ -3,8 +3,9 @@
 import argparse
 import shlex
 
+from hpm_video.commands import doctor
 from hpm_video.commands.output import say
-from hpm_video.commands.training import STOPPED, add_training, is_first, with_output
+from hpm_video.commands.training import STOPPED, add_training, config_of, is_first, with_output
 
 LESS_MEMORY = "preset=small, preset=tiny or a smaller model"  # training itself names its micro batch
 
@@ -14,13 +15,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from hpm_video.config import PretrainConfig
 
     add_training(parser, PretrainConfig)
+    text = "train nothing: report what works here and what this configuration costs, as hpm-video doctor does"
+    parser.add_argument("--dry-run", action="store_true", help=text)
 
 
 def run(given: argparse.Namespace) -> int:
     """Train; return the exit status. Raises UserError."""
+    if given.dry_run:
+        return doctor.examine_run(config_of(given, "pretrain"), given.overrides)
     from hpm_video.api.training import run_pretraining
 
-    trained = run_pretraining(given.config, with_output(given))
+    trained = run_pretraining(config_of(given, "pretrain"), with_output(given))
     if not trained.finished:
         return STOPPED
     if is_first():

@@ -1,6 +1,7 @@
 """`hpm-video report`."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from hpm_video.commands.output import say
@@ -34,4 +35,5 @@ def run(given: argparse.Namespace) -> int:
     how = {"shared": given.shared, "vary": given.vary, "group": given.group, "compare": given.compare}
     for file in write_comparison(given.runs, given.out, **how):
         say(f"wrote {file}")
+    say(f"Next: open {given.out / 'report.html'}; hpm-video export {shlex.quote(str(given.runs[0]))} --to hf")
     return 0

@@ -11,8 +11,8 @@ from hpm_video.errors import UnreadableVideo, UserError
 log = logging.getLogger("hpm_video")
 SPLITS = ("train", "validation", "test")
 LABELS_HINT = (
-    "Try a manifest with labels: python datasets/folder/prepare.py FOLDER --validation-share 0.1 for a folder for each "
-    "class, python datasets/csv/prepare.py FOLDER --train LIST for a list (or give SSv2's format)"
+    "Try a manifest with labels: hpm-video data folder FOLDER --validation-share 0.1 for a folder for each "
+    "class, hpm-video data csv FOLDER --train LIST for a list (or give SSv2's format)"
 )
 
 

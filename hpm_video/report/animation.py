@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from numpy import ndarray
+from torch import Tensor
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.choices import TARGETS
@@ -17,8 +19,8 @@ from hpm_video.config.needs import knows_other_clips
 from hpm_video.errors import UserError
 from hpm_video.files import write_bytes
 from hpm_video.fonts import PLAIN
-from hpm_video.method.journey import Journey
 from hpm_video.method.schedules import num_hard_at
+from hpm_video.models.student import Student
 from hpm_video.report.pictures import (
     hide,
     note_on_target,
@@ -76,17 +78,12 @@ def draw_gif(run: Path) -> bytes:
     """Return the GIF: held-out clips that play once for each stage of the masks, in the order of the run's schedule."""
     config, student = load_student(run)
     held_out = open_held_out(config, max(1, min(MOST_CLIPS, config.train.num_pictures)))
-    times = np.linspace(0, config.data.num_frames - 1, min(MOST_FRAMES, config.data.num_frames)).round().astype(int)
+    num_frames = config.data.num_frames
+    times = np.linspace(0, num_frames - 1, min(MOST_FRAMES, num_frames)).round().astype(int)
     notes = [_note_on_mask(config), note_on_target(config.objective.target)]
     pages, durations = [], []
     for stage in list_stages(config):
-        settings = replace(config, mask=replace(config.mask, sharpness=stage.sharpness))
-        step, engine, clip = open_step(settings, student, run, held_out.clip)
-        with torch.no_grad():
-            journey = step.forward(
-                engine, clip, BatchSlice(0, len(clip), len(clip)), 0, stage.num_hard, decode_all=True
-            )
-        panels = draw_panels(clip, journey, config)
+        panels = draw_panels(config, student, run, held_out.clip, stage)
         for time in times:
             pages.append(draw_page({name: frames[:, time] for name, frames in panels.items()}, stage, notes))
             durations.append(FRAME_MS if time != times[-1] else STAGE_MS)
@@ -121,14 +118,23 @@ def _note_on_mask(config: PretrainConfig) -> str:
     return "grey: hidden from the encoder. No difficulty is known for clips outside training"
 
 
-def draw_panels(clip: torch.Tensor, journey: Journey, config: PretrainConfig) -> dict[str, ndarray]:
-    """Return the rows of panels by their label, each [B, T, H, W, 3] in 0 to 1."""
+def draw_panels(
+    config: PretrainConfig, student: Student, run: Path, frames: UInt8[Tensor, "B C T H W"], stage: Stage
+) -> dict[str, Float[ndarray, "B T H W C"]]:
+    """Return the panels of a stage by their label, with values in 0 to 1. All stages get the same random draws."""
+    settings = replace(config, mask=replace(config.mask, sharpness=stage.sharpness))
+    step, engine, clip = open_step(settings, student, run, frames)
+    place = BatchSlice(0, len(clip), len(clip))
+    with torch.no_grad():
+        journey = step.forward(engine, clip, place, 0, stage.num_hard, decode_all=True)
+        asked = step.forward(engine, clip, place, 0, max(1, stage.num_hard)) if knows_other_clips(config) else journey
     found = {"clip": clip, "mask": hide(clip, journey, config)}
     if TARGETS[config.objective.target].is_pixels:
         found["reconstruction"] = rebuild(clip, journey, config)
-    if journey.difficulty is not None:
-        found["difficulty"] = overlay(clip, on_tokens(journey.difficulty, journey.units), config)
-    return {name: to_rgb(frames, config) for name, frames in found.items()}
+    if asked.difficulty is not None:
+        grey = clip.mean(1, keepdim=True).expand_as(clip)  # colours are those of the difficulty
+        found["difficulty"] = overlay(grey, on_tokens(asked.difficulty, asked.units), config)
+    return {name: to_rgb(panel, config) for name, panel in found.items()}
 
 
 def draw_page(panels: dict[str, ndarray], stage: Stage, notes: list[str]) -> Any:

@@ -75,8 +75,8 @@ def test_lists_beside_the_videos_are_named(tmp_path, caplog, names, words) -> No
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("list.csv", b"a.mp4,0\n", r"is a file \(a list\).*datasets/csv/prepare.py {root} --train {root}/list.csv"),
-        ("list.jsonl", b"{}", r"\(a list\).*datasets/csv/prepare.py"),
+        ("list.csv", b"a.mp4,0\n", r"is a file \(a list\).*hpm-video data csv {root} --train {root}/list.csv"),
+        ("list.jsonl", b"{}", r"\(a list\).*hpm-video data csv"),
         ("a.mp4", b"\0\0\0\x20ftyp", r"\(a video\); expected the folder that holds the videos: data.root={root}"),
         ("a.png", b"\x89PNG", r"\(an image\)"),
         ("a.tar", b"a.mp4" + bytes(252) + b"ustar", r"a.tar: truncated header; expected a whole tar"),
@@ -99,7 +99,7 @@ def test_a_file_as_root_says_what_it_is(tmp_path, name, content, words) -> None:
         (["a-000000.tgz", "a-000001.tgz"], r"holds no video; .* It holds archives \(2 .tgz\): unpack them"),
         (["a-000000.tar", "a-000001.tar"], r"a-000000.tar: truncated header; expected a whole tar"),
         (["a.parquet"], r"It holds tables \(1 .parquet\)"),
-        (["x/1.jpg", "x/2.jpg"], r"It holds images \(2 .jpg\).*data.num_frames=1 .*datasets/csv/prepare.py"),
+        (["x/1.jpg", "x/2.jpg"], r"It holds images \(2 .jpg\).*data.num_frames=1 .*hpm-video data csv"),
         (["x.vob", "README"], "It holds 1 .vob, 1 without an ending"),
         ([".hidden.mp4"], "It holds no file that is not hidden"),
     ],

@@ -78,7 +78,7 @@ def test_ssv2(ssv2) -> None:
     assert rows(out, "label", split="test") == [("20bn-something-something-v2/6.webm", -1)]
     assert "train: 3 rows; expected 168,913 (-168,910)" in said and "train: 1 of 4 rows have no file" in said
     assert "row 3 (id 3)" in (out / "missing_train.txt").read_text() and not (out / "missing_test.txt").exists()
-    assert f"deepspeed scripts/pretrain_ssv2.py data.root='{out}'" in said  # quoted: there is a blank in it
+    assert f"hpm-video pretrain --recipe ssv2_vitb data.root='{out}'" in said  # quoted: there is a blank in it
     assert (out / "classes.txt").read_text().splitlines() == opened(out).classes
     assert json.loads((out / "manifest.json").read_text())["root"] == ".."
 
@@ -116,7 +116,7 @@ def test_kinetics_from_csv(k400) -> None:
     assert opened(k400 / "out", "validation").labels == [1] and opened(k400 / "out", "test").labels == [-1]
     assert "train.csv, line 5: ddddddddd_3_000010_000020.mp4" in (k400 / "out/missing_train.txt").read_text()
     assert "3 classes; expected 400" in said and "about 246,000 / 20,000 / 40,000" in said
-    assert f"deepspeed scripts/pretrain_k400.py data.root={k400}/out" in said
+    assert f"hpm-video pretrain --recipe k400_vitb data.root={k400}/out" in said
 
 
 def test_kinetics_from_folders(recipe, tmp_path) -> None:

@@ -34,7 +34,7 @@ def features_of(blobs):
 
 def test_unusable_labels_are_named(features_of) -> None:
     good = features_of(30, 0)
-    with pytest.raises(UserError, match="30 of 30 clips of the test part have no label.*datasets/folder/prepare.py"):
+    with pytest.raises(UserError, match="30 of 30 clips of the test part have no label.*hpm-video data folder"):
         score_features(good, features_of(30, 1, labels=np.full(30, -1)))
     with pytest.raises(UserError, match="no training sample of 'c'"):
         score_features(features_of(30, 0, labels=np.arange(30) % 2), good)
