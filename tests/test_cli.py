@@ -216,8 +216,7 @@ def test_the_recipe_of_a_data_set_gets_the_words_after_it(tmp_path, capsys) -> N
     assert "ssv2" in capsys.readouterr().out
     before = sys.argv
     assert main(["data", "kinetics400", "--help"]) == 0
-    told = capsys.readouterr().out
-    assert "hpm-video data kinetics400" in told and "--version {400,600,700}" in told
+    assert "--version {400,600,700}" in capsys.readouterr().out
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.mp4").touch()
     assert main(["data", "folder", str(tmp_path), "--unlabelled", "--out", str(tmp_path / "out")]) == 0

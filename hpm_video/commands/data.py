@@ -26,7 +26,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
 def run(given: argparse.Namespace) -> int:
     """Run the recipe of a data set as a program; return its exit status. Raises UserError for an unknown set."""
     recipe, before = find_data_recipe(given.name), sys.argv
-    sys.argv = [f"hpm-video data {given.name}", *given.words]
+    sys.argv = [str(recipe), *given.words]
     try:
         runpy.run_path(str(recipe), run_name="__main__")
     except SystemExit as end:

@@ -45,7 +45,9 @@ class Command(NamedTuple):
     def data_set(self) -> str:
         """The folder of datasets/ whose files this command is about."""
         for text in (self.text, self.file):
-            found = re.search(r"datasets/(\w+)/|_(in1k|k400|ucf101|hmdb51|ssv2)|(in1k|k400)_vit", text)
+            found = re.search(
+                r"datasets/(\w+)/|hpm-video data (\w+)|_(in1k|k400|ucf101|hmdb51|ssv2)|(in1k|k400)_vit", text
+            )
             if found:
                 name = next(group for group in found.groups() if group)
                 return SETS.get(name, name)
@@ -91,11 +93,13 @@ def signature(command: Command) -> str:
 
 COMMANDS = list_commands()
 RUNNABLE = re.compile(
-    r"hpm-video (?!doctor|.*COMMAND)|.*\b(scripts/(pretrain|finetune)\w*\.(py|sh)|datasets/\w+/prepare\.py)"
+    r"hpm-video (?!doctor|data NAME|.*COMMAND|.*--dry-run)|.*\b(scripts/(pretrain|finetune)\w*\.(py|sh)|datasets/\w+/prepare\.py)"
 )
 # Published rows (docs/reproduce.md); run by tests/weights/test_export.py and tests/evals/frozen/test_feature_file.py, or with
 # another set by a command beside it
-SLOW = re.compile(r".*(SSV2|K400|IN1K)\b|.*--to hf|.* features |.*finetune_(hmdb51|ucf101)|.*finetune.*vitl")
+SLOW = re.compile(
+    r".*(SSV2|K400|IN1K)\b|.*--to hf|.* features |.*finetune_(hmdb51|ucf101)|.*finetune.*vitl|hpm-video (data|finetune) "
+)
 
 
 def is_run(command: Command) -> bool:
@@ -153,7 +157,7 @@ class Workspace:
     def put_in(self, command: Command, out: Path) -> list[str]:
         """The words of a command, with what is here in place of its placeholders."""
         words = split(command.text)
-        name, recipe = command.data_set(), any("prepare.py" in word for word in words)
+        name, recipe = command.data_set(), "prepare.py" in command.text or words[1:2] == ["data"]
         made: dict[str, Callable[[], Path]] = {
             "ROOT": lambda: self.things.root_of(name) if recipe else self.prepare(name),
             "DIR": lambda: self.prepare("ssv2"),
@@ -213,11 +217,11 @@ def expand(words: list[str], folder: Path) -> list[str]:
 def add_sizes(words: list[str], tmp_path: Path) -> list[str]:
     """What makes a command small, and keeps its output apart from that of others."""
     text = " ".join(words)
-    if "synthetic/prepare.py" in text:
+    if re.search("synthetic/prepare.py|data synthetic", text):
         return [*words, "--train", "12", "--validation", "12"]
-    if "prepare.py" in text:
+    if "prepare.py" in text or words[1] == "data":
         return [*words, "--out", str(tmp_path / "manifest")] if "fashion" not in text else words
-    if "scripts/finetune.py" in text:
+    if "scripts/finetune.py" in text or words[1] == "finetune":
         return [*words, *SIZES, *FINETUNE_SIZES, f"train.output={tmp_path / 'run'}"]
     if "scripts/pretrain" in text or words[:2] == ["hpm-video", "pretrain"]:
         frames = [] if is_image(words) else ["data.num_frames=4"]

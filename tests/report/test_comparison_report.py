@@ -154,7 +154,7 @@ def test_intervals_are_read_and_other_floats_are_no_scores(make_run) -> None:
 
 
 @pytest.fixture
-def report(make_run, tmp_path) -> Path:
+def report(make_run, tmp_path, capsys) -> Path:
     runs = []
     for number, (mode, seed) in enumerate((m, s) for m in ("hpm", "random") for s in (0, 1)):
         runs.append(make_run(f"{mode}-{seed}", mode, seed, 0.5 + 0.1 * (mode == "hpm") + 0.01 * number))
@@ -162,6 +162,9 @@ def report(make_run, tmp_path) -> Path:
         (runs[-1] / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     words = ["report", *map(str, runs), "--vary", "mask.mode", "--out", str(tmp_path / "out")]
     assert main(words) == 0
+    assert (
+        f"Next: open {tmp_path / 'out' / 'report.html'}; hpm-video export" in capsys.readouterr().out.splitlines()[-1]
+    )
     return tmp_path / "out"
 
 

@@ -146,7 +146,8 @@ def test_command_line_names_bad_files_and_goes_on(trained, long_video, tmp_path,
     words = ["predict", str(one.run), str(one.file(0)), str(tmp_path / "empty.mp4"), "none.mp4", str(file)]
     assert main([*words, "--top", "2", "--every-s", "1", "--out", str(tmp_path / "out")]) == 1
     out, err = capsys.readouterr()
-    lines = answers(out)
+    *lines, following = answers(out)
+    assert following.startswith(f"Next: hpm-video test {one.run}, with labelled videos; hpm-video export ")
     assert [line.split(": ")[0] for line in lines[::2]] == [str(one.file(0)), str(file)]
     assert lines[2].count("; ") == 1
     written = tmp_path / "out" / "long.mkv.json", tmp_path / "out" / "long.mkv.png"
@@ -196,7 +197,7 @@ def test_a_folder_is_its_videos_or_one_sample_of_frames(trained, tmp_path, capsy
     assert list_samples([tmp_path / "frames" / "a"]) == [tmp_path / "frames" / "a"]
     assert list_samples([tmp_path / "frames"]) == [tmp_path / "frames" / "a", tmp_path / "frames" / "b"]
     assert main(["predict", str(one.run), str(one.root), str(tmp_path / "frames"), "--top", "1"]) == 0
-    assert len(answers(capsys.readouterr().out)) == 2 * 5
+    assert len(answers(capsys.readouterr().out)) == 2 * 5 + 1
     (tmp_path / "none").mkdir()
     assert main(["predict", str(one.run), str(tmp_path / "none")]) == 1
     assert f"{tmp_path / 'none'}: holds neither videos nor frames; expected" in capsys.readouterr().err
