@@ -162,6 +162,7 @@ def overlay(
 
 
 def on_tokens(difficulty: Float[Tensor, "B U"], units: Int[Tensor, "U K"]) -> Float[Tensor, "B N"]:
+    """Give all tokens of a unit its difficulty."""
     values = torch.zeros(difficulty.shape[0], units.numel())
     values[:, units.flatten()] = difficulty.repeat_interleave(units.shape[1], dim=1)
     return values
@@ -175,6 +176,7 @@ def _spread(values: Float[Tensor, "B N"], config: PretrainConfig) -> Float[Tenso
 
 
 def to_rgb(clip: Float[Tensor, "B C T H W"], config: PretrainConfig) -> Float[ndarray, "B T H W C"]:
+    """Return the clips as pictures with values in 0 to 1."""
     return Normalise(config.data).undo(clip).clamp(0, 1).permute(0, 2, 3, 4, 1).numpy()
 
 
