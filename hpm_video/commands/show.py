@@ -8,6 +8,8 @@ from hpm_video.commands.arguments import add_run
 from hpm_video.commands.output import say
 from hpm_video.runs.kind import check_run
 
+MOST_CLIPS, MOST_NUMBER = 4, 1_000
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
@@ -15,6 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder for the PNG files (RUN/pictures)")
     text = "write this animation alone: clips, masks from easy to hard, reconstructions, difficulty"
     parser.add_argument("--gif", type=Path, metavar="FILE.gif", help=text)
+    text = "places of the clips of the GIF among those held out (0,1)"
+    parser.add_argument("--clips", type=_numbers, metavar="N,N", help=text)
+
+
+def _numbers(text: str) -> list[int]:
+    """Return one to four whole numbers of at least 0."""
+    numbers = [int(part) for part in text.split(",")]
+    if not 0 < len(numbers) <= MOST_CLIPS or min(numbers) < 0 or max(numbers) > MOST_NUMBER:
+        raise argparse.ArgumentTypeError(f"{text[:50]}; expected one to {MOST_CLIPS} numbers from 0, as in 0,3")
+    return numbers
 
 
 def run(given: argparse.Namespace) -> int:
@@ -23,7 +35,7 @@ def run(given: argparse.Namespace) -> int:
     if given.gif is not None:
         from hpm_video.report.animation import write_gif
 
-        files = [write_gif(given.run, given.gif)]
+        files = [write_gif(given.run, given.gif, given.clips)]
     else:
         from hpm_video.report.pictures import draw_run
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,8 +37,9 @@ from hpm_video.weights.load import load_student
 
 MARK = b"hpm-video show"  # the comment of our own files: no other file is replaced
 PANEL_PX, GAP_PX, TEXT_PX = 145, 5, 15
-MOST_CLIPS, MOST_FRAMES, NUM_STAGES = 2, 8, 6  # 48 pictures
+NUM_CLIPS, MOST_FRAMES, NUM_STAGES = 2, 8, 6  # 48 pictures
 FRAME_MS, STAGE_MS = 120, 360  # how long a picture stays, and the last one of a stage
+ALMOST_WHITE = 247
 WHITE, INK, BAR = (255, 255, 255), (30, 30, 30), (192, 57, 43)
 
 
@@ -50,10 +52,13 @@ class Stage(NamedTuple):
     sharpness: float | None
 
 
-def write_gif(run: Path, out: Path) -> Path:
-    """Write the GIF of a pretraining run; return the file. Raises UserError, also if `out` is a file of something else."""
+def write_gif(run: Path, out: Path, clips: Sequence[int] | None = None) -> Path:
+    """Write the GIF of a pretraining run; return the file. Raises UserError, also if `out` is a file of something else.
+
+    clips: the places of the clips among those held out; None = the first two.
+    """
     check_target(out)
-    write_bytes(out, draw_gif(run))
+    write_bytes(out, draw_gif(run, clips))
     return out
 
 
@@ -74,16 +79,22 @@ def check_target(out: Path) -> None:
         raise UserError(f"--gif: {out} is a file that hpm-video show did not write; expected another name")
 
 
-def draw_gif(run: Path) -> bytes:
+def draw_gif(run: Path, clips: Sequence[int] | None = None) -> bytes:
     """Return the GIF: held-out clips that play once for each stage of the masks, in the order of the run's schedule."""
     config, student = load_student(run)
-    held_out = open_held_out(config, max(1, min(MOST_CLIPS, config.train.num_pictures)))
+    chosen = range(max(1, min(NUM_CLIPS, config.train.num_pictures))) if clips is None else clips
+    frames = open_held_out(config, max(chosen) + 1).clip
+    if clips is not None and max(clips) >= len(frames):
+        raise UserError(
+            f"--clips: {max(clips)}; expected at most {len(frames) - 1}, as {len(frames)} clips are held out"
+        )
+    frames = frames[[number for number in chosen if number < len(frames)]]
     num_frames = config.data.num_frames
     times = np.linspace(0, num_frames - 1, min(MOST_FRAMES, num_frames)).round().astype(int)
     notes = [_note_on_mask(config), note_on_target(config.objective.target)]
     pages, durations = [], []
     for stage in list_stages(config):
-        panels = draw_panels(config, student, run, held_out.clip, stage)
+        panels = draw_panels(config, student, run, frames, stage)
         for time in times:
             pages.append(draw_page({name: frames[:, time] for name, frames in panels.items()}, stage, notes))
             durations.append(FRAME_MS if time != times[-1] else STAGE_MS)
@@ -183,6 +194,9 @@ def to_gif(pages: list[Any], durations: list[int]) -> bytes:
     some = pages[:: math.ceil(len(pages) / 12)]
     together = Image.fromarray(np.concatenate([np.asarray(page) for page in some]))
     palette = together.quantize(256, dither=Image.Dither.NONE)
+    colours = np.array(palette.getpalette()).reshape(-1, 3)
+    colours[colours.min(1) > ALMOST_WHITE] = 255  # the ground is that of the page around it
+    palette.putpalette(colours.flatten().tolist())
     first, *others = [page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
     buffer = io.BytesIO()
     first.save(buffer, format="GIF", save_all=True, append_images=others, duration=durations, loop=0, comment=MARK)

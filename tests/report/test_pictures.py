@@ -110,8 +110,10 @@ def test_pictures_of_a_run_say_what_they_show(tmp_path, drawn, capsys, images) -
     assert any(text.startswith(note) for text in clips)
     assert any("Time runs to the right" in text for text in clips) is not images
     gif = tmp_path / "run.gif"
-    for _ in range(2):  # its own file may be written again
-        assert main(["show", str(run), "--gif", str(gif)]) == 0
+    for words in ([], ["--clips", "0"]):  # its own file may be written again
+        assert main(["show", str(run), "--gif", str(gif), *words]) == 0
+    assert main(["show", str(run), "--gif", str(gif), "--clips", "9"]) == 1
+    assert "--clips: 9; expected at most" in capsys.readouterr().err
     with Image.open(gif) as image:
         assert image.n_frames == (6 if images else 24) and image.width >= 600 and gif.stat().st_size < 1_500_000
 
