@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from numpy import ndarray
-from torch import Tensor
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.choices import TARGETS
 from hpm_video.config.geometry import Geometry
-from hpm_video.config.needs import knows_other_clips
+from hpm_video.config.needs import masks_by_difficulty
 from hpm_video.errors import UserError
 from hpm_video.files import write_bytes
 from hpm_video.fonts import PLAIN
@@ -26,13 +25,13 @@ from hpm_video.report.pictures import (
     hide,
     note_on_target,
     on_tokens,
-    open_held_out,
+    open_pictured,
     open_step,
     overlay,
     rebuild,
     to_rgb,
 )
-from hpm_video.types import BatchSlice
+from hpm_video.types import Batch, BatchSlice
 from hpm_video.weights.load import load_student
 
 MARK = b"hpm-video show"  # the comment of our own files: no other file is replaced
@@ -80,31 +79,35 @@ def check_target(out: Path) -> None:
 
 
 def draw_gif(run: Path, clips: Sequence[int] | None = None) -> bytes:
-    """Return the GIF: held-out clips that play once for each stage of the masks, in the order of the run's schedule."""
+    """Return the GIF: clips that play once for each stage of the masks, in the order of the run's schedule. They are those of
+    `draw_clips`: held out, or training clips if difficulty is known of those alone."""
     config, student = load_student(run)
     chosen = range(max(1, min(NUM_CLIPS, config.train.num_pictures))) if clips is None else clips
-    frames = open_held_out(config, max(chosen) + 1).clip
-    if clips is not None and max(clips) >= len(frames):
-        raise UserError(
-            f"--clips: {max(clips)}; expected at most {len(frames) - 1}, as {len(frames)} clips are held out"
-        )
-    frames = frames[[number for number in chosen if number < len(frames)]]
+    batch, names, num_samples = open_pictured(config, max(chosen) + 1)
+    if clips is not None and max(clips) >= len(names):
+        raise UserError(f"--clips: {max(clips)}; expected at most {len(names) - 1}, as there are {len(names)} clips")
+    batch = _take(batch, [number for number in chosen if number < len(names)])
     num_frames = config.data.num_frames
     times = np.linspace(0, num_frames - 1, min(MOST_FRAMES, num_frames)).round().astype(int)
-    notes = [_note_on_mask(config), note_on_target(config.objective.target)]
+    notes = [_note_on_mask(config, num_samples), note_on_target(config.objective.target)]
     pages, durations = [], []
     for stage in list_stages(config):
-        panels = draw_panels(config, student, run, frames, stage)
+        panels = draw_panels(config, student, run, (batch, num_samples), stage)
         for time in times:
             pages.append(draw_page({name: frames[:, time] for name, frames in panels.items()}, stage, notes))
             durations.append(FRAME_MS if time != times[-1] else STAGE_MS)
     return to_gif(pages, durations)
 
 
+def _take(batch: Batch, rows: list[int]) -> Batch:
+    crop = None if batch.crop is None else batch.crop[rows]
+    return batch._replace(clip=batch.clip[rows], label=batch.label[rows], sample=batch.sample[rows], crop=crop)
+
+
 def list_stages(config: PretrainConfig) -> list[Stage]:
     """Return the stages: along the share of hard units; if that does not change, along the sharpness; else one."""
     mask, shares = config.mask, np.linspace(0, 1, NUM_STAGES).tolist()
-    if not knows_other_clips(config):
+    if not masks_by_difficulty(config):
         return [Stage("random masks", 1.0, 0, mask.sharpness)]
     num_masked = Geometry.of(config).num_masked
     counts = [num_hard_at(share, mask.hard_share_start, mask.hard_share_end, num_masked) for share in shares]
@@ -123,28 +126,32 @@ def list_stages(config: PretrainConfig) -> list[Stage]:
     return [Stage(f"{counts[0]} of {num_masked} tubes by difficulty", 1.0, counts[0], mask.sharpness)]
 
 
-def _note_on_mask(config: PretrainConfig) -> str:
-    if knows_other_clips(config):
-        return f"grey: hidden from the encoder. Difficulty ({config.mask.difficulty}): dark easy, bright hard"
-    return "grey: hidden from the encoder. No difficulty is known for clips outside training"
+def _note_on_mask(config: PretrainConfig, num_samples: int) -> str:
+    note = "grey: hidden from the encoder"
+    if masks_by_difficulty(config):
+        note += f". Difficulty ({config.mask.difficulty}): dark easy, bright hard"
+    return f"{note}. Training clips" if num_samples else note
 
 
 def draw_panels(
-    config: PretrainConfig, student: Student, run: Path, frames: UInt8[Tensor, "B C T H W"], stage: Stage
+    config: PretrainConfig, student: Student, run: Path, clips: tuple[Batch, int], stage: Stage
 ) -> dict[str, Float[ndarray, "B T H W C"]]:
-    """Return the panels of a stage by their label, with values in 0 to 1. All stages get the same random draws."""
+    """Return the panels of a stage by their label, with values in 0 to 1. All stages get the same random draws.
+
+    clips: a batch, and the number of training clips if it is of those: as `open_pictured` gives them.
+    """
     settings = replace(config, mask=replace(config.mask, sharpness=stage.sharpness))
-    step, engine, clip = open_step(settings, student, run, frames)
-    place = BatchSlice(0, len(clip), len(clip))
+    step, engine, clip = open_step(settings, student, run, clips[0].clip, clips[1])
+    place, asked = BatchSlice(0, len(clip), len(clip)), max(1, stage.num_hard)
     with torch.no_grad():
-        journey = step.forward(engine, clip, place, 0, stage.num_hard, decode_all=True)
-        asked = step.forward(engine, clip, place, 0, max(1, stage.num_hard)) if knows_other_clips(config) else journey
+        journey = step.forward(engine, clip, place, 0, stage.num_hard, decode_all=True, batch=clips[0])
+        shown = step.forward(engine, clip, place, 0, asked, batch=clips[0]) if step.uses_difficulty else journey
     found = {"clip": clip, "mask": hide(clip, journey, config)}
     if TARGETS[config.objective.target].is_pixels:
         found["reconstruction"] = rebuild(clip, journey, config)
-    if asked.difficulty is not None:
+    if shown.difficulty is not None:
         grey = clip.mean(1, keepdim=True).expand_as(clip)  # colours are those of the difficulty
-        found["difficulty"] = overlay(grey, on_tokens(asked.difficulty, asked.units), config)
+        found["difficulty"] = overlay(grey, on_tokens(shown.difficulty, shown.units), config)
     return {name: to_rgb(panel, config) for name, panel in found.items()}
 
 

@@ -15,7 +15,7 @@ from hpm_video.cli import main
 from hpm_video.evals.finetuned import charts
 from hpm_video.evals.finetuned.charts import draw_confusion, draw_timeline
 from hpm_video.preprocess.encode import write_video
-from hpm_video.report import curves, pictures
+from hpm_video.report import animation, curves, pictures
 from hpm_video.report.curves import CURVES, draw_curves
 
 TINY = (
@@ -134,3 +134,6 @@ def test_a_run_that_remembers_shows_training_clips_with_what_it_knows_of_them(tm
     step, engine, clip = pictures.open_step(config, pictures.load_student(run)[1], run, batch.clip, num_samples)
     journey = step.forward(engine, clip, pictures.BatchSlice(0, 2, 2), 0, 2, batch=batch)
     assert journey.difficulty is not None and float(journey.difficulty.std()) > 0  # the table that the run left
+    (tmp_path / "run.gif").write_bytes(animation.draw_gif(run, [1, 0]))
+    with Image.open(tmp_path / "run.gif") as image:
+        assert image.n_frames == 24  # from sharpness 0 to -3
