@@ -16,7 +16,7 @@ def test_every_file_has_a_name_and_loads() -> None:
         assert {f"{name}.yaml" for name in names} == {file.name for file in (ROOT / "configs" / job).iterdir()}
         for name in names:
             load(recipes.find_config(job, name), ["data.root=x", "train.output=x"], check=False)
-    assert {file.parent.name for file in (ROOT / "datasets").glob("*/README.md")} == set(recipes.list_data_sets())
+    assert {file.parent.name for file in (ROOT / "datasets").glob("*/prepare.py")} == set(recipes.list_data_sets())
 
 
 def test_packed_recipes_come_first_and_none_is_a_fault(tmp_path, monkeypatch) -> None:
