@@ -1,0 +1,42 @@
+"""Settings of the site: `make docs` writes it to build/docs. Needs `pip install 'hpm-video[docs]'`.
+
+The source folder is the whole checkout, so that a link between two files of the repository works on the site and in a viewer
+of the repository alike. Nothing is loaded from the network.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+from hpm_video import __version__  # noqa: E402  (after the path)
+
+project, author, release = "hpm-video", "the authors of hpm-video", __version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "reference"]
+root_doc = "docs/index"
+include_patterns = [
+    "docs/**.md",
+    "datasets/*/README.md",
+    "benchmarks/results/*.md",
+    "benchmarks/reports/*.md",
+    "tests/README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+]
+myst_enable_extensions = ["attrs_inline", "deflist"]
+myst_heading_anchors = 3
+nb_execution_mode = os.environ.get("HPM_DOCS_NOTEBOOKS", "off")  # force: run the notebooks while the site is built
+nb_execution_timeout = 1800
+nb_execution_raise_on_error = True
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+
+html_theme = "furo"
+html_title = f"hpm-video {release}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_copy_source = html_show_sourcelink = False
+html_theme_options = {"navigation_with_keys": True}
