@@ -53,7 +53,11 @@ def commands() -> str:
     parts = [table(["command", "what it does"], ([f"[`{n}`](#{n})", plain(text)] for n, text in COMMANDS.items()))]
     for name, text in COMMANDS.items():
         parser = make_parser(name)
-        body = [f"## {name}", f"{plain(text[:1].upper() + text[1:])}.", f"```text\n{parser.format_usage().strip()}\n```"]
+        body = [
+            f"## {name}",
+            f"{plain(text[:1].upper() + text[1:])}.",
+            f"```text\n{parser.format_usage().strip()}\n```",
+        ]
         body += [define(", ".join(action_names(action)), plain(action_help(action))) for action in list_actions(parser)]
         if parser.epilog and name in MADE_OF_SEVERAL:
             body.append(f"```text\n{parser.epilog}\n```")
@@ -261,7 +265,9 @@ def setup(app: Any) -> dict[str, Any]:
     def redirect(app: Any, error: Exception | None) -> None:
         if error is None and app.builder.name == "html":
             page = '<!doctype html><meta charset="utf-8"><title>hpm-video</title>'
-            page += '<meta http-equiv="refresh" content="0; url=docs/index.html"><a href="docs/index.html">hpm-video</a>\n'
+            page += (
+                '<meta http-equiv="refresh" content="0; url=docs/index.html"><a href="docs/index.html">hpm-video</a>\n'
+            )
             (Path(app.outdir) / "index.html").write_text(page, encoding="utf-8")
 
     app.connect("source-read", read)

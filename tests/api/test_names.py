@@ -78,22 +78,6 @@ def test_examples_do_what_they_show(which, place, tiny_keys, tiny_tuning_keys, c
 
 
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-BLOCKS = PYTHON.findall((ROOT / "docs" / "python.md").read_text())
-
-
-def test_the_page_runs(place, tiny_keys, capsys) -> None:
-    """Every block of docs/python.md; a run in the small sizes of the tests, by the same call."""
-    assert len(BLOCKS) == 3 and len(BLOCKS[2].strip().splitlines()) <= 40
-    small = "".join(f'    **{{"{name}": {value!r}}},\n' for name, value in tiny_keys.items() if name != "mask.ratio")
-    for block in BLOCKS:
-        names: dict = {}
-        block = block.replace("    steps=300,\n", f"    steps=2,\n{small}").replace("    progress=True,\n", "")
-        block = block.replace("patch, steps = 8, 32, 2, 8, 20", "patch, steps = 8, 32, 2, 8, 3")
-        exec(compile(block, "docs/python.md", "exec"), names)
-        if "run" in names:
-            assert len(names["losses"]) == 2 and names["model"].width == 32
-    assert names["losses"].total.isfinite() and Path("encoder.pt").is_file()
-    assert len(capsys.readouterr().out.splitlines()) == 1  # what the page prints itself
 
 
 def test_the_readme_runs(place, tiny_keys, monkeypatch) -> None:

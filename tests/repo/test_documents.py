@@ -26,6 +26,9 @@ from hpm_video.config import load_config, load_finetune_config
 ROOT = Path(__file__).parents[2]
 PROGRAM = re.compile(r"(?:\.venv/bin/)?(?:hpm-video|deepspeed|python3?|torchrun|make)\s+\S|scripts/\w+\.sh\s+\S")
 FENCED = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+DIRECTIVE = re.compile(
+    r"^```\{.*?^```\n", re.MULTILINE | re.DOTALL
+)  # contents, and cells of notebooks: tests/repo/test_site.py
 SIZES = (
     "data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=1 optim.batch_size=4 train.steps=1 engine.precision=fp32 "
     "engine.num_threads=1"
@@ -62,11 +65,15 @@ def list_documents() -> Iterator[Path]:
             yield from sorted(ROOT.glob(f"{folder}/**/*.{suffix}"))
 
 
+def read(file: Path) -> str:
+    return DIRECTIVE.sub("", file.read_text(encoding="utf-8"))
+
+
 def list_commands() -> list[Command]:
     """Every command line of a fenced block, of a comment, or between backticks; each text once for each data set."""
     found: dict[tuple[str, str], Command] = {}
     for file in list_documents():
-        text = file.read_text(encoding="utf-8")
+        text = read(file)
         lines = re.findall(r"`([^`\n]+)`", FENCED.sub("", text))
         if file.suffix == ".md":
             lines += [line.split("  #")[0] for block in FENCED.findall(text) for line in block.splitlines()]
@@ -109,7 +116,9 @@ def is_run(command: Command) -> bool:
 
 
 RUN = list({signature(command): command for command in reversed(COMMANDS) if is_run(command)}.values())[::-1]
-QUICK = [command for command in RUN if not SLOW.match(command.text)]
+# Pages of the site that show a command with other keys than README.md does
+VARIANTS = ("docs/guides/", "docs/explanations/", "docs/get_started.md", "docs/index.md")
+QUICK = [c for c in RUN if not SLOW.match(c.text) and not c.file.startswith(VARIANTS)]
 REST = [command for command in COMMANDS if command not in QUICK]
 
 
@@ -299,7 +308,7 @@ def test_no_command_is_overlooked() -> None:
     texts = {command.text for command in COMMANDS}
     assert len(texts) > 60 and len(QUICK) > 25
     for file in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("datasets/*/README.md"))):
-        for block in FENCED.findall(file.read_text(encoding="utf-8")):
+        for block in FENCED.findall(read(file)):
             for line in block.splitlines():
                 ours = re.search(r"hpm-video|deepspeed|python |\.sh|\.py|^make", line)
                 assert not ours or line.split("  #")[0].strip().removeprefix(".venv/bin/") in texts, line

@@ -1,0 +1,64 @@
+"""The Python of every page of docs/ runs, page after page, in one folder with videos and runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpm_video.config.choices import MASK_STRATEGIES
+from hpm_video.method.masking.strategies import MaskPlan
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = {
+    str(page.relative_to(ROOT)): found
+    for page in sorted(ROOT.glob("docs/**/*.md"))
+    if (found := BLOCK.findall(page.read_text(encoding="utf-8")))
+}
+
+
+def run_page(name: str, tiny_keys: dict) -> dict:
+    """Run the blocks of a page in their order; a run of 300 steps in the small sizes of the tests. Return its names."""
+    small = {key: value for key, value in tiny_keys.items() if key != "mask.ratio"}
+    names: dict = {"__name__": "page"}
+    for block in PAGES[name]:
+        block = block.replace("steps=300", "steps=2, **small").replace("    progress=True,\n", "")
+        block = block.replace("patch, steps = 8, 32, 2, 8, 20", "patch, steps = 8, 32, 2, 8, 3")
+        names["small"] = small
+        exec(compile(block, name, "exec"), names)
+    return names
+
+
+@pytest.fixture
+def strategies(monkeypatch) -> None:
+    """Strategies that a page adds are gone after the test."""
+    monkeypatch.setattr(MASK_STRATEGIES, "rows", dict(MASK_STRATEGIES.rows))
+
+
+def test_the_pages_run(place, tiny_keys, strategies, capsys) -> None:
+    assert len(PAGES) >= 3
+    found = {name: run_page(name, tiny_keys) for name in PAGES}
+    assert len(capsys.readouterr().out.splitlines()) == 1  # what docs/python.md prints itself
+
+    page = found["docs/python.md"]
+    assert (
+        len(page["run"].metrics) == 2
+        and page["model"].width == 32
+        and page["losses"].total.isfinite()
+        and Path("encoder.pt").is_file()
+    )
+    assert [step for step, _ in found["docs/guides/trackers.md"]["seen"][:-1]] == [1, 2]
+    assert found["docs/guides/trackers.md"]["seen"][-1] == "done"
+    check_strategy(MASK_STRATEGIES["middling"].load())
+
+
+def check_strategy(choose) -> None:
+    """The strategy of docs/development/mask_strategy.md masks the right number, and units of middling difficulty."""
+    difficulty = torch.tensor([[5.0, 1.0, 3.0, 2.9, 3.1, 9.0]])
+    assert choose(difficulty, torch.rand(1, 6), MaskPlan(3, 3)).tolist() == [[False, False, True, True, True, False]]
+    assert choose(None, torch.rand(4, 6), MaskPlan(2, 0)).sum(1).tolist() == [2] * 4
+
+
+def test_a_loop_of_ones_own_fits_a_screen() -> None:
+    assert max(len(block.strip().splitlines()) for block in PAGES["docs/python.md"]) <= 40
