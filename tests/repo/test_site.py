@@ -142,7 +142,8 @@ NOTEBOOKS = sorted(DOCS.glob("notebooks/*.md"))
 def test_a_notebook_runs(notebook, tmp_path) -> None:
     """All cells in their order, in a process and a folder of their own."""
     cells = re.findall(r"^```\{code-cell\} python\n(.*?)^```", notebook.read_text(), re.MULTILINE | re.DOTALL)
-    (tmp_path / "datasets").symlink_to(ROOT / "datasets")
+    for name in ("configs", "datasets"):
+        (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "cells.py").write_text("\n".join(cells))
     start = "import runpy; runpy.run_path('cells.py')"  # not as __main__: loader processes would run it again
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
