@@ -14,6 +14,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 from hpm_video import __version__  # noqa: E402  (after the path)
 
 project, author, release = "hpm-video", "the authors of hpm-video", __version__
+copyright = f"{author}, Apache-2.0"
+highlight_language = "bash"  # of blocks that name none: mostly commands
+suppress_warnings = ["misc.highlighting_failure"]  # the others are lists of files
 extensions = ["myst_nb", "sphinx.ext.autodoc", "reference"]
 root_doc = "docs/index"
 include_patterns = [
@@ -38,5 +41,5 @@ html_theme = "furo"
 html_title = f"hpm-video {release}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
-html_copy_source = html_show_sourcelink = False
+html_copy_source = html_show_sourcelink = False  # the search shows the pages themselves
 html_theme_options = {"navigation_with_keys": True}
