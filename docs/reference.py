@@ -116,12 +116,10 @@ def keys(schema: type) -> str:
 
 def bounds(f: Any) -> str:
     """Return the least and the largest value of a key in words."""
-    least, most = f.metadata["least"], f.metadata["most"]
-    if least is None and most is None:
-        return ""
-    if most is None:
-        return f", at least {least:,}"
-    return f", at most {most:,}" if least is None else f", {least:,} to {most:,}"
+    least, most = (n if n is None else f"{n:,}".removesuffix(".0") for n in (f.metadata["least"], f.metadata["most"]))
+    if least is None or most is None:
+        return f", at least {least}" if least else f", at most {most}" if most else ""
+    return f", {least} to {most}"
 
 
 def choices(found: Any) -> str:
