@@ -67,6 +67,7 @@ KNN_CLIPS = Stream(5)  # which clips the kNN monitor looks at
 IMAGE_STEPS = Stream(0x73746570, spawned=True)  # from which step on a run on videos has steps of images
 IMAGES = Stream(0x696D6167, spawned=True)  # the seed of the images of a run on videos
 PACKING = Stream(0x7061636B, spawned=True)  # order in which samples are packed into shards
+TAR_ORDER = Stream(0x74617273, spawned=True)  # order of the training samples of tars that others made
 
 # torch: the method
 MASKS = Stream(None)  # step: keys of masks, views of the teacher, decoded tokens

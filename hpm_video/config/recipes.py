@@ -13,14 +13,20 @@ LIBRARY = Path(__file__).resolve().parents[1]
 Job = Literal["pretrain", "finetune"]
 
 
+def find_home() -> Path | None:
+    """Return the folder of configs/ and datasets/; None if the installation lacks them."""
+    homes = (LIBRARY / "_recipes", LIBRARY.parent)
+    return next((home for home in homes if (home / "configs" / "pretrain").is_dir()), None)
+
+
 def recipes_home() -> Path:
     """Return the folder of configs/ and datasets/. Raises UserError if the installation lacks them."""
-    for home in (LIBRARY / "_recipes", LIBRARY.parent):
-        if (home / "configs" / "pretrain").is_dir():
-            return home
-    raise UserError(
-        f"{LIBRARY}: holds no recipes; expected those of the package. Try pip install --force-reinstall hpm-video"
-    )
+    home = find_home()
+    if home is None:
+        raise UserError(
+            f"{LIBRARY}: holds no recipes; expected those of the package. Try pip install --force-reinstall hpm-video"
+        )
+    return home
 
 
 def list_configs(job: Job) -> list[str]:
@@ -29,24 +35,28 @@ def list_configs(job: Job) -> list[str]:
     >>> "ssv2_vitb" in list_configs("pretrain")
     True
     """
-    return sorted(file.stem for file in (recipes_home() / "configs" / job).glob("*.yaml"))
+    home = find_home()
+    return [] if home is None else sorted(file.stem for file in (home / "configs" / job).glob("*.yaml"))
 
 
 def find_config(job: Job, name: str) -> Path:
     """Return the YAML file of a recipe. Raises UserError for an unknown name."""
+    home = recipes_home()
     _check_name("--recipe", name, list_configs(job))
-    return recipes_home() / "configs" / job / f"{name}.yaml"
+    return home / "configs" / job / f"{name}.yaml"
 
 
 def list_data_sets() -> list[str]:
     """Return the names of the data sets that have a recipe."""
-    return sorted(file.parent.name for file in (recipes_home() / "datasets").glob("*/prepare.py"))
+    home = find_home()
+    return [] if home is None else sorted(file.parent.name for file in (home / "datasets").glob("*/prepare.py"))
 
 
 def find_data_recipe(name: str) -> Path:
     """Return the program that reads a data set. Raises UserError for an unknown name."""
+    home = recipes_home()
     _check_name("NAME", name, list_data_sets())
-    return recipes_home() / "datasets" / name / "prepare.py"
+    return home / "datasets" / name / "prepare.py"
 
 
 def _check_name(what: str, name: str, known: list[str]) -> None:

@@ -22,7 +22,7 @@ from hpm_video.data.store import HEADER
 from hpm_video.errors import UserError
 from hpm_video.files import cache_folder, disk_faults, write_text
 from hpm_video.progress import track
-from hpm_video.streams import PACKING
+from hpm_video.streams import TAR_ORDER
 
 log = logging.getLogger("hpm_video")
 SAMPLES = 1000  # of a file of the index
@@ -87,7 +87,7 @@ def index_tars(
     entries = {}
     for split, rows in members.items():
         if split == "train":
-            rows = [rows[place] for place in PACKING.numpy(0).permutation(len(rows))]
+            rows = [rows[place] for place in TAR_ORDER.numpy(0).permutation(len(rows))]
         for number, start in enumerate(range(0, len(rows), SAMPLES)):
             part = {"columns": Member._fields, "samples": rows[start : start + SAMPLES]}
             files[f"{split}-{number:06d}.json"] = json.dumps(part, ensure_ascii=False)

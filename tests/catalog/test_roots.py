@@ -120,7 +120,9 @@ def test_near_names_of_a_missing_root(tmp_path) -> None:
 def test_annotations_that_are_a_list(tmp_path) -> None:
     touch(tmp_path, "a.mp4")
     (tmp_path / "train.csv").write_text("a.mp4 0\n")
-    with pytest.raises(UserError, match=f"train.csv is a file; .*prepare.py {tmp_path} --train {tmp_path}/train.csv"):
+    with pytest.raises(
+        UserError, match=f"train.csv is a file; .*hpm-video data csv {tmp_path} --train {tmp_path}/train.csv"
+    ):
         paths(tmp_path, annotations=str(tmp_path / "train.csv"))
     with pytest.raises(UserError, match="data.annotations: .*none does not exist"):
         paths(tmp_path, annotations=str(tmp_path / "none"))

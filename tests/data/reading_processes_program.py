@@ -3,6 +3,7 @@ with a limit. Prints a line of JSON for each: how it ended, what it said, and wh
 
 import gc
 import json
+import logging
 import os
 import random
 import signal
@@ -20,6 +21,7 @@ from hpm_video.data.loader import make_loader
 from hpm_video.data.source import open_source
 from hpm_video.types import Failure, UserError
 
+logging.basicConfig(format="%(message)s")
 LIMIT_S = 300.0
 STEPS = 30
 

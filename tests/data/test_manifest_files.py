@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from hpm_video.catalog.rows import Row
-from hpm_video.data import manifest_files, row_cache
+from hpm_video.data import manifest_files
 from hpm_video.data.manifest_files import OddTable, read_table
 from hpm_video.data.manifest_table import SCHEMA, table_of
 from hpm_video.errors import UserError
@@ -107,7 +107,7 @@ def test_faults_behind_the_first_batch_name_their_line(file, monkeypatch) -> Non
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_large_file_is_read_once(tmp_path, monkeypatch, kind) -> None:
-    monkeypatch.setenv(row_cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv("HPM_VIDEO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(manifest_files, "LEAST_CACHED_BYTES", 1)
     file, rows = tmp_path / f"train.{kind}", [Row("a.mp4", 1, fps=25.0), Row("b.mp4", 0, group="g")]
     if kind == "csv":

@@ -140,6 +140,7 @@ def test_fashion_is_probed_on_as_many_images_of_each_class(images, tmp_path, mon
 
 
 @pytest.mark.skipif(not WEIZMANN.is_dir(), reason="the folder shared/data/weizmann4 is not beside the project")
+@pytest.mark.slow
 def test_a_small_run_on_videos_frozen_and_fine_tuned(monkeypatch, tmp_path) -> None:
     """What is held out is in no training split; a second call takes the scores from the files."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))

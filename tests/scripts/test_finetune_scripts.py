@@ -87,6 +87,7 @@ def test_ssv2_in_one_process_from_another_folder(ssv2, pretrained, tmp_path) -> 
     assert config.optim.base_lr == 5e-4 and config.data.repeats == 1 and config.model.width == 32
 
 
+@pytest.mark.slow
 def test_k400_by_deepspeed(kinetics, pretrained, tmp_path) -> None:
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     words = [f"data.root={kinetics}", f"init.weights={pretrained}", f"train.output={tmp_path / 'tuned'}", *SMALL]

@@ -38,6 +38,7 @@ def tree(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_from_the_files_to_a_score(tree, run_here, monkeypatch, capsys) -> None:
     out = tree / "run"
     data = f"data.root={tree / 'manifest'}"
