@@ -22,8 +22,9 @@ def test_every_file_has_a_name_and_loads() -> None:
 def test_packed_recipes_come_first_and_none_is_a_fault(tmp_path, monkeypatch) -> None:
     library = tmp_path / "hpm_video"
     monkeypatch.setattr(recipes, "LIBRARY", library)
+    assert recipes.list_configs("pretrain") == [] == recipes.list_data_sets()  # help works all the same
     with pytest.raises(UserError, match="holds no recipes"):
-        recipes.list_configs("pretrain")
+        recipes.find_config("pretrain", "ssv2_vitb")
     for home in (tmp_path, library / "_recipes"):  # a foreign folder `configs` beside the library is not taken
         (home / "configs" / "pretrain").mkdir(parents=True)
         (home / "configs" / "pretrain" / f"{home.name}.yaml").touch()

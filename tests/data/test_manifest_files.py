@@ -115,7 +115,9 @@ def test_a_large_file_is_read_once(tmp_path, monkeypatch, kind) -> None:
     else:
         parquet.write_table(table_of(rows), file)
     first = read_table(file, 2)
-    assert first.to_pylist() == [row._asdict() for row in rows] and len(list((tmp_path / "cache").glob("*.arrow"))) == 1
+    assert (
+        first.to_pylist() == [row._asdict() for row in rows] and len(list((tmp_path / "cache").rglob("*.arrow"))) == 1
+    )
     with monkeypatch.context() as patch:
         patch.setattr(manifest_files, "_csv_rows", None)
         patch.setattr(manifest_files, "_parquet_rows", None)

@@ -52,7 +52,13 @@ def results(videos) -> dict[str, dict]:
 
 
 def test_a_process_ends_however_it_ends_and_its_workers_with_it(results) -> None:
-    assert {how: results[f"end: {how}"]["code"] for how in CODES} == CODES
+    found = {how: results[f"end: {how}"]["code"] for how in CODES}
+    if (
+        found["SIGINT"] == 1
+    ):  # Python's status of an exception: an exit handler of torchvision's imports hides the signal
+        assert results["end: SIGINT"]["said"].endswith("KeyboardInterrupt\n")
+        found["SIGINT"] = CODES["SIGINT"]
+    assert found == CODES
     assert results["end: collected"]["said"] == "0 workers\n"
     assert results["end: normal"]["said"] == results["stuck_worker"]["said"] == ""
     assert results["stuck_worker"]["code"] == 0
