@@ -16,6 +16,7 @@ from hpm_video.errors import UserError
 from hpm_video.files import expand_home
 from hpm_video.terminal import PlainStream, printable, suggest
 
+PLACES = ("LOCAL_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # of one process among several
 CLOSED_PIPE = 141  # as the shell counts a program that SIGPIPE ended
 
 
@@ -105,6 +106,8 @@ def _describe_fault(error: Exception, remedy: str) -> str | None:
 
 def _guard(run: Callable[[], int]) -> int:
     """Turn faults, Ctrl-C and closed pipes into a line and an exit status."""
+    if any(name in os.environ for name in PLACES):
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's reducer warns of a setting that we mean
     try:
         try:
             with contextlib.redirect_stdout(PlainStream(sys.stdout)):
