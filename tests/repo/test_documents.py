@@ -179,6 +179,7 @@ class Workspace:
             "VIDEOS": lambda: self.folder / "videos",
             "OUT": lambda: self.prepare("fashion_mnist") if "data.root=OUT" in command.text else out / "new",
             "RUN": lambda: self.run_of_images() if is_image(words) else self.folder / "runs" / "mine",
+            "FILE.gif": lambda: out / "masks.gif",
             "FILE": lambda: ROOT / "configs/finetune/ssv2_vitb.yaml",
         }
         if "init.weights=runs/in1k" in words:
@@ -188,19 +189,26 @@ class Workspace:
         if name == "imagenet1k" or "images.root" in command.text:
             made["ROOT"] = lambda: self.things.root_of(name) if recipe else self.prepare("imagenet1k")
         words = [re.sub(r"init\.weights=runs/(ssv2|k400|in1k)_\w+", "init.weights=RUN", word) for word in words]
-        pattern = re.compile(rf"\b({'|'.join(made)})\b")
+        pattern = re.compile(rf"\b({'|'.join(re.escape(name) for name in made)})\b")
         return [pattern.sub(lambda found: str(made[found[1]]()), word) for word in words]
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory, make_things) -> Iterator[Workspace]:
     folder = tmp_path_factory.mktemp("typed here")
-    before = Path.cwd()
+    before, files = Path.cwd(), list_source()
     os.chdir(folder)
     try:
         yield Workspace(folder, make_things(folder))
     finally:
         os.chdir(before)
+    assert list_source() - files == set(), "a command wrote beside the project's own files"
+
+
+def list_source() -> set[str]:
+    """The files that the commands of this test could write next to: those of git, and those it does not know."""
+    asked = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    return set(subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False).stdout.splitlines())
 
 
 def run_script(file: str, words: list[str]) -> None:
