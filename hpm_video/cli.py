@@ -14,9 +14,9 @@ from hpm_video.commands import COMMANDS, describe_commands, find_command
 from hpm_video.commands.training import STOPPED
 from hpm_video.errors import UserError
 from hpm_video.files import expand_home
+from hpm_video.runs.launchers import may_have_others
 from hpm_video.terminal import PlainStream, printable, suggest
 
-PLACES = ("LOCAL_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # of one process among several
 CLOSED_PIPE = 141  # as the shell counts a program that SIGPIPE ended
 
 
@@ -106,7 +106,7 @@ def _describe_fault(error: Exception, remedy: str) -> str | None:
 
 def _guard(run: Callable[[], int]) -> int:
     """Turn faults, Ctrl-C and closed pipes into a line and an exit status."""
-    if any(name in os.environ for name in PLACES):
+    if may_have_others():
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's reducer warns of a setting that we mean
     try:
         try:

@@ -1,6 +1,7 @@
 """Cores of this machine, and how the processes of a run share them."""
 
 import os
+from collections.abc import Mapping
 
 MOST_WORKERS = 16
 
@@ -10,10 +11,10 @@ def num_free_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def local_world_size() -> int:
-    """Return how many ranks share this machine."""
-    names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
-    return next((int(os.environ[n]) for n in names if int(os.environ.get(n) or 0) > 0), 1)
+def local_world_size(env: Mapping[str, str] = os.environ) -> int:
+    """Return how many ranks share this machine, as torchrun or deepspeed tells; else all of them."""
+    sizes = (env.get(name, "") for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE"))
+    return next((int(size) for size in sizes if size.isdecimal() and int(size) > 0), 1)
 
 
 def count_workers(asked: int | str) -> int:

@@ -7,10 +7,13 @@ of their own, from which `join_launch` sets those five. What is set by halves is
 import os
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from hpm_video.config import RunConfig
+from hpm_video.cores import local_world_size
 from hpm_video.errors import UserError
+
+if TYPE_CHECKING:
+    from hpm_video.config import RunConfig
 
 STANDARD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 WORKS = "`deepspeed scripts/pretrain_ssv2.py ...` or `torchrun --nproc-per-node N -m hpm_video pretrain ...`"
@@ -53,7 +56,7 @@ MPI = (
     ),
     Names("mpirun", "PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     Names("mpirun", "PMIX_SIZE", "PMIX_RANK"),
-    Names("mpirun", "MPI_LOCALNRANKS", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    Names("mpirun", "MPI_LOCALNRANKS"),  # of one machine only: how many there are in all is not told
     Names("flux run", "FLUX_JOB_SIZE", "FLUX_TASK_RANK", "FLUX_TASK_LOCAL_ID"),
 )
 
@@ -69,6 +72,11 @@ def find_launch(env: Mapping[str, str] = os.environ) -> Launch | None:
         if _count(env, names.size) > 1:
             return _mpi(env, names)
     return None
+
+
+def may_have_others(env: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a launcher numbered this process, rightly or by halves."""
+    return any(name in env for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", *(n.rank for n in MPI if n.rank)))
 
 
 def join_launch() -> Launch | None:
@@ -92,7 +100,7 @@ def started_by_deepspeed(env: Mapping[str, str] = os.environ) -> bool:
     return "CROSS_SIZE" in env and "LOCAL_SIZE" in env and "LOCAL_RANK" in env
 
 
-def name_engine(config: RunConfig, num_ranks: int | None = None) -> str:
+def name_engine(config: "RunConfig", num_ranks: int | None = None) -> str:
     """Return the name of the engine of engine.kind with this number of ranks; None = as many as were started."""
     if config.engine.kind != "auto":
         return config.engine.kind
@@ -116,8 +124,9 @@ def _standard(env: Mapping[str, str]) -> Launch:
     rank, size, local_rank = (int(env[name]) for name in STANDARD[:3])
     if not rank < size:
         raise UserError(f"RANK={rank} with WORLD_SIZE={size}; expected ranks 0 to {size - 1}. Try {WORKS}")
-    local_size = _count(env, "LOCAL_WORLD_SIZE", "LOCAL_SIZE") or (1 if size == 1 else size)
-    return Launch(_name(env), rank, size, local_rank, local_size, env["MASTER_ADDR"], int(env["MASTER_PORT"]))
+    return Launch(
+        _name(env), rank, size, local_rank, local_world_size(env), env["MASTER_ADDR"], int(env["MASTER_PORT"])
+    )
 
 
 def _name(env: Mapping[str, str]) -> str:

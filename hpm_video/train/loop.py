@@ -165,7 +165,6 @@ class Loop:
                 stops, faults = self.engine.sum_over_ranks(stop.asked, saver is not None and saver.failed)
                 stopping, last = stops > 0, self.state.step == self.steps
                 if saver is not None and (stopping or last or self.state.step % train.save_every_steps == 0):
-                    saver.settle_together(self.engine)
                     saver.save(self.engine, self.state, self.step.beside)
                     self.clock.reset()
                 if saver is not None and (stopping or last or faults):

@@ -58,23 +58,20 @@ class MetricLog:
 
     def __init__(self, run: Path, first_step: int, trackers: Any = None) -> None:
         """trackers: a `TrackerGroup`; None = nobody else is told."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        from hpm_video.train.trackers import TrackerGroup
+        from hpm_video.train.trackers import TensorBoard, TrackerGroup
 
         self.trackers = trackers or TrackerGroup([])
         self.file, self.pictures = run / METRICS, run / "difficulty.jsonl"
         for file in (self.file, self.pictures):
             drop_later_lines(file, first_step)
         with disk_faults(run):
-            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+            self.board = TensorBoard(run / "tensorboard", first_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write the values of a step."""
         _append(self.file, {"step": step, **values})
         with disk_faults(self.file):
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
+            self.board.log(step, values)
         self.trackers.log(step, values)
 
     def write_difficulty(self, step: int, difficulty: list[list[float]]) -> None:

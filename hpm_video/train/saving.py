@@ -61,8 +61,9 @@ class Saver:
         return self.fault is not None
 
     def save(self, engine: TrainingEngine, state: RunState, beside: nn.Module | None) -> None:
-        """Gather the state on all ranks, and start to write it on rank 0. Raises what the last writing raised."""
-        self.settle()
+        """Gather the state on all ranks, and start to write it on rank 0. Raises UserError on all if the last one could not be
+        written."""
+        self.settle_together(engine)
         weights: dict[str, Tensor] = {}
         for group in engine.weight_groups():
             if engine.rank == 0:

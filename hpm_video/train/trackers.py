@@ -142,17 +142,18 @@ def _finite(values: Mapping[str, float]) -> dict[str, float]:
 
 
 class TensorBoard:
-    """Writes to a folder for TensorBoard, in loops of one's own; a run writes RUN/tensorboard without it.
+    """Writes to a folder for TensorBoard, for loops of one's own; a run writes RUN/tensorboard by itself.
 
     >>> board = hv.TensorBoard("board")
     >>> board.log(1, {"loss": 0.5})
     >>> board.close()
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, first_step: int | None = None) -> None:
+        """first_step: hide what an earlier run wrote in the folder from this step on; None = hide nothing."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self.board = SummaryWriter(str(folder))
+        self.board = SummaryWriter(str(folder), purge_step=first_step)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write the values of a step."""

@@ -63,9 +63,9 @@ class DdpEngine(ProcessesEngine):
 
     def _reduce(self) -> None:
         """Set the gradients to their means over the ranks, by hand."""
-        for parameter in self.names:
-            there = parameter.grad is not None
-            if self.sum_over_ranks(there)[0] == 0:
+        counts = self.sum_over_ranks(*(parameter.grad is not None for parameter in self.names))
+        for parameter, count in zip(self.names, counts, strict=True):
+            if not count:  # no rank has one
                 continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -74,9 +74,8 @@ class DdpEngine(ProcessesEngine):
 
     def _reset(self) -> None:
         """Wrap anew: a reducer that was prepared for a backward pass that never came would run in a later one."""
-        held = {
-            p: p.grad.clone() for p in self.names if p.grad is not None
-        }  # apart from the buckets of the old reducer
+        # copies, apart from the buckets of the old reducer
+        held = {p: p.grad.clone() for p in self.names if p.grad is not None}
         del self.wrapped
         self._wrap()
         for parameter, gradient in held.items():

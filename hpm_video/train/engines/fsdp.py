@@ -34,9 +34,13 @@ class FsdpEngine(ProcessesEngine):
         for parameters in self.groups:
             yield dict(zip((self.names[p] for p in parameters), self._gather(parameters), strict=True))
 
+    def _rows_of(self, parameter: nn.Parameter) -> int:
+        """Return how many rows each rank keeps; the last ranks may have less."""
+        return -(-parameter.shape[0] // self.world_size)
+
     def _gather(self, parameters: list[nn.Parameter]) -> list[Tensor]:
         """Return whole tensors, all gathered at once."""
-        rows = [-(-p.shape[0] // self.world_size) for p in parameters]  # of each rank but the last ones
+        rows = [self._rows_of(p) for p in parameters]
         padded = []
         for parameter, count in zip(parameters, rows, strict=True):
             own: Tensor = parameter.detach().to_local()  # type: ignore[attr-defined]
@@ -58,7 +62,7 @@ class FsdpEngine(ProcessesEngine):
 
     def _write_moment(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
         own = self.optimizer.state[parameter][moment].to_local()
-        first = self.rank * -(-parameter.shape[0] // self.world_size)
+        first = self.rank * self._rows_of(parameter)
         own.copy_(value.view(parameter.shape)[first : first + own.shape[0]])
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -61,22 +61,15 @@ def make_group(device: torch.device, limit_s: float) -> None:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
 
 
-class explained:  # noqa: N801
-    """A context that turns a failed meeting of the processes into one sentence with the likely cause."""
-
-    def __init__(self, limit_s: float) -> None:
-        self.limit_s = limit_s
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, RuntimeError | ValueError):
-            return
+@contextlib.contextmanager
+def explained(limit_s: float) -> Iterator[None]:
+    """Turn a failed meeting of the processes into one sentence with the likely cause."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
         reason = next(iter(str(error).strip().splitlines()), "")
         raise UserError(
-            f"the processes did not find each other within {self.limit_s:g} s ({reason}); {explain_address()}another rank may "
-            "say why"
+            f"the processes did not find each other within {limit_s:g} s ({reason}); {explain_address()}another rank may say why"
         ) from error
 
 
