@@ -123,7 +123,7 @@ def _tell_others(others: Counter[str]) -> str:
     if held & set(ARCHIVES):
         return f"It holds archives ({some}): unpack them into a folder (tar xf FILE -C FOLDER), and give that folder"
     if held & set(TABLES):
-        return f"It holds tables ({some}), not files of samples: write their videos as files first (datasets/huggingface/prepare.py FOLDER)"
+        return f"It holds tables ({some}), not files of samples: write their videos as files first (hpm-video data huggingface FOLDER)"
     return f"It holds {some}"
 
 

@@ -1,6 +1,7 @@
 """The tars that data.root names: a folder of them, a file, or a pattern."""
 
 import glob
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,8 +21,9 @@ def find_tars(root: str, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     folder = Path(root)
     if folder.is_dir():
         places = [folder, *(folder / name for name in split_folders(folder).values())]
-        found = [file for place in places for file in sorted(place.glob("[!.]*.tar")) if file.is_file()]
-        return [] if found and holds_any(folder, tuple(suffixes)) else found
+        lists = [_tars_in(place, tuple(suffixes)) for place in places]
+        found = [file for files in lists for file in files or []]
+        return [] if None in lists or (found and holds_any(folder, tuple(suffixes))) else found
     if not root.endswith(".tar"):
         return []
     if folder.is_file() or not re.search(r"[{*?]", root):
@@ -33,6 +35,21 @@ def find_tars(root: str, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
             f"data.root: {root}: {len(missing)} of {len(files)} tars do not exist, {missing[0]}; expected all of them"
         )
     return files
+
+
+def _tars_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path] | None:
+    """Return the tars of one folder in order; None at the first file with one of these endings: a million are not all listed."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(suffixes) and entry.is_file():
+                return None
+            if name.endswith(".tar") and entry.is_file():
+                found.append(folder / name)
+    return sorted(found)
 
 
 def _expand(pattern: str) -> Iterator[str]:

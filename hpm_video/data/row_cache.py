@@ -1,9 +1,8 @@
 """Tables that all processes of a node share: Arrow files in the user's cache folder, mapped into memory.
 
-The folder is rows/ of `hpm_video.files.cache_folder`. An
-entry is written by one process, under a lock, as a whole or not at all; the others wait for it and map it. Nothing depends on
-the cache: if the folder cannot be written to, each process reads for itself. Entries that nothing opened for UNUSED_S are
-deleted when another one is written.
+The folder is rows/ of `hpm_video.files.cache_folder`. An entry is written by one process, under a lock, as a whole or not at
+all; the others wait for it and map it. Nothing depends on the cache: if the folder cannot be written to, each process reads for
+itself. Entries that nothing opened for UNUSED_S are deleted when another one is written.
 """
 
 import contextlib
