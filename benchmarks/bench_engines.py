@@ -52,7 +52,7 @@ SENT = Path("/sys/class/net/eth0/statistics/tx_bytes")
 
 def settings(size: str, frames: int, side: int, engine: str, clips: int, keys: list[str]) -> PretrainConfig:
     """Return a config of this many clips a step, one in each micro batch."""
-    more = ["preset=hpm", *ENGINES[engine], "engine.num_threads=1", "engine.micro_batch_size=1"]
+    more = ["preset=hpm_teacher", *ENGINES[engine], "engine.num_threads=1", "engine.micro_batch_size=1"]
     return make_config(size, frames, side, clips, [*more, *keys])
 
 

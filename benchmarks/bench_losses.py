@@ -34,7 +34,7 @@ def ranking(loss: Callable[..., torch.Tensor], batch: int, count: int, device: t
 def main(arguments: list[str]) -> None:
     given = make_parser(__doc__, batch=4, rounds=5).parse_args(arguments)
     device = prepare(given.threads)
-    config = make_config(given.size, given.frames, given.side, given.batch, ["preset=hpm", *given.keys])
+    config = make_config(given.size, given.frames, given.side, given.batch, ["preset=hpm_teacher", *given.keys])
     geometry = Geometry.of(config)
     num_masked = geometry.num_masked
     counts = {"tubes": num_masked, "tokens": num_masked * make_layout(geometry, device).units.shape[1]}

@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
     variants = {name: [f"preset={preset}"] for name, preset in PRESET_OF.items()}
     variants |= {
         f"{name} + checkpointing": [*variants[name], "model.checkpointing=true"]
-        for name in ("videomae", "hpm", "hpm_paper")
+        for name in ("videomae", "hpm", "hpm_teacher", "hpm_paper")
     }
     result: dict[str, Any] = {"machine": describe(device, given.keys), "batch": given.batch, "mib": {}}
     rows = []

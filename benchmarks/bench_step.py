@@ -5,8 +5,8 @@
 A step holds difficulties, masks, forward and backward pass, AdamW and EMA, without data loading. It stands three quarters
 through a run, so that the teacher runs too.
 
-Steps: `videomae`, `random_half` (half of each masked tube decoded), `random_cross` (a quarter, by cross-attention), `hpm` and
-`hpm_paper` are presets. `naive_port` is the published procedure as it stands. `hf_videomae` is VideoMAEForPreTraining of
+Steps: `videomae`, `random_half` (half of each masked tube decoded), `random_cross` (a quarter, by cross-attention), `hpm`,
+`hpm_teacher` and `hpm_paper` are presets. `naive_port` is the published procedure as it stands. `hf_videomae` is VideoMAEForPreTraining of
 transformers, with the same sizes, masks and optimizer.
 
 MFU: the FLOPs that the step needs, in units of the rate of one large matrix product in this run. They are counted without
@@ -59,7 +59,7 @@ TIMED = {  # the same, small enough for a CPU: ViT-Ti, 8 frames of 112 px, 2 cli
 }
 LARGE = {"size": "b", "frames": 16, "side": 224, "batch": 8}
 SMALL = {"size": "ti", "frames": 8, "side": 112, "batch": 2}
-CURVES = ("videomae", "hpm", "hpm_paper")  # presets
+CURVES = ("videomae", "hpm", "hpm_teacher", "hpm_paper")  # presets
 EPOCH_CLIPS = {name: recipe.num_train for name, recipe in zip(("SSv2", "K400"), RECIPES, strict=True)}
 EPOCHS = {"SSv2": (800, 2400), "K400": (800, 1600)}
 

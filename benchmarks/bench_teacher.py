@@ -31,7 +31,7 @@ SETTINGS = {
     "partial view, 2 of them": ["preset=hpm_paper", PARTIAL, "teacher.num_views=2"],
     "partial view, 4 of them": ["preset=hpm_paper", PARTIAL, "teacher.num_views=4"],
     "partial view, predictor of 1 block": ["preset=hpm_paper", PARTIAL, "model.predictor_depth=1"],
-    "partial view, 1 block, half decoded (preset hpm)": ["preset=hpm"],
+    "partial view, 1 block, half decoded (hpm_teacher)": ["preset=hpm_teacher"],
 }
 BASE = "VideoMAE step"
 

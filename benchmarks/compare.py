@@ -62,7 +62,7 @@ WHY = {
     "hpm_weight": [*HPM, REACH, "objective.ranking_weight=0.1"],
 }
 PRESETS = {"random": VARIANTS["random"], "random_half": ["preset=random_half"]}
-PRESETS |= {"hpm_paper": ["preset=hpm_paper"], "hpm_preset": ["preset=hpm"]}
+PRESETS |= {"hpm_paper": ["preset=hpm_paper"], "hpm_preset": ["preset=hpm_teacher"]}
 TEACHERS = {
     **{name: VARIANTS[name] for name in ("random", "hpm_all", "hpm_all_reach", "hpm_partial")},
     **PRESETS,
@@ -73,8 +73,8 @@ TEACHERS = {
     "hpm_early": [*HPM, "model.predictor_encoder_depth=2"],
     "hpm_shared": [*HPM, "model.predictor_shared_depth=1"],
     "hpm_two_blocks": [*HPM, "model.predictor_depth=2"],
-    "hpm_preset_two_steps": ["preset=hpm", "teacher.num_steps=2"],
-    "hpm_preset_early": ["preset=hpm", "model.predictor_encoder_depth=2"],
+    "hpm_preset_two_steps": ["preset=hpm_teacher", "teacher.num_steps=2"],
+    "hpm_preset_early": ["preset=hpm_teacher", "model.predictor_encoder_depth=2"],
 }
 
 

@@ -23,13 +23,13 @@ IMAGE = [
 KINDS = {"video, 16 x 224 x 224, 0.9 of the tubes masked": VIDEO, "image, 224 x 224, 0.75 masked": IMAGE}
 BASE = "VideoMAE, MAE"
 PUBLISHED = "HPM as published"
-OURS = "ours (preset hpm)"
+OURS = "the same, cheaper (hpm_teacher)"
 VARIANTS = {
     BASE: ["preset=videomae"],
     "half decoded (random_half)": ["preset=random_half"],
-    "quarter decoded by cross-attention (random_cross)": ["preset=random_cross"],
+    "quarter decoded by cross-attention (random_cross, hpm)": ["preset=hpm"],
     PUBLISHED: ["preset=hpm_paper"],
-    OURS: ["preset=hpm"],
+    OURS: ["preset=hpm_teacher"],
 }
 NUM_CLIPS = 32
 WASTED = "teacher: pixel decoder (result unused)"

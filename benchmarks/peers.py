@@ -174,7 +174,7 @@ def all_pairs_loss(predicted: Tensor, true: Tensor) -> Tensor:
     return losses.sum() / (harder + easier).sum()
 
 
-PRESETS = ("videomae", "random_half", "random_cross", "hpm", "hpm_paper")
+PRESETS = ("videomae", "random_half", "random_cross", "hpm", "hpm_teacher", "hpm_paper")
 # the preset that matches the work of each step of `make_steps`
 PRESET_OF = {"hf_videomae": "videomae", **{name: name for name in PRESETS}, "naive_port": "hpm_paper"}
 

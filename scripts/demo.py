@@ -20,9 +20,9 @@ from hpm_video.own_folder import own_folder, top_names
 
 HOME = Path(__file__).resolve().parent.parent
 RUNS = {  # keys beside configs/pretrain/demo.yaml; all get the multiply-adds of the first
-    "hpm": ["preset=hpm_memory"],
+    "hpm": ["preset=hpm"],
     "random": ["preset=random_cross"],
-    "videomae": ["mask.mode=random"],
+    "videomae": ["mask.mode=random", "mask.decoded_share=1", "model.decoder_attention=self"],
 }
 WRITTEN = ("data.log", *(f"{name}.log" for name in RUNS), "report.html", "results.json")
 

@@ -50,10 +50,11 @@ class ModelConfig(EncoderConfig):
     )
     decoder_heads: int | None = key(None, "pixel decoder and predictor heads; null = of the size", least=1, most=65_536)
     decoder_attention: str = key(
-        "self",
+        "cross",
         "self: visible and mask tokens attend to each other (VideoMAE); cross: mask tokens attend to the visible tokens alone "
         "(CrossMAE's idea), so that the prediction of a token does not depend on which others are decoded",
         ["self", "cross"],
+        older="self",
     )
     predictor_depth: int | None = key(
         1, "blocks of the loss predictor; null = as many as the pixel decoder has (paper)", least=0, most=1024
@@ -97,7 +98,7 @@ class MaskConfig:
     """Which tokens are hidden from the encoder, and which of those are decoded."""
 
     mode: str = key("hpm", "which units are masked", MASK_STRATEGIES)
-    difficulty: str = key("teacher", "where the difficulty of units comes from", DIFFICULTY_SOURCES)
+    difficulty: str = key("memory", "where the difficulty of units comes from", DIFFICULTY_SOURCES, older="teacher")
     unit: str = key(
         "tube", "tokens masked together: tube (a place over all time), token, block", ["tube", "token", "block"]
     )
@@ -105,11 +106,12 @@ class MaskConfig:
     block: list[int] = key([1, 1, 1], "with unit=block: tokens of a unit in time, height, width")
     ratio: float = key(0.9, "share of the units that are masked", least=0, most=1)
     decoded_share: float = key(
-        0.5,
+        0.25,
         "share of the tokens of each masked unit that are decoded and ranked (of the masked units, if a unit is one token or "
         "mask.decode chooses whole units)",
         least=0,
         most=1,
+        older=0.5,
     )
     decode: str = key("even", "which tokens are decoded, if mask.decoded_share is below 1", DECODE_CHOICES)
     round_down: str = key(
@@ -124,15 +126,22 @@ class MaskConfig:
         most=1000,
     )
     hard_share_start: float = key(
-        0.0, "alpha_0: share of the masked units that are chosen by difficulty at the start of the run", least=0, most=1
+        1.0,
+        "alpha_0: share of the masked units that are chosen by difficulty at the start of the run (HPM: 0)",
+        least=0,
+        most=1,
+        older=0.0,
     )
-    hard_share_end: float = key(0.5, "alpha_T: the same at the end of the run; linear in between", least=0, most=1)
+    hard_share_end: float = key(
+        1.0, "alpha_T: the same at the end of the run; linear in between (HPM: 0.5)", least=0, most=1, older=0.5
+    )
     sharpness: float | None = key(
-        None,
+        -3.0,
         "with mode=hpm: hard units are drawn, with odds of exp(sharpness) for the hardest over the easiest: 0 = random masks, "
         "below 0 = easy units; null = the hardest are taken",
         least=-1e6,
         most=1e6,
+        older=None,
     )
     visible_hard_share: float = key(
         0.5, "with mode=split: share of the visible units that are from the harder half of the clip", least=0, most=1

@@ -37,18 +37,29 @@ def key(  # noqa: PLR0913
     most: float | None = None,
     any_length: bool = False,
     path: bool = False,
+    older: Any = MISSING,
 ) -> Any:
     """Return a field of the schema: default, one line of help with the unit, and the values it takes.
 
     A list has as many values as its default; with `any_length`, at least one. In a `path` a leading ~ is the home folder.
-    `choices` of a table are those that it has when they are read.
+    `choices` of a table are those that it has when they are read. older: the default of earlier versions, if it was another one.
     """
     choices = choices if isinstance(choices, Table) else tuple(choices)
     metadata = {"help": help, "choices": choices, "least": least, "most": most, "any_length": any_length}
-    metadata["path"] = path
+    metadata |= {"path": path} | ({} if older is MISSING else {"older": older})
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def older_defaults(schema: type) -> dict[str, dict[str, Any]]:
+    """Return the defaults of earlier versions, section -> key -> value, of the keys whose default has changed."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, f in all_fields(schema):
+        if "older" in f.metadata:
+            section, leaf = name.split(".")
+            found.setdefault(section, {})[leaf] = f.metadata["older"]
+    return found
 
 
 def read_values(

@@ -10,11 +10,12 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from hpm_video.config import DataConfig
-from hpm_video.data.dataset import ClipDataset, Key
+from hpm_video.data.dataset import ClipDataset, Key, collate
 from hpm_video.data.orders import Order
 from hpm_video.data.source import Source
 from hpm_video.data.stream import ClipStream
 from hpm_video.errors import UnreadableVideo, UserError
+from hpm_video.types import Batch
 
 log = logging.getLogger("hpm_video")
 
@@ -96,6 +97,13 @@ class HeldOut(NamedTuple):
     clip: UInt8[Tensor, "n C T H W"]
     names: list[str]
     label: Int[Tensor, " n"]
+
+
+def load_training_clips(source: Source, config: DataConfig, num: int) -> Batch:
+    """Read some clips of the training data, always the same (middle frames, middle crop). Raises UserError."""
+    dataset = ClipDataset(source, config, 0, training=False)
+    rows = np.random.default_rng(0).permutation(len(dataset))[:num].tolist()
+    return collate(dataset.__getitems__([(row, place * config.repeats) for place, row in enumerate(rows)]))
 
 
 def load_held_out(source: Source, config: DataConfig, num: int) -> HeldOut:

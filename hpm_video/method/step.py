@@ -190,12 +190,15 @@ class PretrainStep:
         }
         return {f"{name}{journey.plan.suffix}": value for name, value in found.items() if value is not None}
 
-    def difficulty_of(self, engine: Engine, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B U"]:
-        """Return the difficulty of the units of these videos, with the same views at each call."""
+    def difficulty_of(
+        self, engine: Engine, clip: Float[Tensor, "B C T H W"], batch: Batch | None = None
+    ) -> Float[Tensor, "B U"]:
+        """Return the difficulty of the units of these videos, with the same views at each call. batch: which samples they are;
+        None = clips outside the training data."""
         assert self.source is not None
         layout = self._layout_of(clip, StepPlan(0, decode_all=True))
         generator = MASKS.torch(clip.device, self.config.train.seed)
-        prepared = self.source.prepare(BatchSlice(0, len(clip), len(clip)), layout, generator, None)
+        prepared = self.source.prepare(BatchSlice(0, len(clip), len(clip)), layout, generator, batch)
         with engine.autocast(), torch.no_grad():
             return self.source.predict(clip, prepared, layout)
 

@@ -15,8 +15,7 @@ from hpm_video.config import PretrainConfig
 from hpm_video.config.choices import TARGETS
 from hpm_video.config.geometry import Geometry
 from hpm_video.config.needs import knows_other_clips, masks_by_difficulty
-from hpm_video.data.dataset import ClipDataset, collate
-from hpm_video.data.loader import HeldOut, load_held_out
+from hpm_video.data.loader import HeldOut, load_held_out, load_training_clips
 from hpm_video.data.splits import open_unlabelled
 from hpm_video.data.transforms import Normalise
 from hpm_video.figures import subplots, to_png
@@ -41,7 +40,7 @@ DIFFICULTY = "inferno"  # colours of difficulty: dark is easy, bright is hard
 
 
 def draw_run(run: Path, out: Path) -> list[Path]:
-    """Write clips.png, difficulty.png (modes with a teacher) and curves.png; return the files."""
+    """Write clips.png, difficulty.png (of masks by difficulty) and curves.png; return the files."""
     names = ("clips.png", "difficulty.png", "curves.png")
     with own_folder(out, "hpm-video show", lambda folder: all_names(folder, *names)) as own:
         pictures = (draw_clips(run), draw_difficulty(run), draw_curves({run.name: run}))
@@ -68,10 +67,8 @@ def open_pictured(config: PretrainConfig, num: int) -> tuple[Batch, list[str], i
         held_out = open_held_out(config, num)
         return Batch(held_out.clip, held_out.label, torch.arange(len(held_out.clip))), held_out.names, 0
     source = open_unlabelled(config.data, config.train.seed)[0]
-    dataset = ClipDataset(source, config.data, 0, training=False)
-    rows = np.random.default_rng(0).permutation(len(dataset))[:num].tolist()
-    batch = collate(dataset.__getitems__([(row, place * config.data.repeats) for place, row in enumerate(rows)]))
-    return batch, [source.name(row) for row in batch.sample.tolist()], len(dataset)
+    batch = load_training_clips(source, config.data, num)
+    return batch, [source.name(row) for row in batch.sample.tolist()], len(source)
 
 
 def draw_clips(run: Path) -> bytes:
@@ -223,8 +220,8 @@ def _add_scale(figure: Any, axes: Any) -> None:
 
 
 def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
-    """Draw the difficulty that the teacher saw over the training: the middle frame of held-out clips, and their maps
-    below it. Return None if the run has no maps."""
+    """Draw the difficulty over the training: the middle frame of some clips (`open_pictured`), and their maps below it. Return
+    None if the run has no maps."""
     file, config = run / "difficulty.jsonl", load_run_config(run)
     geometry = Geometry.of(config)
     units = make_units(geometry.grid, geometry.block)
@@ -234,14 +231,14 @@ def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
     if not lines:
         return None
     lines = [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, num_steps).round().astype(int))]
-    held_out = open_held_out(config, len(lines[0]["difficulty"]))
-    frames = held_out.clip
+    batch, names, _ = open_pictured(config, len(lines[0]["difficulty"]))
+    frames = batch.clip
     middle = frames.shape[2] // 2
     pictures = [("middle frame", frames[:, :, middle].permute(0, 2, 3, 1).numpy())]
     for line in lines:
         values = on_tokens(torch.tensor(line["difficulty"]), units)
         pictures.append((f"step {line['step']:,}", _spread(_unit_range(values), config)[:, 0, middle].numpy()))
-    with fonts_for(held_out.names):
+    with fonts_for(names):
         figure, axes = subplots(len(pictures), len(frames), 1.3, 1.3)
         for row, (name, images) in enumerate(pictures):
             for column, image in enumerate(images):
@@ -251,7 +248,7 @@ def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
                 if column == 0:
                     axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
                 if row == 0:
-                    axis.set_title(name_file(Path(held_out.names[column]).name, 18), fontsize=7)
+                    axis.set_title(name_file(Path(names[column]).name, 18), fontsize=7)
         _add_scale(figure, axes)
         return to_png(figure)
 

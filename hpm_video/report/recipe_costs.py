@@ -1,7 +1,7 @@
 """Costs of a recipe before anybody has run it: parameters, multiply-adds, memory and hours, computed from its
 configuration."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from hpm_video.costs.flops import (
     teacher_share,
     testing_flops,
 )
-from hpm_video.costs.memory import bytes_per_parameter
+from hpm_video.costs.memory import bytes_per_parameter, table_bytes
 from hpm_video.files import write_text
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
@@ -59,7 +59,14 @@ RECIPES = (
     Recipe("k400", "Kinetics-400", "kinetics400", "DIR", 400, 240_258, 19_881, "of CVDF's copy"),
 )
 GPU_FORMAT = "hpm-video gpu page 1"  # of benchmarks/results/gpu_*.json, which benchmarks/gpu/report.py writes
-PRESETS = {"hpm (the recipe)": "hpm", "hpm_paper": "hpm_paper", "random_half": "random_half", "videomae": "videomae"}
+THE_RECIPE = "hpm (the recipe)"
+PRESETS = {
+    THE_RECIPE: "hpm",
+    "hpm_teacher": "hpm_teacher",
+    "hpm_paper": "hpm_paper",
+    "random_half": "random_half",
+    "videomae": "videomae",
+}
 
 
 def write_recipes(home: Path, out: Path) -> list[Path]:
@@ -126,7 +133,7 @@ def describe_recipe(recipe: Recipe, configs: Path, results: Path) -> str:
         Heading("Fine-tuning and test, computed"),
         _tuning_table(recipe, tuning),
         Heading(f"Parameters, and memory of each of {NUM_RANKS} ranks under ZeRO-1, computed"),
-        _memory_table(next(iter(pretraining.values())), tuning, recipe.num_classes),
+        _memory_table(recipe, pretraining, tuning),
         Paragraph(HOW_STORED),
         Heading("Published results of others, ViT, top-1 in per cent after full fine-tuning"),
         Table(*published_table(recipe.key)),
@@ -208,17 +215,20 @@ def _tuning_table(recipe: Recipe, config: FinetuneConfig) -> Table:
     return Table(["part", "amount", "multiply-adds per clip, G", "FLOPs in all", "A100-hours"], rows)
 
 
-def _memory_table(config: PretrainConfig, tuning: FinetuneConfig, num_classes: int) -> Table:
+def _memory_table(recipe: Recipe, pretraining: Mapping[str, PretrainConfig], tuning: FinetuneConfig) -> Table:
+    config, with_teacher = (pretraining[label] for label in (THE_RECIPE, "hpm_teacher"))
     with torch.device("meta"):
-        student, classifier = Student.of(config), Classifier.of(tuning, num_classes)
-    assert student.predictor is not None
-    extra = count_parameters([student.decoder, student.pixel_head])
-    whole, head = count_parameters([student]), count_parameters([student.predictor, student.loss_head])
+        student, other = Student.of(config), Student.of(with_teacher)
+        classifier = Classifier.of(tuning, recipe.num_classes)
+    whole, ranking = count_parameters([student]), count_parameters([other])
+    teacher = ranking - count_parameters([other.decoder, other.pixel_head])
+    table = [f"{table_bytes(config, recipe.num_train) / 2**30:.2f}"] * 2
     rows = [
         ["encoder", _millions(count_parameters([student.encoder])), "", ""],
-        ["student: encoder, pixel decoder, predictor", _millions(whole), *_gib(whole)],
-        ["of these only in the predictor", _millions(head), "", ""],
-        ["teacher: encoder, predictor", _millions(whole - extra), *[f"{4 * (whole - extra) / 2**30:.2f}"] * 2],
+        ["student: encoder, pixel decoder", _millions(whole), *_gib(whole)],
+        ["table of difficulties", "", *table],
+        ["hpm_teacher, student: encoder, pixel decoder, predictor", _millions(ranking), *_gib(ranking)],
+        ["hpm_teacher, teacher: encoder, predictor", _millions(teacher), *[f"{4 * teacher / 2**30:.2f}"] * 2],
         ["classifier of fine-tuning", _millions(count_parameters([classifier])), *_gib(count_parameters([classifier]))],
     ]
     return Table(["part", "parameters", "GiB, one process", f"GiB, a rank of {NUM_RANKS}"], rows)

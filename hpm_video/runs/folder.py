@@ -12,7 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from omegaconf import MISSING
+
 from hpm_video.config import RunConfig
+from hpm_video.config.schema import older_defaults
 from hpm_video.data.source import Source
 from hpm_video.errors import UserError
 from hpm_video.files import write_json
@@ -165,9 +168,9 @@ def _comparable(config: RunConfig) -> dict[str, Any]:
 
 
 def keep_older_behaviour(run: Path, config: RunConfig) -> None:
-    """Set the keys that an earlier version did not have to what it did, mostly their defaults: a preset or recipe of today may
-    say something else, and a run resumes as it was started. Logs what it sets. Raises UserError."""
-    tree, found = read_yaml(run / CONFIG), read_config(run)
+    """Let a run of an earlier version resume as it was started: keys that it did not have get what it did, mostly their defaults,
+    and keys whose default has changed since get the older one, if the run has it. Logs what it sets. Raises UserError."""
+    tree, found, older = read_yaml(run / CONFIG), read_config(run), older_defaults(type(config))
     if type(found) is not type(config):
         return  # `check_same_run` says so
     for section in dataclasses.fields(config):
@@ -178,8 +181,14 @@ def keep_older_behaviour(run: Path, config: RunConfig) -> None:
         for field in dataclasses.fields(keys):
             dotted, value = f"{section.name}.{field.name}", getattr(keys, field.name)
             before = getattr(getattr(found, section.name), field.name)
-            if field.name not in known and dotted not in FREE and value != before:
+            if value == before or dotted in FREE:
+                continue
+            changed = older.get(section.name, {}).get(field.name, MISSING)
+            if field.name not in known:
                 log.info("%s=%s: the run was started before there was this key", dotted, before)
+                setattr(keys, field.name, before)
+            elif (value, before) == (field.default, changed):
+                log.info("%s=%s: the default when the run was started", dotted, before)
                 setattr(keys, field.name, before)
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from hpm_video.config import PretrainConfig, RunConfig, load_config, load_finetune_config
+from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig, load_config, load_finetune_config
+from hpm_video.config.schema import older_defaults
 from hpm_video.errors import UserError
 from hpm_video.files import write_json
 from hpm_video.reading import brief, read_json, read_yaml
@@ -28,11 +29,14 @@ def load_classes(run: Path) -> list[str]:
 
 
 def read_config(run: Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Return the configuration of a run of either kind. Raises UserError."""
+    """Return the configuration of a run of either kind; keys that it does not have are what they were then. Raises UserError."""
     file = run / CONFIG
     if find_kind(run) == "finetune":
-        return load_finetune_config(file, overrides)
-    return load_config(file, overrides, {"objective": {"clip_features": "last"}} if _has_older_clip(file) else None)
+        return load_finetune_config(file, overrides, older_defaults(FinetuneConfig))
+    older = older_defaults(PretrainConfig)
+    return load_config(
+        file, overrides, older | ({"objective": {"clip_features": "last"}} if _has_older_clip(file) else {})
+    )
 
 
 def _has_older_clip(file: Path) -> bool:

@@ -31,6 +31,7 @@ from hpm_video.costs.memory import (
     describe_shortage,
     estimate_need,
     free_device_memory,
+    table_bytes,
 )
 from hpm_video.errors import UserError
 from hpm_video.models.classifier import Classifier
@@ -173,6 +174,8 @@ def _read_kept(run: Path, share: int) -> int:
 def _ways_out(config: RunConfig) -> str:
     """Return the keys that make a pass smaller."""
     ways = [] if config.model.checkpointing else ["model.checkpointing=true"]
+    if isinstance(config, PretrainConfig) and table_bytes(config, 1):
+        ways += ["preset=random_cross (no table of a loss for each unit and clip)"]
     ways += ["preset=small", "preset=tiny"] if isinstance(config, PretrainConfig) else ["a smaller model"]
     return f"{', '.join(ways)} or a smaller data.frame_size_px"
 

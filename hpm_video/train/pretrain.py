@@ -15,9 +15,9 @@ from hpm_video.config.geometry import has_images, image_data
 from hpm_video.config.needs import knows_other_clips
 from hpm_video.costs.flops import run_flops
 from hpm_video.data.dataset import ClipDataset
-from hpm_video.data.loader import HeldOut
+from hpm_video.data.loader import HeldOut, load_training_clips
 from hpm_video.data.mixture import ImageSteps, make_mixed_loader, name_row
-from hpm_video.data.source import open_source
+from hpm_video.data.source import Source, open_source
 from hpm_video.data.splits import open_unlabelled
 from hpm_video.errors import UserError
 from hpm_video.method.measurements import measure
@@ -69,7 +69,7 @@ def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, moni
         if step.teacher is not None and log_to is not None:  # one rank says so
             warn_slow_teacher(loop.steps, config.teacher)
         announce_duration(loop.engine, run_flops(config, loop.steps) * (1 - loop.state.step / loop.steps))
-        return _make_measure(config, loop, step, held_out, log_to, monitor)
+        return _make_measure(config, loop, step, train_set, held_out, log_to, monitor)
 
     videos = ClipDataset(train_set, config.data, config.train.seed, training=True)
     training = Training(
@@ -124,6 +124,7 @@ def _make_measure(  # noqa: PLR0913
     config: PretrainConfig,
     loop: Loop,
     step: PretrainStep,
+    train_set: Source,
     held_out: HeldOut,
     log_to: MetricLog | None,
     monitor: Monitor | None,
@@ -131,15 +132,19 @@ def _make_measure(  # noqa: PLR0913
     """Return a function that makes the held-out measurements; every rank computes the same ones (under ZeRO-3 the
     forward pass is collective)."""
     clip, micro = loop.normalise(held_out.clip), loop.engine.split.micro
-    num_pictures = config.train.num_pictures if knows_other_clips(config) else 0
+    num_pictures = config.train.num_pictures if step.uses_difficulty and log_to is not None else 0
+    pictured, batch = clip[:num_pictures], None
+    if num_pictures and not knows_other_clips(config):
+        batch = load_training_clips(train_set, config.data, num_pictures)
+        pictured = loop.normalise(batch.clip)
 
     def measure_now(now: int) -> dict[str, float]:
         loop.engine.module.eval()
         values = {k: float(v) for k, v in measure(step, loop.engine, clip, now, loop.steps, micro).items()}
         if monitor is not None:
             values |= monitor(loop.engine.module, now)
-        if log_to is not None and step.uses_difficulty and num_pictures:
-            log_to.write_difficulty(now, step.difficulty_of(loop.engine, clip[:num_pictures]).tolist())
+        if log_to is not None and num_pictures:
+            log_to.write_difficulty(now, step.difficulty_of(loop.engine, pictured, batch).tolist())
         loop.engine.module.train()
         return values
 

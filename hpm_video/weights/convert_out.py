@@ -54,6 +54,8 @@ def to_transformers(model: nn.Module, encoder: Encoder, wanted: Container[str]) 
         for part, value in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
             theirs[f"{block}.attention.attention.{part}.{kind}"] = value.contiguous()
             theirs[f"{block}.attention.attention.{part[0]}_bias"] = value  # of transformers 4
+    if "layernorm.weight" in wanted:  # VideoMAEModel, the encoder alone
+        theirs = {name.removeprefix("videomae."): tensor for name, tensor in theirs.items()}
     return {name: tensor for name, tensor in theirs.items() if name in wanted}
 
 

@@ -7,9 +7,10 @@ import torch
 from hpm_video.config import RunConfig
 from hpm_video.errors import UserError
 from hpm_video.own_folder import all_names, own_folder
-from hpm_video.runs.kind import find_kind, kind_of
+from hpm_video.runs.kind import find_kind
 from hpm_video.weights.exporters import EXPORTERS
 from hpm_video.weights.exporters.check import Model
+from hpm_video.weights.exporters.hf import class_in_transformers
 from hpm_video.weights.load import load_classifier, load_student
 from hpm_video.weights.model_card import SIGNATURE, write_card
 
@@ -40,8 +41,7 @@ def export(run: Path, target: str, out: Path | None = None) -> str:
             raise UserError(
                 f"{run}: as {target} the outputs differ by {difference:.2g}, more than {MAX_DIFFERENCE}: not written"
             )
-        task = "VideoClassification" if kind_of(config) == "finetune" else "PreTraining"
-        use = [line.replace("{task}", task) for line in exporter.use]
+        use = [line.replace("{name}", class_in_transformers(config)) for line in exporter.use]
         write_card(draft, run, exporter.library, use, config, model, classes, difference)
         own.take(draft, last="config.json")
     return f"{final}: loaded back by {exporter.loaded_by}, largest difference of the outputs {difference:.2g}"

@@ -26,11 +26,8 @@ def test_a_run_is_silent_tracked_and_resumed(place, tiny_keys, capfd) -> None:
 
 def test_the_command_and_the_function_write_the_same_run(place, tiny_keys) -> None:
     keys = [f"{name}={value}".replace(" ", "") for name, value in tiny_keys.items()]
-    assert (
-        main(["pretrain", "data.root=videos", "train.output=out/theirs", "train.steps=1", "preset=hpm_memory", *keys])
-        == 0
-    )
-    run = hv.pretrain("videos", "out/ours", "hpm_memory", 1, **tiny_keys)
+    assert main(["pretrain", "data.root=videos", "train.output=out/theirs", "train.steps=1", "preset=hpm", *keys]) == 0
+    run = hv.pretrain("videos", "out/ours", "hpm", 1, **tiny_keys)
     theirs, ours = Path("out/theirs"), run.folder
     assert {file.name for file in ours.iterdir()} == {file.name for file in theirs.iterdir()}
     assert (ours / "encoder.safetensors").read_bytes() == (theirs / "encoder.safetensors").read_bytes()

@@ -7,7 +7,7 @@ import pytest
 
 from hpm_video.config import PretrainConfig, load_config, to_yaml
 from hpm_video.config.load import describe_keys
-from hpm_video.config.presets import PRESET_USES, PRESETS
+from hpm_video.config.presets import PRESET_USES, PRESETS, QUARTER_CROSS
 from hpm_video.types import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "pretrain"
@@ -59,9 +59,12 @@ REQUIRED = ["data.root=somewhere", "train.output=run"]
         (["mask.unit=block", "mask.block=[3,1,1]"], ["mask.block", "(3, 1, 1)", "8 tokens in time"]),
         (["mask.unit=block", "mask.block=[1,1,5]"], ["mask.block", "(1, 1, 5)", "14 tokens in width"]),
         (["mask.unit=block", "mask.block=[1,0,1]"], ["mask.block", "(1, 0, 1)", "height"]),
-        (["mask.hard_share_start=0.8"], ["mask.hard_share_start", "0.8", "0.5"]),
-        (["objective.ranking_weight=0"], ["objective.ranking_weight", "0", "mask.mode hpm", "above 0"]),
-        (["mask.ratio=0.006"], ["mask.ratio", "0.006", "at least 2"]),
+        (["mask.hard_share_end=0.8"], ["mask.hard_share_start", "1.0", "0.8"]),
+        (
+            ["preset=hpm_teacher", "objective.ranking_weight=0"],
+            ["objective.ranking_weight", "0", "mask.mode hpm", "above 0"],
+        ),
+        (["preset=hpm_teacher", "mask.ratio=0.006"], ["mask.ratio", "0.006", "at least 2"]),
         (["data.std=[1,0,1]"], ["data.std", "0.0", "above 0"]),
         # text that is no override
         (["mask.ratio"], ["'mask.ratio'", "KEY=VALUE"]),
@@ -174,14 +177,24 @@ def test_micro_batch_size_is_auto_a_number_or_null(given: str, value: object, tm
     assert config.engine.micro_batch_size == value == load_config(tmp_path / "run.yaml").engine.micro_batch_size
 
 
-def test_the_old_name_of_a_preset_works_with_a_note(caplog) -> None:
-    old, new = (load_config(overrides=[*REQUIRED, f"preset={name}"]) for name in ("random", "random_half"))
-    assert old == new and old.mask.decoded_share == 0.5
-    assert [record.getMessage() for record in caplog.records] == ["preset=random is now called preset=random_half"]
+@pytest.mark.parametrize(("old", "new"), [("random", "random_half"), ("hpm_memory", "hpm")])
+def test_the_old_name_of_a_preset_works_with_a_note(old, new, caplog) -> None:
+    assert load_config(overrides=[*REQUIRED, f"preset={old}"]) == load_config(overrides=[*REQUIRED, f"preset={new}"])
+    assert [record.getMessage() for record in caplog.records] == [f"preset={old} is now called preset={new}"]
+
+
+METHODS = [name for name in PRESETS if name not in PRESET_USES]
+
+
+@pytest.mark.parametrize("preset", METHODS)
+def test_a_preset_of_a_method_sets_all_that_the_default_method_sets(preset: str) -> None:
+    """A preset means the same whatever the defaults are; random masks ask for no difficulty."""
+    keys = PRESETS["hpm"].keys() if PRESETS[preset]["mask.mode"] == "hpm" else ("mask.mode", *QUARTER_CROSS)
+    assert set(keys) <= PRESETS[preset].keys()
 
 
 @pytest.mark.parametrize("size", ["small", "tiny"])
-@pytest.mark.parametrize("method", ["hpm", "hpm_paper", "random_half", "random_cross", "hpm_memory", "videomae"])
+@pytest.mark.parametrize("method", ["hpm", "hpm_teacher", "hpm_paper", "random_half", "random_cross", "videomae"])
 def test_a_preset_of_each_kind_can_be_combined_in_any_order(size: str, method: str) -> None:
     assert not PRESETS[size].keys() & PRESETS[method].keys()
     config = load_config(overrides=[*REQUIRED, f"preset={method}", f"preset={size}"])

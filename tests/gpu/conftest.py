@@ -75,9 +75,9 @@ def sizes(device) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def settings(sizes) -> Callable[..., PretrainConfig]:
-    """settings("hpm", engine__graphs="never"): a small model with the keys of a preset, in fp32 and without graphs."""
+    """settings("hpm_teacher", engine__graphs="never"): a small model with the keys of a preset, in fp32 and without graphs."""
 
-    def make(preset: str = "hpm", **more: Any) -> PretrainConfig:
+    def make(preset: str = "hpm_teacher", **more: Any) -> PretrainConfig:
         keys = sizes | {"engine.precision": "fp32", "engine.graphs": "never"}
         keys |= {name.replace("__", "."): value for name, value in more.items()}
         values = [f"{name}={str(v).lower() if isinstance(v, bool) else v}" for name, v in keys.items()]

@@ -27,7 +27,7 @@ def test_the_host_waits_for_the_device_only_where_it_is_named(gpu, settings, mak
     for graphs in ("never", "auto"):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        config = settings("hpm", engine__precision="bf16", engine__graphs=graphs, mask__hard_share_start=0.5)
+        config = settings("hpm_teacher", engine__precision="bf16", engine__graphs=graphs, mask__hard_share_start=0.5)
         loop, feed = make_loop(config, gpu, 1000, 500)
         feed.batches = iter([next(feed.batches) for _ in range(6)])
         for _ in range(4):
@@ -46,7 +46,7 @@ def test_the_host_waits_for_the_device_only_where_it_is_named(gpu, settings, mak
 
 
 def test_the_estimate_of_memory_is_within_a_tenth(gpu, record_property) -> None:
-    config = load_config(None, ["preset=hpm", *LARGE, *ALWAYS, "engine.precision=bf16"])
+    config = load_config(None, ["preset=hpm_teacher", *LARGE, *ALWAYS, "engine.precision=bf16"])
     run = dry_run(config, config.optim.batch_size, True)
     estimate = sum(estimate_memory(config, run, 1).values())
     clips = torch.randn(config.optim.batch_size, 16, 224, 224, 3, device=gpu).permute(0, 4, 1, 2, 3)
@@ -67,7 +67,7 @@ def test_the_estimate_of_memory_is_within_a_tenth(gpu, record_property) -> None:
 
 
 def test_a_shortage_of_memory_is_a_sentence(device, settings) -> None:
-    config = settings("hpm")
+    config = settings("hpm_teacher")
     with pytest.raises(
         UserError, match=r"out of memory: .*GiB .* are free; the model takes .* Try engine.micro_batch_size="
     ):

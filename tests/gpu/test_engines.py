@@ -73,7 +73,7 @@ def test_every_engine_has_the_losses_of_the_plain_one(device, sizes, record_prop
     env["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     env |= {"DS_ACCELERATOR": "cpu"} if device.type == "cpu" else {}
     keys = [f"{name}={value}" for name, value in sizes.items()]
-    keys += ["preset=hpm", "data.root=x", "train.output=y", "engine.precision=fp32", "engine.num_threads=1"]
+    keys += ["preset=hpm_teacher", "data.root=x", "train.output=y", "engine.precision=fp32", "engine.num_threads=1"]
     words = [sys.executable, "-c", ONE_PROCESS, json.dumps(keys), "6", *engines]
     done = subprocess.run(words, env=env, cwd=root, capture_output=True, text=True, timeout=100)
     lines = [line for line in done.stdout.splitlines() if line.startswith("@losses ")]
@@ -88,10 +88,10 @@ def test_every_engine_has_the_losses_of_the_plain_one(device, sizes, record_prop
 def test_a_compiled_student_has_the_same_losses(device, settings, trainer, waves, record_property) -> None:
     if shutil.which("g++") is None and device.type == "cpu":
         pytest.skip("torch.compile needs a C++ compiler")
-    clips = waves(settings("hpm"), settings("hpm").optim.batch_size)
+    clips = waves(settings("hpm_teacher"), settings("hpm_teacher").optim.batch_size)
     plain, compiled = (
         [trained.run(clips, now) for now in range(15, 20)]
-        for trained in (trainer(settings("hpm", engine__compile=on), device, 40) for on in (False, True))
+        for trained in (trainer(settings("hpm_teacher", engine__compile=on), device, 40) for on in (False, True))
     )
     torch.compiler.reset()
     record_property("difference", difference(compiled, plain))

@@ -66,7 +66,7 @@ def call(part: str, module, clip, visible, decoded) -> list[torch.Tensor]:
 def test_outputs_gradients_and_update_are_those_of_float64(
     part, precision, device, settings, sizes, precise, record_property
 ) -> None:
-    config = settings("hpm")
+    config = settings("hpm_teacher")
     module, num_tokens = build(part, config, sizes), Geometry.of(config).num_tokens
     true = copy.deepcopy(module).double()
     module = module.to(device)
@@ -136,7 +136,7 @@ def test_the_ranking_loss_is_that_of_float64(device, record_property) -> None:
 
 
 def test_masks_and_units_are_those_of_the_cpu(device, settings) -> None:
-    config = settings("hpm")
+    config = settings("hpm_teacher")
     geometry = Geometry.of(config)
     units = make_units(geometry.grid, geometry.block)
     num_units, num_masked = geometry.num_units, geometry.num_masked
@@ -155,7 +155,7 @@ def test_masks_and_units_are_those_of_the_cpu(device, settings) -> None:
 
 
 def test_the_teachers_difficulty_and_update(device, settings, waves, record_property) -> None:
-    config = settings("hpm")
+    config = settings("hpm_teacher")
     units = make_units(Geometry.of(config).grid, Geometry.of(config).block)
     student, clip = build("student", config, {}), waves(config, 4)
     there, here = (Teacher(student, config.teacher, 0.25, units).to(where) for where in (device, torch.device("cpu")))

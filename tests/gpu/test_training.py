@@ -18,7 +18,7 @@ def losses_of(trained, clips, first: int, last: int) -> list[float]:
     return [trained.run(clips, now) for now in range(first, last)]
 
 
-@pytest.mark.parametrize("preset", ["hpm", "videomae", "random_half", "hpm_paper"])
+@pytest.mark.parametrize("preset", ["hpm", "hpm_teacher", "videomae", "random_half", "hpm_paper"])
 def test_twenty_steps_have_the_losses_of_the_cpu(preset, device, settings, trainer, waves, record_property) -> None:
     config = settings(preset)
     clips = waves(config, config.optim.batch_size)
@@ -31,7 +31,7 @@ def test_twenty_steps_have_the_losses_of_the_cpu(preset, device, settings, train
     assert found[-1] < found[0] and difference(found, expected) < NEAR
 
 
-@pytest.mark.parametrize("preset", ["hpm"])
+@pytest.mark.parametrize("preset", ["hpm", "hpm_teacher"])
 def test_bf16_has_the_losses_of_fp32(preset, device, settings, trainer, waves, record_property) -> None:
     clips = waves(settings(preset), settings(preset).optim.batch_size)
     exact, rounded = (
@@ -52,7 +52,7 @@ def save(trained, folder, step: int) -> Checkpoint:
 
 
 def test_a_resume_is_bitwise(device, settings, trainer, waves, tmp_path, record_property) -> None:
-    config = settings("hpm")
+    config = settings("hpm_teacher")
     clips = waves(config, config.optim.batch_size)
     whole, twin, resumed = (trainer(config, device, 10) for _ in range(3))
     losses = losses_of(whole, clips, 4, 10)
@@ -89,11 +89,11 @@ def train_loop(
 def test_graphs_give_the_losses_of_a_run_without(device, settings, make_loop, record_property) -> None:
     """Across a resume, and while the hard share grows."""
     keys = {"mask__hard_share_start": 0.0, "mask__hard_share_end": 0.6, "optim__base_lr": 0.02}
-    plain = train_loop(make_loop, settings("hpm", **keys), device, 0, 12)[0]
+    plain = train_loop(make_loop, settings("hpm_teacher", **keys), device, 0, 12)[0]
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    config = settings("hpm", engine__graphs="auto", **keys)
+    config = settings("hpm_teacher", engine__graphs="auto", **keys)
     first, kept, loop = train_loop(make_loop, config, device, 0, 6)
     rest, _, again = train_loop(make_loop, config, device, 6, 12, kept)
     recorded = [len(getattr(one.micro_steps, "recordings", ())) for one in (loop, again)]
@@ -104,7 +104,7 @@ def test_graphs_give_the_losses_of_a_run_without(device, settings, make_loop, re
 
 
 def test_checkpointing_has_the_same_losses(device, settings, trainer, waves, record_property) -> None:
-    config, other = settings("hpm"), settings("hpm", model__checkpointing=True)
+    config, other = settings("hpm_teacher"), settings("hpm_teacher", model__checkpointing=True)
     clips = waves(config, config.optim.batch_size)
     plain, recomputed = (losses_of(trainer(c, device, 40), clips, 15, 20) for c in (config, other))
     record_property("difference", difference(recomputed, plain))
@@ -112,7 +112,7 @@ def test_checkpointing_has_the_same_losses(device, settings, trainer, waves, rec
 
 
 def test_a_gradient_that_is_no_number_changes_nothing(device, settings, trainer, waves) -> None:
-    config = settings("hpm")
+    config = settings("hpm_teacher")
     trained, clips = trainer(config, device, 10), waves(config, config.optim.batch_size)
     before = {name: p.detach().clone() for name, p in trained.engine.module.named_parameters()}
     trained.run(clips * float("nan"), 5)

@@ -11,9 +11,11 @@ ENCODER = "model.patch_px=4 model.width=32 model.depth=2 model.num_heads=2"
 SIX_STEPS = "train.steps=6 train.log_every_steps=1 train.measure_every_steps=3 train.save_every_steps=6"
 PRETRAIN = (
     f"{VIDEOS} {ONE_THREAD} {CLIPS} {ENCODER} {SIX_STEPS} model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 "
-    "mask.ratio=0.75 mask.hard_share_start=0.25 mask.hard_share_end=0.75 optim.batch_size=4 optim.base_lr=0.05 "
+    "mask.ratio=0.75 mask.hard_share_start=0.25 mask.hard_share_end=0.75 mask.difficulty=teacher mask.sharpness=null "
+    "mask.decoded_share=0.5 model.decoder_attention=self optim.batch_size=4 optim.base_lr=0.05 "
     "train.num_pictures=1 teacher.momentum_start=0.9 teacher.momentum_end=0.95"
 )
+SHARES = "mask.hard_share_start=0.25 mask.hard_share_end=0.75"  # those of PRETRAIN, where a preset has its own
 FINETUNE = (
     f"{VIDEOS} {ONE_THREAD} {CLIPS} {ENCODER} {SIX_STEPS} optim.batch_size=4 optim.base_lr=0.05 augment.num_ops=0"
 )
@@ -48,12 +50,12 @@ PRETRAINING = {
     "decode-difficulty": f"{PARTIAL} mask.decode=difficulty",
     "decode-hardest-cross": "mask.mode=random mask.decode=hardest mask.difficulty=motion model.decoder_attention=cross",
     # the presets of methods
-    "preset-hpm": "preset=hpm",
-    "preset-hpm_paper": "preset=hpm_paper model.decoder_depth=2",
+    "preset-hpm_teacher": f"preset=hpm_teacher {SHARES}",
+    "preset-hpm_paper": f"preset=hpm_paper {SHARES} model.decoder_depth=2",
     "preset-random": "preset=random",
     "preset-videomae": "preset=videomae",
     "preset-random_cross": "preset=random_cross",
-    "preset-hpm_memory": "preset=hpm_memory",
+    "preset-hpm": "preset=hpm",
     # what the teacher sees
     "view-all": f"{ALL} {WHOLE}",
     "views-two": TWO,

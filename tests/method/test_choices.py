@@ -89,7 +89,7 @@ TARGETS.add("brightness", TargetRow(help="how bright", implementation=Brightness
 TINY = (
     "data.root=x train.output=y data.num_frames=4 data.frame_size_px=[16,16] model.patch_px=4 model.width=32 model.depth=1 "
     "model.num_heads=2 model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 mask.ratio=0.75 "
-    "mask.hard_share_start=0.5 mask.hard_share_end=0.5 engine.precision=fp32 optim.batch_size=4"
+    "mask.hard_share_start=0.5 mask.hard_share_end=0.5 mask.decoded_share=0.5 model.decoder_attention=self engine.precision=fp32 optim.batch_size=4"
 ).split()
 CHOSEN = ["mask.mode=soft", "mask.difficulty=remembered", "mask.decode=worst", "objective.target=brightness"]
 

@@ -345,6 +345,6 @@ def test_presets_are_values_that_later_keys_change() -> None:
     assert (changed.teacher.view, changed.model.predictor_depth) == ("partial", 8)
     with pytest.raises(
         UserError,
-        match="preset: 'fast'; expected one of hpm, hpm_paper, random_half, random_cross, hpm_memory, videomae",
+        match="preset: 'fast'; expected one of hpm, hpm_teacher, hpm_paper, random_half, random_cross, videomae",
     ):
         load_config(None, [*needed, "preset=fast"])

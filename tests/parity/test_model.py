@@ -72,7 +72,7 @@ def test_first_weights_of_videomae() -> None:
 def test_first_weights_of_mae_and_hpm() -> None:
     torch.manual_seed(0)
     keys = ("model.depth=1", "model.decoder_depth=1", "model.predictor_depth=1")
-    ours, paper = Student.of(config_of(*keys)), Student.of(config_of("preset=hpm_paper", *keys))
+    ours, paper = Student.of(config_of("preset=hpm_teacher", *keys)), Student.of(config_of("preset=hpm_paper", *keys))
     for student in (ours, paper):
         embed = student.encoder.embed.linear
         assert (

@@ -283,7 +283,7 @@ def test_mae_and_hpm_pretraining(tmp_path, kind, of_hpm) -> None:
     """In half, too, where the rounded sine table is none of ours and is taken as it is."""
     file = mae_file(kind, of_hpm)
     weights, w = read_weights(save(file, tmp_path, kind)), as_float(file)
-    words = ["mask.mode=hpm", "mask.unit=token", "mask.decoded_share=1.0"] if of_hpm else []
+    words = ["preset=hpm_teacher", "mask.unit=token", "mask.decoded_share=1.0"] if of_hpm else []
     student, picture = make_student(weights, *words), clip_of(16, 1)
     assert student.encoder.positions.kind == ("sincos2d" if kind == torch.float32 else "learned")
     visible, hidden = torch.tensor([[0, 3], [1, 2]]), torch.tensor([[1, 2], [0, 3]])

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from hpm_video.catalog.rows import Row
 from hpm_video.cli import main
+from hpm_video.config import PretrainConfig
+from hpm_video.config.schema import older_defaults
 from hpm_video.data.manifest import write_manifest
 from hpm_video.errors import UserError
 from hpm_video.own_folder import MARK, hold
@@ -86,6 +88,29 @@ def half_way(out: Path) -> Path:
     return out
 
 
+def test_a_run_with_the_defaults_of_before_resumes_by_its_own_command(videos, tmp_path, capsys) -> None:
+    """It was started without these keys, which meant other values then."""
+    older = [f"{s}.{k}={json.dumps(v)}" for s, keys in older_defaults(PretrainConfig).items() for k, v in keys.items()]
+    names = tuple(key.partition("=")[0] for key in older)
+    out, reference = tmp_path / "run", tmp_path / "reference"
+
+    def go(out: Path, *keys: str) -> int:
+        words = [key for key in TINY if not key.startswith(names)]
+        return main(["pretrain", *words, f"data.root={videos}", f"train.output={out}", "train.steps=6", *keys])
+
+    assert "mask.difficulty" in names and go(reference, *older) == go(out, *older) == 0
+    half_way(out)
+    assert go(out, "mask.decoded_share=0.75") == 1  # given, and neither default
+    assert "mask.decoded_share: 0.75, but the run in" in capsys.readouterr().err
+    assert go(out) == 0
+    assert "mask.difficulty=teacher: the default when the run was started" in capsys.readouterr().out
+    kept = (reference / "config.yaml").read_text().replace(str(reference), str(out))
+    assert (out / "config.yaml").read_text() == kept
+    for name in ("student", "teacher", "optimizer"):
+        file = f"checkpoints/step-00000006/{name}.safetensors"
+        assert (out / file).read_bytes() == (reference / file).read_bytes()
+
+
 def test_a_run_of_before_on_train_and_val_keeps_its_clips(videos, tmp_path, capsys) -> None:
     """An earlier version trained on both folders; now they are splits, and it would hold out other clips."""
     root = tmp_path / "data"
@@ -93,19 +118,19 @@ def test_a_run_of_before_on_train_and_val_keeps_its_clips(videos, tmp_path, caps
         folder = root / ("val" if number > 4 else "train")
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(videos / f"{number}.mkv", folder)
-    out = tmp_path / "run"
-    assert run(root, out, "data.format=folder") == 0
+    out, teacher = tmp_path / "run", "preset=hpm_teacher"  # what an earlier version had
+    assert run(root, out, teacher, "data.format=folder") == 0
     half_way(out)
     (out / "data.json").unlink()
     config = out / "config.yaml"
     config.write_text(config.read_text().replace("format: folder", "format: auto"))
     before = everything(out)
     capsys.readouterr()
-    assert run(root, out) == 1 and everything(out) == before
+    assert run(root, out, teacher) == 1 and everything(out) == before
     said = capsys.readouterr().err
     assert "holds out 2 clips" in said and "data.format=folder does so still" in said and said.count("\n") == 1
-    assert run(root, out, "data.format=folder") == 0
-    assert run(root, tmp_path / "reference", "data.format=folder") == 0
+    assert run(root, out, teacher, "data.format=folder") == 0
+    assert run(root, tmp_path / "reference", teacher, "data.format=folder") == 0
     for name in ("student", "teacher", "optimizer"):
         file = f"checkpoints/step-00000006/{name}.safetensors"
         assert (out / file).read_bytes() == (tmp_path / "reference" / file).read_bytes()

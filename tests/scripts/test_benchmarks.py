@@ -46,7 +46,7 @@ def peers():
 def test_steps_against_their_peers(bench) -> None:
     pytest.importorskip("transformers", reason="compares with transformers")
     result = bench("bench_step", "--batch=2", "--profile", *SMALL)
-    names = {"hf_videomae", "videomae", "random_half", "random_cross", "hpm", "hpm_paper", "naive_port"}
+    names = {"hf_videomae", "videomae", "random_half", "random_cross", "hpm", "hpm_teacher", "hpm_paper", "naive_port"}
     assert result["clips_per_s"].keys() == result["time_by_videomae"].keys() == names
     for key in ("clips_per_s", "time_by_hf_videomae", "time_by_videomae"):
         for found in result[key].values():

@@ -35,7 +35,8 @@ TINY = (
     "train.log_every_steps=1 model.drop_path=0.2"
 ).split()
 DECODER = (
-    "model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 mask.ratio=0.75 train.num_pictures=1"
+    "model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 mask.ratio=0.75 train.num_pictures=1 "
+    "preset=hpm_teacher"  # without a table, whose size depends on the data
 ).split()
 
 

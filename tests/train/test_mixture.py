@@ -22,7 +22,7 @@ from hpm_video.train.run import num_steps
 from hpm_video.types import Batch, BatchSlice, UserError
 
 TINY = (
-    "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=32 "
+    "preset=hpm_teacher data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=32 "
     "model.depth=2 model.num_heads=2 model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 model.predictor_depth=1 "
     "mask.ratio=0.75 mask.hard_share_start=0.5 optim.batch_size=4 optim.base_lr=0.1 train.steps=8 train.log_every_steps=1 "
     "train.measure_every_steps=4 train.save_every_steps=3 train.num_pictures=1 train.keep_checkpoints=3 engine.precision=fp32 "

@@ -54,7 +54,7 @@ def test_with_the_encoders_own_norm() -> None:
 
 
 def test_pretraining_has_one_rate() -> None:
-    student = build_student(load_config(None, [*TINY, "mask.ratio=0.75"]))
+    student = build_student(load_config(None, [*TINY, "mask.ratio=0.75", "preset=hpm_teacher"]))
     found = settings(student, 0.05, 1.0)
     assert {scale for _, scale in found.values()} == {1.0}
     assert found["mask_token"][0] == 0.0 and found["decoder.blocks.0.attn.qkv.weight"][0] == 0.05

@@ -26,7 +26,7 @@ from hpm_video.types import UserError
 from hpm_video.weights.load import load_encoder
 
 TINY = (
-    "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=32 "
+    "preset=hpm_teacher data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=32 "
     "model.depth=2 model.num_heads=2 model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 model.predictor_depth=1 "
     "mask.ratio=0.75 mask.decoded_share=1 teacher.view=all mask.hard_share_start=0.5 optim.batch_size=4 optim.base_lr=0.05 train.steps=6 "
     "train.log_every_steps=1 train.measure_every_steps=3 train.save_every_steps=3 train.num_pictures=1 engine.precision=fp32 engine.num_threads=1 "

@@ -27,7 +27,8 @@ from hpm_video.weights.transfer import fill_encoder, fill_student
 QUICK: Any = {"derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 TINY = (
     "data.root=x train.output=y data.num_frames=4 data.frame_size_px=[16,16] model.patch_px=8 model.width=16 model.depth=2 "
-    "model.num_heads=2 model.decoder_width=8 model.decoder_heads=1 model.decoder_depth=1 mask.ratio=0.5"
+    "model.num_heads=2 model.decoder_width=8 model.decoder_heads=1 model.decoder_depth=1 mask.ratio=0.5 "
+    "preset=hpm_teacher"
 ).split()
 BEYOND_GIB = 1.0  # more than this in one of these files' reading is a bomb that went off
 

@@ -307,7 +307,8 @@ def test_hpm_files_give_student_and_teacher(tiny_config) -> None:
     theirs["decoder_pred_losspred.weight"], theirs["decoder_pred_losspred.bias"] = torch.randn(48, 16), torch.randn(48)
     found = convert(theirs, Said(num_heads=2, decoder_heads=2))
     assert found.project == "HPM" and not found.notes
-    assert found.decoder == {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "predictor_depth": 1}
+    sizes = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "predictor_depth": 1}
+    assert found.decoder == {**sizes, "decoder_attention": "self"}
     student.loss_head.weight.data.zero_()
     student.load_state_dict(student_weights(found), strict=True)
     picture, visible, hidden = torch.randn(3, 3, 1, 16, 16), *hide(3, 16, 12)[1:]

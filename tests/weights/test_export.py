@@ -17,7 +17,7 @@ from hpm_video.types import UserError
 from hpm_video.weights.export import export
 from hpm_video.weights.exporters import EXPORTERS, Exporter
 from hpm_video.weights.read import read_weights
-from hpm_video.weights.transfer import fill_encoder
+from hpm_video.weights.transfer import fill_encoder, fill_student
 
 CLASSES = ["left", "right", "up"]
 
@@ -218,20 +218,27 @@ def test_a_pretrained_model_in_videomaes_names(tmp_path, tiny_config) -> None:
     torch.testing.assert_close(student(clip, visible, hidden).pixels, expected, atol=1e-5, rtol=0)
 
 
-def test_a_decoder_of_features_is_not_videomaes(tmp_path, tiny_config) -> None:
-    config = tiny_config(objective__target="teacher_features")
-    write_run(tmp_path / "run", config, Student.of(config))
+@pytest.mark.parametrize("key", [{"objective__target": "teacher_features"}, {"model__decoder_attention": "cross"}])
+def test_of_a_decoder_that_videomae_does_not_have_the_encoder_is_written(tmp_path, tiny_config, key) -> None:
+    transformers = pytest.importorskip("transformers", reason="exports to transformers")
+    config = tiny_config(**key)
+    student = Student.of(config).eval()
+    write_run(tmp_path / "run", config, student)
     for target in ("hf", "videomae"):
-        with pytest.raises(UserError, match=f"--to {target}: this model predicts teacher_features"):
-            export(tmp_path / "run", target)
-
-
-def test_a_cross_attending_decoder_is_not_videomaes(tmp_path, tiny_config) -> None:
-    config = tiny_config(model__decoder_attention="cross")
-    write_run(tmp_path / "run", config, Student.of(config))
-    for target in ("hf", "videomae"):
-        with pytest.raises(UserError, match=f"--to {target}: this model has model.decoder_attention=cross"):
-            export(tmp_path / "run", target)
+        assert float(export(tmp_path / "run", target).split()[-1]) <= 1e-5
+    clip = torch.randn(2, 3, 4, 16, 16)
+    model = transformers.VideoMAEModel.from_pretrained(tmp_path / "run" / "hf").eval()
+    expected = student.encoder(clip)
+    torch.testing.assert_close(model(clip.transpose(1, 2)).last_hidden_state, expected, atol=1e-5, rtol=0)
+    assert "VideoMAEModel.from_pretrained" in (tmp_path / "run" / "hf" / "README.md").read_text()
+    weights = torch.load(tmp_path / "run" / "videomae" / "videomae.pth", weights_only=True)["model"]
+    assert weights and all(name.startswith("encoder.") for name in weights)
+    for folder in ("hf", "videomae"):
+        found = read_weights(tmp_path / "run" / folder)
+        assert not found.decoder
+        again = Student.of(config).eval()
+        fill_student(again, found, "pixels")
+        torch.testing.assert_close(again.encoder(clip), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("stage", ["encoder", "classifier"])

@@ -22,7 +22,7 @@ from hpm_video.weights.load import load_student
 from hpm_video.weights.read import read_weights
 from hpm_video.weights.transfer import fill_student
 
-REQUIRED = ["data.root=x", "train.output=y"]
+REQUIRED = ["data.root=x", "train.output=y", "mask.difficulty=teacher"]
 
 
 def shaken(student: Student) -> Student:
@@ -190,7 +190,7 @@ def test_a_fine_tuned_encoder_can_be_pretrained_further(tmp_path, tiny_config) -
         "model": {"patch_px": 4, "tubelet": 2, "width": 32, "depth": 2, "num_heads": 2},
         "data": {"num_frames": 4, "frame_size_px": [16, 16]},
     }
-    config = load_finetune_config(None, REQUIRED, base)
+    config = load_finetune_config(None, REQUIRED[:2], base)
     classifier = Classifier.of(config, 3)
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     save_classes(tmp_path, ["a", "b", "c"])
@@ -245,7 +245,7 @@ def test_a_pretraining_goes_on_from_another_one(tmp_path, capsys) -> None:
         "model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 model.predictor_depth=1"
     ).split()
     keys = (
-        "data.num_workers=0 data.num_held_out=2 mask.ratio=0.75 mask.hard_share_start=0.5 optim.batch_size=4 train.num_pictures=0 "
+        "preset=hpm_teacher data.num_workers=0 data.num_held_out=2 mask.ratio=0.75 mask.hard_share_start=0.5 optim.batch_size=4 train.num_pictures=0 "
         "engine.precision=fp32 engine.num_threads=1 teacher.momentum_start=0.5 teacher.momentum_end=0.5 train.save_every_steps=1"
     ).split()
     keys.append(f"data.root={tmp_path / 'videos'}")

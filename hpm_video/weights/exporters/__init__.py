@@ -19,7 +19,7 @@ class Exporter(Row):
 
     library: str = ""  # library_name of the model card
     loaded_by: str = ""  # who loads the written folder back, for the message
-    use: tuple[str, ...] = ()  # Python that loads FOLDER; {task}: VideoClassification or PreTraining
+    use: tuple[str, ...] = ()  # Python that loads FOLDER; {name}: its class in transformers
     in_run: bool = False
 
 
@@ -36,8 +36,8 @@ EXPORTERS = Table(
         library="transformers",
         loaded_by="hf",
         use=(
-            "from transformers import VideoMAEFor{task}",
-            'model = VideoMAEFor{task}.from_pretrained("FOLDER").eval()',
+            "from transformers import {name}",
+            'model = {name}.from_pretrained("FOLDER").eval()',
         ),
     ),
     timm=Exporter(

@@ -62,18 +62,16 @@ def need(library: str, package: str) -> Any:
         raise UserError(f"{library} is not installed ({error}); expected: pip install '{package}'") from error
 
 
+def has_videomae_decoder(config: RunConfig) -> bool:
+    """Return whether VideoMAE has the decoder of a pretraining run: one that attends to itself and predicts pixels."""
+    if not isinstance(config, PretrainConfig):
+        return False
+    return config.model.decoder_attention == "self" and TARGETS[config.objective.target].is_pixels
+
+
 def check_is_videomae(config: RunConfig, encoder: Encoder, target: str) -> None:
-    """Raise UserError if VideoMAE has no such model."""
+    """Raise UserError if VideoMAE has no such encoder."""
     positions = encoder.positions
-    if isinstance(config, PretrainConfig) and not TARGETS[config.objective.target].is_pixels:
-        raise UserError(
-            f"--to {target}: this model predicts {config.objective.target}; VideoMAE's decoder predicts pixels"
-        )
-    if isinstance(config, PretrainConfig) and config.model.decoder_attention != "self":
-        raise UserError(
-            f"--to {target}: this model has model.decoder_attention={config.model.decoder_attention}; VideoMAE's decoder has "
-            "self-attention. Try --to safetensors, which writes the encoder"
-        )
     wrong = [f"model.positions={positions.kind}"] if positions.kind != "sincos1d" else []
     wrong += ["positions made for another grid"] if positions.made_for != encoder.grid else []
     wrong += ["a class token"] if encoder.cls_token is not None else []

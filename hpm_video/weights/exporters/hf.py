@@ -5,13 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
-from hpm_video.config import RunConfig
+from hpm_video.config import FinetuneConfig, RunConfig
 from hpm_video.models.classifier import Classifier
 from hpm_video.weights.convert_out import to_transformers
 from hpm_video.weights.exporters.check import (
     Check,
     Model,
     check_is_videomae,
+    has_videomae_decoder,
     mlp_width,
     need,
     num_heads,
@@ -20,14 +21,20 @@ from hpm_video.weights.exporters.check import (
 )
 
 
+def class_in_transformers(config: RunConfig) -> str:
+    """Return the class of transformers that holds the model of a run."""
+    if isinstance(config, FinetuneConfig):
+        return "VideoMAEForVideoClassification"
+    return "VideoMAEForPreTraining" if has_videomae_decoder(config) else "VideoMAEModel"
+
+
 def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> Check:
     """Write a folder for `from_pretrained` of transformers' VideoMAEForPreTraining or -ForVideoClassification, with
-    its processor."""
+    its processor; of VideoMAEModel, the encoder, if VideoMAE has no such decoder."""
     transformers = need("transformers", "transformers")
     check_is_videomae(config, model.encoder, "hf")
     settings = transformers.VideoMAEConfig(**_transformers_settings(config, model, classes))
-    kind = "ForVideoClassification" if isinstance(model, Classifier) else "ForPreTraining"
-    network = getattr(transformers, f"VideoMAE{kind}")(settings)
+    network = getattr(transformers, class_in_transformers(config))(settings)
     network.load_state_dict(to_transformers(model, model.encoder, network.state_dict().keys()))
     network.save_pretrained(folder)
     height, width = config.data.frame_size_px
@@ -42,6 +49,8 @@ def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> 
         other, clip = type(network).from_pretrained(folder).eval(), random_clip(config)
         if isinstance(model, Classifier):
             return other(clip.transpose(1, 2)).logits, model(clip)
+        if not has_videomae_decoder(config):
+            return other(clip.transpose(1, 2)).last_hidden_state, model.encoder(clip)
         masked, visible, hidden = random_mask(model.encoder.num_tokens)
         return other(clip.transpose(1, 2), bool_masked_pos=masked).logits, model(clip, visible, hidden).pixels
 
@@ -65,6 +74,8 @@ def _transformers_settings(config: RunConfig, model: Model, classes: list[str]) 
     if isinstance(model, Classifier):
         names = dict(enumerate(classes))
         return settings | {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+    if not has_videomae_decoder(config):
+        return settings
     width = model.project.out_features
     settings |= {"decoder_hidden_size": width, "decoder_intermediate_size": mlp_width(model.decoder, width)}
     settings |= {

@@ -15,6 +15,7 @@ from hpm_video.weights.exporters.check import (
     Check,
     Model,
     check_is_videomae,
+    has_videomae_decoder,
     num_heads,
     random_clip,
     random_mask,
@@ -25,16 +26,20 @@ from hpm_video.weights.transfer import fill_encoder, fill_student
 
 
 def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> Check:
-    """Write videomae.pth in the names of VideoMAE's own code ({"model": ...}), and the two json files that describe it.
+    """Write videomae.pth in the names of VideoMAE's own code ({"model": ...}), and the two json files that describe it. If
+    VideoMAE has no such decoder, it holds the encoder alone.
 
     That code is not a package that could be installed: the check reads the file as one of VideoMAE's.
     """
     check_is_videomae(config, model.encoder, "videomae")
+    tensors, with_decoder = to_videomae(model, model.encoder), has_videomae_decoder(config)
+    if isinstance(model, Student) and not with_decoder:
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
     with replacing(folder / "videomae.pth") as draft:
-        torch.save({"model": to_videomae(model, model.encoder)}, draft)
+        torch.save({"model": tensors}, draft)
     about = {"model_type": "videomae", "num_frames": config.data.num_frames, "image_size": config.data.frame_size_px}
     about["num_attention_heads"] = num_heads(model.encoder.stack)
-    if isinstance(model, Student):
+    if isinstance(model, Student) and with_decoder:
         about["decoder_num_attention_heads"] = num_heads(model.decoder)
     write_about(folder, config, about, classes)
 
@@ -46,6 +51,8 @@ def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> 
             fill_encoder(again, weights, classes)
             return again(clip), model(clip)
         fill_student(again, weights, "pixels")
+        if not with_decoder:
+            return again.encoder(clip), model.encoder(clip)
         _, visible, hidden = random_mask(again.encoder.num_tokens)
         return again(clip, visible, hidden).pixels, model(clip, visible, hidden).pixels
 
