@@ -24,10 +24,11 @@ from hpm_video.models.student import Student, build_student
 from hpm_video.streams import seeded
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.graphs import make_micro_steps
-from hpm_video.types import BatchSlice
+from hpm_video.types import Batch, BatchSlice
 
 NOW, STEPS = 750, 1000  # three quarters through a run: alpha is .375 of .5
 LR, MOMENTUM = 1e-5, 0.999
+NUM_SAMPLES = 1000  # of the training data, for what is remembered of each
 
 
 def make_config(size: str, frames: int, side: int, batch: int, keys: Sequence[str] = ()) -> PretrainConfig:
@@ -48,15 +49,18 @@ class OurStep:
 
     def __init__(self, config: PretrainConfig, device: torch.device, clip: Tensor | None = None) -> None:
         student = build_student(config)
-        self.step = PretrainStep(config, student, device)
+        self.step = PretrainStep(config, student, device, NUM_SAMPLES)
         self.engine = PlainEngine(student, config, device)
         self.clip = make_clip(config, device) if clip is None else clip
+        count = len(self.clip)
+        self.batch = Batch(self.clip, torch.full((count,), -1), torch.arange(count) % NUM_SAMPLES)
         self.micro_steps = make_micro_steps(config, self.engine, self.step)
 
     def __call__(self) -> Tensor:
         count = self.clip.shape[0]
-        result, _ = self.micro_steps.forward(self.clip, BatchSlice(0, count, count), NOW, STEPS)
+        result, journey = self.micro_steps.forward(self.clip, BatchSlice(0, count, count), NOW, STEPS, self.batch)
         self.micro_steps.backward(result.loss)
+        self.step.observe(self.batch, journey)
         self.engine.step(LR)
         self.step.after_update(self.engine, NOW, STEPS)
         return result.loss.detach()

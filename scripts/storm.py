@@ -26,7 +26,7 @@ STEPS, LIMIT_S, START_LIMIT_S = 12, 60.0, 300.0
 KEYS = (
     "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=1 data.num_held_out=2 model.patch_px=4 model.width=32 "
     "model.depth=2 model.num_heads=2 model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 mask.ratio=0.75 "
-    "mask.hard_share_start=0.5 teacher.momentum_start=0.9 teacher.momentum_end=0.9 model.drop_path=0.2 optim.batch_size=8 "
+    "objective.target=teacher_features teacher.momentum_start=0.9 teacher.momentum_end=0.9 model.drop_path=0.2 optim.batch_size=8 "
     f"engine.micro_batch_size=2 train.steps={STEPS} train.log_every_steps=1 train.measure_every_steps=4 "
     "train.save_every_steps=2 train.num_pictures=1 engine.precision=fp32 engine.num_threads=1 engine.lost_after_s=20"
 ).split()

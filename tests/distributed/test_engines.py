@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 TUNED = ["zero1", "zero3", "ddp", "fsdp"]
 STAGES = ["zero0", "zero1", "zero2", "zero3", "ddp", "fsdp"]
 KEYS = (
-    "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=36 "
+    "preset=hpm_teacher data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=36 "
     "model.depth=2 model.num_heads=3 model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 model.predictor_depth=1 "
     "mask.ratio=0.75 mask.hard_share_start=0.5 optim.batch_size=8 optim.base_lr=0.05 optim.betas=[0.8,0.9] optim.eps=1e-7 "
     "optim.weight_decay=0.03 optim.clip_norm=1.0 train.steps=6 train.log_every_steps=1 train.measure_every_steps=3 "
