@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hpm_video.commands.arguments import add_run
 from hpm_video.commands.output import say
+from hpm_video.errors import UserError
 from hpm_video.runs.kind import check_run
 from hpm_video.weights.exporters import DEFAULT, EXPORTERS
 
@@ -13,15 +14,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command; the choices of --to are the rows of EXPORTERS."""
     add_run(parser, "")
     parser.add_argument("--to", choices=[*EXPORTERS], default=DEFAULT, help=EXPORTERS.describe())
+    parser.add_argument(
+        "--push", metavar="ORG/NAME", help="also put what is written on the Hugging Face hub (a new one is private)"
+    )
     parser.add_argument("--out", type=Path, help="folder to write, but for safetensors (RUN/hf, RUN/timm, ...)")
 
 
 def run(given: argparse.Namespace) -> int:
     """Export a run; return the exit status. Raises UserError."""
     check_run(given.run)
+    if given.push and EXPORTERS[given.to].in_run:
+        others = ", ".join(name for name in EXPORTERS if not EXPORTERS[name].in_run)
+        raise UserError(f"--push: --to {given.to} writes into the run folder; expected --to {others}")
     from hpm_video.weights.export import export
 
     say(f"wrote {export(given.run, given.to, given.out)}")
     if not EXPORTERS[given.to].in_run:
-        say(f"How to use it: {(given.out or given.run / given.to) / 'README.md'}")
+        folder = given.out or given.run / given.to
+        say(f"How to use it: {folder / 'README.md'}")
+        if given.push:
+            from hpm_video.weights.hub import push_folder
+
+            say(f"put on the hub: {push_folder(folder, given.push)}")
     return 0

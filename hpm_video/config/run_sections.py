@@ -116,7 +116,7 @@ class InitConfig:
     weights: str | None = key(
         None,
         "weights to start from (pretraining: decoder, predictor and teacher too, if they fit): a run folder, a file of weights "
-        "or several with an index, or a checkpoint folder of DeepSpeed or torch; null = random initialisation",
+        "or several with an index, a checkpoint folder of DeepSpeed or torch, or hf://ORG/NAME; null = random initialisation",
         path=True,
     )
     trust_pickle: bool = key(

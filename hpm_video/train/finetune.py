@@ -29,7 +29,7 @@ from hpm_video.train.loop import Loop
 from hpm_video.train.micro_batch import explained_shortage, settle_micro_batch
 from hpm_video.train.run import Measure, Training
 from hpm_video.weights.load import write_classifier
-from hpm_video.weights.read import read_weights, weight_settings
+from hpm_video.weights.read import read_initial, weight_settings
 from hpm_video.weights.transfer import fill_encoder
 
 log = logging.getLogger("hpm_video")
@@ -55,7 +55,7 @@ def _train(config: FinetuneConfig, folder: RunFolder, device: torch.device) -> b
     model = build_classifier(config, len(train_set.classes))
     if config.init.weights is not None and not resuming:
         with together():
-            weights = read_weights(Path(config.init.weights), config.init.trust_pickle)
+            weights = read_initial(config.init)
             for line in fill_encoder(model, weights, train_set.classes).splitlines():
                 log.info(line)
     elif not resuming:

@@ -34,7 +34,7 @@ from hpm_video.train.metrics import MetricLog
 from hpm_video.train.micro_batch import explained_shortage, settle_micro_batch
 from hpm_video.train.run import Measure, Training
 from hpm_video.weights.load import export_run
-from hpm_video.weights.read import read_weights, weight_settings
+from hpm_video.weights.read import read_initial, weight_settings
 from hpm_video.weights.transfer import fill_student
 
 log = logging.getLogger("hpm_video")
@@ -58,7 +58,7 @@ def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, moni
     student = build_student(config)
     starting = config.init.weights is not None and folder.resumes is None
     with together():
-        weights = read_weights(Path(config.init.weights or ""), config.init.trust_pickle) if starting else None
+        weights = read_initial(config.init) if starting else None
         if weights is not None:
             _tell(fill_student(student, weights, config.objective.target))
     step = PretrainStep(config, student, device, len(train_set))

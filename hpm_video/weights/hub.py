@@ -1,7 +1,8 @@
-"""Models of the Hugging Face hub: hf://ORG/NAME, fetched with huggingface_hub into its cache."""
+"""Models of the Hugging Face hub: hf://ORG/NAME, fetched with huggingface_hub into its cache, and exports that are put there."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 from hpm_video.errors import UserError
 from hpm_video.reading import brief, one_line
@@ -22,12 +23,7 @@ def fetch_model(source: str) -> Path:
     found = NAME.fullmatch(source)
     if found is None:
         raise UserError(f"{brief(source)}: not a name of the hub; expected hf://ORG/NAME or hf://ORG/NAME@REVISION")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise UserError(
-            f"{source}: huggingface_hub is not installed; expected it for hf:// names. Try: pip install huggingface_hub"
-        ) from error
+    snapshot_download = _library(source).snapshot_download
     name, revision = found.groups()
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=SAFE))
@@ -39,3 +35,28 @@ def fetch_model(source: str) -> Path:
             "or the path of a copy on this machine"
         ) from error
     return folder
+
+
+def push_folder(folder: Path, name: str) -> str:
+    """Put the files of an exported folder on the hub as ORG/NAME, as a new commit; return its address. A new model is private.
+    Raises UserError."""
+    found = NAME.fullmatch(f"{PREFIX}{name}")
+    if found is None or found[2]:
+        raise UserError(f"--push: {brief(name)}; expected ORG/NAME")
+    api = _library(f"--push: {name}").HfApi()
+    try:
+        api.create_repo(name, private=True, exist_ok=True)
+        return str(api.upload_folder(repo_id=name, folder_path=str(folder), commit_message="hpm-video export"))
+    except Exception as error:
+        raise UserError(
+            f"--push: {name}: not put there ({one_line(error)[:300]}); {folder} is written all the same. Try: hf auth login, or a "
+            "name of your own account"
+        ) from error
+
+
+def _library(asking: str) -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(f"{asking}: huggingface_hub is not installed. Try: pip install huggingface_hub") from error
+    return huggingface_hub

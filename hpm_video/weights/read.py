@@ -23,6 +23,7 @@ from hpm_video.weights.convert_in import check_numbers, convert
 from hpm_video.weights.convert_names import Said
 from hpm_video.weights.files import INDEX, WANTED, read_said, whole
 from hpm_video.weights.folders import find_shards, read_weights_of
+from hpm_video.weights.hub import fetch_model, is_on_hub
 
 DECODER_KEYS = {f.name for f in dataclasses.fields(ModelConfig)} - {f.name for f in dataclasses.fields(EncoderConfig)}
 VIDEO_PROJECTS = ("VideoMAE", "transformers VideoMAE", "MAE-ST")  # the first two fine-tune with a fixed table
@@ -76,7 +77,13 @@ def weight_settings(init: InitConfig, pretraining: bool = False) -> dict[str, An
     """Return the settings of model and clips of init.weights; None if it is not set."""
     if init.weights is None:
         return None
-    return read_weights(Path(init.weights), init.trust_pickle).settings(pretraining)
+    return read_initial(init).settings(pretraining)
+
+
+def read_initial(init: InitConfig) -> Weights:
+    """Read the weights of init.weights: a path, or hf://ORG/NAME. Raises UserError."""
+    source = init.weights or ""
+    return read_weights(fetch_model(source) if is_on_hub(source) else Path(source), init.trust_pickle)
 
 
 def target_kind(target: str | None) -> str:

@@ -2,16 +2,25 @@
 
 import hashlib
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from hpm_video.cli import main
+from hpm_video.config.run_sections import InitConfig
 from hpm_video.errors import UserError
+from hpm_video.models.student import Student
+from hpm_video.runs.checkpoints import Checkpoint, save_checkpoint
 from hpm_video.weights.hub import fetch_model, is_on_hub
+from hpm_video.weights.read import read_initial, weight_settings
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -111,3 +120,53 @@ def test_a_name_of_the_hub_is_a_model(tmp_path, make_run, monkeypatch) -> None:
     monkeypatch.setattr("hpm_video.api.model.fetch_model", lambda source: {"hf://org/name": run / "x"}[source].parent)
     (run / "config.yaml").unlink()  # as on the hub: weights and encoder.json
     assert hv.load("hf://org/name").width == 32 and not Path("hf:").exists()
+
+
+def test_training_starts_from_a_name_of_the_hub(hub, make_run) -> None:
+    run, _ = make_run()
+    hub.files = {name: (run / name).read_bytes() for name in ("encoder.safetensors", "encoder.json")}
+    init = InitConfig(weights="hf://org/name")
+    settings = weight_settings(init)
+    assert settings is not None and settings["model"]["width"] == 32
+    found = read_initial(init).tensors
+    own = load_file(run / "encoder.safetensors")
+    assert own.keys() == found.keys() and all(torch.equal(p, found[n]) for n, p in own.items())
+
+
+class Account:
+    """The part of huggingface_hub's HfApi that a push asks."""
+
+    asked: list[tuple] = []
+
+    def create_repo(self, name: str, **options: Any) -> None:
+        if name == "other/name":
+            raise PermissionError("403\nForbidden")
+        self.asked.append((name, options))
+
+    def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> str:
+        self.asked.append((repo_id, sorted(file.name for file in Path(folder_path).iterdir())))
+        return f"https://hub/{repo_id}"
+
+
+def test_an_export_is_put_on_the_hub(make_run, monkeypatch, capsys) -> None:
+    run, config = make_run()
+    weights = dict(Student.of(config).named_parameters())
+    save_checkpoint(run, Checkpoint(weights, None, {}, {"step": 1, "machine": {}}), keep=1)
+    library = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(library, "HfApi", Account)
+    monkeypatch.setattr(Account, "asked", [])
+    words = ["export", str(run), "--to", "videomae", "--push"]
+    assert main([*words, "org/name"]) == 0 and "put on the hub: https://hub/org/name" in capsys.readouterr().out
+    (_, options), (name, files) = Account.asked
+    assert (
+        options["private"]
+        and options["exist_ok"]
+        and name == "org/name"
+        and {"README.md", "videomae.pth"} <= set(files)
+    )
+    for given, told in (("name", "expected ORG/NAME"), ("other/name", "403; .*|not put there")):
+        assert main([*words, given]) == 1
+        assert re.search(told, capsys.readouterr().err)
+    assert main(["export", str(run), "--push", "org/name"]) == 1
+    assert "expected --to hf, timm, videomae, onnx" in capsys.readouterr().err
+    assert len(Account.asked) == 2
