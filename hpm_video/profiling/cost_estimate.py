@@ -10,7 +10,7 @@ import torch
 from hpm_video.config import PretrainConfig, to_yaml
 from hpm_video.config.batch import split_batch
 from hpm_video.config.geometry import Geometry, has_images
-from hpm_video.cores import count_workers, num_free_cores
+from hpm_video.cores import MOST_WORKERS, count_workers, num_free_cores
 from hpm_video.costs.dry_run import DryRun, dry_run
 from hpm_video.costs.memory import estimate_memory, free_device_memory, layout_of
 from hpm_video.costs.meter import Cost
@@ -27,7 +27,8 @@ from hpm_video.train.run import num_steps
 STEP_LIMIT_S, LOADER_LIMIT_S, HARD_LIMIT_S = 10.0, 6.0, 120.0
 MACS_A_SECOND, TRIAL_STEP_S = 40e9, 3.0  # a guess for CPUs, to choose how many clips are tried
 ENGINE_NAMES = {"ddp": "DDP", "fsdp": "FSDP"}
-SLOW_LOADER = "the loader: more data.num_workers, data.repeats, or a copy by hpm-video prepare"
+REPEATS = 4  # data.repeats of a second look, if reading is the limit
+PREPARED = 5  # how many times as fast a prepared copy is read: benchmarks/results/loader_cpu_202611.md
 
 
 class Pace(NamedTuple):
@@ -35,6 +36,12 @@ class Pace(NamedTuple):
 
     step: float | None
     loader: float | None
+    repeated: float | None = None  # of the loader, with REPEATS clips of each decoded video
+
+    @property
+    def reading_is_limit(self) -> bool:
+        """Return whether both were measured and the loader is the slower one."""
+        return self.step is not None and self.loader is not None and self.loader < self.step
 
     def of(self, num_ranks: int, reads_beside: bool) -> float | None:
         """Return the clips per second of `num_ranks` processes that do not slow each other. Reading runs beside the
@@ -142,7 +149,11 @@ def report_time(  # noqa: PLR0913
         argument = {"config": str(file), "num_clips": num_clips, "limit_s": STEP_LIMIT_S}
         steps = _try(time_steps, argument)
         loader = _try(time_loader, argument | {"limit_s": LOADER_LIMIT_S}) if num_videos else Answer({})
-    pace = Pace(_report_steps(found, steps), _report_loader(found, loader, count_workers(config.data.num_workers)))
+        pace = Pace(_report_steps(found, steps), _report_loader(found, loader, count_workers(config.data.num_workers)))
+        if pace.reading_is_limit and config.data.repeats < REPEATS:
+            write_text(file, to_yaml(replace(named, data=replace(named.data, repeats=REPEATS))))
+            more = _try(time_loader, argument | {"limit_s": LOADER_LIMIT_S})
+            pace = pace._replace(repeated=more.value.get("clips_per_s"))
     _report_pace(found, config, pace, num_videos, num_ranks)
 
 
@@ -179,6 +190,25 @@ def _report_loader(found: Diagnostics, loader: Answer, num_workers: int) -> floa
     return float(loader.value["clips_per_s"])
 
 
+def close_gap(config: PretrainConfig, pace: Pace, num_cores: int) -> list[str]:
+    """Return what makes the loader as fast as the steps, and how far each goes alone. num_cores: of one rank."""
+    assert pace.step is not None and pace.loader is not None
+    gap, workers, ways = pace.step / pace.loader, count_workers(config.data.num_workers), []
+
+    def tell(way: str, factor: float, how: str) -> None:
+        reached = "closes the gap" if factor >= gap else f"{min(1.0, factor / gap):.0%} of what the steps take"
+        ways.append(f"{way}: {factor:.1f} times as fast ({how}), {reached}")
+
+    more = min(num_cores, MOST_WORKERS)
+    if workers and more > workers:
+        tell(f"data.num_workers={more}", more / workers, f"if {more} cores of the rank are free")
+    if pace.repeated is not None and pace.repeated > pace.loader:
+        tell(f"data.repeats={REPEATS}", pace.repeated / pace.loader, "measured now")
+    tell("hpm-video prepare FOLDER OUT, a small copy", PREPARED, "of H.264 of 320 px, on another machine")
+    ways.append("many small files on a network disk: hpm-video pack FOLDER OUT, tar shards that are read in order")
+    return ways
+
+
 def _report_pace(
     found: Diagnostics, config: PretrainConfig, pace: Pace, num_videos: int | None, num_ranks: int
 ) -> None:
@@ -186,7 +216,11 @@ def _report_pace(
     if together is None:
         return
     if pace.loader is not None and pace.step is not None:
-        found.line(f"the limit       {SLOW_LOADER if pace.loader < pace.step else 'the training step'}")
+        ways = close_gap(config, pace, num_free_cores() // max(1, num_ranks)) if pace.reading_is_limit else []
+        limit = f"the loader: {pace.loader / pace.step:.0%} of what the steps take" if ways else "the training step"
+        found.line(f"the limit       {limit}")
+        for way in ways:
+            found.line(f"                {way}")
         processes = num_ranks * (1 + count_workers(config.data.num_workers))
         if processes > num_free_cores():
             found.line(

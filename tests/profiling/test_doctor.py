@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hpm_video import cli
-from hpm_video.config import to_yaml
+from hpm_video.config import load_config, to_yaml
 from hpm_video.profiling import cost_estimate as forecast
 from hpm_video.profiling import doctor, environment
 from hpm_video.profiling.cost_estimate import Pace
@@ -185,3 +185,34 @@ def test_words() -> None:
     assert [format_count(n, w) for n, w in ((1, "clip"), (2000, "clip"), (2, "process"))] == [
         *("1 clip", "2,000 clips", "2 processes")
     ]
+
+
+def test_what_closes_the_gap_of_the_loader_is_told_with_its_amount(tiny_config, monkeypatch) -> None:
+    config = tiny_config(data__num_workers=2)
+    pace = forecast.Pace(step=10.0, loader=4.0, repeated=9.0)
+    assert pace.reading_is_limit and not forecast.Pace(4.0, 10.0).reading_is_limit
+    assert not forecast.Pace(None, 10.0).reading_is_limit and not forecast.Pace(1.0, None).reading_is_limit
+    workers, repeats, copy, shards = forecast.close_gap(config, pace, num_cores=8)
+    assert workers == "data.num_workers=8: 4.0 times as fast (if 8 cores of the rank are free), closes the gap"
+    assert repeats == "data.repeats=4: 2.2 times as fast (measured now), 90% of what the steps take"
+    assert "hpm-video prepare" in copy and "closes the gap" in copy and "hpm-video pack" in shards
+    ways = forecast.close_gap(
+        config, pace._replace(repeated=None), num_cores=2
+    )  # no core is free, nothing was measured
+    assert [way.split()[0] for way in ways] == ["hpm-video", "many"]
+
+
+def test_a_loader_that_is_the_limit_is_measured_with_repeats_too(told, monkeypatch, labelled_set) -> None:
+    asked = []
+
+    def answer(function, argument) -> Answer:
+        if function is forecast.time_steps:
+            return Answer({"seconds": [0.1], "num_clips": 8, "memory_gib": 0.0, "told": ""})
+        asked.append(load_config(argument["config"]).data.repeats)
+        return Answer({"clips_per_s": 20.0 * asked[-1], "num_clips": 9, "bad": []})
+
+    monkeypatch.setattr(forecast, "_try", answer)
+    status, said = told(data__root=str(labelled_set))
+    assert status == 0 and asked == [1, 4], said
+    assert "the limit       the loader: 25% of what the steps take" in said
+    assert "data.repeats=4: 4.0 times as fast (measured now), closes the gap" in said

@@ -123,7 +123,7 @@ def test_masks_losses_and_looks(bench) -> None:
     looks = bench("bench_teacher", "--batch=2", *SMALL, "model.depth=4")["settings"]
     counted = {name: found["look_counted"] for name, found in looks.items()}
     assert counted["partial view, 4 of them"] == pytest.approx(4 * counted["partial view"])
-    assert counted["partial view, 1 block, half decoded (preset hpm)"] < counted["all visible (published)"]
+    assert counted["partial view, 1 block, half decoded (hpm_teacher)"] < counted["all visible (published)"]
     assert all(found["step_counted"] > found["look_counted"] > 0 for found in looks.values())
 
 

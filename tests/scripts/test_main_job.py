@@ -115,7 +115,7 @@ def test_demo_from_end_to_end(tmp_path, demo, monkeypatch, capsys) -> None:
     assert results["runs"]["hpm"]["steps"] == 6 > results["runs"]["videomae"]["steps"]
     assert max(costs.values()) < 1.2 * min(costs.values())  # whole steps of a run of six
     page = (tmp_path / "demo" / "report.html").read_text()
-    assert page.count("data:image/png;base64") == 2 and f"{results['hpm']['linear']:.3f}" in page
+    assert page.count("data:image/png;base64") == 3 and f"{results['hpm']['linear']:.3f}" in page
     assert main(["score", str(tmp_path / "demo" / "hpm")]) == 0
 
 
