@@ -287,8 +287,8 @@ def _describe_decoder(tensors: Mapping[str, Tensor], said: Said, notes: list[str
         heads = known.get(width, other)
         if width not in known:
             notes.append(f"the file does not say how many heads its decoder has: {heads} assumed (model.decoder_heads)")
-    found = {"decoder_width": width, "decoder_depth": count_blocks(tensors, "decoder"), "decoder_heads": heads}
-    found["decoder_attention"] = "self"
+    found: dict[str, Any] = {"decoder_width": width, "decoder_depth": count_blocks(tensors, "decoder")}
+    found |= {"decoder_heads": heads, "decoder_attention": "self"}
     if "loss_head.weight" in tensors:
         found["predictor_depth"] = count_blocks(tensors, "predictor")
     return found

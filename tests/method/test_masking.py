@@ -110,7 +110,7 @@ def test_sharpness_zero_is_random_and_large_values_are_the_hardest() -> None:
             sharp = mask_hard(difficulty, keys, plan_of(176, num_hard, "mask.sharpness=1e6"))
             assert torch.equal(sharp, mask_hard(difficulty, keys, plan_of(176, num_hard, "mask.sharpness=null")))
     easiest = mask_hard(difficulty := torch.randn(400, 196), keys, plan_of(100, 100, "mask.sharpness=-1e6"))
-    assert torch.equal(easiest, mask_hard(-difficulty, keys, plan_of(100, 100)))
+    assert torch.equal(easiest, mask_hard(-difficulty, keys, plan_of(100, 100, "mask.sharpness=null")))
 
 
 def test_odds_follow_the_rank() -> None:

@@ -141,7 +141,9 @@ def save(tensors: Mapping[str, Tensor], folder: Path, kind: torch.dtype) -> Path
 
 def make_student(weights: Weights, *words: str) -> Student:
     base = weights.settings(pretraining=True)
-    student = Student.of(load_config(None, [*FIXED, "mask.mode=random", "mask.ratio=0.5", *words], base))
+    student = Student.of(
+        load_config(None, [*FIXED, "preset=videomae", "model.first_weights=mae", "mask.ratio=0.5", *words], base)
+    )
     report = fill_student(student, weights, "norm_channel")
     assert "new: nothing" in report, report
     return student.eval()

@@ -92,7 +92,7 @@ def test_small_truth_speed_profile_and_feed(small) -> None:
     step = profile["step"]
     assert 0 <= step["idle_share"] < 1 and 0 < len(step["kernels"]) <= 40 and step["num_kernels"] > 40
     assert sum(kernel["share"] for kernel in step["kernels"]) <= 1.0001
-    assert {"encoder, forward", "AdamW", "EMA of the teacher"} <= {row["stage"] for row in profile["stages"]}
+    assert {"encoder, forward", "AdamW"} <= {row["stage"] for row in profile["stages"]}
     assert profile["copies"]["device"] > 0 and feed["loader_repeats_1"]["1"] > 0
     assert feed["training"]["repeats 1"]["clips_per_s"] > 0 and 0 <= feed["training"]["repeats 1"]["wait_share"] <= 1
 
@@ -129,6 +129,7 @@ def wait_for(true: Any) -> None:
     assert true()
 
 
+@pytest.mark.slow
 def test_a_stage_survives_what_happens_to_the_others(faulty, tmp_path, monkeypatch, capsys) -> None:
     """truth crashes, speed hangs, profile raises, feed lacks a package; a helpful package ends the process at its import."""
     run = script("run")
