@@ -250,6 +250,8 @@ def test_a_log_line_has_at_most_four_digits() -> None:
     line = format_line(3, 10, values, 61.23456)
     assert "loss 0.6111 " in line and "pixel_loss 1235" in line and "1,235 clips/s" in line and "33%" in line
     assert not re.search(r"\d\.\d{5}|\d{5}", line)
+    ranked = [format_line(3, 10, {**values, "ranking_loss": loss}, 60.0) for loss in (0.0, 0.7)]
+    assert "ranking_loss" not in ranked[0] and "ranking_loss 0.7000" in ranked[1]  # 0: the run has no predictor
 
 
 def test_files_that_were_written_are_named(make_run, tmp_path, monkeypatch, capsys) -> None:

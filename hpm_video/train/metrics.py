@@ -139,7 +139,8 @@ class Clock:
 
 def format_line(step: int, steps: int, values: Mapping[str, float], eta_s: float) -> str:
     """Return the log line of a step."""
-    shown = "  ".join(f"{name.removeprefix('held_out/')} {values[name]:#.4g}" for name in SHOWN if name in values)
+    given = [name for name in SHOWN if name in values and (name != "ranking_loss" or values[name])]  # 0: nothing ranks
+    shown = "  ".join(f"{name.removeprefix('held_out/')} {values[name]:#.4g}" for name in given)
     wait = values["data_wait_share"]
     hint = (
         "  (more data.num_workers, data.repeats, a copy by hpm-video prepare, or data.cache_gib for a small set)"
