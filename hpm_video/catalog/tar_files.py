@@ -21,9 +21,13 @@ def find_tars(root: str, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     folder = Path(root)
     if folder.is_dir():
         places = [folder, *(folder / name for name in split_folders(folder).values())]
-        lists = [_tars_in(place, tuple(suffixes)) for place in places]
-        found = [file for files in lists for file in files or []]
-        return [] if None in lists or (found and holds_any(folder, tuple(suffixes))) else found
+        found: list[Path] = []
+        for place in places:
+            tars = _tars_in(place, tuple(suffixes))
+            if tars is None:
+                return []
+            found += tars
+        return [] if found and holds_any(folder, tuple(suffixes)) else found
     if not root.endswith(".tar"):
         return []
     if folder.is_file() or not re.search(r"[{*?]", root):

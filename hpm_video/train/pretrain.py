@@ -132,10 +132,11 @@ def _make_measure(  # noqa: PLR0913
     """Return a function that makes the held-out measurements; every rank computes the same ones (under ZeRO-3 the
     forward pass is collective)."""
     clip, micro = loop.normalise(held_out.clip), loop.engine.split.micro
-    num_pictures = config.train.num_pictures if step.uses_difficulty and log_to is not None else 0
+    num_pictures = config.train.num_pictures if step.uses_difficulty else 0
     pictured, batch = clip[:num_pictures], None
     if num_pictures and not knows_other_clips(config):
-        batch = load_training_clips(train_set, config.data, num_pictures)
+        with together():  # all ranks read them: a fault stops all
+            batch = load_training_clips(train_set, config.data, num_pictures)
         pictured = loop.normalise(batch.clip)
 
     def measure_now(now: int) -> dict[str, float]:
@@ -143,7 +144,7 @@ def _make_measure(  # noqa: PLR0913
         values = {k: float(v) for k, v in measure(step, loop.engine, clip, now, loop.steps, micro).items()}
         if monitor is not None:
             values |= monitor(loop.engine.module, now)
-        if log_to is not None and num_pictures:
+        if num_pictures and log_to is not None:
             log_to.write_difficulty(now, step.difficulty_of(loop.engine, pictured, batch).tolist())
         loop.engine.module.train()
         return values

@@ -9,8 +9,7 @@ from hpm_video.errors import UserError
 from hpm_video.own_folder import all_names, own_folder
 from hpm_video.runs.kind import find_kind
 from hpm_video.weights.exporters import EXPORTERS
-from hpm_video.weights.exporters.check import Model
-from hpm_video.weights.exporters.hf import class_in_transformers
+from hpm_video.weights.exporters.check import Model, class_in_transformers
 from hpm_video.weights.load import load_classifier, load_student
 from hpm_video.weights.model_card import SIGNATURE, write_card
 

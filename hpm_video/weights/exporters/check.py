@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpm_video.config import PretrainConfig, RunConfig
+from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
 from hpm_video.config.choices import TARGETS
 from hpm_video.errors import UserError
 from hpm_video.files import write_json
@@ -67,6 +67,13 @@ def has_videomae_decoder(config: RunConfig) -> bool:
     if not isinstance(config, PretrainConfig):
         return False
     return config.model.decoder_attention == "self" and TARGETS[config.objective.target].is_pixels
+
+
+def class_in_transformers(config: RunConfig) -> str:
+    """Return the class of transformers that holds the model of a run."""
+    if isinstance(config, FinetuneConfig):
+        return "VideoMAEForVideoClassification"
+    return "VideoMAEForPreTraining" if has_videomae_decoder(config) else "VideoMAEModel"
 
 
 def check_is_videomae(config: RunConfig, encoder: Encoder, target: str) -> None:

@@ -5,13 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
-from hpm_video.config import FinetuneConfig, RunConfig
+from hpm_video.config import RunConfig
 from hpm_video.models.classifier import Classifier
 from hpm_video.weights.convert_out import to_transformers
 from hpm_video.weights.exporters.check import (
     Check,
     Model,
     check_is_videomae,
+    class_in_transformers,
     has_videomae_decoder,
     mlp_width,
     need,
@@ -19,13 +20,6 @@ from hpm_video.weights.exporters.check import (
     random_clip,
     random_mask,
 )
-
-
-def class_in_transformers(config: RunConfig) -> str:
-    """Return the class of transformers that holds the model of a run."""
-    if isinstance(config, FinetuneConfig):
-        return "VideoMAEForVideoClassification"
-    return "VideoMAEForPreTraining" if has_videomae_decoder(config) else "VideoMAEModel"
 
 
 def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> Check:
