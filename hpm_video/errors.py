@@ -1,4 +1,7 @@
-"""The two faults that this program raises on purpose. Imports nothing, so that messages and `--help` cost no time."""
+"""The two faults that this program raises on purpose. Imports nothing heavy, so that messages and `--help` cost no time."""
+
+import importlib
+from typing import Any
 
 
 class UserError(Exception):
@@ -21,3 +24,13 @@ class UnreadableVideo(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+def import_for(asking: str, module: str, package: str = "") -> Any:
+    """Import a module of a library that not everybody has. Raises UserError that says what asks for it, and how to install it."""
+    library = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        how = f"pip install '{package}'" if package else f"pip install {library}"
+        raise UserError(f"{asking} needs {library}, which cannot be imported ({error}). Try: {how}") from error

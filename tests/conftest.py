@@ -83,6 +83,19 @@ def same_weights_every_time() -> None:
 
 
 @pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """shared_data("odd_codecs"): a folder of shared/data, which lies beside the project; without it the test is skipped."""
+
+    def find(name: str) -> Path:
+        folder = Path(__file__).parents[2] / "shared" / "data" / name
+        if not folder.is_dir():
+            pytest.skip(f"the folder shared/data/{name} is not beside the project")
+        return folder
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., PretrainConfig]:
     """tiny_config(mask__mode="random", data__num_frames=8): 4 frames of 16 x 16, grid (2, 4, 4), 16 tubes, 12 masked.
 

@@ -13,7 +13,7 @@ import torch
 from arena_clips import MIDDLE, NUM_FRAMES, Material, random_stream, shrink
 from numpy import ndarray
 
-from hpm_video.errors import UserError
+from hpm_video.errors import import_for
 
 STRIDE = 3  # emulated frames from one frame of a clip to the next
 STRETCH = 60  # clips begun in a stretch of play
@@ -106,13 +106,8 @@ GAMES = {
 
 def load_ale() -> Any:
     """Import ale-py, and silence it. Raises UserError if it is not installed."""
-    try:
-        import ale_py
-        import ale_py.roms
-    except ImportError as error:
-        raise UserError(
-            "ale-py: not installed; expected for clips of games. Try pip install hpm-video[arena]"
-        ) from error
+    ale_py = import_for("a clip of a game", "ale_py", "hpm-video[arena]")
+    import_for("a clip of a game", "ale_py.roms", "hpm-video[arena]")
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     return ale_py
 

@@ -26,7 +26,7 @@ from hpm_video.data.piece_columns import PIECE
 from hpm_video.data.readers.index import stamp_of
 from hpm_video.data.readers.length import read_length_s
 from hpm_video.data.readers.limits import Limits
-from hpm_video.errors import UnreadableVideo, UserError
+from hpm_video.errors import UnreadableVideo, UserError, import_for
 from hpm_video.files import cache_folder, write_json
 
 log = logging.getLogger("hpm_video")
@@ -73,13 +73,8 @@ def cut(rule: ClipRule, start: float | None, stop: float | None, end_s: float) -
 
 def sample_pieces(rule: ClipRule, length_s: float) -> list[tuple[float, float]]:
     """Return (start, stop) of the pieces that pytorchvideo's sampler gives for a film of that length, seconds."""
-    try:
-        from pytorchvideo.data.clip_sampling import make_clip_sampler
-    except ImportError as error:
-        raise UserError(
-            f"data.clips: {rule.kind} needs pytorchvideo, which cannot be imported ({error}). Try pip install pytorchvideo"
-        ) from error
-    sampler, found, is_last, last_s = make_clip_sampler(rule.kind, rule.seconds, rule.number), [], False, 0.0
+    sampling = import_for(f"data.clips: {rule.kind}", "pytorchvideo.data.clip_sampling")
+    sampler, found, is_last, last_s = sampling.make_clip_sampler(rule.kind, rule.seconds, rule.number), [], False, 0.0
     while not is_last:
         start, last_s, _, _, is_last = sampler(last_s, length_s, {})
         found.append((float(start), float(last_s)))

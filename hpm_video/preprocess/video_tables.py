@@ -12,7 +12,7 @@ from hpm_video.catalog.columns import meaning_of, split_of_path
 from hpm_video.catalog.listing import SUFFIXES, split_folders
 from hpm_video.catalog.path_lists import read_lists
 from hpm_video.catalog.rows import Found, Row
-from hpm_video.errors import UserError
+from hpm_video.errors import UserError, import_for
 from hpm_video.files import disk_faults, replacing
 from hpm_video.own_folder import own_folder
 from hpm_video.progress import track
@@ -170,14 +170,9 @@ def read_files(root: Path) -> Found:
 
 def fetch_data_set(name: str, revision: str | None = None) -> Path:
     """Download a data set of the Hugging Face hub into its cache; return its folder. Raises UserError."""
+    hub = import_for(f"hf://datasets/{name}", "huggingface_hub")
     try:
-        import huggingface_hub
-    except ImportError as error:
-        raise UserError(
-            f"hf://datasets/{name} needs huggingface_hub ({error}). Try pip install huggingface_hub"
-        ) from error
-    try:
-        return Path(huggingface_hub.snapshot_download(name, repo_type="dataset", revision=revision))
+        return Path(hub.snapshot_download(name, repo_type="dataset", revision=revision))
     except Exception as error:  # of the network, of access rights, of the name
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(

@@ -1,6 +1,5 @@
 """Which runs may stand beside each other, and what their scores say: nothing is averaged that was not the same job."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import numpy as np
 from hpm_video.errors import UserError
 from hpm_video.report.finished_runs import Run, Score
 from hpm_video.runs.folder import FREE
+from hpm_video.terminal import suggest
 
 ABSENT = "(absent)"
 TOLERANCE = 0.05  # of FLOPs that count as equal compute
@@ -89,8 +89,7 @@ def check_comparable(runs: Sequence[Run], shared: Iterable[str], vary: Sequence[
 def _check_known(key: str, known: Sequence[str], sections: bool) -> None:
     if key in known or (sections and any(is_varied(name, [key]) for name in known)):
         return
-    near = difflib.get_close_matches(key, known, n=1)
-    raise UserError(f"'{key}' is not a setting of these runs" + (f"; did you mean '{near[0]}'?" if near else ""))
+    raise UserError(f"'{key}' is not a setting of these runs{suggest(key, known)}")
 
 
 def is_varied(key: str, vary: Iterable[str]) -> bool:

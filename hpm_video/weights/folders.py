@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpm_video.errors import UserError
+from hpm_video.errors import UserError, import_for
 from hpm_video.reading import one_line, read_json
 from hpm_video.weights.files import INDEX, WRAPPERS, Content, read_file, strip
 
@@ -117,12 +117,7 @@ def merge_shards(folder: Path) -> dict[str, Tensor]:
 
     Raises UserError without DeepSpeed, and DeepSpeed's own errors.
     """
-    try:
-        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-    except ImportError as error:
-        raise UserError(
-            f"deepspeed is not installed ({error}); it is needed to read {folder}: pip install deepspeed"
-        ) from error
+    reading = import_for(str(folder), "deepspeed.utils.zero_to_fp32")
     with contextlib.redirect_stdout(None):
-        found = get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
+        found = reading.get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
     return {name: tensor.detach().clone() for name, tensor in found.items()}

@@ -2,11 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
-from hpm_video.errors import UserError
+from hpm_video.errors import UserError, import_for
 from hpm_video.reading import brief, one_line
 
+LIBRARY = "huggingface_hub"
 PREFIX = "hf://"
 NAME = re.compile(r"hf://([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
 SAFE, PICKLED = ["*.safetensors", "*.json", "*.yaml"], ["*.bin", "*.pth"]  # the second only if the first has no weights
@@ -23,7 +23,7 @@ def fetch_model(source: str) -> Path:
     found = NAME.fullmatch(source)
     if found is None:
         raise UserError(f"{brief(source)}: not a name of the hub; expected hf://ORG/NAME or hf://ORG/NAME@REVISION")
-    snapshot_download = _library(source).snapshot_download
+    snapshot_download = import_for(source, LIBRARY).snapshot_download
     name, revision = found.groups()
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=SAFE))
@@ -43,7 +43,7 @@ def push_folder(folder: Path, name: str) -> str:
     found = NAME.fullmatch(f"{PREFIX}{name}")
     if found is None or found[2]:
         raise UserError(f"--push: {brief(name)}; expected ORG/NAME")
-    api = _library(f"--push: {name}").HfApi()
+    api = import_for("--push", LIBRARY).HfApi()
     try:
         api.create_repo(name, private=True, exist_ok=True)
         return str(api.upload_folder(repo_id=name, folder_path=str(folder), commit_message="hpm-video export"))
@@ -52,11 +52,3 @@ def push_folder(folder: Path, name: str) -> str:
             f"--push: {name}: not put there ({one_line(error)[:300]}); {folder} is written all the same. Try: hf auth login, or a "
             "name of your own account"
         ) from error
-
-
-def _library(asking: str) -> Any:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise UserError(f"{asking}: huggingface_hub is not installed. Try: pip install huggingface_hub") from error
-    return huggingface_hub

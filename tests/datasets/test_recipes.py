@@ -17,7 +17,6 @@ from hpm_video.config import DataConfig
 from hpm_video.data.source import open_source
 
 RECIPES = Path(__file__).parents[2] / "datasets"
-FRAMES_DEMO = Path(__file__).parents[3] / "shared" / "data" / "frames_demo"
 UCF_LISTS = "ucfTrainTestlist"
 HMDB_LISTS = "testTrainMulti_7030_splits"
 
@@ -433,10 +432,9 @@ def test_csv_of_videomae_v2s_pretraining(recipe, tmp_path) -> None:
     assert rows(tmp_path / "manifest", "label", "frames", "first_frame") == [("a.mp4", -1, None, 0), ("f", -1, 1, 1)]
 
 
-def test_csv_of_the_frames_demo(recipe, tmp_path) -> None:
-    if not FRAMES_DEMO.is_dir():
-        pytest.skip("shared/data is not there (frames_demo)")
-    status, _, fault = recipe("csv", FRAMES_DEMO, "--train", FRAMES_DEMO / "annotations.txt", "--out", tmp_path / "out")
+def test_csv_of_the_frames_demo(recipe, tmp_path, shared_data) -> None:
+    demo = shared_data("frames_demo")
+    status, _, fault = recipe("csv", demo, "--train", demo / "annotations.txt", "--out", tmp_path / "out")
     assert status == 0, fault
     assert [row[1:] for row in rows(tmp_path / "out", "label", "frames", "first_frame")] == [
         (0, 17, 0), (0, 18, 0), (1, 15, 0), (1, 15, 0)

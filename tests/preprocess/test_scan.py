@@ -17,7 +17,6 @@ from hpm_video.preprocess.encode import write_video
 from hpm_video.preprocess.scan import scan
 from hpm_video.types import UserError
 
-ODD = Path(__file__).parents[3] / "shared" / "data" / "odd_codecs"
 
 
 def noise(count: int, height: int = 32, width: int = 48, seed: int = 0) -> np.ndarray:
@@ -158,13 +157,13 @@ def test_ctrl_c_and_the_same_again(tmp_path, monkeypatch, caplog) -> None:
     assert "(duplicates.csv): 199" in told and set(first) <= set(results.read_text().splitlines())
 
 
-@pytest.mark.skipif(not ODD.is_dir(), reason="the folder shared/data/odd_codecs is not beside the project")
-def test_odd_files(tmp_path) -> None:
+def test_odd_files(tmp_path, shared_data) -> None:
     """The counts are those of the folder's own table, made with another tool. Large files are passed over: seconds each."""
-    truth = {row["file"]: row for row in csv.DictReader((ODD / "manifest.csv").open()) if int(row["bytes"]) < 600_000}
+    odd = shared_data("odd_codecs")
+    truth = {row["file"]: row for row in csv.DictReader((odd / "manifest.csv").open()) if int(row["bytes"]) < 600_000}
     (tmp_path / "in").mkdir()
     for name in truth:
-        (tmp_path / "in" / name).symlink_to(ODD / name)
+        (tmp_path / "in" / name).symlink_to(odd / name)
     scan(tmp_path / "in", tmp_path / "out", False, False, 2, 60.0)
     rows = open_source(DataConfig(root=str(tmp_path / "out")), "train").table.to_pylist()
     counts = {row["path"]: row["frames"] for row in rows}

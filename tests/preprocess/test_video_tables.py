@@ -154,5 +154,5 @@ def test_a_data_set_of_the_hub(recipe, tmp_path, monkeypatch) -> None:
     status, said = recipe("hf://datasets/org/clips")
     assert status == 1 and "hf://datasets/org/clips: 401 Client Error; expected" in said and "hf auth login" in said
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "Try pip install huggingface_hub" in recipe("hf://datasets/org/clips")[1]
+    assert "Try: pip install huggingface_hub" in recipe("hf://datasets/org/clips")[1]
     assert "is not a folder" in recipe(tmp_path / "nowhere")[1]

@@ -80,7 +80,7 @@ def test_places_and_ways_to_run_are_no_differences(make_run) -> None:
     check_comparable(runs, [], [], "steps")
     refuse([one, two], "world_size: 1 in a/run, 8 in b/run", shared=["world_size"])
     refuse([one, two], "train.seed: 0 in a/run, 1 in b/run", shared=["train.seed"])
-    refuse([one, two], "'mask.mood' is not a setting", "did you mean 'mask.mode'", vary=["mask.mood"])
+    refuse([one, two], "'mask.mood' is not a setting", "Did you mean 'mask.mode'", vary=["mask.mood"])
 
 
 def test_the_key_under_study_may_differ_alone_or_as_a_section(make_run) -> None:

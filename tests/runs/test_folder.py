@@ -34,6 +34,7 @@ from hpm_video.runs.results import describe_data, read_results
 from hpm_video.train.metrics import drop_later_lines
 
 OLD = Path(__file__).parents[1] / "fixtures" / "before_marks"
+UNSEEN = "attn.qkv.bias", "predictor.norm.bias", "loss_head.bias"  # no loss sees a shift of keys or of all difficulties: rounding
 TINY = (
     "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=16 "
     "model.depth=1 model.num_heads=2 model.decoder_width=8 model.decoder_heads=2 model.decoder_depth=1 model.predictor_depth=1 "
@@ -508,7 +509,8 @@ def test_a_run_of_before_there_were_marks_resumes_and_is_checked(tmp_path, capsy
     assert "resuming from half/checkpoints/step-00000003" in capsys.readouterr().out
     for name in ("student", "teacher", "optimizer"):
         new, old = (load_file(f"{r}/checkpoints/step-00000006/{name}.safetensors") for r in ("half", "whole"))
-        assert all(torch.allclose(new[k], old[k], atol=1e-5) for k in old), name
+        unlike = [k for k in old if not k.endswith(UNSEEN) and not torch.allclose(new[k], old[k], atol=1e-5)]
+        assert not unlike, (name, unlike)
     assert run(Path("videos"), Path("whole")) == 0
     assert "nothing was trained" in capsys.readouterr().out
     make_videos(Path("others"), 5)

@@ -37,9 +37,8 @@ def games(arena):
 
 
 @pytest.fixture()
-def items(arena):
-    if arena.clips.find_shared("fashion_mnist_t10k") is None:
-        pytest.skip("the folder shared/data/fashion_mnist_t10k is not beside the project")
+def items(arena, shared_data):
+    shared_data("fashion_mnist_t10k")
     return arena.items
 
 

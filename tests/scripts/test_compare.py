@@ -12,7 +12,6 @@ from hpm_video.data.source import open_source
 from hpm_video.runs.results import read_results
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-WEIZMANN = Path(__file__).parents[3] / "shared" / "data" / "weizmann4"
 SMALL = (
     "model.width=32 model.depth=1 model.decoder_width=16 model.decoder_depth=1 model.predictor_depth=1 data.num_held_out=8 "
     "mask.hard_share_start=0.3"
@@ -139,9 +138,8 @@ def test_fashion_is_probed_on_as_many_images_of_each_class(images, tmp_path, mon
     assert len(opened(tmp_path / "data" / "fashion-0", "validation")) == 20
 
 
-@pytest.mark.skipif(not WEIZMANN.is_dir(), reason="the folder shared/data/weizmann4 is not beside the project")
 @pytest.mark.slow
-def test_a_small_run_on_videos_frozen_and_fine_tuned(monkeypatch, tmp_path) -> None:
+def test_a_small_run_on_videos_frozen_and_fine_tuned(monkeypatch, tmp_path, shared_data) -> None:
     """What is held out is in no training split; a second call takes the scores from the files."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import compare_scores
@@ -149,7 +147,7 @@ def test_a_small_run_on_videos_frozen_and_fine_tuned(monkeypatch, tmp_path) -> N
     from compare_data import TASKS, write_weizmann
 
     (tmp_path / "data").mkdir()
-    write_weizmann(WEIZMANN, tmp_path / "data", 1)
+    write_weizmann(shared_data("weizmann4"), tmp_path / "data", 1)
     train, held = (opened(tmp_path / "data" / "weizmann-0", split) for split in ("train", "validation"))
     assert (len(train), len(held)) == (48, 24) and not set(train.paths) & set(held.paths)
     masks = STUDIES["masks"]._replace(steps={"weizmann": 4})

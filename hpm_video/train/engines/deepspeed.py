@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hpm_video.config import RunConfig
 from hpm_video.config.deepspeed_settings import deepspeed_settings, zero_stage
-from hpm_video.errors import UserError
+from hpm_video.errors import import_for
 from hpm_video.train.engines import processes
 from hpm_video.train.engines.plain import fresh_state, to_host
 from hpm_video.train.engines.processes import ProcessesEngine
@@ -115,12 +115,7 @@ class DeepSpeedEngine(ProcessesEngine):
 
 def prepare_process(device: torch.device, limit_s: float) -> None:
     """Make the process group. Raises UserError if deepspeed is not installed, or the processes do not find each other."""
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise UserError(
-            f"deepspeed is not installed ({error}); expected: pip install deepspeed, or engine.kind=ddp"
-        ) from error
+    deepspeed = import_for("the deepspeed engine (or set engine.kind=ddp)", "deepspeed")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # On CPUs DeepSpeed compiles a shared-memory all-reduce: a minute with a C++ compiler, a crash without one.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo does the same sums

@@ -1,6 +1,5 @@
 """Parts that several exporters share: random inputs for the check, sizes of a model, the files that describe it."""
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,14 +51,6 @@ def write_about(folder: Path, config: RunConfig, about: dict[str, Any], classes:
     pixels = {"image_mean": list(config.data.mean), "image_std": list(config.data.std)}
     write_json(folder / "config.json", about)
     write_json(folder / "preprocessor_config.json", pixels)
-
-
-def need(library: str, package: str) -> Any:
-    """Import a library. Raises UserError if it is not installed."""
-    try:
-        return importlib.import_module(library)
-    except ImportError as error:
-        raise UserError(f"{library} is not installed ({error}); expected: pip install '{package}'") from error
 
 
 def has_videomae_decoder(config: RunConfig) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from hpm_video.config import RunConfig
+from hpm_video.errors import import_for
 from hpm_video.models.classifier import Classifier
 from hpm_video.weights.convert_out import to_transformers
 from hpm_video.weights.exporters.check import (
@@ -25,7 +26,7 @@ from hpm_video.weights.exporters.check import (
 def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> Check:
     """Write a folder for `from_pretrained` of transformers' VideoMAEForPreTraining or -ForVideoClassification, with
     its processor; of VideoMAEModel, the encoder, if VideoMAE has no such decoder."""
-    transformers = need("transformers", "transformers")
+    transformers = import_for("export --to hf", "transformers")
     check_is_videomae(config, model.encoder, "hf")
     settings = transformers.VideoMAEConfig(**_transformers_settings(config, model, classes))
     network = getattr(transformers, class_in_transformers(config))(settings)

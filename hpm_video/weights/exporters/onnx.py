@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from hpm_video.config import RunConfig
+from hpm_video.errors import import_for
 from hpm_video.models.classifier import Classifier
-from hpm_video.weights.exporters.check import Check, Model, need, random_clip, write_about
+from hpm_video.weights.exporters.check import Check, Model, random_clip, write_about
 
 
 def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> Check:
     """Write model.onnx: clip [B, 3, T, H, W] -> logits [B, K] of a classifier, or tokens [B, N, D] of an encoder;
     any B."""
-    onnxruntime = need("onnxruntime", "hpm-video[onnx]")
-    need("onnxscript", "hpm-video[onnx]")
+    onnxruntime = import_for("export --to onnx", "onnxruntime", "hpm-video[onnx]")
+    import_for("export --to onnx", "onnxscript", "hpm-video[onnx]")
     network: nn.Module = model if isinstance(model, Classifier) else model.encoder
     name = "logits" if isinstance(model, Classifier) else "tokens"
     loggers = [logging.getLogger(n) for n in ("torch.onnx", "onnxscript", "onnx_ir")]

@@ -14,7 +14,6 @@ from hpm_video.data.readers.read import is_installed, read_frames, read_item
 from hpm_video.preprocess.encode import write_video
 from hpm_video.types import Item, UnreadableVideo, UserError
 
-ODD = Path(__file__).parents[3] / "shared" / "data" / "odd_codecs"
 
 
 def numbered(count: int, height: int = 16, width: int = 32) -> np.ndarray:
@@ -231,13 +230,15 @@ def test_every_unreadable_file_has_a_reason(tmp_path) -> None:
         assert words in caught.value.reason and f"{name}.mp4" in str(caught.value)
 
 
-@pytest.mark.skipif(not ODD.is_dir(), reason="the folder shared/data/odd_codecs is not beside the project")
 @each_reader
-@pytest.mark.parametrize(
-    "row", list(csv.DictReader((ODD / "manifest.csv").open())) if ODD.is_dir() else [], ids=lambda r: r["file"]
-)
-def test_odd_files_are_read_or_named(row, reader) -> None:
+def test_odd_files_are_read_or_named(reader, shared_data) -> None:
     """What the manifest says: as many frames, of this size when upright; or a plain reason where there are none."""
+    folder = shared_data("odd_codecs")
+    for row in csv.DictReader((folder / "manifest.csv").open()):
+        check_odd_file(folder / row["file"], row, reader)
+
+
+def check_odd_file(file: Path, row: dict[str, str], reader: str) -> None:
     known = int(row["frames_decoded_by_pyav"] or 0)
     counts: list[int] = []
 
@@ -246,10 +247,10 @@ def test_odd_files_are_read_or_named(row, reader) -> None:
         return np.arange(count) if count < 100 else np.linspace(0, count - 1, 5).astype(np.int64)
 
     try:
-        frames = read_frames(ODD / row["file"], choose, reader)
+        frames = read_frames(file, choose, reader)
     except UnreadableVideo as error:
-        assert error.reason and known == 0
+        assert error.reason and known == 0, file
         return
-    size = (int(row["height"]), round(int(row["width"]) * probe(ODD / row["file"]).pixel_aspect))
-    assert frames.shape[1:3] == (size[::-1] if row["rotation"] in ("90", "270") else size)
-    assert counts[-1] == known and (known >= 100 or len(frames) == known)
+    size = (int(row["height"]), round(int(row["width"]) * probe(file).pixel_aspect))
+    assert frames.shape[1:3] == (size[::-1] if row["rotation"] in ("90", "270") else size), file
+    assert counts[-1] == known and (known >= 100 or len(frames) == known), file

@@ -19,7 +19,6 @@ from hpm_video.preprocess.encode import transcode, write_video
 from hpm_video.preprocess.scan import scan
 from hpm_video.types import UnreadableVideo
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 readers = [
     pytest.param(
         r, marks=pytest.mark.skipif(not is_installed(r), reason=f"{r} is not installed, or does not load here")
@@ -212,11 +211,10 @@ SMALL += [f"odd_codecs/torchcodec_{name}.mp4" for name in ("h264_10bits", "h265_
 SMALL += ["odd_codecs/decord_video_270.mov", "odd_codecs/small_webm.webm", "odd_codecs/imageio_newtonscradle.gif"]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder shared/data is not beside the project")
 @pytest.mark.parametrize("name", SMALL)
 @each_reader
-def test_shared_files_are_read_alike(name, reader) -> None:
-    check_same(SHARED / name, reader)
+def test_shared_files_are_read_alike(name, reader, shared_data) -> None:
+    check_same(shared_data(Path(name).parent.name) / Path(name).name, reader)
 
 
 @each_reader
