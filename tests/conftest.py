@@ -130,9 +130,9 @@ def start_here() -> Callable[..., subprocess.Popen]:
     "deepspeed" starts two processes on the CPU, on a free port.
     """
     root, home = Path(__file__).parents[1], Path(sys.executable).parent
-    env = {**os.environ, "PATH": f"{home}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
 
     def start(*words: str, **options: Any) -> subprocess.Popen:
+        env = {**os.environ, "PATH": f"{home}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
         if words[0] == "deepspeed":
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))

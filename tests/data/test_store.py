@@ -1,12 +1,16 @@
 """Shards on S3 and on a web server: what a store does wrong is no file's fault, and ends in a sentence at the latest."""
 
 import http.server
+import json
 import logging
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -25,6 +29,12 @@ from hpm_video.types import UnreadableVideo, UserError
 
 pytest.importorskip("aiohttp", reason="aiohttp is not installed")
 COUNT = 6
+RUN = (
+    "data.num_frames=2 data.frame_size_px=[16,16] data.num_workers=2 data.num_held_out=1 data.time_limit_s=4 model.patch_px=4 "
+    "model.width=36 model.depth=1 model.num_heads=3 model.decoder_width=16 model.decoder_heads=2 model.decoder_depth=1 "
+    "mask.ratio=0.75 optim.batch_size=4 train.steps=250 train.log_every_steps=1 train.measure_every_steps=250 "
+    "train.save_every_steps=250 engine.precision=fp32 engine.num_threads=1 engine.lost_after_s=20"
+).split()
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +87,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         fault = self.server.fault if self.server.is_faulty(self.path) else ""
         file = self.server.folder / self.path.lstrip("/")
-        if fault == "slow":
-            time.sleep(2.5)
+        if fault.startswith("slow"):
+            time.sleep(float(fault.removeprefix("slow") or 2.5))
         if fault == "hang up":
             self.connection.close()
             return
@@ -233,19 +243,21 @@ def test_a_missing_library_is_named(monkeypatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
+def s3() -> Iterator[Any]:
+    """A server of S3, which can be stopped and started again with what it holds."""
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer("127.0.0.1", 0)
     server.start()
+    server._port = server._server.port
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    yield f"http://127.0.0.1:{server._server.port}"
+    yield server
     server.stop()
 
 
 @pytest.fixture()
 def bucket(s3, monkeypatch, tmp_path) -> str:
     s3fs = pytest.importorskip("s3fs")
-    given = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1", "ENDPOINT_URL": s3}
+    given = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1", "ENDPOINT_URL": f"http://127.0.0.1:{s3._port}"}
     for name, value in (given | {"EC2_METADATA_DISABLED": "true", "CONFIG_FILE": str(tmp_path / "none")}).items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
@@ -274,3 +286,90 @@ def test_s3_says_what_is_wrong(bucket, monkeypatch) -> None:
     store._open.cache_clear()
     with pytest.raises(UserError, match="refuses to be read .*credentials.*AWS_PROFILE"):
         open_shards(bucket, "train", 60.0)
+
+
+def start_two_ranks(start_here: Callable, root: str, out: Path) -> subprocess.Popen:
+    """Start a run of two ranks with two reading processes each."""
+    words = ["-m", "hpm_video", "pretrain", *RUN, f"data.root={root}", f"train.output={out}"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return start_here(*launcher, *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def losses(out: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def wait_for_steps(out: Path, number: int) -> None:
+    """Wait until a run has logged so many steps."""
+    until = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() or len((out / "metrics.jsonl").read_text().splitlines()) < number:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(packed, start_here, tmp_path_factory) -> list[float]:
+    """The losses of two ranks on the same shards on a disk."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    run = start_two_ranks(start_here, str(packed), out)
+    said = run.communicate(timeout=200)[0]
+    assert run.returncode == 0 and len(losses(out)) == 250, said
+    return losses(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "seconds"), [("503", 8), ("hang up", 8), ("503", 60), ("slow 1", 8), ("slow 5", 20)])
+def test_two_ranks_outlast_a_web_server_that_is_away(web, start_here, undisturbed, tmp_path, fault, seconds) -> None:
+    run = start_two_ranks(start_here, web.url, tmp_path / "run")
+    wait_for_steps(tmp_path / "run", 20)
+    web.fault, web.until_s = fault.replace(" ", "") if fault.startswith("slow") else fault, time.monotonic() + seconds
+    said = run.communicate(timeout=300)[0]
+    assert run.returncode == 0 and web.tries > 0, said
+    assert losses(tmp_path / "run") == undisturbed
+    assert ("does not answer" in said and "answers again" in said) or fault.startswith("slow"), said
+    assert not (tmp_path / "run" / "bad.csv").exists() and "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_two_ranks_end_with_one_sentence_where_a_store_stays_away(web, start_here, undisturbed, tmp_path) -> None:
+    """The same command goes on when it is back, to the same losses."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "hpm_video"]
+    words = ["pretrain", *RUN, "train.save_every_steps=10", "data.store_timeout_s=3", f"data.root={web.url}"]
+    words = [*launcher, *words, f"train.output={tmp_path / 'run'}"]
+    run = start_here(*words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for_steps(tmp_path / "run", 20)
+    web.fault = "503"
+    said = run.communicate(timeout=90)[0]
+    assert run.returncode != 0 and "has not answered for 3 s" in said and "Run the same command again" in said, said
+    assert said.count("Traceback") == 1, said  # torchrun's own
+    web.heal()
+    run = start_here(*words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    said = run.communicate(timeout=200)[0]
+    assert run.returncode == 0 and "resuming from" in said and losses(tmp_path / "run") == undisturbed, said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["404", "no ranges"])
+def test_two_ranks_name_what_a_web_server_does_not_give(web, start_here, tmp_path, fault) -> None:
+    web.fault, web.where = fault, "train-000001.tar"
+    said = start_two_ranks(start_here, web.url, tmp_path / "run").communicate(timeout=200)[0]
+    if fault == "404":  # two files of six: more than the share that may be bad
+        assert "train-000001.tar" in said and "could not be read" in said, said
+    else:
+        assert "sends whole files" in said, said
+    assert said.count("Traceback") <= 1, said  # torchrun's own
+
+
+@pytest.mark.slow
+def test_two_ranks_outlast_s3_that_is_away(bucket, s3, folder, start_here, undisturbed, tmp_path) -> None:
+    """The server stops for 8 s, and comes back at its port."""
+    pack(DataConfig(root=str(folder)), bucket, samples_per_shard=2)
+    run = start_two_ranks(start_here, bucket, tmp_path / "run")
+    wait_for_steps(tmp_path / "run", 20)
+    s3.stop()
+    s3._server.server_close()
+    time.sleep(8)
+    s3.start()
+    said = run.communicate(timeout=300)[0]
+    assert run.returncode == 0 and losses(tmp_path / "run") == undisturbed, said
+    assert "does not answer" in said and "answers again" in said and "Traceback" not in said, said
