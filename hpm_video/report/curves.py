@@ -40,8 +40,11 @@ def draw_curves(
     curves: Mapping[str, str] = CURVES,
     colours: Mapping[str, str] = COLOURS,
 ) -> bytes:
-    """Draw metrics.jsonl of one or more runs, or of several with one name, against the seconds of training."""
+    """Draw metrics.jsonl of one or more runs, or of several with one name, against the seconds of training. What no run has
+    measured is left out."""
     metrics = {name: [read_metrics(r) for r in ([run] if isinstance(run, Path) else run)] for name, run in runs.items()}
+    measured = {key for members in metrics.values() for lines in members for line in lines for key in line}
+    curves = {key: title for key, title in curves.items() if key in measured} or curves
     with fonts_for(metrics):
         figure, axes = subplots(-(-len(curves) // 3), 3, 3.6, 2.5)
         panels = [axis for row in axes for axis in row]
@@ -69,8 +72,8 @@ def _points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, f
 
 
 def _finish_panel(axis: Any, key: str, title: str) -> None:
-    """Add a title, ticks as plain numbers, and a log scale for losses that fall by more than half. A panel without
-    values says so."""
+    """Add a title, ticks as plain numbers, and a log scale for losses that fall by more than half. Panels of a run that has
+    measured nothing say so."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     if not axis.lines:

@@ -46,7 +46,10 @@ def summarise(results: Mapping[str, Any]) -> list[str]:
 
 
 def _best_sentence(results: Mapping[str, Any], trained: list[str]) -> str:
-    """Return which encoder has the best kNN accuracy, the score that shows most here."""
+    """Return what was found, by the kNN, the score that shows most here: the masks against random ones, else the best."""
+    if {"hpm", "random"} <= set(trained):
+        found = f"{NAMES['hpm']} is {_judge(results, 'hpm', 'random', 'knn')}"
+        return f"{found}: {results['hpm']['knn']:.3f}, {results['random']['knn']:.3f} (untrained {results['untrained']['knn']:.3f})."
     best = max(trained, key=lambda name: results[name]["knn"])
     return f"Best by kNN: {NAMES[best]}, {results[best]['knn']:.3f} (untrained {results['untrained']['knn']:.3f})."
 
@@ -69,15 +72,17 @@ def _time_sentence(results: Mapping[str, Any]) -> str:
 
 
 def _compare(results: Mapping[str, Any], one: str, other: str) -> str:
-    """Return both scores of two encoders, with the standard error of a difference on this many videos (taken as
-    independent)."""
-    parts = []
-    for key, label in SCORES.items():
-        a, b = results[one][key], results[other][key]
-        error = ((a * (1 - a) + b * (1 - b)) / results["num_test"]) ** 0.5
-        word = "level with" if abs(a - b) < 2 * error else "above" if a > b else "BELOW"
-        parts.append(f"{word} {NAMES[other]} by the {label} ({a - b:+.3f} +- {error:.3f})")
-    return f"{NAMES[one]} is {' and '.join(parts)}."
+    """Return both scores of two encoders beside each other."""
+    return f"{NAMES[one]} is {' and '.join(_judge(results, one, other, key) for key in SCORES)}."
+
+
+def _judge(results: Mapping[str, Any], one: str, other: str, key: str) -> str:
+    """Return if one encoder is above the other by a score, with the standard error of a difference on this many videos (taken
+    as independent)."""
+    a, b = results[one][key], results[other][key]
+    error = ((a * (1 - a) + b * (1 - b)) / results["num_test"]) ** 0.5
+    word = "level with" if abs(a - b) < 2 * error else "above" if a > b else "BELOW"
+    return f"{word} {NAMES[other]} by the {SCORES[key]} ({a - b:+.3f} +- {error:.3f})"
 
 
 def _frame_sentence(results: Mapping[str, Any]) -> str:

@@ -65,9 +65,14 @@ def test_a_single_measurement_is_seen_and_ticks_are_plain(tmp_path, drawn) -> No
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     pixels = np.asarray(Image.open(io.BytesIO(draw_curves({"hpm": tmp_path / "hpm"}))).convert("RGB")).astype(int)
     assert (np.abs(pixels - [0xC0, 0x39, 0x2B]).max(2) < 8).sum() > 20
-    assert texts(drawn[0]).count("not measured") == len(CURVES) - 2
+    titles = [axis.get_title() for axis in drawn[0].axes if axis.get_title()]
+    assert titles == [CURVES["pixel_loss"], CURVES["lr"]]  # what was not measured has no panel
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "metrics.jsonl").write_text("")
+    draw_curves({"none": tmp_path / "none"})
+    assert texts(drawn[1]).count("not measured") == len(CURVES)
     draw_curves({"many": tmp_path / "many"})
-    for axis in drawn[1].axes:
+    for axis in drawn[2].axes:
         for one in (axis.xaxis, axis.yaxis):
             assert not one.get_offset_text().get_text()
             labels = [tick.get_text() for tick in one.get_ticklabels()]
