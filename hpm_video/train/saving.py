@@ -1,4 +1,5 @@
-"""Save checkpoints beside the training: all ranks gather, rank 0 copies to the host and writes in a thread.
+"""Save checkpoints beside the training: each rank copies its part of the state to the host; threads bring the parts to rank 0,
+which writes them.
 
 Training stands still for the copies alone. A checkpoint is whole or not there, as ever. A fault of the disk reaches all ranks in
 the step behind it.
@@ -7,19 +8,36 @@ the step behind it.
 import dataclasses
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hpm_video.errors import UserError
-from hpm_video.runs.checkpoints import Checkpoint, save_checkpoint
+from hpm_video.runs.checkpoints import PARTS, Checkpoint, save_checkpoint
 from hpm_video.runs.machine import describe_machine
 from hpm_video.runs.state import RunState
-from hpm_video.train.engines.protocol import TrainingEngine
+from hpm_video.train.engines.plain import MOMENTS
+from hpm_video.train.engines.protocol import Part, TrainingEngine
 
 log = logging.getLogger("hpm_video")
+
+
+def _parts_beside(beside: nn.Module | None) -> list[Part]:
+    """Return the parts of the networks beside the model, of which each rank has all."""
+    named = [] if beside is None else list(beside.named_parameters())
+    return [Part(f"teacher/{name}", tuple(p.shape), 0, p.detach()) for name, p in named]
+
+
+def _with_moments(parts: Iterable[Part]) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
+    """Yield key, shape and an example of the tensors of a checkpoint, also of moments that are not there yet."""
+    for part in parts:
+        yield part.key, part.shape, part.values
+        section, _, name = part.key.partition("/")
+        if section == "student":
+            yield from ((f"optimizer/{name}/{moment}", part.shape, part.values) for moment in MOMENTS)
 
 
 class HostCopies:
@@ -27,23 +45,36 @@ class HostCopies:
 
     def __init__(self) -> None:
         self.rooms: dict[str, Tensor] = {}
+        self.used: set[str] = set()  # since `begin`
 
-    def take(self, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        """Return copies by name; those from a GPU are complete after `finish`."""
-        return {name: self.copy(f"{prefix}/{name}", tensor.detach()) for name, tensor in tensors.items()}
+    def begin(self) -> None:
+        """Begin with the copies of another state."""
+        self.used = set()
 
-    def copy(self, key: str, tensor: Tensor) -> Tensor:
-        """Return the copy of one tensor."""
-        room = self.rooms.get(key)
-        if room is None or room.shape != tensor.shape or room.dtype != tensor.dtype:
-            room = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    def room(self, key: str, shape: tuple[int, ...], like: Tensor | None = None) -> Tensor:
+        """Return the memory of one tensor, fp32 unless `like` is of another type."""
+        self.used.add(key)
+        room, dtype = self.rooms.get(key), torch.float32 if like is None else like.dtype
+        if room is None or room.shape != shape or room.dtype != dtype:
+            room = torch.empty(shape, dtype=dtype, pin_memory=like is not None and like.is_cuda)
             self.rooms[key] = room
-        return room.copy_(tensor, non_blocking=tensor.is_cuda)
+        return room
+
+    def take(self, part: Part, whole: bool) -> Part:
+        """Return a part with copied values, in the room of the whole tensor or of its own; complete after `finish`."""
+        values = part.values.detach()
+        room = self.room(part.key, part.shape if whole else tuple(values.shape), values)
+        place = room.view(-1)[part.start if whole else 0 :][: values.numel()].view(values.shape)
+        return part._replace(values=place.copy_(values, non_blocking=values.is_cuda))
 
     def finish(self) -> None:
         """Wait until all copies are complete."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
+
+    def named(self, part: str) -> dict[str, Tensor]:
+        """Return the copies of one part of a checkpoint by name."""
+        return {key.removeprefix(f"{part}/"): self.rooms[key] for key in self.used if key.startswith(f"{part}/")}
 
 
 class Saver:
@@ -60,29 +91,46 @@ class Saver:
         """Return True if a checkpoint of this rank could not be written."""
         return self.fault is not None
 
+    def reserve(self, engine: TrainingEngine, beside: nn.Module | None) -> None:
+        """Make the memory of rank 0's copies in a thread, so that the first save does not wait for it."""
+        if engine.rank == 0:
+            parts = [*engine.parts(), *_parts_beside(beside)]
+            self._start(
+                lambda: [self.copies.room(key, shape, like).zero_() for key, shape, like in _with_moments(parts)]
+            )
+
     def save(self, engine: TrainingEngine, state: RunState, beside: nn.Module | None) -> None:
-        """Gather the state on all ranks, and start to write it on rank 0. Raises UserError on all if the last one could not be
+        """Copy this rank's part of the state, and start to write it. Raises UserError on all ranks if the last one could not be
         written."""
         self.settle_together(engine)
-        weights: dict[str, Tensor] = {}
-        for group in engine.weight_groups():
-            if engine.rank == 0:
-                weights |= self.copies.take(group, "student")
-        optimizer = engine.optimizer_state(self.copies.copy)
-        if engine.rank:
-            return
-        kept = None if beside is None else self.copies.take(dict(beside.named_parameters()), "beside")
+        self.copies.begin()
+        parts = [*engine.parts(), *(_parts_beside(beside) if engine.rank == 0 else [])]
+        copies = [self.copies.take(part, whole=engine.rank == 0) for part in parts]
         self.copies.finish()
-        record = {"step": state.step, "run": dataclasses.asdict(state), "machine": describe_machine()}
-        checkpoint = Checkpoint(weights, kept, optimizer, record)
-        self.thread = threading.Thread(target=self._write, args=(checkpoint,), name="hpm_video save")
-        self.thread.start()
+        if engine.rank == 0 or engine.sharded:
+            record = {"step": state.step, "run": dataclasses.asdict(state), "machine": describe_machine()}
+            self._start(lambda: self._write(engine, copies, record, beside is not None))
 
-    def _write(self, checkpoint: Checkpoint) -> None:
-        try:
+    def _write(self, engine: TrainingEngine, copies: list[Part], record: dict[str, Any], has_teacher: bool) -> None:
+        """Bring the parts of all ranks to rank 0, and write the checkpoint there."""
+        if engine.sharded:
+            engine.collect(copies, self.copies.room)
+        if engine.rank == 0:
+            student, teacher, optimizer = (self.copies.named(part) for part in PARTS)
+            checkpoint = Checkpoint(student, teacher if has_teacher else None, optimizer, record)
             log.info("saved %s", save_checkpoint(self.run, checkpoint, self.keep))
-        except BaseException as error:  # raised by `settle`
-            self.fault = error
+
+    def _start(self, work: Callable[[], Any]) -> None:
+        """Start work in the thread, and keep what it raises for `settle`."""
+
+        def guarded() -> None:
+            try:
+                work()
+            except BaseException as error:
+                self.fault = error
+
+        self.thread = threading.Thread(target=guarded, name="hpm_video save")
+        self.thread.start()
 
     def settle(self) -> None:
         """Wait until the last checkpoint is written. Raises what its writing raised, once."""

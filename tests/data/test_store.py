@@ -257,7 +257,12 @@ def s3() -> Iterator[Any]:
 @pytest.fixture()
 def bucket(s3, monkeypatch, tmp_path) -> str:
     s3fs = pytest.importorskip("s3fs")
-    given = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1", "ENDPOINT_URL": f"http://127.0.0.1:{s3._port}"}
+    given = {
+        "ACCESS_KEY_ID": "a",
+        "SECRET_ACCESS_KEY": "b",
+        "DEFAULT_REGION": "us-east-1",
+        "ENDPOINT_URL": f"http://127.0.0.1:{s3._port}",
+    }
     for name, value in (given | {"EC2_METADATA_DISABLED": "true", "CONFIG_FILE": str(tmp_path / "none")}).items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))

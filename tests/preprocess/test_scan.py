@@ -18,7 +18,6 @@ from hpm_video.preprocess.scan import scan
 from hpm_video.types import UserError
 
 
-
 def noise(count: int, height: int = 32, width: int = 48, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 

@@ -34,7 +34,11 @@ from hpm_video.runs.results import describe_data, read_results
 from hpm_video.train.metrics import drop_later_lines
 
 OLD = Path(__file__).parents[1] / "fixtures" / "before_marks"
-UNSEEN = "attn.qkv.bias", "predictor.norm.bias", "loss_head.bias"  # no loss sees a shift of keys or of all difficulties: rounding
+UNSEEN = (
+    "attn.qkv.bias",
+    "predictor.norm.bias",
+    "loss_head.bias",
+)  # no loss sees a shift of keys or of all difficulties: rounding
 TINY = (
     "data.num_frames=4 data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=16 "
     "model.depth=1 model.num_heads=2 model.decoder_width=8 model.decoder_heads=2 model.decoder_depth=1 model.predictor_depth=1 "

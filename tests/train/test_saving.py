@@ -36,13 +36,19 @@ def trained(tiny_config, smooth_clip):
     return engine, step.beside, update
 
 
+def moments_of(engine: PlainEngine) -> dict[str, torch.Tensor]:
+    """Copies of whole moments by name."""
+    parts = [part for part in engine.parts() if part.key.startswith("optimizer/")]
+    return {part.key.removeprefix("optimizer/"): part.values.clone() for part in parts}
+
+
 def test_training_goes_on_and_the_file_has_the_state_of_the_save(trained, tmp_path, monkeypatch) -> None:
     engine, beside, update = trained
     go = threading.Event()
     monkeypatch.setattr(saving, "save_checkpoint", lambda *given: go.wait(60) and save_checkpoint(*given))
     student = {name: p.detach().clone() for name, p in engine.module.named_parameters()}
     teacher = {name: p.detach().clone() for name, p in beside.named_parameters()}
-    moments = engine.optimizer_state()
+    moments = moments_of(engine)
     saver = Saver(tmp_path, 2)
     saver.save(engine, RunState(step=1), beside)  # returns although nothing is written yet
     update()
@@ -78,3 +84,56 @@ def test_a_fault_of_the_disk_is_known_at_once_and_raised(trained, tmp_path) -> N
     with pytest.raises(UserError, match="checkpoints"):
         saver.settle_together(engine)
     assert not saver.failed
+
+
+class Half(PlainEngine):
+    """A rank 0 that keeps the first half of each tensor. The other half comes when `go` is set, and is `self.others`."""
+
+    sharded = True
+
+    def parts(self):
+        for part in super().parts():
+            yield part._replace(values=part.values.reshape(-1)[: part.values.numel() // 2])
+
+    def collect(self, copies, room):
+        assert self.go.wait(60)
+        for part in self.others:
+            room(part.key, part.shape).view(-1)[part.start :] = part.values
+
+
+def test_a_save_of_a_part_does_not_wait_for_the_others(trained, tmp_path) -> None:
+    """The file has the whole state of the moment of the save, though the rest comes after the next update."""
+    engine, beside, update = trained
+    student = {name: p.detach().clone() for name, p in engine.module.named_parameters()}
+    moments = moments_of(engine)
+    engine.__class__, engine.go = Half, threading.Event()
+    whole = list(PlainEngine.parts(engine))
+    halves = [(part, part.values.numel() // 2) for part in whole]
+    engine.others = [
+        part._replace(start=half, values=part.values.detach().reshape(-1)[half:].clone()) for part, half in halves
+    ]
+    saver = Saver(tmp_path, 2)
+    saver.save(engine, RunState(step=1), beside)
+    update()
+    engine.go.set()
+    saver.settle()
+    folder = list_checkpoints(tmp_path)[0]
+    for name, expected in (("student", student), ("optimizer", moments)):
+        found = load_file(folder / f"{name}.safetensors")
+        assert found.keys() == expected.keys() and all(torch.equal(found[k], expected[k]) for k in found)
+
+
+def test_memory_of_the_copies_is_there_before_the_first_save(trained, tmp_path) -> None:
+    """Also that of moments which are not there yet; a state without moments is saved without them."""
+    engine, beside, _ = trained
+    moments = moments_of(engine)
+    engine.optimizer.state.clear()
+    saver = Saver(tmp_path, 2)
+    saver.reserve(engine, beside)
+    saver.settle()
+    assert {f"optimizer/{name}" for name in moments} < saver.copies.rooms.keys()
+    places = {key: room.data_ptr() for key, room in saver.copies.rooms.items()}
+    saver.save(engine, RunState(step=1), beside)
+    saver.settle()
+    assert not load_file(list_checkpoints(tmp_path)[0] / "optimizer.safetensors")
+    assert places == {key: room.data_ptr() for key, room in saver.copies.rooms.items()}

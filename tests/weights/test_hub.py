@@ -109,7 +109,10 @@ def test_faults(monkeypatch) -> None:
         with pytest.raises(UserError, match="expected hf://ORG/NAME or hf://ORG/NAME@REVISION"):
             fetch_model(name)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match="hf://org/name needs huggingface_hub, which cannot be imported .*Try: pip install huggingface_hub"):
+    with pytest.raises(
+        UserError,
+        match="hf://org/name needs huggingface_hub, which cannot be imported .*Try: pip install huggingface_hub",
+    ):
         fetch_model("hf://org/name")
 
 

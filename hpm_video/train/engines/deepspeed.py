@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from hpm_video.config import RunConfig
 from hpm_video.config.deepspeed_settings import deepspeed_settings, zero_stage
 from hpm_video.errors import import_for
 from hpm_video.train.engines import processes
-from hpm_video.train.engines.plain import fresh_state, to_host
+from hpm_video.train.engines.plain import fresh_state
 from hpm_video.train.engines.processes import ProcessesEngine
+from hpm_video.train.engines.protocol import Part
 
 
 class DeepSpeedEngine(ProcessesEngine):
@@ -25,6 +26,7 @@ class DeepSpeedEngine(ProcessesEngine):
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's calls, not ours
         self._deepspeed = deepspeed
         self.stage = zero_stage(config)
+        self.sharded = self.stage > 0
         super().__init__(student, config, device)
         if self.stage > 0:  # there the gradients are DeepSpeed's shards, which it guards and clips itself
             self._guarding.remove()
@@ -73,16 +75,29 @@ class DeepSpeedEngine(ProcessesEngine):
             return self.optimizer.fp32_partitioned_groups_flat
         return self.optimizer.single_partition_of_fp32_groups
 
-    def _read_moment(self, parameter: nn.Parameter, moment: str) -> Tensor | None:
+    def _slice_of(self, parameter: Any, flat: Tensor) -> tuple[int, Tensor] | None:
+        """Return the first place and the values of this rank's slice under ZeRO-3, without the padding at the end."""
+        start = self.rank * parameter.ds_tensor.ds_numel
+        count = min(parameter.ds_tensor.ds_numel, parameter.ds_numel - start)
+        return (start, flat.detach().view(-1)[:count]) if count > 0 else None
+
+    def _weight_part(self, parameter: Any) -> tuple[int, Tensor] | None:
+        return super()._weight_part(parameter) if self.stage < 3 else self._slice_of(parameter, parameter.ds_tensor)
+
+    def _moment_part(self, parameter: Any, moment: str) -> tuple[int, Tensor] | None:
         if self.stage == 0:
-            return super()._read_moment(parameter, moment)
+            return super()._moment_part(parameter, moment)
         if not any(moment in state for state in self._raw_optimizer().state.values()):
             return None
-        return self._deepspeed.utils.safe_get_full_optimizer_state(parameter, moment)
+        if self.stage == 3:
+            own = self._deepspeed.utils.safe_get_local_optimizer_state(parameter, moment)
+            return self._slice_of(parameter, own)
+        own = parameter._hp_mapping  # None: in the partitions of other ranks
+        return None if own is None else (own.lp_fragment_address.start, own.get_optim_state_fragment(moment))
 
-    def optimizer_state(self, copy: Callable[[str, Tensor], Tensor] = to_host) -> dict[str, Tensor]:
+    def parts(self) -> Iterator[Part]:
         self._link_moments()
-        return super().optimizer_state(copy)
+        return super().parts()
 
     def _link_moments(self) -> None:
         """Link moments to parameters again: DeepSpeed does so after the first group's first step, when others have none yet."""

@@ -21,6 +21,8 @@ from hpm_video.train.engines.processes import ProcessesEngine
 class FsdpEngine(ProcessesEngine):
     """Parameters are DTensors, cut along their first dimension."""
 
+    sharded = True
+
     def __init__(self, student: nn.Module, config: RunConfig, device: torch.device) -> None:
         self.groups = shard(student.to(device), config, device)
         super().__init__(student, config, device)
@@ -56,9 +58,17 @@ class FsdpEngine(ProcessesEngine):
             for part, count, p in zip(parts, rows, parameters, strict=True)
         ]
 
-    def _read_moment(self, parameter: nn.Parameter, moment: str) -> Tensor | None:
-        found: Any = super()._read_moment(parameter, moment)
-        return None if found is None else found.full_tensor()
+    def _part_of(self, parameter: nn.Parameter, whole: Any) -> tuple[int, Tensor] | None:
+        """Return the first place and the values of this rank's rows of a DTensor that is cut as the parameter."""
+        own: Tensor = whole.detach().to_local()
+        return (self.rank * self._rows_of(parameter) * own[0].numel(), own) if len(own) else None
+
+    def _weight_part(self, parameter: nn.Parameter) -> tuple[int, Tensor] | None:
+        return self._part_of(parameter, parameter)
+
+    def _moment_part(self, parameter: nn.Parameter, moment: str) -> tuple[int, Tensor] | None:
+        found = self.optimizer.state.get(parameter, {}).get(moment)
+        return None if found is None else self._part_of(parameter, found)
 
     def _write_moment(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
         own = self.optimizer.state[parameter][moment].to_local()

@@ -8,7 +8,7 @@ checkpoint does not depend on the engine, the ZeRO stage or the number of proces
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -19,20 +19,17 @@ from hpm_video.config import RunConfig
 from hpm_video.config.batch import split_batch
 from hpm_video.errors import UserError
 from hpm_video.models.layers import compile_blocks
+from hpm_video.train.engines.protocol import Part
 from hpm_video.train.optim import make_optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-def to_host(name: str, tensor: Tensor) -> Tensor:
-    """Return a copy on the CPU."""
-    return tensor.to("cpu", copy=True)
 
 
 class PlainEngine:
     """One process, no wrapper; also what the engines have in common. See `TrainingEngine` for the meaning of the methods."""
 
     gradients_can_stay: ClassVar[bool] = True
+    sharded = False
 
     def __init__(  # noqa: PLR0913
         self, student: nn.Module, config: RunConfig, device: torch.device, rank: int = 0, world_size: int = 1
@@ -42,7 +39,7 @@ class PlainEngine:
         self.split = split_batch(config.optim.batch_size, config.engine.micro_batch_size, world_size)
         self.bf16 = use_bf16(config, device)
         self.names = {parameter: name for name, parameter in student.named_parameters()}
-        self.sizes = {name: parameter.numel() for parameter, name in self.names.items()}
+        self.shapes = {name: tuple(parameter.shape) for parameter, name in self.names.items()}
         self.clip_norm = config.optim.clip_norm
         self.norm = 0.0  # of the last gradient
         self.with_gradient: list[nn.Parameter] = []  # at the last update
@@ -55,7 +52,7 @@ class PlainEngine:
     @property
     def num_parameters(self) -> int:
         """Return the number of parameters of the whole model."""
-        return sum(self.sizes.values())
+        return sum(map(math.prod, self.shapes.values()))
 
     def __call__(self, *inputs: Tensor) -> Any:
         with self.autocast():
@@ -123,26 +120,36 @@ class PlainEngine:
         """Yield the weights by name, whole, in one group."""
         yield {name: parameter.detach() for parameter, name in self.names.items()}
 
-    def optimizer_state(self, copy: Callable[[str, Tensor], Tensor] = to_host) -> dict[str, Tensor]:
-        """Return whole tensors on the CPU by 'name/exp_avg' and 'name/exp_avg_sq' on rank 0; {} before the first update, and on
-        the other ranks, which take part. `copy` takes a name and a tensor, which may be overwritten later."""
-        state = {}
+    def parts(self) -> Iterator[Part]:
+        """Yield what this rank keeps of weights and moments, see `TrainingEngine`."""
         for parameter, name in self.names.items():
+            if (weight := self._weight_part(parameter)) is not None:
+                yield Part(f"student/{name}", self.shapes[name], *weight)
             for moment in MOMENTS:
-                value = self._read_moment(parameter, moment)
-                if value is not None and self.rank == 0:
-                    state[f"{name}/{moment}"] = copy(f"{name}/{moment}", value.detach())
-        return state
+                if (part := self._moment_part(parameter, moment)) is not None:
+                    yield Part(f"optimizer/{name}/{moment}", self.shapes[name], *part)
+
+    def _weight_part(self, parameter: nn.Parameter) -> tuple[int, Tensor] | None:
+        """Return the first place and the values of this rank's part of a weight; None if other ranks have all of it."""
+        return None if self.rank else (0, parameter.detach())
+
+    def _moment_part(self, parameter: nn.Parameter, moment: str) -> tuple[int, Tensor] | None:
+        """Return the same of a moment; None as well before the first update."""
+        found = self.optimizer.state.get(parameter, {}).get(moment)
+        return None if self.rank or found is None else (0, found)
+
+    def collect(self, copies: Sequence[Part], room: Callable[[str, tuple[int, ...]], Tensor]) -> None:
+        """Bring nothing: rank 0 has all parts."""
 
     def load_optimizer_state(self, state: Mapping[str, Tensor], num_updates: int) -> None:
-        """Take what `optimizer_state` gave. The weights are loaded into the model before the engine is made.
+        """Take whole moments by name. The weights are loaded into the model before the engine is made.
 
         Raises UserError if a moment is absent or of another size.
         """
         if not state:
             return
         for name in self.names.values():
-            expected = self.sizes[name]
+            expected = math.prod(self.shapes[name])
             for moment in MOMENTS:
                 found = state.get(f"{name}/{moment}")
                 if found is None or found.numel() != expected:
@@ -155,9 +162,6 @@ class PlainEngine:
         for parameter, name in self.names.items():
             for moment in MOMENTS:
                 self._write_moment(parameter, moment, state[f"{name}/{moment}"].to(self.device))
-
-    def _read_moment(self, parameter: nn.Parameter, moment: str) -> Tensor | None:
-        return self.optimizer.state.get(parameter, {}).get(moment)
 
     def _make_moments(self, num_updates: int) -> None:
         for parameter in self.names:

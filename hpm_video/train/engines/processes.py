@@ -6,18 +6,19 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from hpm_video.config import RunConfig
 from hpm_video.errors import UserError
 from hpm_video.runs.launchers import find_launch, started_by_launcher
 from hpm_video.train.engines.plain import PlainEngine
+from hpm_video.train.engines.protocol import Part
 
 log = logging.getLogger("hpm_video")
 MEET_S = 300.0  # in which all processes must have started
@@ -32,6 +33,9 @@ class ProcessesEngine(PlainEngine):
     def __init__(self, student: nn.Module, config: RunConfig, device: torch.device) -> None:
         # beside NCCL's: what the hosts tell each other does not stand in the queue of the GPUs
         self.host_group: Any = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+        self.save_group: Any = (
+            dist.new_group(backend="gloo") if self.sharded else None
+        )  # for a thread beside the training
         super().__init__(student, config, device, dist.get_rank(), dist.get_world_size())
 
     def sum_over_ranks(self, *numbers: float) -> list[float]:
@@ -39,6 +43,19 @@ class ProcessesEngine(PlainEngine):
         values = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(values, group=self.host_group)
         return values.tolist()
+
+    def collect(self, copies: Sequence[Part], room: Callable[[str, tuple[int, ...]], Tensor]) -> None:
+        """Send this rank's copies to rank 0, tensor by tensor, so that no rank needs memory beside them."""
+        heads = [(part.key, part.shape, part.start, part.values.numel()) for part in copies]
+        found: list[Any] = [None] * self.world_size
+        dist.gather_object(heads, found if self.rank == 0 else None, dst=0, group=self.save_group)
+        if self.rank:
+            for part in copies:
+                dist.send(part.values.view(-1), 0, group=self.save_group)
+            return
+        for source in range(1, self.world_size):
+            for key, shape, start, count in found[source]:
+                dist.recv(room(key, shape).view(-1)[start : start + count], source, group=self.save_group)
 
 
 def check_start(kind: str) -> None:

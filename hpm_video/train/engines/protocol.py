@@ -4,13 +4,22 @@ An engine is one file of this folder with a class of this protocol, one row in `
 `engine.kind`. Facts of one engine stay in its file.
 """
 
-from collections.abc import Callable, Mapping
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from hpm_video.config.batch import Split
 from hpm_video.types import Engine
+
+
+class Part(NamedTuple):
+    """What a rank keeps of one tensor of the state."""
+
+    key: str  # student/NAME, optimizer/NAME/exp_avg or optimizer/NAME/exp_avg_sq
+    shape: tuple[int, ...]  # of the whole tensor
+    start: int  # place of the first value in the whole tensor, flattened
+    values: Tensor  # fp32; may be overwritten in the next step
 
 
 @runtime_checkable
@@ -19,6 +28,7 @@ class TrainingEngine(Engine, Protocol):
 
     gradients_can_stay: ClassVar[bool]  # if recorded kernels can write into the same gradients in every step
     split: Split  # of the global batch into ranks, rounds and micro batches
+    sharded: bool  # if ranks other than 0 keep parts of the state that rank 0 has not
     bf16: bool  # if the forward pass is in bf16
     with_gradient: list[nn.Parameter]  # the weights that had a gradient at the last update; [] before the first
 
@@ -44,13 +54,17 @@ class TrainingEngine(Engine, Protocol):
         """Return the sums of numbers that the hosts know. Every rank calls it; no device is waited for."""
         ...
 
-    def optimizer_state(self, copy: Callable[[str, Tensor], Tensor] = ...) -> dict[str, Tensor]:
-        """Return whole tensors on the CPU by 'name/exp_avg' and 'name/exp_avg_sq'. Every rank calls it, rank 0 gets them,
-        through `copy`, which takes a name and a tensor of the device."""
+    def parts(self) -> Iterator[Part]:
+        """Yield this rank's part of the weights and, after the first update, of the moments, without asking other ranks: all
+        ranks together have each value once."""
         ...
 
+    def collect(self, copies: Sequence[Part], room: Callable[[str, tuple[int, ...]], Tensor]) -> None:
+        """Bring host copies of the parts of all ranks to rank 0, into the `room` of each key and shape. Every rank of a
+        sharded engine calls it, in a thread beside the training."""
+
     def load_optimizer_state(self, state: Mapping[str, Tensor], num_updates: int) -> None:
-        """Take what `optimizer_state` gave. Raises UserError if it is of another model."""
+        """Take whole moments by 'NAME/exp_avg' and 'NAME/exp_avg_sq'. Raises UserError if they are of another model."""
 
     def close(self) -> None:
         """Give back what the engine holds."""

@@ -16,7 +16,6 @@ from hpm_video.weights.exporters.check import (
     class_in_transformers,
     has_videomae_decoder,
     mlp_width,
-    need,
     num_heads,
     random_clip,
     random_mask,

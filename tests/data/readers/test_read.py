@@ -15,7 +15,6 @@ from hpm_video.preprocess.encode import write_video
 from hpm_video.types import Item, UnreadableVideo, UserError
 
 
-
 def numbered(count: int, height: int = 16, width: int = 32) -> np.ndarray:
     """Frame i is grey of value 5 * i + 10."""
     return np.stack([np.full((height, width, 3), 5 * i + 10, dtype=np.uint8) for i in range(count)])

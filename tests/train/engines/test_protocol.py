@@ -41,7 +41,8 @@ def test_all_engines_have_all_of_it(tiny_config) -> None:
         "step",
         "sum_over_ranks",
         "weight_groups",
-        "optimizer_state",
+        "parts",
+        "collect",
         "close",
     } <= (MEMBERS | {"forward"})
 
