@@ -14,7 +14,7 @@ from hpm_video.types import Engine
 
 
 class Part(NamedTuple):
-    """What a rank keeps of one tensor of the state."""
+    """Hold what a rank keeps of one tensor of the state."""
 
     key: str  # student/NAME, optimizer/NAME/exp_avg or optimizer/NAME/exp_avg_sq
     shape: tuple[int, ...]  # of the whole tensor
