@@ -14,6 +14,7 @@ GROUPS = {  # group -> name -> what --help says; the module of that name has `ad
         "doctor": "what works on this machine, and what a configuration costs on it",
         "pretrain": "train an encoder on videos without labels",
         "finetune": "train a pretrained encoder on labels, then test it",
+        "sweep": "pretrain once for each combination of values, then score and compare",
         "schema": "JSON schema of the configuration, for editors",
     },
     "evaluate": {
@@ -28,6 +29,7 @@ GROUPS = {  # group -> name -> what --help says; the module of that name has `ad
         "features": "features of any videos, in one file",
         "predict": "classify videos with a fine-tuned run; over time if they are long",
         "export": "write the weights of the latest checkpoint of a run: for this program, or checked for another",
+        "completion": "print what makes a shell complete commands, options and keys",
     },
 }
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}

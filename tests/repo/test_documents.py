@@ -105,7 +105,7 @@ RUNNABLE = re.compile(
 # Published rows (docs/reproduce.md); run by tests/weights/test_export.py and tests/evals/frozen/test_feature_file.py, or with
 # another set by a command beside it
 SLOW = re.compile(
-    r".*(SSV2|K400|IN1K)\b|.*--to hf|.* features |.*finetune_(hmdb51|ucf101)|.*finetune.*vitl|hpm-video (data|finetune) "
+    r".* sweep |.*(SSV2|K400|IN1K)\b|.*--to hf|.* features |.*finetune_(hmdb51|ucf101)|.*finetune.*vitl|hpm-video (data|finetune) "
 )
 
 
@@ -240,6 +240,8 @@ def add_sizes(words: list[str], tmp_path: Path) -> list[str]:
         return [*words, "--out", str(tmp_path / "manifest")] if "fashion" not in text else words
     if "scripts/finetune.py" in text or words[1] == "finetune":
         return [*words, *SIZES, *FINETUNE_SIZES, f"train.output={tmp_path / 'run'}"]
+    if words[1] == "sweep":
+        return [*words, *SIZES, *PRETRAIN_SIZES, "data.num_frames=4", "--out", str(tmp_path / "sweep")]
     if "scripts/pretrain" in text or words[:2] == ["hpm-video", "pretrain"]:
         frames = [] if is_image(words) else ["data.num_frames=4"]
         return [*words, *SIZES, *PRETRAIN_SIZES, *frames, f"train.output={tmp_path / 'run'}"]
