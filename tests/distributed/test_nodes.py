@@ -143,6 +143,20 @@ def test_torchrun_on_two_nodes(nodes, videos, plain, engine) -> None:
     assert "2 processes by torchrun" in nodes.said(0)
 
 
+def test_deepspeed_with_a_hostfile(nodes, videos, plain) -> None:
+    """The same command on each node with its rank, as where no node may log in to another (--no_ssh)."""
+    out, hosts = nodes.folder / "run", nodes.folder / "hostfile"
+    hosts.write_text("10.77.0.1 slots=1\n10.77.0.2 slots=1\n")
+    given = [f"--hostfile={hosts}", "--no_ssh", "--master_addr=10.77.0.1", "--master_port=29534"]
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), *given]
+    words = ["--module", "hpm_video", "pretrain", *KEYS, f"data.root={videos}", f"train.output={out}"]
+    env = {"DS_ACCELERATOR": "cpu", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    tasks = [nodes.start(rank, env, *launcher, f"--node_rank={rank}", *words) for rank in range(2)]
+    assert [task.wait(300) for task in tasks] == [0, 0], nodes.said(0) + nodes.said(1)
+    assert losses(out) == pytest.approx(plain, abs=1e-5)
+    assert "2 processes by deepspeed" in nodes.said(0) and "DeepSpeedEngine" in nodes.said(0), nodes.said(0)
+
+
 def start_endless(nodes: Nodes, videos: Path, *keys: str) -> list[subprocess.Popen]:
     """Start a run that does not end, and wait for its first step."""
     out = nodes.folder / "run"
