@@ -301,8 +301,8 @@ def test_a_command_that_is_not_run_can_be_parsed(command) -> None:
         assert all(f"\n{target}:" in (ROOT / "Makefile").read_text() for target in words[1:])
     elif words[0] == "hpm-video":
         check_ours(words[1:])
-    elif "-m" in words:
-        assert words[words.index("-m") + 1].split(".")[0] == "hpm_video"
+    elif of_module := {"-m", "--module"} & set(words):
+        assert words[words.index(of_module.pop()) + 1].split(".")[0] == "hpm_video"
     else:
         script = next(word for word in words if word.endswith((".py", ".sh")))
         assert (ROOT / script).is_file()
