@@ -241,7 +241,8 @@ def add_sizes(words: list[str], tmp_path: Path) -> list[str]:
     if "scripts/finetune.py" in text or words[1] == "finetune":
         return [*words, *SIZES, *FINETUNE_SIZES, f"train.output={tmp_path / 'run'}"]
     if words[1] == "sweep":
-        return [*words, *SIZES, *PRETRAIN_SIZES, "data.num_frames=4", "--out", str(tmp_path / "sweep")]
+        small = [*SIZES, *PRETRAIN_SIZES, "data.num_frames=4", "--out", str(tmp_path / "sweep")]
+        return [*words[:2], *small, *words[2:]]
     if "scripts/pretrain" in text or words[:2] == ["hpm-video", "pretrain"]:
         frames = [] if is_image(words) else ["data.num_frames=4"]
         return [*words, *SIZES, *PRETRAIN_SIZES, *frames, f"train.output={tmp_path / 'run'}"]
