@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from hpm_video.api.training import check_keys
 from hpm_video.config import load_config
 from hpm_video.errors import UserError
 from hpm_video.files import write_json
@@ -81,7 +82,7 @@ def run_sweep(  # noqa: PLR0913
     folders = {name: out / name for name in sweep.runs}
     words = {name: [*keys, f"train.output={folders[name]}"] for name, keys in sweep.runs.items()}
     for keys in words.values():
-        load_config(file, keys)
+        check_keys(load_config, file, keys)
     start = [*(shlex.split(launcher) if launcher else [sys.executable]), "-m", "hpm_video"]
     settings = [] if file is None else ["--config", str(file)]
     with own_folder(out, MADE_BY) as own:

@@ -74,7 +74,7 @@ def pretrain(  # noqa: PLR0913
 def run_pretraining(file: Path | None, overrides: Sequence[str], trackers: Sequence[Any] = ()) -> Run:
     """Pretrain with the keys of a YAML file and overrides. Raises UserError."""
     keys = list(overrides)
-    _check_keys(load_config, file, keys)
+    check_keys(load_config, file, keys)
     from hpm_video.train.pretrain import pretrain as train
     from hpm_video.train.pretrain import pretrain_config
     from hpm_video.train.trackers import attached
@@ -85,7 +85,7 @@ def run_pretraining(file: Path | None, overrides: Sequence[str], trackers: Seque
     return Run(folder=Path(config.train.output), finished=finished)
 
 
-def _check_keys(load: Callable[..., Any], file: Path | None, keys: list[str]) -> None:
+def check_keys(load: Callable[..., Any], file: Path | None, keys: list[str]) -> None:
     """Raise UserError for keys that cannot be, before torch is imported."""
     found = load(file, keys, check=False)
     if found.init.weights is None:  # else the weights have a say in the combinations
@@ -143,7 +143,7 @@ def finetune(  # noqa: PLR0913
 def run_finetuning(file: Path | None, overrides: Sequence[str], trackers: Sequence[Any] = ()) -> Run:
     """Fine-tune with the keys of a YAML file and overrides; the test is another step. Raises UserError."""
     keys = list(overrides)
-    _check_keys(load_finetune_config, file, keys)
+    check_keys(load_finetune_config, file, keys)
     from hpm_video.train.finetune import finetune as train
     from hpm_video.train.finetune import finetune_config
     from hpm_video.train.trackers import attached

@@ -31,6 +31,12 @@ def add_keys(parser: argparse.ArgumentParser, text: str | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
 
 
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """Add --compare: what must be equal in runs that are compared."""
+    text = "equal in all runs: clips trained on (steps), or FLOPs within 5 %% (compute)"
+    parser.add_argument("--compare", choices=["steps", "compute"], default="steps", help=text)
+
+
 def add_jobs(parser: argparse.ArgumentParser, time_limit_s: int) -> None:
     """Add the number of processes, and the seconds that each file may take."""
     parser.add_argument("--workers", type=WORKERS, help="processes (one for each core)")

@@ -4,6 +4,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from hpm_video.commands.arguments import add_compare
 from hpm_video.commands.output import say
 from hpm_video.runs.kind import check_finished
 
@@ -22,8 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "what must be equal besides all that is: of versions, hardware, engine, ..."
     parser.add_argument("--shared", type=keys, default=[], metavar="KEY,KEY", help=text)
     parser.add_argument("--group", metavar="KEY", help="one comparison for each value of this key")
-    text = "equal in all runs: clips trained on (steps), or FLOPs within 5 %% (compute)"
-    parser.add_argument("--compare", choices=["steps", "compute"], default="steps", help=text)
+    add_compare(parser)
 
 
 def run(given: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from hpm_video.commands.arguments import add_keys
+from hpm_video.commands.arguments import add_compare, add_keys
 from hpm_video.commands.output import say
 from hpm_video.commands.training import add_config, config_of
 
@@ -19,8 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--score", type=Path, metavar="LABELLED", help="labelled set: kNN and linear probe of each run")
     parser.add_argument("--launch", metavar="WORDS", help='start of each run, such as "torchrun --nproc-per-node 8"')
-    text = "equal in all runs: clips trained on (steps), or FLOPs within 5 %% (compute)"
-    parser.add_argument("--compare", choices=["steps", "compute"], default="steps", help=text)
+    add_compare(parser)
     add_keys(parser, "keys of pretrain; KEY=A,B is varied: a run for each combination")
 
 

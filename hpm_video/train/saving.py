@@ -31,13 +31,13 @@ def _parts_beside(beside: nn.Module | None) -> list[Part]:
     return [Part(f"teacher/{name}", tuple(p.shape), 0, p.detach()) for name, p in named]
 
 
-def _with_moments(parts: Iterable[Part]) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
-    """Yield key, shape and an example of the tensors of a checkpoint, also of moments that are not there yet."""
+def _with_moments(parts: Iterable[Part]) -> Iterator[Part]:
+    """Yield the parts, and for each weight one of the size of each moment, which may not be there yet."""
     for part in parts:
-        yield part.key, part.shape, part.values
+        yield part
         section, _, name = part.key.partition("/")
         if section == "student":
-            yield from ((f"optimizer/{name}/{moment}", part.shape, part.values) for moment in MOMENTS)
+            yield from (part._replace(key=f"optimizer/{name}/{moment}") for moment in MOMENTS)
 
 
 class HostCopies:
@@ -95,9 +95,7 @@ class Saver:
         """Make the memory of rank 0's copies in a thread, so that the first save does not wait for it."""
         if engine.rank == 0:
             parts = [*engine.parts(), *_parts_beside(beside)]
-            self._start(
-                lambda: [self.copies.room(key, shape, like).zero_() for key, shape, like in _with_moments(parts)]
-            )
+            self._start(lambda: [self.copies.room(p.key, p.shape, p.values).zero_() for p in _with_moments(parts)])
 
     def save(self, engine: TrainingEngine, state: RunState, beside: nn.Module | None) -> None:
         """Copy this rank's part of the state, and start to write it. Raises UserError on all ranks if the last one could not be
@@ -108,16 +106,17 @@ class Saver:
         copies = [self.copies.take(part, whole=engine.rank == 0) for part in parts]
         self.copies.finish()
         if engine.rank == 0 or engine.sharded:
-            record = {"step": state.step, "run": dataclasses.asdict(state), "machine": describe_machine()}
-            self._start(lambda: self._write(engine, copies, record, beside is not None))
+            counts = dataclasses.asdict(state)
+            self._start(lambda: self._write(engine, copies, counts))
 
-    def _write(self, engine: TrainingEngine, copies: list[Part], record: dict[str, Any], has_teacher: bool) -> None:
+    def _write(self, engine: TrainingEngine, copies: list[Part], counts: dict[str, Any]) -> None:
         """Bring the parts of all ranks to rank 0, and write the checkpoint there."""
         if engine.sharded:
             engine.collect(copies, self.copies.room)
         if engine.rank == 0:
             student, teacher, optimizer = (self.copies.named(part) for part in PARTS)
-            checkpoint = Checkpoint(student, teacher if has_teacher else None, optimizer, record)
+            record = {"step": counts["step"], "run": counts, "machine": describe_machine()}
+            checkpoint = Checkpoint(student, teacher or None, optimizer, record)
             log.info("saved %s", save_checkpoint(self.run, checkpoint, self.keep))
 
     def _start(self, work: Callable[[], Any]) -> None:

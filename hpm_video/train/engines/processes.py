@@ -33,9 +33,8 @@ class ProcessesEngine(PlainEngine):
     def __init__(self, student: nn.Module, config: RunConfig, device: torch.device) -> None:
         # beside NCCL's: what the hosts tell each other does not stand in the queue of the GPUs
         self.host_group: Any = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
-        self.save_group: Any = (
-            dist.new_group(backend="gloo") if self.sharded else None
-        )  # for a thread beside the training
+        # for a thread beside the training, which must not mix its messages with those of the steps
+        self.save_group: Any = dist.new_group(backend="gloo") if self.sharded else None
         super().__init__(student, config, device, dist.get_rank(), dist.get_world_size())
 
     def sum_over_ranks(self, *numbers: float) -> list[float]:
