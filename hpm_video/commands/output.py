@@ -26,5 +26,11 @@ def say_scores(run: Path, found: Sequence[Mapping[str, Any]], text: str) -> None
     from hpm_video.api.scores import keep_scores
 
     say(text + "".join(f"wrote {scores['file']}\n" for scores in found))
-    say(keep_scores(run, {scores["head"]: {name: scores[name] for name in KEPT if name in scores} for scores in found}))
+    kept = {_name(scores): {name: scores[name] for name in KEPT if name in scores} for scores in found}
+    say(keep_scores(run, kept))
     say(f"Next: hpm-video report {shlex.quote(str(run))}")
+
+
+def _name(scores: Mapping[str, Any]) -> str:
+    """Return what results.json calls a score: knn, linear, attentive, or with the yardstick's name, knn_x3d_s."""
+    return "_".join(filter(None, (scores["head"], scores.get("yardstick"))))

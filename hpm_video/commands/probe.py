@@ -5,8 +5,10 @@ import argparse
 from hpm_video.commands import score
 from hpm_video.commands.arguments import positive
 from hpm_video.commands.output import say, say_scores
-from hpm_video.evals.summary import describe_score
+from hpm_video.evals.summary import describe_both, describe_score
 from hpm_video.runs.kind import check_run
+
+YARDSTICKS = ("x3d_s", "slow_r50", "mvit_base_16x4")  # evals/frozen/yardsticks.py, which imports torch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head", choices=["linear", "attentive", "both"], default="both", help="both")
     parser.add_argument("--epochs", type=positive(int), default=20, help="of the attentive probe (20)")
     tokens = "attentive: most GiB of tokens kept in RUN/features; beyond it they are computed in each epoch (50)"
+    networks = (
+        "also score a supervised network of pytorchvideo on the same videos, by kNN and linear probe (may be repeated)"
+    )
+    parser.add_argument("--yardstick", action="append", default=[], choices=YARDSTICKS, help=networks)
     parser.add_argument("--cache-gib", type=positive(float), default=50.0, help=tokens)
 
 
@@ -30,5 +36,13 @@ def run(given: argparse.Namespace) -> int:
     if given.head != "linear":
         found.append(score_attentive(evaluation, given.epochs, given.cache_gib))
         say(describe_score(found[-1]))
+    if given.yardstick:
+        from hpm_video.evals.frozen.probe import score_both
+        from hpm_video.evals.frozen.yardsticks import open_yardstick
+
+        for name in given.yardstick:
+            scores = score_both(open_yardstick(evaluation, name), "mean")
+            found += scores
+            say(describe_both(*scores))
     say_scores(given.run, found, "")
     return 0

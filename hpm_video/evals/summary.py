@@ -55,10 +55,16 @@ def _title(scores: Mapping[str, Any]) -> str:
 
 
 def _features(scores: Mapping[str, Any]) -> str:
+    if "yardstick" in scores:
+        return (
+            f"features of {scores['yardstick']}, a network of pytorchvideo that was trained on labels of Kinetics-400"
+        )
     return "every token" if scores["pooling"] == "tokens" else f"features pooled by '{scores['pooling']}'"
 
 
 def _probe(scores: Mapping[str, Any]) -> str:
+    if "yardstick" in scores:
+        return "pooling: the network's own, before its classifier"
     return f"pooling: {POOLINGS[scores['pooling']]}"
 
 

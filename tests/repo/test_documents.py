@@ -100,8 +100,9 @@ def signature(command: Command) -> str:
 
 COMMANDS = list_commands()
 RUNNABLE = re.compile(
-    r"hpm-video (?!doctor|data NAME|.*COMMAND|.*--dry-run)|.*\b(scripts/(pretrain|finetune)\w*\.(py|sh)|datasets/\w+/prepare\.py)"
+    r"hpm-video (?!doctor|data NAME|.*COMMAND|.*--dry-run|.*--yardstick)|.*\b(scripts/(pretrain|finetune)\w*\.(py|sh)|datasets/\w+/prepare\.py)"
 )
+# --yardstick needs weights from the network: tests/evals/frozen/test_yardsticks.py runs it with weights of its own.
 # Published rows (docs/reproduce.md); run by tests/weights/test_export.py and tests/evals/frozen/test_feature_file.py, or with
 # another set by a command beside it
 SLOW = re.compile(

@@ -246,5 +246,5 @@ def hash_weights(encoder: Encoder, config: PretrainConfig) -> str:
     found = hashlib.sha256(json.dumps(shape).encode())
     for name, weight in sorted(encoder.state_dict().items()):
         found.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
-        found.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+        found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return found.hexdigest()[:24]

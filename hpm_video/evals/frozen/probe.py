@@ -49,6 +49,7 @@ class Evaluation(NamedTuple):
     encoder: Encoder
     train: Source
     test: Source
+    yardstick: str = ""  # the supervised network in place of the run's encoder (yardsticks.py)
 
 
 def open_evaluation(run: Path, overrides: Sequence[str]) -> Evaluation:
@@ -210,6 +211,9 @@ def _record(  # noqa: PLR0913
         "test": evaluation.test.source,
         "data": dataclasses.asdict(evaluation.config.data),
     }
+    if evaluation.yardstick:
+        record["yardstick"] = evaluation.yardstick
+        name += f"-{evaluation.yardstick}"
     file = evaluation.run / "scores" / f"{name}-{test.key[:8]}.json"
     write_score(file, record | {"machine": describe_machine()})
     if record["at_chance"]:
