@@ -110,6 +110,13 @@ def test_texts_are_shown_as_they_are(reference) -> None:
     assert list(reference.escape_docstring(["`A`s of *x", ">>> a * b"])) == [r"``A``\ s of \*x", ">>> a * b"]
 
 
+def check_accessible(page: str) -> None:
+    """What axe-core found in pages of the theme: headings without a level, boxes that no key scrolls, empty heads, no names."""
+    assert not re.search(r'role="heading"(?! aria-level)|<pre>|<th[^>]*><p></p></th>', page)
+    names = re.findall(r'<aside(?: aria-label="(\w+)")?', page)
+    assert all(names) and len(names) == len(set(names))
+
+
 @pytest.mark.slow
 def test_the_site_is_built_without_warnings_and_needs_no_network(tmp_path) -> None:
     pytest.importorskip("sphinx")
@@ -132,6 +139,7 @@ def test_the_site_is_built_without_warnings_and_needs_no_network(tmp_path) -> No
             r"<(?:script|img|link|iframe)[^>]*?(?:src|href)=\"([^\"]+)\"", page.read_text(encoding="utf-8")
         )
         assert not [link for link in loaded if re.match(r"(https?:)?//", link)], page
+        check_accessible(page.read_text(encoding="utf-8"))
 
 
 NOTEBOOKS = sorted(DOCS.glob("notebooks/*.md"))
