@@ -13,10 +13,9 @@ import numpy as np
 
 from hpm_video.catalog.class_folders import read_class_folders
 from hpm_video.catalog.listing import IMAGE_SUFFIXES
-from hpm_video.catalog.rows import Found
 from hpm_video.errors import UserError
 from hpm_video.own_folder import OwnFolder, all_names, own_folder
-from hpm_video.preprocess.recipe import MADE_BY, MANIFEST_FILES, Recipe, run_recipe
+from hpm_video.preprocess.recipe import MADE_BY, MANIFEST_FILES, Recipe, print_lines, write_set
 from hpm_video.progress import track
 
 CLASSES = "t-shirt trouser pullover dress coat sandal shirt sneaker bag ankle-boot".split()
@@ -48,12 +47,10 @@ def read_idx(file: Path, num_dims: int) -> np.ndarray:
 
 
 def write_split(root: Path, out: Path, folder: str) -> None:
-    """Write OUT/FOLDER, with a folder for each class, atomically; skip it if it exists. Raises UserError if OUT holds files
-    of others."""
+    """Write OUT/FOLDER, with a folder for each class, atomically; skip it if it exists. OUT must be claimed."""
     from PIL import Image
 
     if (out / folder).exists():
-        OwnFolder.claim(out, MADE_BY, find_older_images)
         return
     images, labels = (
         read_idx(root / f"{FILES[folder]}-{kind}-ubyte.gz", dims)
@@ -89,17 +86,13 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="folder of the images and the manifest")
     given = parser.parse_args()
 
-    def read() -> Found:
+    def work() -> list[str]:
+        OwnFolder.claim(given.out, MADE_BY, find_older_images)
         for folder in FILES:
             write_split(given.root, given.out, folder)
-        return read_class_folders(given.out, IMAGE_SUFFIXES)
+        return write_set(RECIPE, read_class_folders(given.out, IMAGE_SUFFIXES), given.out, given.out)
 
-    try:
-        OwnFolder.claim(given.out, MADE_BY, find_older_images)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return run_recipe(RECIPE, argparse.Namespace(root=given.out, out=given.out), read)
+    return print_lines(work)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hpm_video.errors import UserError
 from hpm_video.files import remove_drafts, replacing, write_json
 from hpm_video.own_folder import all_names, own_folder
 from hpm_video.preprocess.encode import write_video
+from hpm_video.preprocess.recipe import print_lines
 
 FOLDER = "20bn-something-something-v2"
 ANNOTATIONS = ("labels.json", "validation.json", "train.json")
@@ -147,13 +147,12 @@ def main() -> int:
     given = parser.parse_args()
     if given.frame_size_px % 2 or min(given.train, given.validation, given.num_frames) < 1:
         parser.error("--frame-size-px must be even; --train, --validation and --num-frames at least 1")
-    try:
+
+    def work() -> list[str]:
         prepare(given.out, given.train, given.validation, given.seed, given.num_frames, given.frame_size_px)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.write(f"{given.train} + {given.validation} videos, {len(TEMPLATES)} classes: {given.out}\n")
-    return 0
+        return [f"{given.train} + {given.validation} videos, {len(TEMPLATES)} classes: {given.out}"]
+
+    return print_lines(work)
 
 
 if __name__ == "__main__":

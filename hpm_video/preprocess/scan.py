@@ -19,7 +19,7 @@ from hpm_video.data.readers.probe import count_decoded, probe
 from hpm_video.data.readers.read import read_frames
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.files import write_csv, write_text
-from hpm_video.own_folder import OwnFolder, own_folder
+from hpm_video.own_folder import own_folder
 from hpm_video.preprocess.jobs import (
     Record,
     count_reasons,
@@ -44,7 +44,20 @@ def scan(root: Path, out: Path, full: bool, images: bool, num_workers: int, time
     with own_folder(out, "hpm-video scan", find_older_scan) as own:
         own.reserve([*WRITTEN, *manifest_names(["train"])])
         keep_settings(out / "scan.json", {"root": str(root.resolve())})
-        return _scan(root, own, files, full, num_workers, time_limit_s)
+        records_file, work = out / "results.jsonl", partial(check_file, root=root.resolve(), full=full)
+        records = run_jobs(files, work, records_file, f"scan {root}", {"full": full}, num_workers, time_limit_s)
+        write_records(records_file, records)
+        good = [record for record in records if "reason" not in record]
+        duplicates = find_duplicates(good)
+        write_text(out / "good.txt", "".join(f"{record['path']}\n" for record in good))
+        write_bad(out, records)
+        write_csv(out / "duplicates.csv", ["path", "same_as"], duplicates)
+        rows = [Row(**{key: record[key] for key in ("path", "frames", "fps", "width", "height")}) for record in good]
+        write_manifest(out, f"good files of {root.resolve().name}", root, {"train": rows}, [])
+        lines = [*_summarise(root, records, len(duplicates), full), *_next_steps(out, bool(good))]
+        summary = "\n".join(lines) + "\n"
+        write_text(out / "summary.md", summary)
+        return summary
 
 
 def find_older_scan(folder: Path) -> list[str] | None:
@@ -55,24 +68,6 @@ def find_older_scan(folder: Path) -> list[str] | None:
     return [name for name in (*WRITTEN, *manifest_names(["train"])) if (folder / name).is_file()]
 
 
-def _scan(root: Path, own: OwnFolder, files: dict[str, Path], full: bool, num_workers: int, time_limit_s: float) -> str:
-    out = own.path
-    records_file = out / "results.jsonl"
-    work = partial(check_file, root=root.resolve(), full=full)
-    records = run_jobs(files, work, records_file, f"scan {root}", {"full": full}, num_workers, time_limit_s)
-    write_records(records_file, records)
-    good = [record for record in records if "reason" not in record]
-    duplicates = find_duplicates(good)
-    write_text(out / "good.txt", "".join(f"{record['path']}\n" for record in good))
-    write_bad(out, records)
-    write_csv(out / "duplicates.csv", ["path", "same_as"], duplicates)
-    rows = [row_of(record) for record in good]
-    write_manifest(out, f"good files of {root.resolve().name}", root, {"train": rows}, [])
-    summary = "\n".join([*_summarise(root, records, len(duplicates), full), *_next_steps(out, bool(good))]) + "\n"
-    write_text(out / "summary.md", summary)
-    return summary
-
-
 def check_folders(root: Path, out: Path) -> None:
     """Raise UserError if `root` is not a folder, or if `out` lies in it."""
     if not root.is_dir():
@@ -81,13 +76,6 @@ def check_folders(root: Path, out: Path) -> None:
         )
     if out.resolve().is_relative_to(root.resolve()):
         raise UserError(f"{out} lies in {root}, which is left as it is; expected a folder elsewhere for the results")
-
-
-def row_of(record: Record) -> Row:
-    """Return the row of a record."""
-    return Row(
-        record["path"], frames=record["frames"], fps=record["fps"], width=record["width"], height=record["height"]
-    )
 
 
 def check_file(name: str, root: Path, full: bool) -> Record:

@@ -158,43 +158,43 @@ def spread_sample(sizes: dict[str, int]) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _renamed(out: Path) -> dict[str, str]:
-    """Return the unusual names, which the mark of the copy lists: a worker reads them once."""
+    """Return video -> unusual name of its copy, from the mark of the copy; each worker reads it once."""
     return (read_mark(out) or {}).get("renamed", {})
 
 
 def copy_file(name: str, copying: Copying, timed: bool) -> Record:
-    """Copy one file, and check it before it gets its name. Raises UnreadableVideo if source or copy is bad."""
+    """Copy one file, check the copy, and then give it its name. Raises UnreadableVideo if source or copy is bad."""
     source, target = copying.source / name, copying.out / _renamed(copying.out).get(name, target_of(name))
     begin = time.perf_counter()
     count, height, width = look_at(source)
     with disk_faults(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target, tidy=False) as half:
-        transcode(source, half, copying.short_side_px, copying.gop, copying.max_fps)
-        made = check_copy(half, source, (count, height, width), copying)
+    with replacing(target, tidy=False) as draft:
+        transcode(source, draft, copying.short_side_px, copying.gop, copying.max_fps)
+        facts = check_copy(draft, source, (count, height, width), copying)
         spent_s = time.perf_counter() - begin
-    made |= {"bytes_after": file_size(target), "spent_s": round(spent_s, 3)}
+    facts |= {"bytes_after": file_size(target), "spent_s": round(spent_s, 3)}
     if changes_size(str(source)):
-        made["changes_size"] = True
+        facts["changes_size"] = True
     if timed:
-        made["decode_ms"] = [round(_time_decoding(file), 2) for file in (source, target)]
-    return made
+        facts["decode_ms"] = [round(_time_decoding(file), 2) for file in (source, target)]
+    return facts
 
 
-def check_copy(half: Path, source: Path, expected: tuple[int, int, int], copying: Copying) -> Record:
+def check_copy(copy: Path, source: Path, expected: tuple[int, int, int], copying: Copying) -> Record:
     """Decode all frames of a copy and return the facts for its row. expected: frames, height, width of the source. Raises
     UnreadableVideo."""
-    info = probe(half)
-    decoded = count_decoded(half)
+    info = probe(copy)
+    decoded = count_decoded(copy)
     most = expected[0]
     if copying.max_fps:
         most = min(most, int(probe(source).seconds * copying.max_fps) + 2)
     if decoded > most or decoded < info.num_frames or (not copying.max_fps and decoded != most):
-        raise UnreadableVideo(str(half), f"the copy has {decoded} frames that can be decoded; expected {most}")
-    _, height, width = look_at(half)
+        raise UnreadableVideo(str(copy), f"the copy has {decoded} frames that can be decoded; expected {most}")
+    _, height, width = look_at(copy)
     share = min(1.0, copying.short_side_px / min(expected[1:]))
     if max(abs(height - share * expected[1]), abs(width - share * expected[2])) > 2:  # rounded to even numbers
-        raise UnreadableVideo(str(half), f"the copy has {width} x {height} px, made of {expected[2]} x {expected[1]}")
+        raise UnreadableVideo(str(copy), f"the copy has {width} x {height} px, made of {expected[2]} x {expected[1]}")
     return {"frames": decoded, "fps": info.fps, "width": width, "height": height}
 
 

@@ -2,12 +2,13 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hpm_video.catalog.class_folders import read_class_folders
-from hpm_video.catalog.classes import Labels
+from hpm_video.catalog.classes import Labelled, Labels
 from hpm_video.catalog.columns import meaning_of, split_of_path
 from hpm_video.catalog.listing import SUFFIXES, split_folders
 from hpm_video.catalog.path_lists import read_lists
@@ -78,31 +79,30 @@ def write_videos(tables: list[VideoTable], out: Path, made_by: str) -> Found:
     Raises UserError, also for a label that is not a class.
     """
     contents = [_read_labels(table) for table in tables]
-    lines: list[tuple[str, tuple[str, ...]]] = [
+    lines: Labelled = [
         (f"{table.file}, row {number}", (label,))
-        for table, rows in zip(tables, contents, strict=True)
-        for number, (_, label) in enumerate(rows, 1)
+        for table, cells in zip(tables, contents, strict=True)
+        for number, (_, label) in enumerate(cells, 1)
     ]
     column = next((table.label for table in tables if table.label), "label")
     classes = Labels(lines, (column,), next((table.names for table in tables if table.names), None))
-    numbers = iter([classes.number(where, labels) for where, labels in lines])
-    counts: dict[str, int] = {}
-    names: list[list[str]] = []
-    for table, rows in zip(tables, contents, strict=True):
-        first = counts.get(table.split, 0)
-        counts[table.split] = first + len(rows)
-        names.append([f"{table.split}/{first + n:07d}{_suffix_of(path)}" for n, (path, _) in enumerate(rows)])
+    labels = iter([classes.number(*line) for line in lines])
+    counts: Counter[str] = Counter()
+    rows: list[list[Row]] = []  # of each table
+    for table, cells in zip(tables, contents, strict=True):
+        names = [f"{table.split}/{n:07d}{_suffix_of(path)}" for n, (path, _) in enumerate(cells, counts[table.split])]
+        rows.append([Row(name, next(labels)) for name in names])
+        counts[table.split] += len(cells)
     found = Found({split: [] for split in counts}, classes.classes, {}, tuple(classes.notes))
     with own_folder(out, made_by) as own:
-        own.reserve(name for part in names for name in part)
-        for table, part in zip(track(tables, "tables"), names, strict=True):
-            for name, content in zip(part, _read_contents(table), strict=True):
-                label = next(numbers)
+        own.reserve(row.path for part in rows for row in part)
+        for table, part in zip(track(tables, "tables"), rows, strict=True):
+            for row, content in zip(part, _read_contents(table), strict=True):
                 if content:
-                    _write(out / name, content)
-                    found.splits[table.split].append(Row(name, label))
+                    _write(out / row.path, content)
+                    found.splits[table.split].append(row)
                 else:
-                    found.missing.setdefault(table.split, []).append(f"{table.file}: {name} has no bytes in it")
+                    found.missing.setdefault(table.split, []).append(f"{table.file}: {row.path} has no bytes in it")
     return found
 
 
