@@ -1,10 +1,9 @@
-"""Writes a manifest of Charades: a row for each interval of an action; its test list becomes the validation split.
+"""Write a manifest of Charades: a row for each interval of an action. The test list becomes the validation split.
 
 python datasets/charades/prepare.py ROOT
 """
 
 import sys
-from pathlib import Path
 
 from hpm_video.catalog.segments import read_charades
 from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
@@ -19,12 +18,9 @@ RECIPE = Recipe(
 
 def main() -> int:
     """Run the recipe; return the exit status."""
-    parser = recipe_parser(__doc__)
-    parser.add_argument(
-        "--annotations", type=Path, help="folder of Charades_v1_train.csv (ROOT, ROOT/annotations, ROOT/Charades)"
-    )
-    given = parser.parse_args()
-    return run_recipe(RECIPE, given, lambda _: read_charades(given.root, given.annotations))
+    annotations = "folder of Charades_v1_train.csv (ROOT, ROOT/annotations, ROOT/Charades)"
+    given = recipe_parser(__doc__, annotations).parse_args()
+    return run_recipe(RECIPE, given, lambda: read_charades(given.root, given.annotations))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Writes a manifest of Diving48; its test list becomes the validation split.
+"""Write a manifest of Diving48. The test list becomes the validation split.
 
 python datasets/diving48/prepare.py ROOT
 """
 
 import sys
-from pathlib import Path
 
 from hpm_video.catalog.segments import read_diving48
 from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
@@ -14,16 +13,14 @@ RECIPE = Recipe(
     command="hpm-video pretrain train.output=runs/diving48",
     num_classes=48,
     num_rows={"train": 15_027, "validation": 1_970},
-    note="the first version of the lists has more rows, and wrong labels",
+    note="the first version of the lists has more rows and wrong labels",
 )
 
 
 def main() -> int:
     """Run the recipe; return the exit status."""
-    parser = recipe_parser(__doc__)
-    parser.add_argument("--annotations", type=Path, help="folder of Diving48_vocab.json (ROOT, ROOT/annotations)")
-    given = parser.parse_args()
-    return run_recipe(RECIPE, given, lambda _: read_diving48(given.root, given.annotations))
+    given = recipe_parser(__doc__, annotations="folder of Diving48_vocab.json (ROOT, ROOT/annotations)").parse_args()
+    return run_recipe(RECIPE, given, lambda: read_diving48(given.root, given.annotations))
 
 
 if __name__ == "__main__":

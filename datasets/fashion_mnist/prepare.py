@@ -1,4 +1,4 @@
-"""Writes Fashion-MNIST as a folder of PNG files with its manifest: OUT/train/CLASS/00000.png, OUT/val/..., OUT/manifest.json.
+"""Write Fashion-MNIST as a folder of PNG files with its manifest: OUT/train/CLASS/00000.png, OUT/val/..., OUT/manifest.json.
 
 python datasets/fashion_mnist/prepare.py ROOT OUT
 """
@@ -13,14 +13,13 @@ import numpy as np
 
 from hpm_video.catalog.class_folders import read_class_folders
 from hpm_video.catalog.listing import IMAGE_SUFFIXES
-from hpm_video.catalog.path_lists import Track
-from hpm_video.catalog.rows import Found
 from hpm_video.errors import UserError
 from hpm_video.own_folder import OwnFolder, all_names, own_folder
-from hpm_video.preprocess.recipe import MADE_BY, OF_A_MANIFEST, Recipe, run_recipe
+from hpm_video.preprocess.recipe import MADE_BY, MANIFEST_FILES, Recipe, print_lines, write_set
+from hpm_video.progress import track
 
 CLASSES = "t-shirt trouser pullover dress coat sandal shirt sneaker bag ankle-boot".split()
-FILES = {"train": "train", "val": "t10k"}  # folder -> what the names of its files begin with
+FILES = {"train": "train", "val": "t10k"}  # folder -> prefix of its file names
 MAGIC = {1: b"\0\0\x08\x01", 3: b"\0\0\x08\x03"}  # uint8, by the number of dimensions
 RECIPE = Recipe(
     name="fashion_mnist",
@@ -31,7 +30,7 @@ RECIPE = Recipe(
 
 
 def read_idx(file: Path, num_dims: int) -> np.ndarray:
-    """Return the uint8 values of a gzipped file in MNIST's format. Raises UserError if it is not one, or not whole."""
+    """Return the uint8 values of a gzipped file in MNIST's format. Raises UserError if it is another file, or cut off."""
     try:
         content = gzip.decompress(file.read_bytes())
     except FileNotFoundError:
@@ -47,13 +46,11 @@ def read_idx(file: Path, num_dims: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
 
 
-def write_split(root: Path, out: Path, folder: str, track: Track) -> None:
-    """Write OUT/FOLDER with a folder for each class; it gets its name when it is whole, and is not written again.
-    Raises UserError if OUT is not a folder of this recipe's own."""
+def write_split(root: Path, out: Path, folder: str) -> None:
+    """Write OUT/FOLDER, with a folder for each class, atomically; skip it if it exists. OUT must be claimed."""
     from PIL import Image
 
     if (out / folder).exists():
-        OwnFolder.claim(out, MADE_BY, find_older_pictures)
         return
     images, labels = (
         read_idx(root / f"{FILES[folder]}-{kind}-ubyte.gz", dims)
@@ -64,42 +61,38 @@ def write_split(root: Path, out: Path, folder: str, track: Track) -> None:
             f"{root}: {len(images)} images, {len(labels)} labels up to {labels.max()}; expected one each, to 9"
         )
     homes = [f"{number}_{name}" for number, name in enumerate(CLASSES)]
-    with own_folder(out, MADE_BY, find_older_pictures) as own, own.draft() as draft:
+    with own_folder(out, MADE_BY, find_older_images) as own, own.draft() as draft:
         for home in homes:
             (draft / home).mkdir()
-        for number in track(list(range(len(images)))):
+        for number in track(range(len(images))):
             Image.fromarray(images[number]).save(draft / homes[labels[number]] / f"{number:05d}.png")
-        own.names.add(folder)  # a folder as a whole
+        own.names.add(folder)  # the whole folder
         own.save()
         draft.rename(out / folder)
 
 
-def find_older_pictures(folder: Path) -> list[str] | None:
-    """Return the files of an earlier version, which left no mark; None if the folder is anything else."""
+def find_older_images(folder: Path) -> list[str] | None:
+    """Return the files of an earlier version, which wrote no mark; None for any other folder."""
     known = [f"{split}/{number}_{name}/[0-9]*.png" for split in FILES for number, name in enumerate(CLASSES)]
     known += [f".draft-{name}" for name in known]
-    names = all_names(folder, *known, *OF_A_MANIFEST)
-    return None if names is None else [name for name in names if name in OF_A_MANIFEST]
+    names = all_names(folder, *known, *MANIFEST_FILES)
+    return None if names is None else [name for name in names if name in MANIFEST_FILES]
 
 
 def main() -> int:
     """Run the recipe; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="folder of the four .gz files")
-    parser.add_argument("out", type=Path, help="folder of the pictures and the manifest")
+    parser.add_argument("out", type=Path, help="folder of the images and the manifest")
     given = parser.parse_args()
 
-    def read(track: Track) -> Found:
+    def work() -> list[str]:
+        OwnFolder.claim(given.out, MADE_BY, find_older_images)
         for folder in FILES:
-            write_split(given.root, given.out, folder, track)
-        return read_class_folders(given.out, IMAGE_SUFFIXES)
+            write_split(given.root, given.out, folder)
+        return write_set(RECIPE, read_class_folders(given.out, IMAGE_SUFFIXES), given.out, given.out)
 
-    try:
-        OwnFolder.claim(given.out, MADE_BY, find_older_pictures)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return run_recipe(RECIPE, argparse.Namespace(root=given.out, out=given.out), read)
+    return print_lines(work)
 
 
 if __name__ == "__main__":

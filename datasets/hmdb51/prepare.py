@@ -1,10 +1,9 @@
-"""Writes a manifest of HMDB51 from one of its three splits; its test videos become the validation split.
+"""Write a manifest of HMDB51 from one of its three splits. The test videos become the validation split.
 
 python datasets/hmdb51/prepare.py ROOT --split 1
 """
 
 import sys
-from pathlib import Path
 
 from hpm_video.catalog.hmdb51 import read_hmdb51
 from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
@@ -12,11 +11,9 @@ from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
 
 def main() -> int:
     """Run the recipe; return the exit status."""
-    parser = recipe_parser(__doc__)
+    annotations = "folder of CLASS_test_split1.txt (ROOT/testTrainMulti_7030_splits, ROOT)"
+    parser = recipe_parser(__doc__, annotations)
     parser.add_argument("--split", type=int, choices=(1, 2, 3), default=1)
-    parser.add_argument(
-        "--annotations", type=Path, help="folder of CLASS_test_split1.txt (ROOT/testTrainMulti_7030_splits, ROOT)"
-    )
     given = parser.parse_args()
     recipe = Recipe(
         name=f"hmdb51_split{given.split}",
@@ -25,7 +22,7 @@ def main() -> int:
         num_rows={"train": 3_570, "validation": 1_530},
         note="HMDB51 has 6,766 videos; those with mark 0 are in neither part of a split",
     )
-    return run_recipe(recipe, given, lambda _: read_hmdb51(given.root, given.annotations, given.split))
+    return run_recipe(recipe, given, lambda: read_hmdb51(given.root, given.annotations, given.split))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Writes a manifest of a video data set of Hugging Face: a folder of it, or hf://datasets/ORG/NAME, which is downloaded.
+"""Write a manifest of a video data set of Hugging Face: a local folder, or hf://datasets/ORG/NAME, which is downloaded.
 
 python datasets/huggingface/prepare.py ROOT
 
-Videos that lie in Parquet tables are written as files, beside the manifest.
+Videos in Parquet tables are written as files, to a folder beside the manifest.
 """
 
 import re
@@ -21,7 +21,7 @@ from hpm_video.preprocess.recipe import (
 )
 from hpm_video.preprocess.video_tables import fetch_data_set, find_tables, read_files, write_videos
 
-ON_THE_HUB = re.compile(r"hf:/+datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/?")  # Path makes one / of two
+ON_THE_HUB = re.compile(r"hf:/+datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/?")  # Path turns // into /
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument(
         "--label",
         default="",
-        help="column of the labels in Parquet tables (the first of classes, or called label, class, ...)",
+        help="column of the labels in Parquet tables (the first ClassLabel, or one called label, class, ...)",
     )
     add_protocol(parser)
     given = parser.parse_args()

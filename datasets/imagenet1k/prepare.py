@@ -1,4 +1,4 @@
-"""Writes a manifest of ImageNet-1k; an image is a row with one frame.
+"""Write a manifest of ImageNet-1k. An image is a row with one frame.
 
 python datasets/imagenet1k/prepare.py ROOT
 """
@@ -19,7 +19,7 @@ RECIPE = Recipe(
 def main() -> int:
     """Run the recipe; return the exit status."""
     given = recipe_parser(__doc__).parse_args()
-    return run_recipe(RECIPE, given, lambda _: read_imagenet(given.root))
+    return run_recipe(RECIPE, given, lambda: read_imagenet(given.root))
 
 
 if __name__ == "__main__":

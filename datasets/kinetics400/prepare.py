@@ -1,10 +1,9 @@
-"""Writes a manifest of Kinetics-400 (600, 700) from its csv files, or from train/ and val/ with a folder for each class.
+"""Write a manifest of Kinetics-400 (600, 700) from its csv files, or from train/ and val/ with a folder for each class.
 
 python datasets/kinetics400/prepare.py ROOT
 """
 
 import sys
-from pathlib import Path
 
 from hpm_video.catalog.kinetics import read_kinetics
 from hpm_video.preprocess.recipe import Recipe, recipe_parser, run_recipe
@@ -15,9 +14,8 @@ NORMAL = "files that are missing are normal: clips vanish from the web"
 
 def main() -> int:
     """Run the recipe; return the exit status."""
-    parser = recipe_parser(__doc__)
+    parser = recipe_parser(__doc__, annotations="folder of train.csv (ROOT, ROOT/annotations)")
     parser.add_argument("--version", type=int, choices=(400, 600, 700), default=400)
-    parser.add_argument("--annotations", type=Path, help="folder of train.csv (ROOT, ROOT/annotations)")
     given = parser.parse_args()
     recipe = Recipe(
         name=f"kinetics{given.version}",
@@ -25,7 +23,7 @@ def main() -> int:
         num_classes=given.version,
         note=NOTES.get(given.version, "") + NORMAL,
     )
-    return run_recipe(recipe, given, lambda _: read_kinetics(given.root, given.annotations, given.version))
+    return run_recipe(recipe, given, lambda: read_kinetics(given.root, given.annotations, given.version))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes a manifest of a LeRobot data set (version 3 or 2): a row for each episode and camera.
+"""Write a manifest of a LeRobot data set (version 3 or 2): a row for each episode and camera.
 
 python datasets/lerobot/prepare.py ROOT
 """
@@ -18,10 +18,10 @@ def main() -> int:
         "--camera",
         action="append",
         default=[],
-        help="one of the videos, as observation.images.top; repeat it for several (all)",
+        help="a camera to read, such as observation.images.top; repeat it for several (all)",
     )
     given = parser.parse_args()
-    return run_recipe(RECIPE, given, lambda _: read_lerobot(given.root, tuple(given.camera)))
+    return run_recipe(RECIPE, given, lambda: read_lerobot(given.root, tuple(given.camera)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes a manifest of Something-Something V2. Not needed to train: its folder can be given as `data.root` as it is.
+"""Write a manifest of Something-Something V2. Training does not need it: data.root can be the folder of the data set itself.
 
 python datasets/ssv2/prepare.py ROOT
 """
@@ -19,7 +19,7 @@ RECIPE = Recipe(
 def main() -> int:
     """Run the recipe; return the exit status."""
     given = recipe_parser(__doc__).parse_args()
-    return run_recipe(RECIPE, given, lambda _: ssv2.read(given.root))
+    return run_recipe(RECIPE, given, lambda: ssv2.read(given.root))
 
 
 if __name__ == "__main__":

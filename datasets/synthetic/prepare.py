@@ -1,12 +1,13 @@
-"""Writes a small procedural video set in Something-Something V2's own format.
+"""Write a small procedural video set in the format of Something-Something V2.
 
     python datasets/synthetic/prepare.py OUT --train 1600 --validation 600
 
 OUT/labels.json, train.json, validation.json, 20bn-something-something-v2/ID.mp4 (every eighth is .webm).
-Six of SSv2's classes: one two-coloured shape moves by about a tenth of the frame, or grows or shrinks by about a fifth from end to end, on
-plain ground. Colours, shape, size, place and angle are drawn alike for all classes, and the path is symmetric about the
-middle of the clip: a middle frame, and a frame of unknown time, say nothing of the class within each pair of opposites. The
-first and the last frame leak a little (the demo measures it). Every frame is coded alone: others leave traces in it.
+It has six of SSv2's classes. On a plain background a two-coloured shape moves by about a tenth of the frame, or grows or
+shrinks by about a fifth from end to end. Colours, shape, size, place and angle have the same distribution in all classes,
+and the path is symmetric about the middle of the clip. So neither the middle frame nor a frame at an unknown time
+distinguishes the two classes of a pair of opposites. The first and the last frame leak a little (the demo measures it). Every
+frame is coded alone, as inter-frame coding leaves traces of the motion.
 """
 
 import argparse
@@ -19,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hpm_video.errors import UserError
 from hpm_video.files import remove_drafts, replacing, write_json
 from hpm_video.own_folder import all_names, own_folder
 from hpm_video.preprocess.encode import write_video
+from hpm_video.preprocess.recipe import print_lines
 
 FOLDER = "20bn-something-something-v2"
 ANNOTATIONS = ("labels.json", "validation.json", "train.json")
@@ -75,7 +76,7 @@ def _draw_colours(rng: np.random.Generator) -> np.ndarray:
 
 
 def _distance(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Return the signed distance to the edge of a shape of radius about 1; negative inside."""
+    """Return the signed distance to the edge of a shape with a radius of about 1; negative inside."""
     if SHAPES[shape] == "disc":
         return np.sqrt(u * u + v * v) - 0.9
     if SHAPES[shape] == "square":
@@ -88,32 +89,31 @@ def _soft(distance_px: np.ndarray) -> np.ndarray:
 
 
 def name_of(number: int) -> str:
-    """Return the file of a video."""
+    """Return the file name of a video."""
     return f"{FOLDER}/{number}.{'webm' if number % 8 == 0 else 'mp4'}"
 
 
 def write_clip(number: int, out: Path, seed: int, num_frames: int, size_px: int) -> int:
-    """Write video `number`, and return its class. All draws belong to (seed, number)."""
+    """Write video `number`, and return its class. All random draws depend on (seed, number) only."""
     rng = np.random.default_rng([seed, number])
     label = int(rng.integers(len(TEMPLATES)))
-    final = out / name_of(number)
-    with replacing(final, tidy=False) as draft:
+    with replacing(out / name_of(number), tidy=False) as draft:
         write_video(draft, draw_clip(label, rng, num_frames, size_px), FPS, intra=True)
     return label
 
 
 def prepare(out: Path, num_train: int, num_validation: int, seed: int, num_frames: int, size_px: int) -> None:
-    """Write the set, its annotation files last: if they are there, it is whole. Raises UserError."""
+    """Write the set. The annotation files come last: if they exist, the set is complete. Raises UserError."""
     numbers = range(1, num_train + num_validation + 1)
     with own_folder(out, "datasets/synthetic/prepare.py", find_older_set) as own:
         own.reserve([*ANNOTATIONS, *map(name_of, numbers)])
-        own.file(name_of(1))  # makes the folder
+        own.file(name_of(1))  # creates the folder
         remove_drafts(out / FOLDER)
         write_set(out, numbers, num_train, seed, num_frames, size_px)
 
 
 def find_older_set(folder: Path) -> list[str] | None:
-    """Return the files of an earlier version, which left no mark; None if the folder is anything else."""
+    """Return the files of an earlier version, which wrote no mark; None for any other folder."""
     return all_names(folder, *ANNOTATIONS, f"{FOLDER}/[0-9]*.mp4", f"{FOLDER}/[0-9]*.webm", f"{FOLDER}/.draft-*")
 
 
@@ -147,13 +147,12 @@ def main() -> int:
     given = parser.parse_args()
     if given.frame_size_px % 2 or min(given.train, given.validation, given.num_frames) < 1:
         parser.error("--frame-size-px must be even; --train, --validation and --num-frames at least 1")
-    try:
+
+    def work() -> list[str]:
         prepare(given.out, given.train, given.validation, given.seed, given.num_frames, given.frame_size_px)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.write(f"{given.train} + {given.validation} videos, {len(TEMPLATES)} classes: {given.out}\n")
-    return 0
+        return [f"{given.train} + {given.validation} videos, {len(TEMPLATES)} classes: {given.out}"]
+
+    return print_lines(work)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes an index of tars in webdataset's convention, which stay as they are; data.root is then the index.
+"""Write an index of tars in webdataset's convention. The tars stay as they are; data.root is then the index.
 
 python datasets/webdataset/prepare.py ROOT --label action
 """
@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument(
         "--label",
         default="auto",
-        help="cls, txt, a field of the .json files, none, or auto (cls, or a field label, class, ...)",
+        help="cls, txt, a field of the .json files, none, or auto (cls, or a field called label, class, ...)",
     )
     parser.add_argument("--images", action="store_true", help="the samples are images, not videos")
     given = parser.parse_args()
@@ -31,7 +31,7 @@ def main() -> int:
         tars = find_tars(str(given.root), suffixes)
         if not tars:
             raise UserError(
-                f"{given.root}: no tars; expected a folder of them, a file, or a pattern as DIR/shard-{{000..009}}.tar"
+                f"{given.root}: no tars; expected a folder of them, a file, or a pattern such as DIR/shard-{{000..009}}.tar"
             )
         folder = given.root if given.root.is_dir() else tars[0].parent
         out = given.out or default_out("webdataset", folder)
@@ -40,7 +40,7 @@ def main() -> int:
             own.reserve(files)
             for name, content in files.items():
                 write_text(out / name, content)
-            for name in own.names - files.keys():  # of an earlier index
+            for name in own.names - files.keys():  # from an earlier index
                 own.remove(name)
         return [
             f"written to {out}; now train:",

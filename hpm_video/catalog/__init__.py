@@ -1,1 +1,1 @@
-"""Lists, annotation files and folders of known data sets, read into the rows of a manifest."""
+"""Read the lists, annotation files and folders of known data sets into the rows of a manifest."""

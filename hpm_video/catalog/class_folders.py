@@ -1,4 +1,4 @@
-"""Trees with a folder for each class, and validation splits drawn from them."""
+"""Read folders with a sub-folder for each class, and draw validation splits from them."""
 
 import os
 import re
@@ -19,11 +19,10 @@ def read_class_folders(
     clean: Callable[[str], str] = str,
     unlabelled: bool = False,
 ) -> Found:
-    """Read a tree with a folder for each class: `root` itself, or its train/, val/ and test/. The classes are the
-    sorted folder names.
+    """Read class folders from `root` itself, or from its train/, val/ and test/. The classes are the sorted folder names.
 
-    clean: makes the name of a class from that of its folder. A split whose files lie in no sub-folder has no labels.
-    Raises UserError if some files lie in class folders and some beside them.
+    clean: turns a folder name into a class name. A split without sub-folders has no labels. Raises UserError if some
+    files of a split lie in class folders and some do not.
     """
     named: dict[str, list[tuple[str, str]]] = {}  # split -> (path relative to root, class or "")
     for split, folder in (split_folders(root) or {"train": "."}).items():
@@ -46,39 +45,39 @@ def read_class_folders(
 
 
 def _one_line(name: str) -> str:
-    """Return a name without line breaks: classes.txt holds one name a line."""
+    """Return a name without line breaks, as classes.txt holds one name per line."""
     return re.sub(r"[\r\n]+", " ", name)
 
 
 def hold_out_share(found: Found, share: float, seed: int, pattern: str = "") -> Found:
-    """Draw about this share of the training samples, by the seed, as the validation split; each class keeps one to
-    train on.
+    """Draw about this share of the training samples with the seed and make them the validation split.
 
-    The group of a row is the text that `pattern` finds in its path; groups stay together. Raises UserError if there
-    is a validation split already.
+    Each class keeps at least one training sample. pattern: a regular expression; rows in whose paths it finds the same
+    text are a group, and a group is never divided. Raises UserError if there already is a validation split.
     """
-    try:
-        groups = [re.search(pattern, row.path) for row in found.splits["train"]] if pattern else []
-    except re.error as error:
-        raise UserError(f"--group {pattern}: {error}; expected a regular expression, as in _g[0-9]+_") from error
     rows = found.splits["train"]
-    rows = [r._replace(group=m.group() if m else "") for r, m in zip(rows, groups, strict=True)] if pattern else rows
+    if pattern:
+        try:
+            matches = [re.search(pattern, row.path) for row in rows]
+        except re.error as error:
+            raise UserError(f"--group {pattern}: {error}; expected a regular expression, as in _g[0-9]+_") from error
+        rows = [row._replace(group=match.group() if match else "") for row, match in zip(rows, matches, strict=True)]
     if not share:
         return found._replace(splits={**found.splits, "train": rows})
     if not 0 < share < 1 or "validation" in found.splits:
         raise UserError(f"--validation-share {share}: expected 0 to 1, and no validation folder beside train/")
-    units: dict[str, list[int]] = {}
+    by_group: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
-        units.setdefault(row.group or f"/{row.path}", []).append(number)
-    left = Counter(row.label for row in rows)
+        by_group.setdefault(row.group or f"/{row.path}", []).append(number)
+    groups = list(by_group.values())
+    remaining = Counter(row.label for row in rows)
     drawn: set[int] = set()
-    listed = list(units.values())
-    for unit in VALIDATION_SHARE.numpy(seed).permutation(len(listed)):
-        members = listed[unit]
-        taken = Counter(rows[number].label for number in members)
-        if len(drawn) + len(members) / 2 <= share * len(rows) and all(left[k] > n for k, n in taken.items()):
+    for group in VALIDATION_SHARE.numpy(seed).permutation(len(groups)):
+        members = groups[group]
+        labels = Counter(rows[number].label for number in members)
+        if len(drawn) + len(members) / 2 <= share * len(rows) and all(remaining[k] > n for k, n in labels.items()):
             drawn.update(members)
-            left -= taken
+            remaining -= labels
     train = [row for number, row in enumerate(rows) if number not in drawn]
     validation = [rows[number] for number in sorted(drawn)]
     return found._replace(splits={**found.splits, "train": train, "validation": validation})

@@ -1,4 +1,4 @@
-"""The meaning of the columns of a list, by their names: path, label, split, and those that cannot be used."""
+"""Find the meaning of a list's columns from their names: path, label, split, or columns that cannot be used."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
 from hpm_video.errors import UserError
 
-COLUMNS = {  # what a header may call them, without case, blanks, - and _
+COLUMNS = {  # meaning -> names in headers, compared without case, blanks, - and _
     "path": (
         "path file filename filepath filenames files video videopath videofile videofilename videofilepath videos relpath relativepath fullpath "
         "clip clippath clipname clipfile folder framedir framesdir framefolder directory dir image imagepath imagefile imagename "
@@ -35,28 +35,23 @@ COLUMNS = {  # what a header may call them, without case, blanks, - and _
     "offset": "offset frameoffset",
     "group": "group groupid groups",
 }
-PLAIN_ENDS = {
-    "start": "start_s",
-    "begin": "start_s",
-    "end": "stop_s",
-    "stop": "stop_s",
-}  # frames of a folder, seconds of a film
-SECONDS = (
-    "timestamp timestamps segment segments startms endms stopms"  # of a part of a file, in a form that is not read
-)
+# Frame numbers if the paths are folders; seconds, under these meanings, if they are files
+PLAIN_ENDS = {"start": "start_s", "begin": "start_s", "end": "stop_s", "stop": "stop_s"}
+# Columns of times in forms that are not supported
+UNREAD_TIMES = "timestamp timestamps segment segments startms endms stopms".split()
 SPLIT_WORDS = {
     "train": "train training trn tr trainset trainingset",
     "validation": "val valid validation validate dev devel development eval evaluation vali valset validationset devset",
     "test": "test testing tst testset",
 }
-KNOWN_HEADERS = (  # (columns that a header has, the recipe that reads it)
+KNOWN_HEADERS = (  # (columns of another format, the recipe that reads it)
     ({"youtubeid", "timestart", "timeend"}, "datasets/kinetics400/prepare.py (--version 600, --version 700)"),
     ({"id", "template", "placeholders"}, "datasets/ssv2/prepare.py"),
 )
 _MEANINGS = {word: name for name, words in COLUMNS.items() for word in words.split()}
 _SPLITS = {word: name for name, words in SPLIT_WORDS.items() for word in words.split()}
 _RANK = {word: place for place, word in enumerate(COLUMNS["path"].split())}
-SKIP = ("", "-", "_")  # of --columns: passed over
+SKIP = ("", "-", "_")  # in --columns: not used
 
 
 def plain(name: str) -> str:
@@ -65,17 +60,17 @@ def plain(name: str) -> str:
 
 
 def meaning_of(name: str) -> str:
-    """Return a name of COLUMNS, or '' if the column is not known."""
+    """Return the key of COLUMNS for a column name, or '' if the name is unknown."""
     return _MEANINGS.get(plain(name), "")
 
 
 def is_number(cell: Any) -> bool:
-    """Return whether a cell is a whole number; one that is too large for a table is text."""
+    """Return whether a cell is a whole number of at most 9 digits."""
     return re.fullmatch(r"-?[0-9]{1,9}", cell) is not None if isinstance(cell, str) else False
 
 
 def read_number(name: str, text: str, where: str) -> dict[str, int]:
-    """Return a whole number by its name; nothing for an empty cell. Raises UserError."""
+    """Return {name: number}, or {} for an empty cell. Raises UserError unless the text is a whole number."""
     if not text:
         return {}
     if not is_number(text := text.removesuffix(".0")):
@@ -84,17 +79,17 @@ def read_number(name: str, text: str, where: str) -> dict[str, int]:
 
 
 def looks_like_header(cells: Sequence[str]) -> bool:
-    """Return whether a line is a header: a cell has the name of a path column, and none is a number or a file."""
+    """Return whether a line is a header: one cell names a path column, and no cell is a number or a file."""
     return any(meaning_of(cell) == "path" for cell in cells) and not any(map(is_data, cells))
 
 
 def is_data(cell: str) -> bool:
-    """Return whether a cell cannot be the name of a column: a number, or the name of a file."""
+    """Return whether a cell is a number or a file name, and so not the name of a column."""
     return is_number(cell.strip()) or cell.strip().lower().endswith(SUFFIXES + IMAGE_SUFFIXES)
 
 
 def check_header(names: Sequence[str], where: str) -> None:
-    """Raise UserError for a header that has no path, a name twice, or columns of another recipe."""
+    """Raise UserError if a header has no path column, has a name twice, or is that of another recipe."""
     found = {plain(name) for name in names}
     shown = ",".join(name.strip() for name in names)[:200]
     for wanted, recipe in KNOWN_HEADERS:
@@ -111,14 +106,13 @@ def check_header(names: Sequence[str], where: str) -> None:
         raise UserError(f"{where}: the header has {twice[0]} twice ({shown}); expected each column once, or --columns")
 
 
-def seconds_of(names: Sequence[str]) -> list[str]:
-    """Return the columns that cut a part of a file by time in a form that is not read."""
-    words = SECONDS.split()
-    return [name for name in names if plain(name) in words]
+def unread_times(names: Sequence[str]) -> list[str]:
+    """Return the columns that hold times in a form that is not supported."""
+    return [name for name in names if plain(name) in UNREAD_TIMES]
 
 
 def rank_of_path(name: str) -> int:
-    """Return how surely a column of this name is the path: 0 the surest."""
+    """Return the rank of a name among those of path columns; 0 is the most certain."""
     return _RANK[plain(name)]
 
 
@@ -128,19 +122,19 @@ def read_split(cell: str, where: str, column: str) -> str:
     if found is None:
         raise UserError(
             f"{where}: {column} '{cell}'; expected train, validation or test (val, valid, dev, eval, testing, ... too). "
-            "If that column is no split, say what the columns are: --columns path,label,- (- for one that is not used)"
+            "If that column is not a split, say what the columns are: --columns path,label,- (- for one that is not used)"
         )
     return found
 
 
 def split_of_path(path: Path) -> str:
-    """Return the split that a word of a path names, as in data-val-000.tar; train if none does."""
+    """Return the split that a word of the path names, as in data-val-000.tar; else train."""
     words = re.findall(r"[a-z]+", path.as_posix().lower())
     return next((_SPLITS[word] for word in words if word in _SPLITS), "train")
 
 
 def check_columns(columns: Sequence[str]) -> tuple[str, ...]:
-    """Return what --columns gives; '' for a column that is not used. Raises UserError."""
+    """Return the meanings in --columns, '' for unused columns. Raises UserError."""
     names = tuple("" if name.strip() in SKIP else name.strip() for name in columns)
     unknown = [name for name in names if name and name not in COLUMNS]
     if unknown or "path" not in names or any(name and names.count(name) > 1 for name in names):

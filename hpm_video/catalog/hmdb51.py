@@ -1,4 +1,4 @@
-"""HMDB51: its three splits."""
+"""Read the three splits of HMDB51."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ HMDB51_MARKS = {"0": None, "1": "train", "2": "validation"}
 
 
 def read_hmdb51(root: Path, annotations: Path | None, split: int) -> Found:
-    """Read one of the three official splits. Its test videos (mark 2) are `validation`; those with mark 0 are in
-    neither part. Raises UserError."""
+    """Read one of the three official splits. Test videos (mark 2) are `validation`; videos with mark 0 are left out.
+    Raises UserError."""
     names = ("testTrainMulti_7030_splits", ".", "annotations", "test_train_splits/testTrainMulti_7030_splits")
     ending = f"_test_split{split}.txt"
     folder = find_folder(root, annotations, names, "*" + ending)

@@ -1,4 +1,4 @@
-"""Kinetics-400, -600 and -700: csv files, or a folder for each class."""
+"""Read Kinetics-400, -600 or -700 from its csv files, or from class folders."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +17,9 @@ KINETICS_FILES = {
 
 
 def read_kinetics(root: Path, annotations: Path | None, version: int = 400) -> Found:
-    """Read the csv files if there are any, else train/ and val/ with a folder for each class.
+    """Read the csv files if they exist, else train/ and val/ with a folder for each class.
 
-    The classes are the sorted names; folder names may have _ for spaces. Raises UserError.
+    The classes are the sorted names; folder names can have _ for spaces. Raises UserError.
     """
     folders = [annotations] if annotations else [root / n for n in (".", "annotations", f"kinetics{version}")]
     for folder in folders:
@@ -28,7 +28,7 @@ def read_kinetics(root: Path, annotations: Path | None, version: int = 400) -> F
         }
         if files["train"]:
             videos = FileIndex(root)
-            replaced = {  # sent after the archives, for files in them that cannot be read
+            replaced = {  # published later, for unreadable files of the archives
                 path.split("/")[-1][:11]: path for path in videos.paths.values() if path.startswith("replacement/")
             }
             return collect_rows({s: _read_kinetics_csv(f, videos, replaced) for s, f in files.items() if f}, None)

@@ -1,4 +1,4 @@
-"""Folders in the own layout of a known data set: read as they are, without a recipe."""
+"""Recognise folders in the layout of a known data set, which are read without a recipe."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,12 +9,12 @@ from hpm_video.errors import UserError
 
 
 class Layout(NamedTuple):
-    """A folder that was recognised as a set. The module of the set has
+    """The layout of a folder that was recognised. The module of its data set has
 
-    - ANNOTATIONS: names of its annotation files, relative to the root
-    - PREFERRED_SUFFIX: of several files with the stem of a row, the one that is read; "" for the first
-    - find_annotations(root, given): the folder of its annotation files, or None
-    - read_split(root, annotations, split): `Found` of one split, which is absent if the set has none
+    - ANNOTATIONS: names of the annotation files, relative to the root
+    - PREFERRED_SUFFIX: the suffix that wins if several files have the same stem; "": the first file by name wins
+    - find_annotations(root, given): returns the folder of the annotation files, or None
+    - read_split(root, annotations, split): returns the `Found` of one split; the split is absent if the set lacks it
     """
 
     name: str
@@ -28,9 +28,9 @@ class Layout(NamedTuple):
 
 
 def find_layout(root: Path, given: Path | None = None, name: str = "auto") -> Layout | None:
-    """Return the layout of a folder, None if it has none. `name`: of a set, or auto for any.
+    """Return the layout of a folder, or None if it is not recognised. name: a data set, or auto for any.
 
-    Raises UserError if `given`, the folder of the annotations, holds none, or if the folder is not of the named set.
+    Raises UserError if `given`, the annotation folder, holds no annotations, or if `root` is not in the named layout.
     """
     wanted = {known: row for known, row in list_layouts().items() if name in ("auto", known)}
     for known, row in wanted.items():
@@ -46,5 +46,5 @@ def find_layout(root: Path, given: Path | None = None, name: str = "auto") -> La
 
 
 def annotation_names() -> list[str]:
-    """Return the names that annotation files of any layout may have, relative to the root."""
+    """Return the names of the annotation files of all layouts, relative to the root."""
     return [name for row in list_layouts().values() for name in row.load().ANNOTATIONS]

@@ -1,4 +1,4 @@
-"""LeRobot: episodes of robots, in version 3 many of them in one film of each camera, in version 2 each in a film of its own."""
+"""Read LeRobot data sets. Each camera films every episode: version 2 stores one film per episode, version 3 many episodes per film."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,18 +13,20 @@ Episode = dict[str, Any]
 
 
 def read_lerobot(root: Path, cameras: tuple[str, ...] = ()) -> Found:
-    """Read the episodes, a row for each camera. The class of a row is its task, if there are several; its group the episode.
+    """Read one row for each episode and camera. If there are several tasks, they are the classes. An episode is a group.
 
-    cameras: the features of videos that are taken; () = all. Source: meta/info.json, with meta/episodes/**/*.parquet
+    cameras: names of video features to read; () = all. Source: meta/info.json, with meta/episodes/**/*.parquet
     (version 3) or meta/episodes.jsonl (version 2). Raises UserError.
     """
     file = root / "meta" / "info.json"
     info = read_json(file, dict, "the description of a LeRobot data set")
     features = info.get("features")
     known = [k for k, v in features.items() if v.get("dtype") == "video"] if isinstance(features, dict) else []
-    if wrong := [name for name in cameras if name not in known] or (["any camera"] if not known else []):
+    unknown = [name for name in cameras if name not in known]
+    if unknown or not known:
         raise UserError(
-            f"{file}: no video of {wrong[0]}; expected some of: {', '.join(known) or 'no feature is a video'}"
+            f"{file}: no video of {unknown[0] if unknown else 'any camera'}; "
+            f"expected some of: {', '.join(known) or 'no feature is a video'}"
         )
     episodes = _read_episodes(root)
     classes = sorted({_task_of(episode) for episode in episodes} - {""})
@@ -40,7 +42,7 @@ def read_lerobot(root: Path, cameras: tuple[str, ...] = ()) -> Found:
 
 
 def _read_episodes(root: Path) -> list[Episode]:
-    """Return the rows of the list of episodes, without its statistics, by their numbers. Raises UserError."""
+    """Return the rows of the episode list, without the statistics, sorted by episode_index. Raises UserError."""
     lines = root / "meta" / "episodes.jsonl"
     if lines.is_file():
         expected = 'lines {"episode_index": 0, "tasks": ["Pick the cube"], "length": 300}'
@@ -79,7 +81,7 @@ def _task_of(episode: Episode) -> str:
 
 
 def _read_splits(info: dict[str, Any], count: int, file: Path) -> dict[int, str]:
-    """Return episode -> split, as splits of info.json ("train": "0:50") says; without it all are for training."""
+    """Return episode -> split from the splits of info.json ("train": "0:50"); without them every episode is for training."""
     given, splits = info.get("splits") or {"train": f"0:{count}"}, dict[int, str]()
     try:
         for name, text in given.items():
@@ -93,25 +95,25 @@ def _read_splits(info: dict[str, Any], count: int, file: Path) -> dict[int, str]
 def _entries_of(
     root: Path, info: dict[str, Any], episode: Episode, cameras: tuple[str, ...], labelled: bool
 ) -> Iterator[Entry]:
-    """Yield the entry of each camera; none if the episode has no video of it."""
+    """Yield an entry for each camera that has a video of the episode."""
     number = episode["episode_index"]
     where, label = f"episode {number}", _task_of(episode) if labelled else ""
     for camera in cameras:
-        told = {
+        video = {
             key: episode.get(f"videos/{camera}/{key}")
             for key in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
         }
-        if f"videos/{camera}/file_index" in episode and told["file_index"] is None:
+        if f"videos/{camera}/file_index" in episode and video["file_index"] is None:
             continue
-        places = {
+        fields = {
             "video_key": camera,
             "episode_index": number,
             "episode_chunk": number // int(info.get("chunks_size") or 1000),
         }
-        places |= {key: told[key] for key in ("chunk_index", "file_index") if told[key] is not None}
+        fields |= {key: video[key] for key in ("chunk_index", "file_index") if video[key] is not None}
         try:
-            path = info["video_path"].format(**places)
-            span = _snap(told["from_timestamp"], told["to_timestamp"], float(info["fps"]))
+            path = info["video_path"].format(**fields)
+            span = _snap(video["from_timestamp"], video["to_timestamp"], float(info["fps"]))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
             raise UserError(
                 f"{root}/meta: {where} of {camera}: {error!r}; expected video_path and fps in info.json, and chunk_index, "
@@ -121,13 +123,13 @@ def _entries_of(
 
 
 def _snap(start: float | None, stop: float | None, fps: float) -> tuple[float | None, float | None]:
-    """Return the seconds of a piece, moved to the middle between frames: sums and rounding of times then lose no frame.
+    """Return start and stop of a piece, moved halfway between two frames, so that rounding cannot lose a frame.
 
     (None, None): a whole film.
     """
     if start is None and stop is None:
         return None, None
-    first, behind = (max(0.0, round(float(second) * fps) - 0.5) / fps for second in (start, stop))  # type: ignore[arg-type]
-    if behind <= first:
+    first, last = (max(0.0, round(float(second) * fps) - 0.5) / fps for second in (start, stop))  # type: ignore[arg-type]
+    if last <= first:
         raise ValueError(f"from {start} to {stop} s")
-    return round(first, 6), round(behind, 6)
+    return round(first, 6), round(last, 6)

@@ -1,10 +1,10 @@
-"""A list as a table: its header and its cells. Text with any usual delimiter, JSON and JSON lines are read; anything else
-is called what it is."""
+"""Read a list into a table: its header and its cells. Text with any usual delimiter, JSON and JSON lines are supported. For
+other files the error names the kind of the file."""
 
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from hpm_video.catalog.columns import is_number, looks_like_header
 from hpm_video.catalog.kinds import NUM_BYTES, hint_for_list, kind_of_content
@@ -12,30 +12,30 @@ from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
 from hpm_video.catalog.texts import check_text, parse_json
 from hpm_video.errors import UserError
 
+T = TypeVar("T")
 EXPECTED = "lines 'path label'"
 OBJECTS = 'a list of objects [{"path": "a.mp4", "label": "jump"}, ...] or of paths'
-
-
-NUM_JOINED = 5  # lines that the first cell may go over
+NUM_JOINED = 5  # lines that a quoted first cell can span
+NUM_SAMPLED = 50  # rows to look at when guessing what a column means
 
 
 class Table(NamedTuple):
-    """The cells of a list; those of JSON may be any value."""
+    """The cells of a list; cells of JSON can be any value."""
 
-    names: tuple[str, ...]  # of the columns, as the file has them; (): there is no header
+    names: tuple[str, ...]  # column names as in the file; (): there is no header
     where: str  # file and line of the header, or of the first row
     rows: list[tuple[str, list[Any]]]  # (file and line, cells)
-    from_space: bool = False  # cells were split at blanks
+    from_space: bool = False  # the delimiter was a space
 
 
 def read_table(file: Path, num_columns: int = 0) -> Table:
-    """Read a list. num_columns: its number of columns (0: unknown). Raises UserError."""
+    """Read a list. num_columns: how many columns it has (0: unknown). Raises UserError."""
     try:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; expected {EXPECTED}") from error
     if content.startswith(b"\0" * 8):
-        raise UserError(f"{file}: begins with zero bytes, as a file of a broken copy does; expected {EXPECTED}")
+        raise UserError(f"{file}: begins with zero bytes, as an incomplete copy does; expected {EXPECTED}")
     if kind := kind_of_content(file.name, content[:NUM_BYTES]) if content else "":
         raise UserError(f"{file} is {kind}, not a list; expected {EXPECTED}. {hint_for_list(kind)}")
     try:
@@ -69,7 +69,7 @@ def _read_json_list(file: Path, text: str, must: bool) -> Table | None:
         keys = ", ".join(map(str, list(content)[:3])) if isinstance(content, dict) else str(content)[:40]
         raise UserError(
             f"{file} is JSON that holds a {type(content).__name__} ({keys[:200]}, ...), not a list of samples; expected {OBJECTS}. "
-            "Write such a list, or a csv with the columns path,label,split, from it (a set's own files: its recipe in datasets/)"
+            "Convert it to such a list, or to a csv with the columns path,label,split (a known data set: use its recipe in datasets/)"
         )
     return _table_of_entries(file, [(f"{file}, row {n}", entry) for n, entry in enumerate(content, 1)])
 
@@ -94,7 +94,7 @@ def _table_of_entries(file: Path, entries: list[tuple[str, Any]]) -> Table:
 
 
 def _to_text(value: Any) -> Any:
-    """Return numbers and null as a table holds them; lists and objects stay as they are."""
+    """Return numbers and null as text; lists and objects stay as they are."""
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -115,11 +115,11 @@ def _read_text(file: Path, text: str, num_columns: int) -> Table:
         raise UserError(f"{file}: no cell holds anything; expected {EXPECTED}")
     where, first = rows[0]
     names = tuple(cell.strip() for cell in first) if looks_like_header(first) else ()
-    return Table(names, where, _check_widths(rows[1:] if names else rows, len(names or first)), delimiter == " ")
+    return Table(names, where, _trim(rows[1:] if names else rows, len(names or first)), delimiter == " ")
 
 
 def _first_row(lines: list[str]) -> str:
-    """Return the first line, and the lines after it that belong to a quoted cell at its start."""
+    """Return the first line. If it starts with a quoted cell over several lines, join them."""
     if lines[0].startswith('"'):
         for stop in range(1, len(lines) + 1):
             if (row := "\n".join(lines[:stop])).count('"') % 2 == 0:
@@ -141,7 +141,7 @@ def find_delimiter(line: str) -> str:
 
 
 def _split_quoted(file: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, cells) of each row that is not blank; a quoted cell may span several lines."""
+    """Yield (line number, cells) of each row that is not blank; a quoted cell can span several lines."""
     lines = (line + "\n" for line in text.split("\n"))
     reader, start = csv.reader(lines, delimiter=delimiter, skipinitialspace=True), 1
     try:
@@ -154,8 +154,7 @@ def _split_quoted(file: Path, text: str, delimiter: str) -> Iterator[tuple[int, 
 
 
 def _split_at_blanks(file: Path, lines: list[tuple[int, str]], num_columns: int) -> list[tuple[str, list[str]]]:
-    """Split lines at blanks, from the right, as the path may hold some. The first line says how many cells there
-    are."""
+    """Split lines at blanks, from the right, as the path can contain blanks. The first line decides how many cells."""
     header = lines[0][1].split()
     is_header = looks_like_header(header)
     width = len(header) if is_header else num_columns or _count_cells(lines[0][1])
@@ -166,8 +165,7 @@ def _split_at_blanks(file: Path, lines: list[tuple[int, str]], num_columns: int)
 
 
 def _count_cells(line: str) -> int:
-    """Count the columns of a line with blanks: the path and up to three numbers, or the path and the name of a
-    class."""
+    """Count the columns of a line with blanks: a path and up to three numbers, or a path and a class name."""
     words = line.split()
     numbers = next((n for n, word in enumerate(reversed(words)) if not is_number(word)), len(words))
     if numbers or line.lower().endswith(SUFFIXES + IMAGE_SUFFIXES):
@@ -175,11 +173,11 @@ def _count_cells(line: str) -> int:
     return min(len(words), 2)
 
 
-def _check_widths(rows: list[tuple[str, list[Any]]], width: int) -> list[tuple[str, list[Any]]]:
-    """Return the rows without blank cells behind the last column. Their number is checked later, with the columns."""
-    return [(where, _trim(cells, width)) for where, cells in rows]
+def _trim(rows: list[tuple[str, list[Any]]], width: int) -> list[tuple[str, list[Any]]]:
+    """Return the rows without blank cells after the last column. Other extra cells stay: `path_lists` reports them."""
+    return [(at, cells if any(str(c).strip() for c in cells[width:]) else cells[:width]) for at, cells in rows]
 
 
-def _trim(cells: Sequence[Any], width: int) -> list[Any]:
-    extra = cells[width:]
-    return list(cells[:width]) if extra and not any(str(cell).strip() for cell in extra) else list(cells)
+def sample_rows(rows: Sequence[T]) -> Sequence[T]:
+    """Return up to NUM_SAMPLED rows, evenly spread."""
+    return rows[:: max(1, len(rows) // NUM_SAMPLED)][:NUM_SAMPLED]

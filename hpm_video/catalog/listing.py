@@ -1,4 +1,4 @@
-"""The files of a tree: videos, images, frames, and the folders of its splits."""
+"""List the files of a tree: videos, images, frames, and the folders of its splits."""
 
 import contextlib
 import os
@@ -12,37 +12,27 @@ from hpm_video.catalog.texts import keep_utf8, one_line
 from hpm_video.errors import UserError
 
 SUFFIXES = tuple(".webm .mp4 .mkv .avi .mov .m4v .mpg .mpeg .ogv .gif .flv .3gp .wmv .asf .ts".split())
-
-
 IMAGE_SUFFIXES = tuple(".jpg .jpeg .png .webp .bmp .tif .tiff".split())
-
-
-SPLIT_FOLDERS = {  # in any case
+SPLIT_FOLDERS = {  # case is ignored
     "train": ("train", "training"),
     "validation": ("val", "validation", "valid", "dev"),
     "test": ("test", "testing"),
 }
-
-
 LONGEST_SPLIT = max(len(name) for names in SPLIT_FOLDERS.values() for name in names)
-
-
 ARCHIVES = tuple(".tar .tgz .zip .rar .7z .gz .bz2 .xz .zst".split())
-
-
 TABLES = tuple(".parquet .arrow .feather".split())
 
 
 class Folder(NamedTuple):
-    """A folder of a tree, as it is found."""
+    """A folder of a tree, as `walk_folders` finds it."""
 
     path: str  # relative to the root, with /; "." for the root itself
-    names: list[str]  # of everything in it that is neither a folder nor hidden, sorted
-    mark: tuple[int, int]  # `mark_folder` from before it was read
+    names: list[str]  # of its entries that are not folders and not hidden, sorted
+    mark: tuple[int, int]  # from `mark_folder`, taken before the folder was read
 
 
 def mark_folder(folder: str) -> tuple[int, int]:
-    """Return number and time of change (ns) of a folder, others if an entry came, went or was renamed; zeros if it is absent."""
+    """Return (inode, modification time in ns) of a folder: they change if an entry is added, deleted or renamed. Zeros if absent."""
     try:
         found = os.stat(folder)
     except OSError:
@@ -51,9 +41,9 @@ def mark_folder(folder: str) -> tuple[int, int]:
 
 
 def walk_folders(root: Path) -> Iterator[Folder]:
-    """Yield a folder and all below it that are not hidden: each before those in it, and these sorted by name.
+    """Yield a folder and all its subfolders that are not hidden. Parents come first; siblings are sorted by name.
 
-    Links are followed, and each folder is read once. A folder that cannot be read counts as empty.
+    Links are followed, but each folder is read once. A folder that cannot be read counts as empty.
     """
     seen: set[str] = set()
     left = [(".", os.path.realpath(root))]
@@ -84,13 +74,12 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def list_folder(root: Path, suffixes: tuple[str, ...] = SUFFIXES, folders: Iterable[Folder] | None = None) -> list[str]:
-    """Return the files with these endings in `root` and below, sorted, relative to it; hidden files are left out.
+    """Return the files with these suffixes in `root` and below, sorted, relative to `root`; hidden files are left out.
 
-    Links are followed, and each folder is read once: a link to a folder above it would not end. folders: what
-    `walk_folders` gives for the root. Raises UserError if there is no such file.
+    folders: what `walk_folders` yields for `root`, if it is known already. Raises UserError if there is no such file.
     """
     found: list[str] = []
-    others: Counter[str] = Counter()  # of the files with other endings
+    others: Counter[str] = Counter()  # other suffixes
     for folder in walk_folders(root) if folders is None else folders:
         inside = "" if folder.path == "." else f"{folder.path}/"
         wanted = [name for name in folder.names if name.lower().endswith(suffixes)]
@@ -107,7 +96,7 @@ def list_folder(root: Path, suffixes: tuple[str, ...] = SUFFIXES, folders: Itera
 
 
 def _tell_others(others: Counter[str]) -> str:
-    """Return what a folder holds instead, and what to do with it."""
+    """Return a sentence on what a folder holds instead, and what to do with it."""
     if not others:
         return "It holds no file that is not hidden"
     most = sorted(others.items(), key=lambda entry: (-entry[1], not entry[0], entry[0]))[:3]
@@ -123,23 +112,22 @@ def _tell_others(others: Counter[str]) -> str:
     if held & set(ARCHIVES):
         return f"It holds archives ({some}): unpack them into a folder (tar xf FILE -C FOLDER), and give that folder"
     if held & set(TABLES):
-        return f"It holds tables ({some}), not files of samples: write their videos as files first (hpm-video data huggingface FOLDER)"
+        return f"It holds tables ({some}), not video files: write their videos as files first (hpm-video data huggingface FOLDER)"
     return f"It holds {some}"
 
 
 def list_frames(folder: Path) -> list[str]:
-    """Return the names of the images of a folder, in the order of the numbers in them: 2 before 10."""
+    """Return the names of the images of a folder, sorted by the numbers in them: 2 before 10."""
     names = [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
     return sorted(names, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)])
 
 
 class FileIndex:
-    """Find the files of a tree by their names without ending, from one listing (not one look-up for each of 240,000
-    rows)."""
+    """Find the files of a tree by name without suffix. The tree is listed once, instead of a look-up for each row."""
 
     def __init__(self, root: Path, suffixes: tuple[str, ...] = SUFFIXES, may_be_empty: bool = False) -> None:
         self.paths: dict[str, str] = {}
-        self.shared: set[str] = set()  # names that several files have
+        self.shared: set[str] = set()  # names of more than one file
         try:
             paths = list_folder(root, suffixes)
         except UserError:
@@ -158,16 +146,16 @@ class FileIndex:
 
 
 def split_folders(root: Path) -> dict[str, str]:
-    """Return split -> its folder train/, val/ or test/ of `root`; empty if there is no train/. Raises UserError if a
-    split has two."""
-    there: dict[str, list[str]] = {}
+    """Return split -> its folder in `root` (train/, val/, test/); empty if there is no train/. Raises UserError if a split
+    has two folders."""
+    found: dict[str, list[str]] = {}
     splits = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
     names = os.listdir(root) if root.is_dir() else []
     for name in sorted(name for name in names if len(name) <= LONGEST_SPLIT and name.casefold() in splits):
         if (root / name).is_dir():
-            there.setdefault(splits[name.casefold()], []).append(name)
-    if "train" not in there:
+            found.setdefault(splits[name.casefold()], []).append(name)
+    if "train" not in found:
         return {}
-    if two := next((names for names in there.values() if len(names) > 1), None):
+    if two := next((names for names in found.values() if len(names) > 1), None):
         raise UserError(f"{root} holds both {two[0]}/ and {two[1]}/; expected one folder for that split")
-    return {split: there[split][0] for split in SPLIT_FOLDERS if split in there}
+    return {split: found[split][0] for split in SPLIT_FOLDERS if split in found}

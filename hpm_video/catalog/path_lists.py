@@ -1,6 +1,6 @@
-"""Lists of paths, a sample in each line, as VideoMAE, VideoMAE V2, mmaction2 and Hugging Face have them, read into rows.
+"""Read lists of paths, one sample per line, as VideoMAE, VideoMAE V2, mmaction2 and Hugging Face use them.
 
-Delimiter, header and columns are found out:
+Delimiter, header and columns are detected:
 
 | line | read as |
 |---|---|
@@ -10,15 +10,15 @@ Delimiter, header and columns are found out:
 | `folder 163 3` | path, total, label |
 | `folder 1 17 3` | path, start, end, label |
 
-start and end: the numbers in the names of the first and the last image of a folder; under a header, the seconds of a piece
-of a film (start_s, stop_s; seconds.py); offset: how many images come before;
-total: how many belong to the sample, -1 = all. A header or `columns` says anything else; its names: `columns.py`, the files
-that can be read: `list_table.py`. A column `split` distributes the rows.
+start and end: numbers in the names of the first and the last image of a folder. Under a header they can also be the seconds
+of a piece of a film (`seconds.py`). total: how many images belong to the sample, -1 = all. Any other columns need a header
+(names: `columns.py`) or `columns`. offset: how many images come before the sample. split: the split of the row. Supported
+files: `list_table.py`.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,38 +31,37 @@ from hpm_video.catalog.columns import (
     rank_of_path,
     read_number,
     read_split,
-    seconds_of,
+    unread_times,
 )
-from hpm_video.catalog.list_table import EXPECTED, Table, read_table
+from hpm_video.catalog.list_table import EXPECTED, Table, read_table, sample_rows
 from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
 from hpm_video.catalog.places import FrameFolders, Places, find_frames
 from hpm_video.catalog.rows import Found, Row
-from hpm_video.catalog.seconds import check_folder, mean_seconds, read_span
+from hpm_video.catalog.seconds import check_folder, find_seconds, read_span
 from hpm_video.errors import UserError
+from hpm_video.progress import track
 
 NUMBERS = ("start", "end", "total", "offset")
 BY_COUNT = {1: ("path",), 2: ("path", "label"), 3: ("path", "total", "label"), 4: ("path", "start", "end", "label")}
-NUM_TRIED = 50  # rows that are looked up to find out which column is the path
-KNOWN_LISTS = (  # (names of files that other recipes read, those recipes)
+KNOWN_LISTS = (  # (file names of lists that another recipe reads, that recipe)
     (r"(train|test)list0[123]\.txt", "datasets/ucf101/prepare.py"),
     (r".*_test_split[123]\.txt", "datasets/hmdb51/prepare.py"),
 )
-Track = Callable[[list], Iterable]  # gives the same things one by one, and shows how far they are
 
 
 class _Line(NamedTuple):
     where: str  # file and line
     path: str
-    labels: tuple[str, ...] = ()  # of each column of labels
+    labels: tuple[str, ...] = ()  # one for each label column
     split: str = ""
     group: str = ""
     numbers: dict[str, int] = {}
-    span: tuple[float | None, float | None] = (None, None)  # of a film, seconds
+    span: tuple[float | None, float | None] = (None, None)  # start and stop in a film, seconds
 
 
 class _List(NamedTuple):
     lines: list[_Line]
-    label_columns: tuple[str, ...]  # their names; "" for one that no header names
+    label_columns: tuple[str, ...]  # their names; "" without a header
     notes: list[str]
 
 
@@ -71,13 +70,11 @@ def read_lists(
     files: dict[str, Path],
     columns: tuple[str, ...] = (),
     names: list[str] | None = None,
-    track: Track = iter,
 ) -> Found:
-    """Read a list for each split.
+    """Read a list for each split, and show the progress.
 
-    names: the classes, by number; without them numbers name themselves, and names are sorted. track: gives the lines
-    one by one and shows how far they are. A file or frames that do not exist are `missing`. Raises UserError with
-    file and line.
+    columns: their meanings; () to detect them. names: the class names, ordered by class number; None: the labels are
+    the names, sorted. Files or frames that do not exist are `missing`. Raises UserError with file and line.
     """
     places = Places(root)
     lists = {split: _read_list(file, columns, places) for split, file in files.items()}
@@ -101,7 +98,7 @@ def read_lists(
 
 
 def _label_columns(lists: dict[str, _List]) -> tuple[str, ...]:
-    """Return the columns of labels, the same in every list that has any. Raises UserError."""
+    """Return the names of the label columns. Raises UserError if the lists differ in their number."""
     found = {one.label_columns for one in lists.values() if one.label_columns}
     if len({len(columns) for columns in found}) > 1:
         shown = " and ".join(",".join(columns) for columns in sorted(found))
@@ -110,16 +107,15 @@ def _label_columns(lists: dict[str, _List]) -> tuple[str, ...]:
 
 
 def _distribute(lists: dict[str, _List], files: dict[str, Path]) -> dict[str, list[_Line]]:
-    """Return the lines of each split: by a column `split`, else by the file that they are in. Raises UserError."""
+    """Return the lines of each split, by their column `split` or else by their file. Raises UserError."""
     parts: dict[str, list[_Line]] = {split: [] for split in lists}
     for split, one in lists.items():
         for line in one.lines:
             own = line.split or split
             if own != split and (split != "train" or own in files):
                 raise UserError(
-                    f"{line.where}: split '{own}' in the list that is given as --{split}; expected such rows only in a list "
-                    f"that is given as --train without a list of its own for --{own}. To pass over that column: --columns "
-                    "path,label,- (- for one that is not used)"
+                    f"{line.where}: split '{own}' in the list that is given as --{split}; expected such rows only in a --train list, "
+                    f"and no list for --{own}. To ignore that column: --columns path,label,- (- for one that is not used)"
                 )
             parts.setdefault(own, []).append(line)
     return {split: parts[split] for split in ("train", "validation", "test") if split in parts}
@@ -136,9 +132,9 @@ def _read_list(file: Path, columns: tuple[str, ...], places: Places) -> _List:
         meanings, names = given, given
         if not table.names and _is_stray_header(table, meanings.index("path"), places):
             table = table._replace(rows=table.rows[1:])
-            notes.append(f"{table.where}: passed over, as it is a header")
+            notes.append(f"{table.where}: skipped, as it is a header")
     elif table.names:
-        meanings, names = mean_seconds(table, _choose_columns(table, places, notes), places), table.names
+        meanings, names = find_seconds(table, _choose_columns(table, places, notes), places), table.names
     else:
         meanings = names = _guess_columns(table)
         if _is_stray_header(table, 0, places):
@@ -148,7 +144,7 @@ def _read_list(file: Path, columns: tuple[str, ...], places: Places) -> _List:
             )
     _check_rows(table, meanings)
     if not table.rows:
-        raise UserError(f"{file}: no lines behind the header; expected {EXPECTED}")
+        raise UserError(f"{file}: no lines after the header; expected {EXPECTED}")
     labels = tuple(name for name, meaning in zip(names, meanings, strict=True) if meaning == "label")
     is_named = bool(table.names or given)
     lines = [_read_line(cells, meanings, where) for where, cells in table.rows]
@@ -158,13 +154,13 @@ def _read_list(file: Path, columns: tuple[str, ...], places: Places) -> _List:
 
 
 def _take_whole_files(lines: list[_Line], places: Places, notes: list[str]) -> list[_Line]:
-    """Drop start and end if they can only mean whole files: each file once, always from frame 0 (or 1) on."""
+    """Drop start and end if they describe whole files: every file is listed once and starts at frame 0 (or 1)."""
     starts = {line.numbers.get("start") for line in lines}
     once = len({line.path for line in lines}) == len(lines)
-    if not once or (starts != {0} and starts != {1}) or any(places.is_folder(line.path) for line in _sample(lines)):
+    if not once or (starts != {0} and starts != {1}) or any(places.is_folder(line.path) for line in sample_rows(lines)):
         return lines
     notes.append(
-        f"every file is named once and begins at frame {starts.pop()}: whole files are taken, start and end are not used"
+        f"every file is listed once and begins at frame {starts.pop()}: whole files are used, start and end are ignored"
     )
     kept = ("total", "offset")
     return [line._replace(numbers={n: v for n, v in line.numbers.items() if n in kept}) for line in lines]
@@ -182,8 +178,8 @@ def _guess_columns(table: Table) -> tuple[str, ...]:
 
 
 def _is_stray_header(table: Table, place: int, places: Places) -> bool:
-    """Return True if the first row is a header with unknown names: no file and no number in it, and files in the
-    rows below."""
+    """Return whether the first row is a header with unknown names: it has no file and no number, but later rows name
+    files."""
     cells = table.rows[0][1]
     if not all(isinstance(cell, str) for cell in cells) or len(table.rows) < 2 or place >= len(cells):
         return False
@@ -191,34 +187,25 @@ def _is_stray_header(table: Table, place: int, places: Places) -> bool:
         return False
     if any(meaning_of(cell) for cell in cells):
         return True
-    return any(places.find(row[place]) for _, row in _sample(table.rows[1:]) if place < len(row))
-
-
-def _sample(rows: list) -> list:
-    return rows[:: max(1, len(rows) // NUM_TRIED)][:NUM_TRIED]
+    return any(places.find(row[place]) for _, row in sample_rows(table.rows[1:]) if place < len(row))
 
 
 def _choose_columns(table: Table, places: Places, notes: list[str]) -> tuple[str, ...]:
-    """Return the meaning of each column of a header. Of several that may be the path, take the one whose cells name
-    files. Raises UserError."""
+    """Return the meaning of each column of a header. If several can be the path, choose the one whose cells name files.
+    Raises UserError."""
     check_header(table.names, table.where)
     found = [meaning_of(name) for name in table.names]
-    if (
-        (cut := seconds_of(table.names))
-        and not {"start", "end"} <= set(found)
-        and not {"start_s", "stop_s"} <= set(found)
-    ):
+    times = unread_times(table.names)
+    if times and not {"start", "end"} <= set(found) and not {"start_s", "stop_s"} <= set(found):
         raise UserError(
-            f"{table.where}: {', '.join(cut)} cut parts of files by time; expected start_s and stop_s, in seconds, or, if the "
-            "files are cut already, what the columns are: --columns path,label,- (- for one that is not used)"
+            f"{table.where}: {', '.join(times)} cut parts of files by time; expected start_s and stop_s, in seconds. If the "
+            "files are cut already, say what the columns are: --columns path,label,- (- for one that is not used)"
         )
     candidates = [place for place, meaning in enumerate(found) if meaning == "path"]
 
     def hits(place: int) -> int:
-        rows = _sample(table.rows)
-        return sum(
-            bool(places.find(cell)) for _, row in rows if place < len(row) and isinstance(cell := row[place], str)
-        )
+        cells = [row[place] for _, row in sample_rows(table.rows) if place < len(row)]
+        return sum(bool(places.find(cell)) for cell in cells if isinstance(cell, str))
 
     if len(candidates) > 1:
         path = min(candidates, key=lambda place: (-hits(place), rank_of_path(table.names[place])))
@@ -229,12 +216,8 @@ def _choose_columns(table: Table, places: Places, notes: list[str]) -> tuple[str
             raise UserError(f"{table.where}: {' and '.join(same)} both name the {meaning}; expected one, or --columns")
     unused = [name for name, meaning in zip(table.names, found, strict=True) if not meaning and name]
     if unused:
-        more = (
-            ""
-            if "label" in found
-            else "; if one of them is the label: --columns path,label,- (- for one that is not used)"
-        )
-        notes.append(f"columns that are not used: {', '.join(unused)}{more}")
+        hint = "; if one of them is the label: --columns path,label,- (- for one that is not used)"
+        notes.append(f"columns that are not used: {', '.join(unused)}{'' if 'label' in found else hint}")
     return tuple(found)
 
 
@@ -256,7 +239,7 @@ def _read_line(cells: list[Any], meanings: Sequence[str], where: str) -> _Line:
             raise UserError(f"{where}: {meaning} is {str(cell)[:60]}; expected one value, not a list or an object")
         text = cell if meaning == "path" else cell.strip()
         if meaning != "path" and ("\n" in text or "\r" in text):
-            raise UserError(f"{where}: {meaning} goes over several lines; expected one: is a quote not closed?")
+            raise UserError(f"{where}: {meaning} goes over several lines; expected one line. Is a quote not closed?")
         if meaning in NUMBERS:
             numbers |= read_number(meaning, text, where)
         elif meaning == "label":
@@ -271,7 +254,7 @@ def _read_line(cells: list[Any], meanings: Sequence[str], where: str) -> _Line:
 
 
 def _make_row(line: _Line, label: int, folders: FrameFolders, places: Places) -> Row | str:
-    """Return the row, or (to follow the path in a message) why there is none."""
+    """Return the row, or the reason why it is missing, as text that follows its path in a message."""
     path = places.find(line.path)
     if not path:
         return places.shared

@@ -1,4 +1,4 @@
-"""The files and frames that a list names."""
+"""Find the files and frames that a list names."""
 
 import os
 import re
@@ -10,21 +10,21 @@ from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES, FileIndex, list_
 
 
 class Places:
-    """Find the paths of a list: below the root, beside the list, or, without an ending, anywhere below the root."""
+    """Find the paths of a list: relative to the root or to the list; a name without suffix anywhere below the root."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.folders = root, [root]
         self.notes: list[str] = []
         self._index: FileIndex | None = None
-        self.shared = ""  # why the last one was not found
+        self.shared = ""  # reason why the last name was not found, if several files have it
 
     def add_folder(self, folder: Path) -> None:
-        """Look in the folder of a list too, if it lies below the root (Hugging Face's metadata.csv)."""
+        """Also search the folder of a list, if it lies below the root (Hugging Face's metadata.csv)."""
         if os.path.realpath(folder).startswith(os.path.realpath(self.root) + os.sep) and folder not in self.folders:
             self.folders.append(folder)
 
     def find(self, text: str) -> str:
-        """Return the path relative to the root, or ''."""
+        """Return the path relative to the root, or '' if it is not found."""
         self.shared = ""
         for folder in self.folders:
             for name in dict.fromkeys((text.strip(), text)):
@@ -57,21 +57,21 @@ class Places:
 
     @property
     def index(self) -> FileIndex:
-        """The files below the root, listed when first needed."""
+        """The files below the root, listed on first use."""
         if self._index is None:
             self._index = FileIndex(self.root, may_be_empty=True)
         return self._index
 
 
 class FrameFolders:
-    """Hold the numbers in the names of the images of the folder that was read last."""
+    """Read the image numbers of a folder: the last number in each file name. Cache those of the last folder."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.last = root, ""
         self.numbers = np.empty(0, dtype=np.int64)  # -1: a name without a number
 
     def read(self, path: str) -> np.ndarray:
-        """Return these numbers, in the order of the images."""
+        """Return the numbers of a folder, in the order of its images."""
         if path != self.last:
             stems = [os.path.splitext(name)[0] for name in list_frames(self.root / path)]
             found = [re.findall(r"\d+", stem) for stem in stems]
@@ -79,15 +79,17 @@ class FrameFolders:
         return self.numbers
 
 
-def find_frames(names: np.ndarray, numbers: dict[str, int]) -> tuple[int, int] | str:
-    """Return (images before the sample, images of it), or why there are none. names: the numbers of a folder's
-    images."""
-    if not len(names):
+def find_frames(available: np.ndarray, numbers: dict[str, int]) -> tuple[int, int] | str:
+    """Return (number of images before the sample, number of its images), or the reason why there are none.
+
+    available: the numbers of the folder's images. numbers: the start, end, offset and total of the list.
+    """
+    if not len(available):
         return " (holds no image)"
     first = numbers.get("offset", 0)
-    last = len(names) - 1
+    last = len(available) - 1
     ends = [number for name in ("start", "end") if (number := numbers.get(name)) is not None]
-    places = [np.flatnonzero(names == number) for number in ends]
+    places = [np.flatnonzero(available == number) for number in ends]
     for number, place in zip(ends, places, strict=True):
         if len(place) != 1:
             return f" ({len(place)} images have number {number}; expected one)"
@@ -97,6 +99,6 @@ def find_frames(names: np.ndarray, numbers: dict[str, int]) -> tuple[int, int] |
         last = int(places[-1][0])
     if numbers.get("total", -1) > 0:
         last = first + numbers["total"] - 1
-    if last >= len(names) or last < first:
-        return f" (holds {len(names)} images; expected those from {first + 1} to {last + 1})"
+    if last >= len(available) or last < first:
+        return f" (holds {len(available)} images; expected those from {first + 1} to {last + 1})"
     return first, last - first + 1

@@ -1,5 +1,4 @@
-"""A folder of videos or images as data.root: its splits, the lists beside the files that are not used, and what is wrong
-with a root that cannot be read."""
+"""Check data.root: its splits, lists in it that are not used, and what is wrong with a root that cannot be read."""
 
 import difflib
 import logging
@@ -20,7 +19,7 @@ ANNOTATION_WORDS = r"train|val|test|label|annot|meta|list|split|class"
 
 
 def check_root(root: Path) -> None:
-    """Raise UserError, with what to do, if data.root does not exist or is not a folder."""
+    """Raise UserError if data.root does not exist or is not a folder; the message says what to do."""
     if os.path.isdir(root):
         return
     if not os.path.exists(root):
@@ -31,7 +30,7 @@ def check_root(root: Path) -> None:
 
 
 def check_annotations(given: Path, root: Path) -> None:
-    """Raise UserError if data.annotations is not a folder: a list of paths is read by a recipe."""
+    """Raise UserError if data.annotations is not a folder. For a list of paths the message names the recipe."""
     if os.path.isdir(given):
         return
     if not os.path.exists(given):
@@ -45,7 +44,7 @@ def check_annotations(given: Path, root: Path) -> None:
 
 
 def csv_command(root: Path, lists: dict[str, Path]) -> str:
-    """Return the command that makes a manifest of lists, and what then is the data.root."""
+    """Return the command that makes a manifest from lists."""
     words = " ".join(f"--{split} {shlex.quote(str(file))}" for split, file in lists.items())
     return f"hpm-video data csv {shlex.quote(str(root))} {words}"
 
@@ -61,7 +60,7 @@ def _find_near(root: Path) -> str:
 
 
 def tell_file(file: Path) -> str:
-    """Return what a file is, and what to give instead."""
+    """Return, for a message, what kind of file this is and what to give instead."""
     folder = shlex.quote(str(file.parent))
     if file.name in ("manifest.json", "shards.json", "labels.json"):
         return f"; expected the folder that holds it: data.root={folder}"
@@ -83,7 +82,7 @@ def tell_file(file: Path) -> str:
 
 
 def kind_of_names(names: Sequence[str]) -> str:
-    """Return what samples of these paths are: videos, images, or samples if they are mixed or folders of frames."""
+    """Return 'videos' or 'images' if all paths are, else 'samples' (mixed, or folders of frames)."""
     for kind, suffixes in (("videos", SUFFIXES), ("images", IMAGE_SUFFIXES)):
         if all(name.lower().endswith(suffixes) for name in names):
             return kind
@@ -91,7 +90,7 @@ def kind_of_names(names: Sequence[str]) -> str:
 
 
 def find_splits(root: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """Return split -> folder, of those that hold files; empty if there is no train/ or nothing beside it."""
+    """Return split -> folder for splits with files; empty unless there is train/ and a folder of another split."""
     folders = split_folders(root)
     if len(folders) < 2:
         return {}
@@ -99,7 +98,7 @@ def find_splits(root: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
 
 
 def holds_any(folder: Path, suffixes: tuple[str, ...]) -> bool:
-    """Return whether a folder, or one below it, holds a file with one of these endings."""
+    """Return whether a folder or a subfolder holds a file with one of these suffixes."""
     return any(
         name.lower().endswith(suffixes) and not name.startswith(".")
         for _, _, names in os.walk(folder, followlinks=False)
@@ -108,7 +107,7 @@ def holds_any(folder: Path, suffixes: tuple[str, ...]) -> bool:
 
 
 def tell_use(root: Path, folders: dict[str, str]) -> None:
-    """Log what of a folder is used and what is not. folders: `find_splits`."""
+    """Log what is used in a folder and what is not. folders: from `find_splits`."""
     _tell_splits(root, folders)
     _tell_lists(root, [root, *(root / folder for folder in folders.values())])
 
@@ -117,14 +116,14 @@ def _tell_splits(root: Path, folders: dict[str, str]) -> None:
     if not folders:
         return
     parts = ", ".join(f"{name}/ is the {split} split" for split, name in folders.items())
-    others = [entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
-    beside = sorted(one_line(name) for name in set(others) - set(folders.values()))[:3]
-    left = f"; {', '.join(beside)} beside them is not used" if beside else ""
-    log.info("data.root: %s: %s%s (data.format=folder trains on all of it)", root, parts, left)
+    names = {entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")}
+    others = sorted(one_line(name) for name in names - set(folders.values()))[:3]
+    unused = f"; {', '.join(others)} beside them is not used" if others else ""
+    log.info("data.root: %s: %s%s (data.format=folder trains on all of it)", root, parts, unused)
 
 
 def _tell_lists(root: Path, folders: list[Path]) -> None:
-    """Warn of lists and manifests beside the files: nothing reads them here."""
+    """Warn of lists and manifests in the folder that are not used."""
     if (root / "manifest" / "manifest.json").is_file():
         log.warning(
             "data.root: %s/manifest is a manifest, which is not used here; data.root=%s/manifest uses it", root, root
@@ -141,7 +140,7 @@ def _tell_lists(root: Path, folders: list[Path]) -> None:
     if "train" not in parts:
         return
     some = ", ".join(one_line(str(file.relative_to(root))) for file in lists[:4]) + (", ..." if len(lists) > 4 else "")
-    held = ", those of the validation and test lists too" if len(parts) > 1 and len(folders) == 1 else ""
+    held = ", including those of the validation and test lists" if len(parts) > 1 and len(folders) == 1 else ""
     log.warning(
         "data.root: %s holds lists that are not used (%s): every file is a training sample without label%s. To use them: "
         "%s, then data.root=%s",

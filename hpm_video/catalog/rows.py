@@ -1,9 +1,10 @@
-"""The rows of a manifest, and how the files of a data set become rows."""
+"""Define the rows of a manifest, and turn entries of annotation files into rows."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from hpm_video.catalog.texts import name_some
 from hpm_video.errors import UserError
 
 
@@ -16,10 +17,10 @@ class Row(NamedTuple):
     fps: float | None = None
     width: int | None = None
     height: int | None = None
-    group: str = ""  # what belongs together (a camera, a person, a source film), for splits
-    first_frame: int = 0  # number of the folder's images, in their order, before the first one of the sample
-    start_s: float | None = None  # of a film: where the sample begins, seconds after the first frame; None = the start
-    stop_s: float | None = None  # of a film: where it ends; None = the end
+    group: str = ""  # rows that belong together (same camera, person or source film), for splits
+    first_frame: int = 0  # in a folder of images: how many come before the sample's first one
+    start_s: float | None = None  # in a film: where the sample begins, seconds after the first frame; None = the start
+    stop_s: float | None = None  # in a film: where the sample ends; None = the end
 
 
 class Found(NamedTuple):
@@ -27,8 +28,8 @@ class Found(NamedTuple):
 
     splits: dict[str, list[Row]]  # rows that have a file
     classes: list[str]
-    missing: dict[str, list[str]]  # for each split, names of the rows without a file
-    notes: tuple[str, ...] = ()  # what the user should know about how the set was read
+    missing: dict[str, list[str]]  # by split: names of rows without a file
+    notes: tuple[str, ...] = ()  # for the user: how the set was read
 
 
 class Entry(NamedTuple):
@@ -39,12 +40,12 @@ class Entry(NamedTuple):
     name: str  # shown in messages if the file is missing
     label: str  # "": none
     group: str = ""
-    start_s: float | None = None  # as of a Row
+    start_s: float | None = None  # as in Row
     stop_s: float | None = None
 
 
 def collect_rows(entries: dict[str, Iterable[Entry]], classes: list[str] | None, frames: int | None = None) -> Found:
-    """Turn the entries of each split into rows. If `classes` is None, the classes are all labels, sorted.
+    """Turn the entries of each split into rows. If `classes` is None, the classes are the sorted labels.
 
     Raises UserError for a label that is not one of `classes`.
     """
@@ -60,19 +61,16 @@ def collect_rows(entries: dict[str, Iterable[Entry]], classes: list[str] | None,
             if entry.path is None:
                 missing.setdefault(split, []).append(f"{entry.where}: {entry.name}")
             elif entry.label not in numbers:
-                raise UserError(f"{entry.where}: class '{entry.label}'; expected one of {_name_some(classes)}")
+                some = f"{len(classes)}: {name_some(classes)}"
+                raise UserError(f"{entry.where}: class '{entry.label}'; expected one of {some}")
             else:
                 row = Row(entry.path, numbers[entry.label], frames, group=entry.group)
                 splits[split].append(row._replace(start_s=entry.start_s, stop_s=entry.stop_s))
     return Found(splits, classes, missing)
 
 
-def _name_some(names: list[str]) -> str:
-    return f"{len(names)}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-
-
 def find_folder(root: Path, given: Path | None, names: tuple[str, ...], pattern: str) -> Path:
-    """Return the first folder (`given`, or one of `names` in `root`) with a file of this pattern. Raises UserError."""
+    """Return `given`, or the first of `names` in `root`, with a file that matches the pattern. Raises UserError if none has one."""
     folders = [given] if given else [root / name for name in names]
     for folder in folders:
         if any(folder.glob(pattern)):

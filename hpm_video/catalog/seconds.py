@@ -1,23 +1,22 @@
-"""Pieces of films in a list: two columns of seconds, or of times as 00:01:02.5."""
+"""Read pieces of films from a list: start and stop in seconds, or as 00:01:02.5."""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 
 from hpm_video.catalog.columns import PLAIN_ENDS, plain
-from hpm_video.catalog.list_table import Table
+from hpm_video.catalog.list_table import Table, sample_rows
 from hpm_video.catalog.places import Places
 from hpm_video.errors import UserError
 
-NUM_TRIED = 50  # rows that are looked up
 CLOCK = r"(?:([0-9]+):)?([0-9]+):([0-9]+(?:[.,][0-9]*)?)"
 
 
-def mean_seconds(table: Table, meanings: tuple[str, ...], places: Places) -> tuple[str, ...]:
-    """Return the meanings with columns that are called just start and end as seconds, if the rows name files.
+def find_seconds(table: Table, meanings: tuple[str, ...], places: Places) -> tuple[str, ...]:
+    """Return the meanings of the columns. Columns named just start and end become seconds if the rows name files.
 
-    They stay numbers of frames for folders of frames, and in a list in which they can only mean whole files: each file
-    once, from 0 (or 1) on.
+    They stay frame numbers for folders of frames, and if they describe whole files: every file is listed once and
+    starts at 0 (or 1).
     """
     bare = [plain(name) in PLAIN_ENDS for name in table.names]
     if not any(bare):
@@ -26,11 +25,7 @@ def mean_seconds(table: Table, meanings: tuple[str, ...], places: Places) -> tup
     if not columns:
         return meanings
     paths = columns[meanings.index("path")]
-    if any(
-        places.is_folder(path)
-        for path in paths[:: max(1, len(paths) // NUM_TRIED)][:NUM_TRIED]
-        if isinstance(path, str)
-    ):
+    if any(places.is_folder(path) for path in sample_rows(paths) if isinstance(path, str)):
         return meanings
     starts = set(columns[meanings.index("start")]) if "start" in meanings else {""}
     once = len(set(map(str, paths))) == len(paths)
@@ -41,15 +36,15 @@ def mean_seconds(table: Table, meanings: tuple[str, ...], places: Places) -> tup
 
 
 def read_span(start: str, stop: str, where: str) -> tuple[float | None, float | None]:
-    """Return the seconds of a piece; None for an empty cell. Raises UserError for other cells, or a piece without length."""
+    """Return start and stop of a piece in seconds; None for an empty cell. Raises UserError unless stop is after start."""
     start_s, stop_s = read_seconds("start", start, where), read_seconds("end", stop, where)
     if stop_s is not None and stop_s <= (start_s or 0.0):
-        raise UserError(f"{where}: a piece from {start or 0} to {stop}; expected an end behind the start, seconds")
+        raise UserError(f"{where}: a piece from {start or 0} to {stop}; expected an end after the start, seconds")
     return start_s, stop_s
 
 
 def read_seconds(name: str, text: str, where: str) -> float | None:
-    """Return a time in seconds. Raises UserError."""
+    """Return a time in seconds; None for an empty text. Raises UserError."""
     if not text:
         return None
     if clock := re.fullmatch(CLOCK, text):
@@ -65,7 +60,7 @@ def read_seconds(name: str, text: str, where: str) -> float | None:
 
 
 def check_folder(span: tuple[float | None, float | None], numbers: Mapping[str, int], path: str, where: str) -> None:
-    """Raise UserError if only seconds tell which frames of a folder are wanted: it has no times."""
+    """Raise UserError if a folder of frames is cut by seconds alone: its frames have no times."""
     if span != (None, None) and not {"start", "end"} & set(numbers):
         raise UserError(
             f"{where}: seconds of {path}; expected a film, or the frames of a folder: start_frame, end_frame"
@@ -73,12 +68,12 @@ def check_folder(span: tuple[float | None, float | None], numbers: Mapping[str, 
 
 
 def show_span(start_s: float | None, stop_s: float | None) -> str:
-    """Return a piece as the end of its name, in the form of W3C's media fragments: '#t=10,20'; '' for a whole file."""
+    """Return the suffix for the name of a piece, a W3C media fragment such as '#t=10,20'; '' for a whole file."""
     if start_s is None and stop_s is None:
         return ""
     return f"#t={start_s or 0:.10g}" + ("" if stop_s is None else f",{stop_s:.10g}")
 
 
 def has_spans(rows: Sequence) -> bool:
-    """Return whether any of these rows is a piece of a film."""
+    """Return whether any row is a piece of a film."""
     return any(row.start_s is not None or row.stop_s is not None for row in rows)

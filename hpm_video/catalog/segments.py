@@ -1,4 +1,4 @@
-"""Sets whose annotations name pieces of films: Charades, AVA, EPIC-Kitchens-100; and Diving48, whose dives are cut already."""
+"""Read data sets that annotate pieces of films (Charades, AVA, EPIC-Kitchens-100), and Diving48, whose dives are cut already."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ AVA_COLUMNS = "video_id middle_frame_timestamp x1 y1 x2 y2 action_id person_id".
 
 
 def read_charades(root: Path, annotations: Path | None) -> Found:
-    """Read the intervals of Charades, each a row; the test list is `validation`. A group is a person who filmed. Raises UserError.
+    """Read Charades, a row for each interval. The test list is `validation`; a group is a person who filmed. Raises UserError.
 
     Source: Charades_v1_classes.txt and Charades_v1_{train,test}.csv.
     """
@@ -39,14 +39,15 @@ def read_charades(root: Path, annotations: Path | None) -> Found:
 
     files = {"train": folder / "Charades_v1_train.csv", "validation": folder / "Charades_v1_test.csv"}
     found = collect_rows({split: read(file) for split, file in files.items()}, list(classes.values()))
-    some = f"{len(left_out)} intervals are empty or begin behind the end of their film; left out: {', '.join(left_out[:3])}"
-    return found._replace(notes=(some,)) if left_out else found
+    some = ", ".join(left_out[:3])
+    note = f"{len(left_out)} intervals are empty or begin after the end of their film; left out: {some}"
+    return found._replace(notes=(note,)) if left_out else found
 
 
 def read_ava(root: Path, annotations: Path | None, cut_s: float = 0.0) -> Found:
-    """Read the part of each film that AVA annotates: a row without label, as its labels are of persons in boxes.
+    """Read AVA, a row for the annotated part of each film. Rows have no label, as AVA labels persons in boxes.
 
-    cut_s: seconds that were cut off at the start of the files. Source: ava_{train,val}_v2.2.csv (or v2.1). Raises UserError.
+    cut_s: seconds that the start of each file lacks. Source: ava_{train,val}_v2.2.csv (or v2.1). Raises UserError.
     """
     folder = find_folder(root, annotations, FOLDERS, "ava_train_v*.csv")
     videos = FileIndex(root)
@@ -72,7 +73,7 @@ def read_ava(root: Path, annotations: Path | None, cut_s: float = 0.0) -> Found:
 
 
 def read_epic_kitchens(root: Path, annotations: Path | None, label: str = "verb") -> Found:
-    """Read the actions of EPIC-Kitchens-100, each a row; those of the test split have no label. A group is a participant.
+    """Read EPIC-Kitchens-100, a row for each action. Test rows have no label; a group is a participant.
 
     label: verb or noun. Source: EPIC_100_{train,validation,test_timestamps,verb_classes,noun_classes}.csv. Raises UserError.
     """
@@ -107,7 +108,7 @@ def read_epic_kitchens(root: Path, annotations: Path | None, label: str = "verb"
 
 
 def read_diving48(root: Path, annotations: Path | None) -> Found:
-    """Read the dives of Diving48, each a file; the test list is `validation`. Raises UserError.
+    """Read Diving48, a row for each dive, which is a file. The test list is `validation`. Raises UserError.
 
     Source: Diving48_vocab.json and Diving48_V2_{train,test}.json (or Diving48_{train,test}.json of the first version).
     """

@@ -1,4 +1,4 @@
-"""Something-Something V2: its JSON files and its folder of videos."""
+"""Read Something-Something V2: its JSON files and its folder of videos."""
 
 import os
 from pathlib import Path
@@ -15,15 +15,13 @@ FILES = {
     "validation": ("validation.json", "something-something-v2-validation.json"),
     "test": ("test.json", "something-something-v2-test.json"),
 }
-
-
 ANNOTATIONS = [folder + name for folder in ("", "labels/") for names in FILES.values() for name in names]
 PREFERRED_SUFFIX = ".webm"  # SSv2's own
 VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", ".")
 
 
 def find_annotations(root: Path, given: Path | None = None) -> Path | None:
-    """Return the folder of SSv2's JSON files: `given`, or the root or its folder labels/. None if they are not there."""
+    """Return the folder of SSv2's JSON files: `given`, or else `root` or its labels/. None if they are not there."""
     for folder in [given] if given else [root, root / "labels"]:
         if all(any((folder / name).is_file() for name in FILES[part]) for part in ("labels", "train")):
             return folder
@@ -37,14 +35,13 @@ def read(root: Path) -> Found:
         raise UserError(f"{root} and its labels/ hold no labels.json and train.json; expected both in one of them")
     parts = [read_split(root, annotations, split) for split in ("train", "validation", "test")]
     splits = {split: rows for part in parts for split, rows in part.splits.items()}
-    return Found(splits, parts[0].classes, {split: lost for part in parts for split, lost in part.missing.items()})
+    return Found(splits, parts[0].classes, {split: names for part in parts for split, names in part.missing.items()})
 
 
 def read_split(root: Path, annotations: Path, split: str) -> Found:
-    """Read one split; it is absent if it has no file. The classes are in the order of their numbers.
+    """Read one split; it is absent if it has no JSON file. The classes are ordered by their numbers.
 
-    The class of a row is its template without the brackets; test rows have none. Source: the data set's own JSON files.
-    Raises UserError.
+    The class of a row is its template without brackets; test rows have no class. Raises UserError.
     """
     file = next((annotations / name for name in FILES[split] if (annotations / name).is_file()), None)
     numbers = _read_classes(next(annotations / n for n in FILES["labels"] if (annotations / n).is_file()))
@@ -95,13 +92,13 @@ def _read_entry(entry: Any, where: str, numbers: dict[str, int], is_test: bool) 
 
 
 def _index_videos(root: Path) -> dict[str, str]:
-    """Return id -> path relative to root, from one listing of each folder (not one look-up for each of 220,000 rows)."""
+    """Return id -> path relative to root. Each folder is listed once, instead of a look-up for each row."""
     videos: dict[str, str] = {}
     for folder in VIDEO_FOLDERS:
         if (root / folder).is_dir():
-            names = [name for name in os.listdir(root / folder) if is_utf8(name)]  # as ids are
+            names = [name for name in os.listdir(root / folder) if is_utf8(name)]  # ids are UTF-8
             for name in sorted(names, key=lambda name: (not name.endswith(PREFERRED_SUFFIX), name)):
                 stem, suffix = os.path.splitext(name)
-                if suffix.lower() in SUFFIXES:  # the first file of an id wins, on every machine
+                if suffix.lower() in SUFFIXES:  # the order is sorted, so the same file wins on every machine
                     videos.setdefault(stem, os.path.normpath(os.path.join(folder, name)))
     return videos

@@ -1,4 +1,4 @@
-"""The tars that data.root names: a folder of them, a file, or a pattern."""
+"""Find the tars that data.root names: a folder of tars, a file, or a pattern."""
 
 import glob
 import os
@@ -10,20 +10,20 @@ from hpm_video.catalog.listing import SUFFIXES, split_folders
 from hpm_video.catalog.roots import holds_any
 from hpm_video.errors import UserError
 
-MOST_TARS = 1_000_000  # of a pattern
+MOST_TARS = 1_000_000  # that one pattern can name
 
 
 def find_tars(root: str, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """Return the tars that a folder, a file or a pattern as `DIR/shard-{000..009}.tar` names; [] if it is anything else.
+    """Return the tars in a folder, the tar at a path, or the tars of a pattern such as `DIR/shard-{000..009}.tar`; else [].
 
-    A folder with files of these endings is not one of tars. Raises UserError if the tars of a pattern do not exist.
+    A folder that also holds files with these suffixes is not a folder of tars. Raises UserError if tars of a pattern do
+    not exist.
     """
     folder = Path(root)
     if folder.is_dir():
-        places = [folder, *(folder / name for name in split_folders(folder).values())]
         found: list[Path] = []
-        for place in places:
-            tars = _tars_in(place, tuple(suffixes))
+        for each in [folder, *(folder / name for name in split_folders(folder).values())]:
+            tars = _tars_in(each, tuple(suffixes))
             if tars is None:
                 return []
             found += tars
@@ -42,7 +42,7 @@ def find_tars(root: str, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
 
 
 def _tars_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path] | None:
-    """Return the tars of one folder in order; None at the first file with one of these endings: a million are not all listed."""
+    """Return the sorted tars of a folder. Return None at the first file with one of these suffixes, before listing millions."""
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -57,7 +57,7 @@ def _tars_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path] | None:
 
 
 def _expand(pattern: str) -> Iterator[str]:
-    """Yield the names of a pattern with {000..009} and {a,b}, as a shell does."""
+    """Expand {000..009} and {a,b} in a pattern, as a shell does."""
     found = re.search(r"\{([^{}]*)\}", pattern)
     if not found:
         yield pattern

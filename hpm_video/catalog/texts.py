@@ -1,4 +1,4 @@
-"""Text that a user gives: lines, JSON and file names, read so that each fault is named."""
+"""Read text from users: lines, csv, JSON and file names. Every error names the file and the line."""
 
 import csv
 import json
@@ -14,12 +14,17 @@ log = logging.getLogger("hpm_video")
 
 
 def one_line(name: str) -> str:
-    """Return a name for a message: on one line, control characters and bytes that are not UTF-8 as escapes."""
+    """Return a name for a message: on one line, with control characters and bytes that are not UTF-8 escaped."""
     return printable(name).replace("\n", "\\n")
 
 
+def name_some(names: Sequence[str]) -> str:
+    """Return the first three names for a message, with ", ..." if there are more."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def is_utf8(name: str) -> bool:
-    """Return whether a name can be written as UTF-8; the system gives other bytes as lone surrogates."""
+    """Return whether a name is valid UTF-8; Python represents other bytes as lone surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -28,13 +33,12 @@ def is_utf8(name: str) -> bool:
 
 
 def keep_utf8(names: Sequence[str], where: Path | str) -> list[str]:
-    """Return the names that are UTF-8, and warn of the others: tables hold UTF-8 only. Raises UserError if none is left."""
+    """Return the names that are UTF-8, as tables need, and warn of the others. Raises UserError if none is left."""
     if is_utf8("".join(names)):
         return list(names)
     kept = [name for name in names if is_utf8(name)]
     odd = [one_line(name) for name in names if not is_utf8(name)]
-    some = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
-    text = f"{where}: {len(odd)} of {len(names)} files have a name that is not UTF-8 ({some})"
+    text = f"{where}: {len(odd)} of {len(names)} files have a name that is not UTF-8 ({name_some(odd)})"
     if not kept:
         raise UserError(
             f"{text}; expected UTF-8 names. Rename them, as with convmv -f latin1 -t utf8 --notest -r FOLDER"
@@ -55,32 +59,33 @@ def check_text(text: str, where: str, expected: str) -> None:
 def read_lines(file: Path, expected: str) -> list[tuple[int, str]]:
     """Return (line number from 1, text) of each line that is not blank. Raises UserError if the file does not exist
     or is not UTF-8."""
-    text = _read_text(file, "utf-8-sig", expected)
+    text = _read_text(file, expected)
     check_text(text, str(file), expected)
     return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def read_csv(file: Path, columns: Sequence[str], header: bool = True) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (file and line, cell by column) of each line of a csv file with a header that has these columns, in any order.
+    """Yield (file and line, cell by column) for each row of a csv file. Its header must have these columns, in any order.
 
-    header: False if the file has none; the columns are then all that it has, in their order. Raises UserError.
+    header: False if the file has no header and exactly these columns, in this order. Raises UserError.
     """
-    lines = read_lines(file, f"lines {','.join(columns)}")
-    names = next(csv.reader([lines[0][1]]), []) if lines and header else [] if header else list(columns)
+    lines, names = read_lines(file, f"lines {','.join(columns)}"), list(columns)
+    if header:
+        names = next(csv.reader([lines[0][1]]), []) if lines else []
+        lines = lines[1:]
     if set(columns) - set(names):
         raise UserError(f"{file}, line 1: {','.join(names) or 'nothing'}; expected a header with {','.join(columns)}")
-    rest = lines[1:] if header else lines
-    reader = csv.reader(line + "\n" for _, line in rest)
+    reader = csv.reader(line + "\n" for _, line in lines)
     for cells in reader:
-        where = f"{file}, line {rest[reader.line_num - 1][0]}"
+        where = f"{file}, line {lines[reader.line_num - 1][0]}"
         if len(cells) != len(names):
             raise UserError(f"{where}: {len(cells)} cells; expected {len(names)} ({','.join(names)})")
         yield where, dict(zip(names, cells, strict=True))
 
 
-def _read_text(file: Path, encoding: str, expected: str) -> str:
+def _read_text(file: Path, expected: str) -> str:
     try:
-        return file.read_text(encoding=encoding)
+        return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; expected {expected}") from error
     except UnicodeDecodeError as error:
@@ -88,15 +93,15 @@ def _read_text(file: Path, encoding: str, expected: str) -> str:
 
 
 def read_json(file: Path, shape: type, expected: str) -> Any:
-    """Return the content of a JSON file. UserError with file and line if it is not JSON of this shape."""
-    content = parse_json(_read_text(file, "utf-8-sig", expected), str(file), expected)
+    """Return the content of a JSON file. Raises UserError, with file and line, unless it is JSON of this type."""
+    content = parse_json(_read_text(file, expected), str(file), expected)
     if not isinstance(content, shape):
         raise UserError(f"{file}: holds a {type(content).__name__}; expected {expected}")
     return content
 
 
 def parse_json(text: str, where: str, expected: str) -> Any:
-    """Return the content of a JSON text; every fault is a UserError that names the line."""
+    """Return the content of a JSON text. Raises UserError, with the line, for every fault."""
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""UCF101: its three splits."""
+"""Read the three splits of UCF101."""
 
 import re
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ UCF101_LISTS = {"train": "trainlist{:02d}.txt", "validation": "testlist{:02d}.tx
 
 
 def read_ucf101(root: Path, annotations: Path | None, split: int) -> Found:
-    """Read one of the three official splits; its test list is `validation`. A group is all that was cut from one
-    film. Raises UserError."""
+    """Read one of the three official splits. The test list is `validation`; a group is all clips of one film. Raises
+    UserError."""
     folder = find_folder(root, annotations, ("ucfTrainTestlist", ".", "annotations"), "classInd.txt")
     classes: list[str] = []
     for number, line in read_lines(folder / "classInd.txt", "lines '1 ApplyEyeMakeup'"):

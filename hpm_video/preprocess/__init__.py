@@ -1,1 +1,1 @@
-"""FILES -> FILES: scan, transcode and pack a data set before training."""
+"""Scan, transcode and pack a data set before training."""

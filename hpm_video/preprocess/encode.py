@@ -1,4 +1,4 @@
-"""Writing videos: small ones from arrays, and copies that are quick to read."""
+"""Write videos: small ones from arrays, and copies that are fast to read."""
 
 import errno
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ from hpm_video.data.readers.pixels import say_change, shown_size
 from hpm_video.data.readers.pyav import decode_frames, load
 from hpm_video.errors import UnreadableVideo
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the target: nothing is wrong with the source
-# Every GOP stands alone, and of its frames only every sixteenth is needed by others: a reader that wants a few frames
-# decodes hardly more than those, as if each frame were coded alone, in a quarter of the space.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # the target has no room; nothing is wrong with the source
+# Every GOP is independent, and other frames need only every sixteenth of its frames. A reader of a few frames decodes little
+# more than those, as if every frame were intra-coded, but the file has a quarter of the size.
 QUICK_TO_READ = {
     "preset": "veryfast",
     "tune": "fastdecode",
@@ -27,10 +27,9 @@ QUICK_TO_READ = {
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: int, codec: str | None = None, intra: bool = False) -> None:
-    """Write uint8 [T, H, W, 3] to a file: VP9 for .webm, H.264 for .mp4, lossless FFV1 for .mkv; H and W must be
-    even.
+    """Write uint8 [T, H, W, 3] to a file: VP9 for .webm, H.264 for .mp4, lossless FFV1 for .mkv. H and W must be even.
 
-    intra: code every frame alone, so that none holds traces of another.
+    intra: code every frame alone, so that it holds no traces of others.
     """
     av = load()
     defaults = {".webm": "libvpx-vp9", ".mp4": "libx264", ".mkv": "ffv1"}
@@ -52,7 +51,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: int, codec: str | Non
 
 
 def target_size(width: int, height: int, short_side_px: int) -> tuple[int, int]:
-    """Return (width, height), even, with this short side; never larger than before."""
+    """Return an even (width, height) with this short side; never larger than the source."""
     scale = min(1.0, short_side_px / min(width, height))
     return tuple(max(2, min(side // 2, round(side * scale / 2)) * 2) for side in (width, height))  # type: ignore[return-value]
 
@@ -65,11 +64,11 @@ def transcode(  # noqa: PLR0913
     max_fps: float | None = None,
     crf: int = 23,
 ) -> int:
-    """Write a copy in H.264 that is quick to read, and return the number of its frames.
+    """Write an H.264 copy that is fast to read, and return its number of frames.
 
-    It is upright, with square pixels, all frames of the first one's size, without sound, times kept. max_fps: leave
-    out whole frames so that no more than this many a second remain. If a file breaks off, the frames before the
-    break are kept. Raises UnreadableVideo.
+    The copy is upright and silent, with square pixels, the size of the first frame, and the source's time stamps.
+    max_fps: drop frames so that at most this many per second remain. If a file breaks off, the frames before the break
+    are kept. Raises UnreadableVideo.
     """
     av = load()
     options = QUICK_TO_READ | {"crf": str(crf), "g": str(gop)}
@@ -80,7 +79,7 @@ def transcode(  # noqa: PLR0913
         aspect, frames = decode_frames(str(source))
         with av.open(str(target), "w") as container:
             stream: Any = None
-            for frame in _timed(_thinned(frames, max_fps)):
+            for frame in _fix_times(_limit_rate(frames, max_fps)):
                 if stream is None:
                     size = copy_size(frame, aspect, short_side_px)
                     stream = container.add_stream("libx264", rate=Fraction(30), options=options)
@@ -104,7 +103,7 @@ def transcode(  # noqa: PLR0913
     return written
 
 
-def _thinned(frames: Iterator[Any], max_fps: float | None) -> Iterator[Any]:
+def _limit_rate(frames: Iterator[Any], max_fps: float | None) -> Iterator[Any]:
     due: float | None = None
     for frame in frames:
         time = frame.time
@@ -116,8 +115,8 @@ def _thinned(frames: Iterator[Any], max_fps: float | None) -> Iterator[Any]:
         yield frame
 
 
-def _timed(frames: Iterator[Any]) -> Iterator[Any]:
-    """Yield frames with time stamps from 0 on that rise with each frame; a file without any gets 25 frames a second."""
+def _fix_times(frames: Iterator[Any]) -> Iterator[Any]:
+    """Yield frames with rising time stamps that start at 0. Frames without time stamps get 25 frames per second."""
     first, last = None, -1
     for number, frame in enumerate(frames):
         if frame.pts is None:
@@ -125,18 +124,18 @@ def _timed(frames: Iterator[Any]) -> Iterator[Any]:
         first = frame.pts if first is None else first
         last = max(last + 1, frame.pts - first)
         frame.pts = last
-        frame.pict_type = 0  # the source's frame types are not for the copy
+        frame.pict_type = 0  # do not copy the source's frame types
         yield frame
 
 
 def copy_size(frame: Any, aspect: float, short_side_px: int) -> tuple[int, int]:
-    """Return width and height of the copy: those of the first frame, with square pixels, upright, with this short side."""
+    """Return (width, height) of the copy from its first frame: upright, with square pixels and this short side."""
     width, height = shown_size((frame.width, frame.height), aspect)
     return target_size(*((height, width) if frame.rotation // 90 % 2 else (width, height)), short_side_px)
 
 
 def _graph(av: Any, frame: Any, size: tuple[int, int]) -> Any:
-    """Return filters that turn frames like this one and scale them to this width and height."""
+    """Return a filter graph that rotates frames like this one and scales them to (width, height)."""
     graph = av.filter.Graph()
     turns = frame.rotation // 90 % 4  # counter-clockwise
     steps: list[tuple[str, str]] = [("transpose", "cclock")] * turns

@@ -1,4 +1,4 @@
-"""The same work on many files: in parallel, supervised (a file that hangs or ends its process is named), resumable."""
+"""Run the same work on many files: in parallel, resumable, and supervised, so that a file that hangs or crashes is named."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from hpm_video.reading import parse_json
 
 log = logging.getLogger("hpm_video")
 Record = dict[str, Any]
-RECYCLED_AFTER = 1000  # files: codec libraries leak, so no worker lives for ever
+RECYCLED_AFTER = 1000  # files per worker process, as codec libraries leak memory
 SPECIAL = "is a pipe, a socket or a device, not a file"
 
 
@@ -35,19 +35,18 @@ def run_jobs(
     time_limit_s: float,
     still_good: Callable[[Record], bool] = lambda record: True,
 ) -> list[Record]:
-    """Return a record for each name of `files`, in their order: path, size (bytes), mtime_ns, settings, and the
-    answer of `work`, or a `reason` if it raised, gave no answer in time or ended its process.
+    """Return a record for each name of `files`, in the same order: path, size (bytes), mtime_ns, settings, and the
+    answer of `work`, or a `reason` if `work` raised, timed out or ended its process.
 
-    `work` is picklable and is called in worker processes. Each record is one line of `record_file`, appended at
-    once. A name whose line is there with the same size, time and settings is not done again, if `still_good` allows.
-    What exists and is not a regular file (a pipe, a device) is not opened. The caller holds the folder of
-    `record_file`, so that no other process appends. UserErrors of the work are raised. An interrupt ends the
-    workers, then passes.
+    `work` must be picklable; worker processes call it. Each record is appended to `record_file` at once, as one line. A
+    name is skipped if it has a line with the same size, time and settings and `still_good` returns True. Pipes and
+    devices are not opened. The caller must hold the folder of `record_file`, so that no other process appends. Raises
+    the UserErrors of `work`. An interrupt ends the workers and is raised.
     """
     with disk_faults(record_file), record_file.open("a+", encoding="utf-8") as stream:
-        found = {name: _stat(file) for name, file in files.items()}
-        stamps = {name: {"path": name, **_stamp(known), "settings": settings} for name, known in found.items()}
-        special = {name for name, known in found.items() if known is not None and _is_special(known)}
+        stats = {name: _stat(file) for name, file in files.items()}
+        stamps = {name: {"path": name, **_stamp(found), "settings": settings} for name, found in stats.items()}
+        special = {name for name, found in stats.items() if _is_special(found)}
         done = {}
         for record in _read_records(stream):
             stamp = stamps.get(record["path"])
@@ -55,14 +54,13 @@ def run_jobs(
                 if still_good(record):
                     done[record["path"]] = record
         left = [name for name in files if name not in done]
+        to_open = [name for name in left if name not in special]
+        not_opened = [(name, {"reason": SPECIAL}) for name in left if name in special]
         num_bad = sum("reason" in record for record in done.values())
         with (
-            contextlib.closing(
-                _supervise([n for n in left if n not in special], work, num_workers, time_limit_s)
-            ) as answers,
+            contextlib.closing(_supervise(to_open, work, num_workers, time_limit_s)) as answers,
             Progress(title, "files", len(files), len(done)) as progress,
         ):
-            not_opened = ((name, {"reason": SPECIAL}) for name in left if name in special)
             for name, answer in chain(not_opened, answers):
                 done[name] = stamps[name] | answer
                 stream.write(json.dumps(done[name]) + "\n")
@@ -73,12 +71,12 @@ def run_jobs(
 
 
 def write_records(record_file: Path, records: Iterable[Record]) -> None:
-    """Replace what the runs so far have appended with these records, so that each file has one line."""
+    """Replace the lines that all runs have appended with these records, one per file."""
     write_text(record_file, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def read_records(record_file: Path) -> list[Record]:
-    """Return the records of whole lines; none if there is no such file."""
+    """Return the records of all complete lines; [] if there is no such file."""
     if not record_file.is_file():
         return []
     with record_file.open(encoding="utf-8", errors="replace") as stream:
@@ -86,7 +84,7 @@ def read_records(record_file: Path) -> list[Record]:
 
 
 def keep_settings(file: Path, settings: Record) -> None:
-    """Write the settings, or raise a UserError that names those which differ from the ones that are there."""
+    """Write the settings. If the file exists, raise a UserError that names the settings that differ from it."""
     if not file.exists():
         write_json(file, settings)
         return
@@ -103,7 +101,7 @@ def keep_settings(file: Path, settings: Record) -> None:
 
 
 def read_settings(file: Path) -> Record | None:
-    """Return the settings that `keep_settings` wrote; None if there is no such file, or it is anything else."""
+    """Return the settings that `keep_settings` wrote; None if the file is missing or something else."""
     try:
         content = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -117,8 +115,8 @@ def write_bad(folder: Path, records: Iterable[Record]) -> None:
 
 
 def count_reasons(records: Iterable[Record]) -> list[tuple[str, int]]:
-    """Count equal reasons, the most frequent first; those that differ only in their numbers are one, shown by the
-    first."""
+    """Count the reasons, the most frequent first. Reasons that differ only in their numbers count as one; the first is
+    shown."""
     groups: dict[str, list[str]] = {}
     for record in records:
         if "reason" in record:
@@ -132,7 +130,7 @@ def count_reasons(records: Iterable[Record]) -> list[tuple[str, int]]:
 def _stat(file: Path) -> os.stat_result | None:
     try:
         return file.stat()
-    except OSError:  # the work will name the fault
+    except OSError:  # `work` will report it
         return None
 
 
@@ -140,18 +138,17 @@ def _stamp(found: os.stat_result | None) -> Record:
     return {"size": found.st_size, "mtime_ns": found.st_mtime_ns} if found else {"size": -1, "mtime_ns": 0}
 
 
-def _is_special(found: os.stat_result) -> bool:
-    return not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode)
+def _is_special(found: os.stat_result | None) -> bool:
+    return found is not None and not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode)
 
 
 def is_special(file: Path) -> bool:
-    """Return whether a path leads to a pipe, a socket or a device: to open one may wait for ever."""
-    found = _stat(file)
-    return found is not None and _is_special(found)
+    """Return whether a path is a pipe, a socket or a device, as opening one can block for ever."""
+    return _is_special(_stat(file))
 
 
 def _read_records(stream: TextIO) -> list[Record]:
-    """Read whole lines only; a half-written end is cut off, so that the next line does not continue it."""
+    """Read the complete lines; cut off a half-written last line, so that the next record starts a new line."""
     stream.seek(0)
     records, end = [], 0
     for line in stream.read().splitlines(keepends=True):
@@ -164,7 +161,7 @@ def _read_records(stream: TextIO) -> list[Record]:
 
 
 def _read_record(line: str) -> Record | None:
-    """Return the record of a whole line."""
+    """Return the record of a complete line; None for any other line."""
     with contextlib.suppress(ValueError):
         record = parse_json(line)
         if line.endswith("\n") and isinstance(record, dict) and isinstance(record.get("path"), str):
@@ -175,15 +172,15 @@ def _read_record(line: str) -> Record | None:
 def _supervise(
     names: list[str], work: Callable[[str], Record], num_workers: int, time_limit_s: float
 ) -> Generator[tuple[str, Record], None, None]:
-    """Yield (name, answer) as they come, in any order. Few are handed out at a time: an interrupt leaves nothing to
-    wait for."""
+    """Yield (name, answer) in the order of completion. Only a few names are scheduled at a time, so that an interrupt has
+    little to wait for."""
     if not names:
         return
     from concurrent.futures import FIRST_COMPLETED, Future, wait
 
     from pebble import ProcessPool
 
-    # Forked from a process of its own, which has no threads and has imported what they need.
+    # Workers are forked from a server process that has no threads and has imported what they need.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, getattr(work, "func", work).__module__])
     pool = ProcessPool(min(num_workers, len(names)), RECYCLED_AFTER, _guard_worker, context=context)
@@ -203,8 +200,8 @@ def _supervise(
 
 
 def _guard_worker() -> None:
-    """Let the parent answer to Ctrl-C, a kill end even a codec that hangs, and no worker outlive its parent. Silence
-    stderr: codecs would write through the progress bar."""
+    """Prepare a worker: the parent handles Ctrl-C, SIGTERM ends even a codec that hangs, and the worker ends with its
+    parent. Silence stderr, as codecs would write into the progress bar."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -228,10 +225,11 @@ def _answer(work: Callable[[str], Record], name: str) -> Record:
     try:
         return work(name)
     except UnreadableVideo as error:
-        return {"reason": re.sub(rf"(: )?'?{re.escape(error.path)}'?", "", error.reason)}  # the line names it already
+        # The record names the path already
+        return {"reason": re.sub(rf"(: )?'?{re.escape(error.path)}'?", "", error.reason)}
     except UserError:
         raise
-    except Exception as error:  # of whatever library: this file is bad, the others continue
+    except Exception as error:  # from any library: this file is bad, the others continue
         return {"reason": f"{type(error).__name__}: {error}"}
 
 

@@ -1,6 +1,5 @@
-"""Pack any data set of files into tar shards, each written whole, `shards.json` last. Read by
-`hpm_video/data/shards.py`.
-"""
+"""Pack a data set of files into tar shards, which `hpm_video/data/shards.py` reads. Each shard is written atomically, and
+`shards.json` last."""
 
 import csv
 import hashlib
@@ -33,25 +32,25 @@ from hpm_video.progress import Progress
 from hpm_video.reading import parse_json
 from hpm_video.streams import PACKING
 
-COLUMNS = Member._fields[:-1]  # of an index; the tar is the one beside it
+COLUMNS = Member._fields[:-1]  # of an index, which lies beside its tar
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A split, and its rows in the order in which they are packed."""
+    """A split, and its rows in packing order."""
 
     split: str
     source: Source
     rows: np.ndarray  # int [num_samples]
-    digest: str  # of names and labels in that order
+    digest: str  # of names and labels in packing order
 
     @property
     def pattern(self) -> str:
-        """The names of the tars, by number."""
+        """The format of the tar names; its field is the number."""
         return self.split + "-{:06d}.tar"
 
     def tars(self, samples_per_shard: int) -> Iterator[tuple[str, range]]:
-        """Yield the name of each tar, and the places of `rows` that it holds."""
+        """Yield the name of each tar, and the range of `rows` that it holds."""
         for number, start in enumerate(range(0, len(self.rows), samples_per_shard)):
             yield self.pattern.format(number), range(start, min(start + samples_per_shard, len(self.rows)))
 
@@ -65,11 +64,10 @@ class BadFile(NamedTuple):
 
 
 def pack(config: DataConfig, out: str, samples_per_shard: int = 1000, seed: int = 0, num_workers: int = 4) -> None:
-    """Write all splits of the data set to `out`, a folder or URL. The same call again writes only what is missing.
+    """Write all splits of the data set to `out`, a folder or URL. Repeating the call writes only what is missing.
 
-    Files that are absent or empty are listed in `bad.csv` and left out; more of them than the share
-    data.max_bad_share stop it. Raises UserError, also if `out` holds other samples or was packed with other
-    settings.
+    Missing and empty files are listed in `bad.csv` and left out. Raises UserError, also if their share is above
+    data.max_bad_share, or if `out` holds other samples or was packed with other settings.
     """
     if samples_per_shard < 1 or num_workers < 1:
         raise UserError(f"samples per shard {samples_per_shard}, workers {num_workers}; expected at least 1 of each")
@@ -79,7 +77,7 @@ def pack(config: DataConfig, out: str, samples_per_shard: int = 1000, seed: int 
     with open_target(out) as target:
         target.reserve(names_of(plans, samples_per_shard))
         _check_settings(target, settings)
-        target.write(BAD, lambda file: file.write(_table_of(bad)))
+        target.write(BAD, lambda file: file.write(_to_csv(bad)))
         for plan in plans:
             named = [f"{file.path} ({file.reason})" for file in bad if file.split == plan.split]
             where = f"{plan.source.source}, {out}/{BAD}"
@@ -107,14 +105,14 @@ def names_of(plans: Sequence[Plan], samples_per_shard: int) -> list[str]:
     return [SETTINGS, BAD, HEADER, *tars, *map(index_of, tars)]
 
 
-def _table_of(bad: list[BadFile]) -> bytes:
+def _to_csv(bad: list[BadFile]) -> bytes:
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([BadFile._fields, *bad])
     return table.getvalue().encode(errors="backslashreplace")
 
 
 def make_plans(config: DataConfig, seed: int, num_workers: int) -> tuple[list[Plan], list[BadFile]]:
-    """Return what is packed of each split, training samples in an order drawn by the seed, and what is not. Raises
+    """Return a plan for each split, and the files that are not packed. Training samples are shuffled with the seed. Raises
     UserError."""
     plans, bad = [], []
     for split in SPLITS:
@@ -144,7 +142,7 @@ def make_plans(config: DataConfig, seed: int, num_workers: int) -> tuple[list[Pl
 
 
 def _odd_names(config: DataConfig, split: str) -> list[str]:
-    """Return the files of a plain folder that `open_source` leaves out because of their names."""
+    """Return the files of a plain folder that `open_source` leaves out, as their names are not UTF-8."""
     root = Path(config.root)
     if split != "train" or (root / MANIFEST).is_file() or find_layout(root) is not None:
         return []
@@ -156,7 +154,7 @@ def _find_faults(source: Source, rows: np.ndarray) -> list[str | None]:
 
 
 def _find_fault(source: Source, row: int) -> str | None:
-    """Return why a row cannot be packed. A folder of frames raises UserError: it holds for all of such a set."""
+    """Return why a row cannot be packed, or None. Raises UserError for pieces and folders of frames: no row of such a set can."""
     item = source.item(row)
     media = item.media
     assert isinstance(media, Path)
@@ -179,7 +177,7 @@ def _find_fault(source: Source, row: int) -> str | None:
 
 
 def _check_settings(target: Target, settings: dict[str, Any]) -> None:
-    """Raise UserError if shards of other settings are in this place."""
+    """Raise UserError if the target holds shards with other settings."""
     content = target.read(SETTINGS)
     if content is None:
         return
@@ -194,11 +192,10 @@ def _check_settings(target: Target, settings: dict[str, Any]) -> None:
 
 
 def _write_shards(target: Target, plans: Sequence[Plan], samples_per_shard: int, num_workers: int) -> None:
-    """Write the tars whose index is missing. Threads: the work is waiting for disks and networks."""
-    there = target.list()
-    missing = [
-        (plan, tar, part) for plan in plans for tar, part in plan.tars(samples_per_shard) if index_of(tar) not in there
-    ]
+    """Write the tars whose index is missing, in threads, as the work waits for disks and networks."""
+    existing = target.list()
+    jobs = [(plan, tar, part) for plan in plans for tar, part in plan.tars(samples_per_shard)]
+    missing = [job for job in jobs if index_of(job[1]) not in existing]
     num_all, num_done = sum(len(part) for _, _, part in missing), 0
     with (
         Progress(f"pack {target.name}", "samples", num_all) as progress,
@@ -221,8 +218,7 @@ def _write_shard(target: Target, plan: Plan, tar: str, part: range) -> None:
 
 
 def _fill_tar(file: BinaryIO, plan: Plan, part: range) -> list[tuple]:
-    """Write two files for each sample, in webdataset's convention, without names or times of this machine: the same
-    bytes every time."""
+    """Write two files for each sample, in webdataset's convention. The bytes are reproducible: no owner and no time."""
     members = []
     with tarfile.open(fileobj=file, mode="w") as tar:
         for place in part:

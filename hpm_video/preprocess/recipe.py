@@ -1,4 +1,4 @@
-"""The shared part of the recipes in datasets/: their arguments, and from rows to a manifest."""
+"""Share what all recipes in datasets/ do: parse arguments, check the rows, write the manifest."""
 
 import argparse
 import os
@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpm_video.catalog.path_lists import Track
 from hpm_video.catalog.rows import Found, Row
 from hpm_video.catalog.texts import is_utf8
 from hpm_video.config.data_sets import DATA_SETS, find_data_set, find_protocol
@@ -18,31 +17,31 @@ from hpm_video.errors import UserError
 from hpm_video.files import expand_home, write_text
 from hpm_video.own_folder import all_names, own_folder
 from hpm_video.preprocess.row_checks import check_rows
-from hpm_video.progress import track
 from hpm_video.terminal import printable
 
 MADE_BY = "a recipe of datasets/"
-OF_A_MANIFEST = {"classes.txt", *(f"missing_{split}.txt" for split in SPLITS)}
-OF_A_MANIFEST |= {*manifest_names(SPLITS), *manifest_names(SPLITS, parquet=True)}
-PARQUET_ROWS = 200_000  # from here on tables are Parquet, which is read faster than csv
+MANIFEST_FILES = {"classes.txt", *(f"missing_{split}.txt" for split in SPLITS)}
+MANIFEST_FILES |= {*manifest_names(SPLITS), *manifest_names(SPLITS, parquet=True)}
+PARQUET_ROWS = 200_000  # at least this many rows are written as Parquet, which is read faster than csv
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The facts of a data set that are known before it is read. Whether labels distinguish left from right, and the sampling protocol,
-    follow from the row of the known set of its name (`hpm_video.config.data_sets`)."""
+    """The facts of a data set that are known before it is read. Its sampling protocol, and whether labels distinguish left from
+    right, come from the known set of the same name (`hpm_video.config.data_sets`)."""
 
     name: str
-    command: str  # what trains on it; `data.root=OUT` is added
+    command: str  # trains on it; `data.root=OUT` is appended
     num_classes: int | None = None
     num_rows: dict[str, int] = field(default_factory=dict)  # as published
     note: str = ""
-    like: str = ""  # a known set whose sampling protocol it has; "" for the set of its own name
-    part_is_fine: bool = True  # report a class without a training sample; False: an error, if no file is missing
+    like: str = ""  # the known set whose sampling protocol it uses; "": that of its own name
+    part_is_fine: bool = True  # only report a class without a training sample; False: an error if no file is missing
 
 
-def recipe_parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the arguments of every recipe. doc: the docstring of the recipe."""
+def recipe_parser(doc: str | None, annotations: str = "") -> argparse.ArgumentParser:
+    """Return a parser with the arguments of every recipe. doc: the recipe's docstring. annotations: the help text of
+    --annotations; "": there is no such option."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.register("type", Path, lambda text: Path(expand_home(text)))
     parser.add_argument("root", type=Path, help="folder of the files")
@@ -51,30 +50,31 @@ def recipe_parser(doc: str | None) -> argparse.ArgumentParser:
         type=Path,
         help="folder of the manifest (ROOT/manifest, or manifests/NAME if ROOT is read-only)",
     )
+    if annotations:
+        parser.add_argument("--annotations", type=Path, help=annotations)
     return parser
 
 
 def add_protocol(parser: argparse.ArgumentParser) -> None:
-    """Add --protocol, for a set that has none of its own."""
+    """Add --protocol, for a data set without a protocol of its own."""
     names = [name for name, row in DATA_SETS.items() if row.protocol]
     text = "known set whose frame sampling and test views this one has (without it tests warn, and use SSv2's)"
     parser.add_argument("--protocol", choices=names, default="", help=text)
 
 
-def run_recipe(recipe: Recipe, given: argparse.Namespace, read: Callable[[Track], Found]) -> int:
-    """Read, check and write a set, and print what was found. Return the exit status: 1 for a fault that the user can mend."""
+def run_recipe(recipe: Recipe, given: argparse.Namespace, read: Callable[[], Found]) -> int:
+    """Read, check and write a data set, and print a report. Return the exit status: 1 for an error that the user can fix."""
 
     def work() -> list[str]:
         if not given.root.is_dir():
-            raise UserError(f"{given.root} is not a folder; expected the one of the files of {recipe.name}")
-        found = read(track)
-        return write_set(recipe, found, given.root, given.out or default_out(recipe.name, given.root))
+            raise UserError(f"{given.root} is not a folder; expected the folder of the files of {recipe.name}")
+        return write_set(recipe, read(), given.root, given.out or default_out(recipe.name, given.root))
 
     return print_lines(work)
 
 
 def print_lines(work: Callable[[], list[str]]) -> int:
-    """Do the work of a recipe and print the lines that it returns. Return the exit status: 1 for a fault that the user can mend."""
+    """Run `work` and print the lines that it returns. Return the exit status: 1 for an error that the user can fix."""
     try:
         for line in work():
             sys.stdout.write(printable(line) + "\n")
@@ -88,14 +88,14 @@ def print_lines(work: Callable[[], list[str]]) -> int:
 
 
 def default_out(name: str, root: Path) -> Path:
-    """Return ROOT/manifest, or manifests/NAME if nothing can be written to ROOT."""
+    """Return ROOT/manifest, or manifests/NAME if ROOT cannot be written to."""
     out = root / "manifest"
     return out if os.access(out if out.exists() else root, os.W_OK) else Path("manifests") / name
 
 
 def write_set(recipe: Recipe, found: Found, root: Path, out: Path) -> list[str]:
     """Write the manifest, classes.txt and missing_SPLIT.txt; return the lines to print."""
-    told, found = [], _drop_odd_names(found)
+    missing_lines, found = [], _drop_odd_names(found)
     splits: dict[str, Sequence[Row]] = {split: rows for split, rows in found.splits.items() if rows}
     for split, missing in found.missing.items():
         count = len(missing) + len(found.splits[split])
@@ -105,17 +105,16 @@ def write_set(recipe: Recipe, found: Found, root: Path, out: Path) -> list[str]:
                 f"train: none of {count:,} rows has a file in {root}\n    {some}\nexpected files of these names"
             )
         kept = "left out" if split in splits else "the split is left out"
-        told.append(
+        missing_lines.append(
             f"{split}: {len(missing):,} of {count:,} rows have no file; {kept}, all are named in "
             f"{out / f'missing_{split}.txt'}\n    {some}"
         )
     num_classes = len(found.classes)
     strict = not recipe.part_is_fine and not found.missing
-    told = check_rows(splits, num_classes, recipe.num_rows, gaps_are_errors=strict) + told
-    told += found.notes
-    told.append(f"{num_classes} classes" if num_classes else "no labels")
+    report = [*check_rows(splits, num_classes, recipe.num_rows, gaps_are_errors=strict), *missing_lines, *found.notes]
+    report.append(f"{num_classes} classes" if num_classes else "no labels")
     if recipe.num_classes:
-        told[-1] += f"; expected {recipe.num_classes}"
+        report[-1] += f"; expected {recipe.num_classes}"
     large = sum(map(len, splits.values())) >= PARQUET_ROWS
     lists = {f"missing_{split}.txt": found.missing.get(split, []) for split in SPLITS} | {"classes.txt": found.classes}
     lists = {name: lines for name, lines in lists.items() if lines}
@@ -127,23 +126,23 @@ def write_set(recipe: Recipe, found: Found, root: Path, out: Path) -> list[str]:
         own_set, protocol = find_data_set(recipe.name), find_protocol(recipe.like or recipe.name)
         left_right = own_set is not None and own_set.left_right
         write_manifest(out, recipe.name, root, splits, found.classes, left_right, protocol, parquet=large)
-        for name in OF_A_MANIFEST & own.names - written:  # of an earlier manifest
+        for name in MANIFEST_FILES & own.names - written:  # of an earlier manifest
             own.remove(name)
     train = f"{recipe.command} data.root={shlex.quote(str(out))}"
-    return [*told, *([recipe.note] if recipe.note else []), f"written to {out}; now train:", f"    {train}"]
+    return [*report, *([recipe.note] if recipe.note else []), f"written to {out}; now train:", f"    {train}"]
 
 
 def find_older_manifest(folder: Path) -> list[str] | None:
-    """Return the files of a manifest of an earlier version, which left no mark; None if the folder is anything else."""
+    """Return the files of a manifest by an earlier version, which wrote no mark; None for any other folder."""
     try:
         read_header(folder)
     except UserError:
         return None
-    return all_names(folder, *OF_A_MANIFEST)
+    return all_names(folder, *MANIFEST_FILES)
 
 
 def _drop_odd_names(found: Found) -> Found:
-    """Count rows whose file name is not UTF-8, which no table can hold, as rows without a file."""
+    """Move rows whose file name is not UTF-8, which no table can hold, to the missing ones."""
     splits = {split: [row for row in rows if is_utf8(row.path)] for split, rows in found.splits.items()}
     missing = dict(found.missing)
     for split, rows in found.splits.items():

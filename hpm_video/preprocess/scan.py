@@ -1,4 +1,4 @@
-"""Which files of a folder can be trained on: each is decoded, counted, and named with a reason if bad. `hpm-video scan`."""
+"""Find the files of a folder that can be read: decode each, count its frames, and report bad files with a reason. `hpm-video scan`."""
 
 import hashlib
 import shlex
@@ -19,7 +19,7 @@ from hpm_video.data.readers.probe import count_decoded, probe
 from hpm_video.data.readers.read import read_frames
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.files import write_csv, write_text
-from hpm_video.own_folder import OwnFolder, own_folder
+from hpm_video.own_folder import own_folder
 from hpm_video.preprocess.jobs import (
     Record,
     count_reasons,
@@ -31,82 +31,68 @@ from hpm_video.preprocess.jobs import (
 )
 from hpm_video.progress import tell_size
 
-NUM_QUICK = 6  # frames that are decoded without --full: the first, the last, and some between
+NUM_QUICK = 6  # frames to decode without --full: the first, the last, and some between
 WRITTEN = ("scan.json", "results.jsonl", "good.txt", "bad.csv", "duplicates.csv", "summary.md")
-NUM_SHOWN = 6  # of what may be a long list, in the summary
+NUM_SHOWN = 6  # entries of a list in the summary
 
 
 def scan(root: Path, out: Path, full: bool, images: bool, num_workers: int, time_limit_s: float) -> str:
     """Write results.jsonl, good.txt, bad.csv, duplicates.csv, summary.md and a manifest of the good files into `out`, and
-    nothing elsewhere. Return the summary. Raises UserError, also if `out` is not a folder of its own."""
+    return the summary. Raises UserError, also if `out` holds files of others."""
     check_folders(root, out)
     files = {name: root / name for name in list_folder(root, SUFFIXES + IMAGE_SUFFIXES if images else SUFFIXES)}
     with own_folder(out, "hpm-video scan", find_older_scan) as own:
         own.reserve([*WRITTEN, *manifest_names(["train"])])
         keep_settings(out / "scan.json", {"root": str(root.resolve())})
-        return _scan(root, own, files, full, num_workers, time_limit_s)
+        records_file, work = out / "results.jsonl", partial(check_file, root=root.resolve(), full=full)
+        records = run_jobs(files, work, records_file, f"scan {root}", {"full": full}, num_workers, time_limit_s)
+        write_records(records_file, records)
+        good = [record for record in records if "reason" not in record]
+        duplicates = find_duplicates(good)
+        write_text(out / "good.txt", "".join(f"{record['path']}\n" for record in good))
+        write_bad(out, records)
+        write_csv(out / "duplicates.csv", ["path", "same_as"], duplicates)
+        rows = [Row(**{key: record[key] for key in ("path", "frames", "fps", "width", "height")}) for record in good]
+        write_manifest(out, f"good files of {root.resolve().name}", root, {"train": rows}, [])
+        lines = [*_summarise(root, records, len(duplicates), full), *_next_steps(out, bool(good))]
+        summary = "\n".join(lines) + "\n"
+        write_text(out / "summary.md", summary)
+        return summary
 
 
 def find_older_scan(folder: Path) -> list[str] | None:
-    """Return the files of a scan of an earlier version, which left no mark; None if the folder is anything else."""
+    """Return the files of a scan by an earlier version, which wrote no mark; None for any other folder."""
     settings = read_settings(folder / "scan.json")
     if settings is None or set(settings) != {"root"}:
         return None
     return [name for name in (*WRITTEN, *manifest_names(["train"])) if (folder / name).is_file()]
 
 
-def _scan(root: Path, own: OwnFolder, files: dict[str, Path], full: bool, num_workers: int, time_limit_s: float) -> str:
-    out = own.path
-    records_file = out / "results.jsonl"
-    work = partial(check_file, root=root.resolve(), full=full)
-    records = run_jobs(files, work, records_file, f"scan {root}", {"full": full}, num_workers, time_limit_s)
-    write_records(records_file, records)
-    good = [record for record in records if "reason" not in record]
-    duplicates = find_duplicates(good)
-    write_text(out / "good.txt", "".join(f"{record['path']}\n" for record in good))
-    write_bad(out, records)
-    write_csv(out / "duplicates.csv", ["path", "same_as"], duplicates)
-    rows = [row_of(record) for record in good]
-    write_manifest(out, f"good files of {root.resolve().name}", root, {"train": rows}, [])
-    summary = "\n".join([*_summarise(root, records, len(duplicates), full), *_show_ways_on(out, bool(good))]) + "\n"
-    write_text(out / "summary.md", summary)
-    return summary
-
-
 def check_folders(root: Path, out: Path) -> None:
-    """Raise UserError if there is no folder to read, or the results would be written into it."""
+    """Raise UserError if `root` is not a folder, or if `out` lies in it."""
     if not root.is_dir():
         raise UserError(
             f"{root} is a file{tell_file(root)}" if root.exists() else f"{root} does not exist; expected a folder"
         )
     if out.resolve().is_relative_to(root.resolve()):
-        raise UserError(
-            f"{out} lies in {root}, which is left as it is; expected a folder elsewhere for what is written"
-        )
-
-
-def row_of(record: Record) -> Row:
-    """Return the row of a record."""
-    return Row(
-        record["path"], frames=record["frames"], fps=record["fps"], width=record["width"], height=record["height"]
-    )
+        raise UserError(f"{out} lies in {root}, which is left as it is; expected a folder elsewhere for the results")
 
 
 def check_file(name: str, root: Path, full: bool) -> Record:
-    """Return the facts of a good file; width and height as shown (turned, with square pixels). Raises
+    """Return the facts of a good file; width and height are as shown (upright, with square pixels). Raises
     UnreadableVideo."""
     file = root / name
     count, height, width = look_at(file)
     if full and (decoded := count_decoded(file)) < count:
         raise UnreadableVideo(str(file), f"only {decoded} of its {count} frames can be decoded")
-    known = probe(file)._asdict() | {"frames": count, "width": width, "height": height}
-    known["changes_size"] = changes_size(str(file))
+    facts = probe(file)._asdict() | {"frames": count, "width": width, "height": height}
+    facts["changes_size"] = changes_size(str(file))
     with file.open("rb") as stream:
-        return known | {"blake2b": hashlib.file_digest(stream, partial(hashlib.blake2b, digest_size=16)).hexdigest()}
+        return facts | {"blake2b": hashlib.file_digest(stream, partial(hashlib.blake2b, digest_size=16)).hexdigest()}
 
 
 def look_at(file: Path) -> tuple[int, int, int]:
-    """Return (frames, height, width), as training would find them: some frames are decoded. Raises UnreadableVideo."""
+    """Return (frames, height, width) as training sees them; decodes a few frames. Raises UnreadableVideo."""
     counts: list[int] = []
 
     def choose(count: int) -> np.ndarray:
@@ -118,7 +104,7 @@ def look_at(file: Path) -> tuple[int, int, int]:
 
 
 def find_duplicates(records: list[Record]) -> list[tuple[str, str]]:
-    """Return (file, the first file of the same content), for every file that is not the first."""
+    """Return (file, first file with the same content) for every later file."""
     first: dict[tuple[int, str], str] = {}
     found = []
     for record in records:
@@ -160,7 +146,7 @@ def _summarise(root: Path, records: list[Record], num_duplicates: int, full: boo
 
 
 def _list_files(what: str, names: list[str]) -> Iterator[str]:
-    """Yield one line with the number, and one for each of the first files; nothing if there are none."""
+    """Yield a line with the number of files, and one for each of the first files; nothing if there are none."""
     if names:
         yield f"{what}: {len(names):,}"
         yield from (f"  - {name}" for name in names[:NUM_SHOWN])
@@ -206,7 +192,7 @@ def _table(head: list[str], rows: list[tuple[str, ...]]) -> Iterator[str]:
     yield from ("", lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:])
 
 
-def _show_ways_on(out: Path, any_good: bool) -> Iterator[str]:
+def _next_steps(out: Path, any_good: bool) -> Iterator[str]:
     yield ""
     yield f"In {out}: results.jsonl, good.txt, bad.csv (each file with its reason), duplicates.csv, summary.md."
     if any_good:

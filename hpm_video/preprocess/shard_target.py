@@ -1,4 +1,4 @@
-"""A folder or URL to which shards are written; only the command's own files are touched."""
+"""Write shards to a folder or URL; only files that `hpm-video pack` wrote are replaced or deleted."""
 
 import contextlib
 import json
@@ -23,28 +23,29 @@ from hpm_video.reading import parse_json
 
 MADE_BY = "hpm-video pack"
 SETTINGS, BAD = "pack.json", "bad.csv"
+SETTING_NAMES = {"samples_per_shard", "seed", "samples"}
 T = TypeVar("T")
 
 
-class _Writing:
-    """The shared part of both kinds of target. Every method raises UserError for faults of the place."""
+class _JsonWriter:
+    """Base of both targets. Every method of a target raises UserError for faults of the disk or the store."""
 
     write: Any
 
     def write_json(self, file: str, content: Any, indent: int | None = 1) -> None:
-        """Write a JSON file, whole or not at all."""
+        """Write a JSON file atomically."""
         text = json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
         self.write(file, lambda stream: stream.write(text.encode(errors="backslashreplace")))
 
 
-class FolderTarget(_Writing):
-    """A folder of the command's own."""
+class FolderTarget(_JsonWriter):
+    """A local folder that the command owns."""
 
     def __init__(self, own: OwnFolder) -> None:
         self.own, self.name = own, str(own.path)
 
     def list(self) -> set[str]:
-        """Return the names of what is there."""
+        """Return the names of all entries."""
         return {path.name for path in self.own.path.iterdir()}
 
     def read(self, file: str) -> bytes | None:
@@ -54,31 +55,30 @@ class FolderTarget(_Writing):
             return path.read_bytes() if path.is_file() else None
 
     def reserve(self, names: Iterable[str]) -> None:
-        """Raise UserError, before anything is written, if one of these files is there and not the command's own."""
+        """Raise UserError, before anything is written, if one of these files exists and the command did not write it."""
         self.own.reserve(names)
 
     def write(self, file: str, fill: Callable[[BinaryIO], T]) -> T:
-        """Write a file, whole or not at all; return what `fill`, which writes its content, returns."""
+        """Write a file atomically. `fill` writes its content; return what `fill` returns."""
         with replacing(self.own.path / file) as draft, draft.open("w+b") as stream:
             return fill(stream)
 
 
-class UrlTarget(_Writing):
-    """A place that fsspec knows; its mark is a file like that of a folder."""
+class UrlTarget(_JsonWriter):
+    """A folder of any fsspec file system; its mark is a file, as in local folders."""
 
     def __init__(self, system: fsspec.AbstractFileSystem, folder: str, name: str) -> None:
         self.system, self.folder, self.name = system, folder.rstrip("/"), name.rstrip("/")
 
     def list(self) -> set[str]:
-        """Return the names of the files that are there."""
+        """Return the names of all files."""
         with self._faults(""):
             self.system.invalidate_cache()
             try:
-                return {posixpath.basename(path.rstrip("/")) for path in self.system.ls(self.folder, detail=False)} - {
-                    ""
-                }
+                paths = self.system.ls(self.folder, detail=False)
             except FileNotFoundError:  # stores without folders
                 return set()
+            return {posixpath.basename(path.rstrip("/")) for path in paths} - {""}
 
     def read(self, file: str) -> bytes | None:
         """Return the content of a file; None if it is not there."""
@@ -89,10 +89,10 @@ class UrlTarget(_Writing):
                 return None
 
     def reserve(self, names: Iterable[str]) -> None:
-        """Raise UserError, before anything is written, if one of these files is there and not the command's own."""
-        there, wanted = self.list(), set(names)
-        known = self._own_names(there)
-        foreign = sorted((wanted & there) - known)
+        """Raise UserError, before anything is written, if one of these files exists and the command did not write it."""
+        existing, wanted = self.list(), set(names)
+        known = self._own_names(existing)
+        foreign = sorted((wanted & existing) - known)
         if foreign:
             raise UserError(
                 f"{self.name}/{foreign[0]} exists and was not written by {MADE_BY}; move it away, or give another place"
@@ -100,9 +100,9 @@ class UrlTarget(_Writing):
         if wanted - known:
             self.write_json(MARK, describe_mark(MADE_BY, known | wanted))
 
-    def _own_names(self, there: set[str]) -> set[str]:
-        """Return the names that the mark lists; without one, all of an older set of shards. Raises UserError if the
-        place is not the command's own."""
+    def _own_names(self, existing: set[str]) -> set[str]:
+        """Return the names that the mark lists; without a mark, all files of shards by an earlier version. Raises UserError
+        if the target holds files of others."""
         content = self.read(MARK)
         if content is not None:
             try:
@@ -111,15 +111,15 @@ class UrlTarget(_Writing):
                     return set(found["names"])
             except (ValueError, KeyError, TypeError):
                 pass
-        elif not there or (settings := self.read(SETTINGS)) is not None and is_settings(settings):
-            return {name for name in there if is_shard_file(name)}
-        some = ", ".join(sorted(there)[:3])
+        elif not existing or is_settings(self.read(SETTINGS)):
+            return {name for name in existing if is_shard_file(name)}
+        some = ", ".join(sorted(existing)[:3])
         raise UserError(
             f"{self.name} holds files that {MADE_BY} did not write ({some}); expected a place that is empty or written by it"
         )
 
     def write(self, file: str, fill: Callable[[BinaryIO], T]) -> T:
-        """Write a file, whole or not at all; return what `fill`, which writes its content, returns."""
+        """Write a file atomically. `fill` writes its content; return what `fill` returns."""
         with self._faults(file), tempfile.NamedTemporaryFile() as local:
             result = fill(local)  # type: ignore[arg-type]
             local.flush()
@@ -142,7 +142,7 @@ Target = FolderTarget | UrlTarget
 
 @contextlib.contextmanager
 def open_target(out: str) -> Iterator[Target]:
-    """Claim a folder, which is then held, or a URL. Raises UserError if it is not the command's own to write."""
+    """Open a URL, or claim and lock a folder. Raises UserError if it holds files of others."""
     try:
         system, folder = url_to_fs(out)
         if not isinstance(system, LocalFileSystem):
@@ -154,29 +154,28 @@ def open_target(out: str) -> Iterator[Target]:
         return
     with own_folder(Path(folder), MADE_BY, find_older_shards) as own:
         for name in [name for name in own.names if name.endswith(".half")]:
-            own.remove(name)  # of a killed run of an earlier version
+            own.remove(name)  # from a killed run of an earlier version
         yield FolderTarget(own)
 
 
 def find_older_shards(folder: Path) -> list[str] | None:
-    """Return the files of shards of an earlier version, which left no mark; None if the folder is anything else."""
+    """Return the files of shards by an earlier version, which wrote no mark; None for any other folder."""
     names = [path.name for path in folder.iterdir() if path.is_file()]
-    settings = read_settings(folder / SETTINGS)
-    if settings is None or not is_settings(json.dumps(settings).encode()):
+    if set(read_settings(folder / SETTINGS) or ()) != SETTING_NAMES:
         return names if names == [BAD] and (folder / BAD).read_bytes().startswith(b"split,path,reason\n") else None
     return [name for name in names if is_shard_file(name.removesuffix(".half"))]
 
 
-def is_settings(content: bytes) -> bool:
-    """Return True for the content of pack.json."""
+def is_settings(content: bytes | None) -> bool:
+    """Return whether this is the content of pack.json."""
     try:
-        return set(parse_json(content)) == {"samples_per_shard", "seed", "samples"}
+        return content is not None and set(parse_json(content)) == SETTING_NAMES
     except (ValueError, TypeError):
         return False
 
 
 def is_shard_file(name: str) -> bool:
-    """Return True if a set of shards has a file of this name."""
+    """Return whether a set of shards can have a file of this name."""
     return (
         name in (SETTINGS, BAD, HEADER) or re.fullmatch(rf"({'|'.join(SPLITS)})-\d{{6}}\.(tar|json)", name) is not None
     )

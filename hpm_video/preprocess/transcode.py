@@ -1,4 +1,4 @@
-"""A training copy of a set of videos: small H.264 files that are fast to read at any frame. `hpm-video prepare`."""
+"""Make a training copy of a set of videos: small H.264 files that are fast to read at any frame. `hpm-video prepare`."""
 
 import logging
 import shlex
@@ -40,55 +40,59 @@ from hpm_video.preprocess.scan import check_folders, look_at
 from hpm_video.progress import tell_size, tell_time
 
 log = logging.getLogger("hpm_video")
-NUM_SAMPLED = 8  # files that are done first, to estimate the whole set
-SPARE = 1.1  # how much more room than expected the disk must have
+NUM_SAMPLED = 8  # files to copy first, to estimate the whole set
+SPARE = 1.1  # the disk must have this many times the expected room
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copying:
-    """Source, target and settings: all that a worker needs."""
+    """Source, target and settings, for the workers."""
 
     source: Path  # the folder that names are relative to
     out: Path
     short_side_px: int
     gop: int  # frames from one key frame to the next
-    max_fps: float | None  # None: as they are
+    max_fps: float | None  # None: keep all frames
+
+    @property
+    def settings(self) -> Record:
+        """The settings on which the content of a copy depends."""
+        return {"short_side_px": self.short_side_px, "gop": self.gop, "max_fps": self.max_fps}
 
 
 def prepare(root: Path, out: Path, short_side_px: int, gop: int, max_fps: float | None, **how: Any) -> str:
-    """Write the copy, its annotations, results.jsonl and bad.csv into `out`; return what to tell in the end.
+    """Write the copies, their annotations, results.jsonl and bad.csv into `out`; return a summary.
 
-    how: num_workers, time_limit_s, sample_only. Raises UserError, also if `out` is not a folder of its own.
+    how: num_workers, time_limit_s, sample_only. Raises UserError, also if `out` holds files of others.
     """
     check_folders(root, out)
     manifests, source, names = find_sources(root)
     check_folders(source, out)
-    asked: dict[str, Any] = {"short_side_px": short_side_px, "gop": gop, "max_fps": max_fps}
+    copying = Copying(source=source.resolve(), out=out.resolve(), short_side_px=short_side_px, gop=gop, max_fps=max_fps)
     with own_folder(out, "hpm-video prepare", find_older_copy) as own:
         targets = reserve_copies(own, root, manifests, names)
-        keep_settings(own.file(SETTINGS), {"root": str(root.resolve()), **asked})
-        copying = Copying(source=source.resolve(), out=out.resolve(), **asked)
+        keep_settings(own.file(SETTINGS), {"root": str(root.resolve()), **copying.settings})
         sizes = {name: file_size(source / name) for name in names}
         sample = spread_sample(sizes)
         done = _copy(copying, sample, "sample", how, targets)
-        growth, told = foresee(done, list(sizes.values()), how["num_workers"])
-        log.info("%s", told)
+        ratio, estimate = estimate_set(done, list(sizes.values()), how["num_workers"])
+        log.info("%s", estimate)
         if how["sample_only"]:
             return f"Sample only: {len(sample)} files are in {out}; the same command without --sample-only copies the others.\n"
         left = [name for name in names if name not in sample and not (out / targets[name]).exists()]
-        check_room(out, growth * sum(sizes[name] for name in left))
+        check_room(out, ratio * sum(sizes[name] for name in left))
         records = _copy(copying, names, f"prepare {root}", how, targets)
         write_records(out / RECORDS, records)
         write_bad(out, records)
         for record in records:
             if "reason" in record:
-                own.remove(targets[record["path"]])  # made of an earlier version of the source
+                own.remove(targets[record["path"]])  # made from an earlier version of the source
         copy_annotations(root, own, manifests, records, targets)
         return _summarise(out, records)
 
 
 def reserve_copies(own: OwnFolder, root: Path, manifests: dict[str, Manifest], names: list[str]) -> dict[str, str]:
-    """Return video -> name of its copy, when all that is to be written is known to be the program's own to write."""
+    """Reserve all files that will be written, and return video -> name of its copy. Raises UserError if a file is not ours."""
     known = own.more.get("renamed", {})
     layout = None if manifests else find_layout(root)
     targets = name_copies(names, names_before(own.path, known), layout.module.PREFERRED_SUFFIX if layout else "")
@@ -101,7 +105,7 @@ def reserve_copies(own: OwnFolder, root: Path, manifests: dict[str, Manifest], n
     own.reserve(written)
     own.save()
     for name in [name for name in own.names if PurePosixPath(name).match(".*.half.mp4")]:
-        own.remove(name)  # of a killed run of an earlier version
+        own.remove(name)  # from a killed run of an earlier version
     for folder in {(own.path / target).parent for target in targets.values()}:
         remove_drafts(folder)
     return targets
@@ -116,7 +120,7 @@ def _copy(copying: Copying, names: list[str], title: str, how: dict[str, Any], t
         partial(copy_file, copying=copying, timed=title == "sample"),
         copying.out / RECORDS,
         title,
-        {"short_side_px": copying.short_side_px, "gop": copying.gop, "max_fps": copying.max_fps},
+        copying.settings,
         how["num_workers"],
         how["time_limit_s"],
         still_good,
@@ -124,7 +128,7 @@ def _copy(copying: Copying, names: list[str], title: str, how: dict[str, Any], t
 
 
 def find_sources(root: Path) -> tuple[dict[str, Manifest], Path, list[str]]:
-    """Return (manifests by split, empty if there are none; the folder of the videos; their names in it, sorted).
+    """Return (manifests by split, {} if there are none; the folder of the videos; their names in it, sorted).
     Raises UserError."""
     if (root / "shards.json").is_file():
         raise UserError(f"{root} holds shards; expected a folder of videos, of a manifest or of SSv2's layout")
@@ -146,7 +150,7 @@ def file_size(file: Path) -> int:
 
 
 def spread_sample(sizes: dict[str, int]) -> list[str]:
-    """Return names at even distances in the order of size, so that small and large files count."""
+    """Return NUM_SAMPLED names, evenly spread in the order of file size."""
     ordered = sorted(sizes, key=lambda name: (sizes[name], name))
     places = (np.arange(NUM_SAMPLED) + 0.5) * len(ordered) / NUM_SAMPLED
     return [ordered[k] for k in sorted(set(places.astype(int).tolist()))]
@@ -154,48 +158,48 @@ def spread_sample(sizes: dict[str, int]) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _renamed(out: Path) -> dict[str, str]:
-    """Return the unusual names, which the mark of the copy lists: a worker reads them once."""
+    """Return video -> unusual name of its copy, from the mark of the copy; each worker reads it once."""
     return (read_mark(out) or {}).get("renamed", {})
 
 
 def copy_file(name: str, copying: Copying, timed: bool) -> Record:
-    """Copy one file, and check it before it gets its name. Raises UnreadableVideo if source or copy is bad."""
+    """Copy one file, check the copy, and then give it its name. Raises UnreadableVideo if source or copy is bad."""
     source, target = copying.source / name, copying.out / _renamed(copying.out).get(name, target_of(name))
     begin = time.perf_counter()
     count, height, width = look_at(source)
     with disk_faults(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target, tidy=False) as half:
-        transcode(source, half, copying.short_side_px, copying.gop, copying.max_fps)
-        made = check_copy(half, source, (count, height, width), copying)
+    with replacing(target, tidy=False) as draft:
+        transcode(source, draft, copying.short_side_px, copying.gop, copying.max_fps)
+        facts = check_copy(draft, source, (count, height, width), copying)
         spent_s = time.perf_counter() - begin
-    made |= {"bytes_after": file_size(target), "spent_s": round(spent_s, 3)}
+    facts |= {"bytes_after": file_size(target), "spent_s": round(spent_s, 3)}
     if changes_size(str(source)):
-        made["changes_size"] = True
+        facts["changes_size"] = True
     if timed:
-        made["decode_ms"] = [round(_time_decoding(file), 2) for file in (source, target)]
-    return made
+        facts["decode_ms"] = [round(_time_decoding(file), 2) for file in (source, target)]
+    return facts
 
 
-def check_copy(half: Path, source: Path, expected: tuple[int, int, int], copying: Copying) -> Record:
-    """Decode all of a copy and return the facts for its row. expected: frames, height, width of the source. Raises
+def check_copy(copy: Path, source: Path, expected: tuple[int, int, int], copying: Copying) -> Record:
+    """Decode all frames of a copy and return the facts for its row. expected: frames, height, width of the source. Raises
     UnreadableVideo."""
-    info = probe(half)
-    decoded = count_decoded(half)
+    info = probe(copy)
+    decoded = count_decoded(copy)
     most = expected[0]
     if copying.max_fps:
         most = min(most, int(probe(source).seconds * copying.max_fps) + 2)
     if decoded > most or decoded < info.num_frames or (not copying.max_fps and decoded != most):
-        raise UnreadableVideo(str(half), f"the copy has {decoded} frames that can be decoded; expected {most}")
-    _, height, width = look_at(half)
+        raise UnreadableVideo(str(copy), f"the copy has {decoded} frames that can be decoded; expected {most}")
+    _, height, width = look_at(copy)
     share = min(1.0, copying.short_side_px / min(expected[1:]))
     if max(abs(height - share * expected[1]), abs(width - share * expected[2])) > 2:  # rounded to even numbers
-        raise UnreadableVideo(str(half), f"the copy has {width} x {height} px, made of {expected[2]} x {expected[1]}")
+        raise UnreadableVideo(str(copy), f"the copy has {width} x {height} px, made of {expected[2]} x {expected[1]}")
     return {"frames": decoded, "fps": info.fps, "width": width, "height": height}
 
 
 def _time_decoding(file: Path) -> float:
-    """Return milliseconds for 16 frames at stride 4 around the middle, the best of three."""
+    """Return the milliseconds for 16 frames at stride 4 around the middle, best of three."""
     times = []
     for _ in range(3):
         begin = time.perf_counter()
@@ -204,8 +208,8 @@ def _time_decoding(file: Path) -> float:
     return min(times)
 
 
-def foresee(sample: list[Record], sizes: list[int], num_workers: int) -> tuple[float, str]:
-    """Estimate the whole set from the sample: (bytes of the copy for each byte of the sources, text to print)."""
+def estimate_set(sample: list[Record], sizes: list[int], num_workers: int) -> tuple[float, str]:
+    """Estimate the whole set from the sample: (size of the copies / size of the sources, text to print)."""
     good = [record for record in sample if "reason" not in record]
     if not good:
         reasons = "; ".join(f"{record['path']}: {record['reason']}" for record in sample[:3])
@@ -214,21 +218,21 @@ def foresee(sample: list[Record], sizes: list[int], num_workers: int) -> tuple[f
     seconds = sum(record["spent_s"] for record in good) / before * sum(sizes) / num_workers
     timed = [record["decode_ms"] for record in good if "decode_ms" in record]
     speed = " -> ".join(f"{median(pair[k] for pair in timed):.1f} ms" for k in (0, 1)) if timed else "not timed"
-    told = (
+    text = (
         f"sample of {len(good)} files: {tell_size(before)} -> {tell_size(after)}; "
         f"to decode 16 frames at stride 4 (median): {speed}\n"
         f"expected for all {len(sizes):,}: {tell_size(sum(sizes))} -> {tell_size(after / before * sum(sizes))} "
         f"in about {tell_time(seconds)} with {num_workers} workers"
     )
-    return after / before, told
+    return after / before, text
 
 
 def check_room(out: Path, num_bytes: float) -> None:
-    """Raise UserError if the disk has too little room."""
+    """Raise UserError if the disk has not enough room for `num_bytes` and some spare."""
     free = shutil.disk_usage(out).free
     if free < SPARE * num_bytes:
         raise UserError(
-            f"{out}: {tell_size(free)} free; expected {tell_size(SPARE * num_bytes)} for what is still to be written "
+            f"{out}: {tell_size(free)} free; expected {tell_size(SPARE * num_bytes)} for the remaining copies "
             "(a smaller --short-side or --fps, or a larger --gop, in another folder needs less)"
         )
 
@@ -236,8 +240,8 @@ def check_room(out: Path, num_bytes: float) -> None:
 def copy_annotations(
     root: Path, own: OwnFolder, manifests: dict[str, Manifest], records: list[Record], targets: dict[str, str]
 ) -> None:
-    """Make the copy a data.root as `root` was: a new manifest without what could not be copied, or the annotations
-    of its layout."""
+    """Make `out` a data.root like `root`: write a new manifest without the files that could not be copied, or copy the
+    annotations of the layout."""
     out, made = own.path, {record["path"]: record for record in records if "reason" not in record}
     if manifests:
         splits: dict[str, Sequence[Row]] = {s: _new_rows(manifest, made, targets) for s, manifest in manifests.items()}
@@ -249,14 +253,14 @@ def copy_annotations(
 
 
 def _annotation_files(root: Path) -> dict[str, Path]:
-    """Return the annotation files of a set in its own layout, by their name relative to it."""
+    """Return name relative to root -> annotation file, for a data set in a known layout."""
     layout = find_layout(root)
     names = [name for name in layout.module.ANNOTATIONS if (root / name).is_file()] if layout else []
     return {name: root / name for name in names if layout and (root / name).parent == layout.annotations}
 
 
 def _new_rows(manifest: Manifest, made: dict[str, Record], targets: dict[str, str]) -> list[Row]:
-    """Return the rows whose file was copied, with the facts of the copies."""
+    """Return the rows whose file was copied, with path, frames, fps and size of the copy."""
     kept = [Row(**row) for row in manifest.table.to_pylist() if row["path"] in made]
     facts = [{key: made[row.path][key] for key in ("frames", "fps", "width", "height")} for row in kept]
     return [row._replace(path=targets[row.path], **fact) for row, fact in zip(kept, facts, strict=True)]

@@ -1,13 +1,14 @@
-"""Data sets of Hugging Face: Parquet tables that hold videos, or files with a table or folders that name their classes."""
+"""Read data sets of Hugging Face: Parquet tables that hold videos, or video files with a metadata table or class folders."""
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hpm_video.catalog.class_folders import read_class_folders
-from hpm_video.catalog.classes import Labels
+from hpm_video.catalog.classes import Labelled, Labels
 from hpm_video.catalog.columns import meaning_of, split_of_path
 from hpm_video.catalog.listing import SUFFIXES, split_folders
 from hpm_video.catalog.path_lists import read_lists
@@ -18,23 +19,23 @@ from hpm_video.own_folder import own_folder
 from hpm_video.progress import track
 
 METADATA = ("metadata.csv", "metadata.jsonl")
-ROWS_AT_ONCE = 8  # whose videos are in memory
+ROWS_AT_ONCE = 8  # rows whose videos are in memory at a time
 
 
 class VideoTable(NamedTuple):
-    """A Parquet file, the column of its videos, and that of its labels ("": none)."""
+    """A Parquet file, the column of its videos, and the column of its labels ("": none)."""
 
     file: Path
     split: str
     video: str
     label: str
-    names: list[str]  # of the classes, if the file has them
+    names: list[str]  # class names, if the file has them
 
 
 def find_tables(root: Path, label: str = "") -> list[VideoTable]:
-    """Return the Parquet files below a folder that hold videos, as `datasets` writes them: {bytes, path} in a column.
+    """Return the Parquet files below a folder that hold videos as `datasets` writes them, in a column of {bytes, path}.
 
-    label: the column of the labels; by default the first one of classes, or called label, class or alike. Raises UserError.
+    label: the column of the labels; "" for the first ClassLabel, or else the first one called label, class, ... Raises UserError.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -63,7 +64,7 @@ def find_tables(root: Path, label: str = "") -> list[VideoTable]:
 
 
 def _read_features(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
-    """Return what `datasets` says of the columns of a table; {} if another program wrote it."""
+    """Return column -> its feature in `datasets`; {} if another program wrote the table."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
         return {name: kind for name, kind in features.items() if isinstance(kind, dict)}
@@ -72,40 +73,40 @@ def _read_features(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
 
 
 def write_videos(tables: list[VideoTable], out: Path, made_by: str) -> Found:
-    """Write the videos of tables as files SPLIT/NUMBER.mp4 into `out`; return their rows. Files of the right size stay.
+    """Write the videos of tables as files SPLIT/NUMBER.mp4 into `out`, and return their rows. Existing files of the right
+    size are kept.
 
     Raises UserError, also for a label that is not a class.
     """
-    small = [_read_small(table) for table in tables]
-    lines: list[tuple[str, tuple[str, ...]]] = [
-        (f"{t.file}, row {n}", (label,))
-        for t, told in zip(tables, small, strict=True)
-        for n, (_, label) in enumerate(told, 1)
+    contents = [_read_labels(table) for table in tables]
+    lines: Labelled = [
+        (f"{table.file}, row {number}", (label,))
+        for table, cells in zip(tables, contents, strict=True)
+        for number, (_, label) in enumerate(cells, 1)
     ]
     column = next((table.label for table in tables if table.label), "label")
     classes = Labels(lines, (column,), next((table.names for table in tables if table.names), None))
-    numbers = iter([classes.number(where, told) for where, told in lines])
-    counts: dict[str, int] = {}
-    names: list[list[str]] = []
-    for table, told in zip(tables, small, strict=True):
-        first = counts.get(table.split, 0)
-        counts[table.split] = first + len(told)
-        names.append([f"{table.split}/{first + n:07d}{_suffix_of(path)}" for n, (path, _) in enumerate(told)])
+    labels = iter([classes.number(*line) for line in lines])
+    counts: Counter[str] = Counter()
+    rows: list[list[Row]] = []  # of each table
+    for table, cells in zip(tables, contents, strict=True):
+        names = [f"{table.split}/{n:07d}{_suffix_of(path)}" for n, (path, _) in enumerate(cells, counts[table.split])]
+        rows.append([Row(name, next(labels)) for name in names])
+        counts[table.split] += len(cells)
     found = Found({split: [] for split in counts}, classes.classes, {}, tuple(classes.notes))
     with own_folder(out, made_by) as own:
-        own.reserve(name for part in names for name in part)
-        for table, part in zip(track(tables, "tables"), names, strict=True):
-            for name, content in zip(part, _read_contents(table), strict=True):
-                label = next(numbers)
+        own.reserve(row.path for part in rows for row in part)
+        for table, part in zip(track(tables, "tables"), rows, strict=True):
+            for row, content in zip(part, _read_contents(table), strict=True):
                 if content:
-                    _write(out / name, content)
-                    found.splits[table.split].append(Row(name, label))
+                    _write(out / row.path, content)
+                    found.splits[table.split].append(row)
                 else:
-                    found.missing.setdefault(table.split, []).append(f"{table.file}: {name} has no bytes in it")
+                    found.missing.setdefault(table.split, []).append(f"{table.file}: {row.path} has no bytes in it")
     return found
 
 
-def _read_small(table: VideoTable) -> list[tuple[str, str]]:
+def _read_labels(table: VideoTable) -> list[tuple[str, str]]:
     """Return (path, label) of each row, without the videos."""
     from pyarrow import parquet
 
@@ -114,7 +115,7 @@ def _read_small(table: VideoTable) -> list[tuple[str, str]]:
     paths = [(cell or {}).get("path") or "" for cell in read[table.video].to_pylist()]
     labels = read[table.label].to_pylist() if table.label else [None] * len(paths)
     texts = ["" if label is None else str(label) for label in labels]
-    if table.names:  # of a ClassLabel, which holds numbers
+    if table.names:  # a ClassLabel holds numbers
         texts = [
             table.names[int(text)] if text.isdecimal() and int(text) < len(table.names) else text for text in texts
         ]
@@ -147,8 +148,8 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def read_files(root: Path) -> Found:
-    """Read a folder of video files: by metadata.csv or metadata.jsonl in it or in the folders of its splits, else by a folder
-    for each class. Raises UserError."""
+    """Read a folder of video files: by metadata.csv or metadata.jsonl in it or in the folders of its splits, or else by class
+    folders. Raises UserError."""
     folders = {"train": ".", **split_folders(root)}
     files = {
         split: root / folder / name
@@ -156,9 +157,9 @@ def read_files(root: Path) -> Found:
         for name in METADATA
         if (root / folder / name).is_file()
     }
-    beside = next((root / name for name in METADATA if (root / name).is_file()), None)
-    if not files and beside:
-        files = {"train": beside}
+    at_root = next((root / name for name in METADATA if (root / name).is_file()), None)
+    if not files and at_root:
+        files = {"train": at_root}
     if files:
         return read_lists(root, files)
     found = read_class_folders(root)
@@ -173,7 +174,7 @@ def fetch_data_set(name: str, revision: str | None = None) -> Path:
     hub = import_for(f"hf://datasets/{name}", "huggingface_hub")
     try:
         return Path(hub.snapshot_download(name, repo_type="dataset", revision=revision))
-    except Exception as error:  # of the network, of access rights, of the name
+    except Exception as error:  # network, access rights or a wrong name
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"hf://datasets/{name}: {reason}; expected a data set of the hub that you may read. Try hf auth login, or a copy: "

@@ -39,7 +39,7 @@ def test_charades(recipe, tmp_path) -> None:
         (film, 0, 0.0, 12.6, "HR43"),
     ]
     assert rows(tmp_path / "manifest", "validation") == [("Charades_v1_480/N11GT.mp4", 0, 3.5, 9.0)]
-    assert "train: 1 of 3 rows have no file" in said and "2 intervals are empty or begin behind the end" in said
+    assert "train: 1 of 3 rows have no file" in said and "2 intervals are empty or begin after the end" in said
     assert "2 classes; expected 157" in said
     put_charades(tmp_path, "c500 1.00 2.00")
     assert "Charades_v1_train.csv, line 2: 'c500 1.00 2.00'; expected a class" in recipe("charades", tmp_path)[2]

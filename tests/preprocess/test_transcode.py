@@ -148,7 +148,7 @@ def test_what_cannot_be_prepared(videos, tmp_path, monkeypatch) -> None:
         told = prepare(videos, tmp_path / "sampled", 32, 4, None, **HOW)  # the sample was all: nothing to write
         assert "3 of 4" in told
         patch.setattr(module, "NUM_SAMPLED", 2)
-        refused("1 bytes free; expected .* for what is still to be written")
+        refused("1 bytes free; expected .* for the remaining copies")
     prepare(videos, tmp_path / "out", 32, 4, None, **HOW)
     refused("other settings: short_side_px 32 -> 64", short_side_px=64)
     write_video(tmp_path / "outside.mp4", grey(3, 16, 16), 8)
