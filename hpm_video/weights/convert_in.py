@@ -265,7 +265,7 @@ def _take_head(tensors: dict[str, Tensor], project: str, settings: FileSettings,
 
 
 def _find_size(tensors: Mapping[str, Tensor], width: int) -> str:
-    """Return the name of the size with this width and MLP; b if there is none: the other keys of the model then say all."""
+    """Return the name of the size with this width and MLP; b if there is none: width, depth and num_heads replace its values."""
     mlp = tensors.get("encoder.stack.blocks.0.mlp.fc1.weight")
     for name, size in SIZES.items():
         if size.width == width and (mlp is None or mlp.shape[0] == int(width * size.mlp_ratio)):

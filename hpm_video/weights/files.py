@@ -53,7 +53,7 @@ def read_file(file: Path, trust_pickle: bool, is_part: bool = False) -> Content:
         )
     if all(name.endswith(("/exp_avg", "/exp_avg_sq")) for name in tensors):
         raise UserError(
-            f"init.weights: {file} holds the optimizer's moments; the weights are in student.safetensors beside it"
+            f"init.weights: {file} holds the optimizer's moments; the weights are in student.safetensors next to it"
         )
     _check_tensors(file, tensors)
     empty = [name for name, tensor in tensors.items() if tensor.numel() == 0]
@@ -86,7 +86,7 @@ def _read_content(file: Path, trust_pickle: bool) -> Any:
         return load_file(file)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:  # KeyError: a dtype torch lacks
         raise UserError(
-            f"init.weights: {file} is damaged or not whole: {one_line(error)}; fetch or copy it again"
+            f"init.weights: {file} is damaged or incomplete: {one_line(error)}; fetch or copy it again"
         ) from error
 
 
@@ -154,8 +154,8 @@ def read_file_settings(folder: Path) -> tuple[FileSettings, list[str] | None, di
     arguments = arguments if isinstance(arguments, dict) else {}
     pooling = arguments.get("global_pool", config.get("global_pool"))
     words = (config.get("hidden_act", arguments.get("act_layer")), config.get("architecture"), pooling)
-    words = (word if isinstance(word, str) else None for word in words)
-    settings = FileSettings(heads, frames, frame_size, decoder_heads, *words)
+    texts = (word if isinstance(word, str) else None for word in words)
+    settings = FileSettings(heads, frames, frame_size, decoder_heads, *texts)
     known = {name: numbers for name, values in pixels.items() if (numbers := _numbers(values, float))}
     return settings, _class_names(config.get("id2label")), known
 

@@ -188,7 +188,7 @@ def _check(own: Mapping[str, Tensor], moved: Mapping[str, Tensor], weights: Weig
     missing = sorted(own.keys() - moved.keys())
     if missing:
         hints = {"cls_token": "model.cls_token=false", "stack.norm.weight": "model.pooling=mean"}
-        hint = next((f": expected {hints[name]}" for name in missing if name in hints), "; expected a whole encoder")
+        hint = next((f": expected {hints[name]}" for name in missing if name in hints), "; expected a complete encoder")
         raise UserError(
             f"{where}: {len(missing)} tensors of the encoder are missing, such as {', '.join(missing[:3])}{hint}"
         )

@@ -246,7 +246,7 @@ def write_wrong_file(folder: Path, what: str) -> Path:  # noqa: C901
         ("lfs", "git lfs pull"),
         ("empty", "is empty"),
         ("truncated", "ends too early"),
-        ("truncated safetensors", "damaged or not whole"),
+        ("truncated safetensors", "damaged or incomplete"),
         ("zip", "could not be read"),
         ("text", "is not a file of weights"),
         ("pickle", "test_read.Anything.*can run any code.*init.trust_pickle=true"),
