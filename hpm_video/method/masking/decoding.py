@@ -10,7 +10,7 @@ from hpm_video.method.masking.keys import order_by_difficulty, rank_by_difficult
 
 
 class DecodePlan(NamedTuple):
-    """How much of each clip is decoded: `num_units` of its masked units, and `num_tokens` tokens of each of these."""
+    """The size of the decoded part of each clip: `num_units` of its masked units, and `num_tokens` tokens of each."""
 
     num_units: int
     num_tokens: int
