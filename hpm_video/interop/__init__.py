@@ -1,1 +1,1 @@
-"""Other libraries' data sets and ours, each usable by the other."""
+"""Use data sets of other libraries here, and ours there."""

@@ -1,10 +1,10 @@
-"""pytorchvideo's data sets with our clips, and its labelled paths as our source.
+"""Use our clips in pytorchvideo's data sets, and pytorchvideo's labelled paths as a source here.
 
     from pytorchvideo.data import LabeledVideoDataset, UniformClipSampler
     dataset = LabeledVideoDataset(to_labelled_paths(source), UniformClipSampler(10), transform=ClipTransform(config.data))
 
-Frames and clips are ours, to the bit, of files that are upright, of 8 bits and with square pixels: pytorchvideo neither turns
-frames nor changes their aspect. Its `transforms` are never imported: they break on current versions of torchvision.
+Frames and clips are bitwise equal to ours if the files are upright and have 8 bits and square pixels: pytorchvideo neither
+rotates frames nor corrects their aspect. Its `transforms` are never imported: they fail with current versions of torchvision.
 """
 
 import os
@@ -29,25 +29,25 @@ LabelledPath = tuple[str, dict[str, Any]]
 
 
 class ClipTransform:
-    """Turn a sample of a `LabeledVideoDataset` into one of ours: its "video" becomes uint8 [C, T, H, W], as data.* says.
+    """Turn a sample of a `LabeledVideoDataset` into a sample of ours: its "video" becomes a clip according to data.*.
 
-    The frames are chosen from those of its piece by data.sampling (auto: segments), then cropped and flipped. The k-th
-    sample has the random draws of position k of a run with this seed; with several workers, each counts for itself.
+    The frames are sampled from those of the sample with data.sampling (auto: segments), then cropped and flipped. The k-th
+    sample has the random draws of position k of a run with this seed. Each worker counts its own samples.
     """
 
     def __init__(self, config: DataConfig, seed: int = 0, training: bool = True) -> None:
-        """Prepare. training: False takes the middle of the frames and of the picture."""
+        """Prepare. training: if False, take the middle frames and the central crop."""
         self.config, self.seed, self.training = config, seed, training
         self.sampling = UNKNOWN.sampling if config.sampling == "auto" else config.sampling
         self.transform = make_transform(config, training)
-        self.num_done = 0  # samples of this process
+        self.num_done = 0  # samples that this process has returned
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return the sample with a clip in place of its frames, float [C, T, H, W] of values 0 to 255. Raises UserError."""
         video = sample["video"]
         if isinstance(video, list):
             raise UserError(
-                "a sample with several clips (RandomMultiClipSampler); expected a sampler of one clip a sample"
+                "a sample with several clips (RandomMultiClipSampler); expected a sampler with one clip per sample"
             )
         worker = get_worker_info()
         place = self.num_done if worker is None else self.num_done * worker.num_workers + worker.id
@@ -59,21 +59,22 @@ class ClipTransform:
 
 
 def to_labelled_paths(source: Source) -> list[LabelledPath]:
-    """Return the files and labels of a source as pytorchvideo takes them. Raises UserError for samples in shards."""
+    """Return the files and labels of a source as pytorchvideo expects them. Raises UserError for samples that are not whole files
+    (in shards, or pieces of a film)."""
     items = [source.item(row) for row in range(len(source))]
     odd = next((item.name for item in items if not isinstance(item.media, Path) or item.span is not None), None)
     if odd is not None:
         raise UserError(
-            f"{odd}: lies in a shard or is a piece of a film; expected whole files. pytorchvideo cuts them itself"
+            f"{odd}: is in a shard or is a piece of a film; expected whole files. pytorchvideo cuts them itself"
         )
     return [(str(item.media), {"label": item.label}) for item in items]
 
 
 def from_labelled_paths(paths: Any, classes: Sequence[str] = (), root: Path | None = None) -> Manifest:
-    """Return pytorchvideo's `LabeledVideoPaths`, or any pairs of (path, {"label": number}), as a source.
+    """Return pytorchvideo's `LabeledVideoPaths`, or any pairs (path, {"label": number}), as a source.
 
-    classes: their names, by number; without them numbers name themselves. root: the folder that paths in messages are
-    relative to; None: the folder that all files lie in. Raises UserError for labels that are not numbers of classes.
+    classes: the class names, by number; without them the numbers are the names. root: paths in messages are relative to it;
+    None = the folder that contains all files. Raises UserError if there are no paths, or a label is not the number of a class.
     """
     files, labels = [], []
     for number, (path, info) in enumerate(_each(paths), 1):
@@ -86,12 +87,12 @@ def from_labelled_paths(paths: Any, classes: Sequence[str] = (), root: Path | No
         raise UserError("no labelled paths; expected at least one")
     names = list(classes) or [str(number) for number in range(max(labels) + 1)]
     if max(labels) >= len(names):
-        raise UserError(f"label {max(labels)} with {len(names)} classes; expected labels below their number")
+        raise UserError(f"label {max(labels)} with {len(names)} classes; expected labels below {len(names)}")
     base = Path(os.path.abspath(root)) if root else Path(os.path.commonpath([os.path.dirname(file) for file in files]))
     rows = [Row(Path(os.path.relpath(f, base)).as_posix(), label) for f, label in zip(files, labels, strict=True)]
     return Manifest.of(base, rows, names, f"labelled paths in {base}")
 
 
 def _each(paths: Any) -> Iterable[LabelledPath]:
-    """Yield the pairs; its own class has a length and items, but raises no IndexError of its own at the end."""
+    """Return the pairs one by one. `LabeledVideoPaths` has a length and items, but raises no IndexError at the end."""
     return (paths[number] for number in range(len(paths))) if hasattr(paths, "__len__") else paths

@@ -1,66 +1,20 @@
-"""Measurements of the student between the steps."""
+"""Held-out measurements of the student during a run, made between two training steps."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hpm_video.config import PretrainConfig
 from hpm_video.config.needs import knows_other_clips, masks_by_difficulty
 from hpm_video.method.difficulty.motion import token_motion, visible_motion
-from hpm_video.method.journey import Journey
-from hpm_video.method.objectives import rank_correlation
+from hpm_video.method.journey import Journey, unit_correlation
+from hpm_video.method.step import PretrainStep
 from hpm_video.types import BatchSlice, Engine, StudentOutput
 
 
-@runtime_checkable
-class MeasuredStep(Protocol):
-    """The part of the step (`PretrainStep`) that a measurement needs."""
-
-    config: PretrainConfig
-
-    def num_hard(self, progress: float) -> int:
-        """Return the number of units that difficulty chooses."""
-        ...
-
-    def forward(self, engine: Any, clip: Tensor, rows: BatchSlice, step: int, num_hard: int) -> Journey:
-        """Run clips through the method."""
-        ...
-
-
-def unit_correlation(journey: Journey) -> Tensor | None:
-    """Return the rank correlation of the student's predicted loss with the true one over the masked units of each clip."""
-    if journey.output.predicted_loss is None:
-        return None
-    pair = (journey.output.predicted_loss.detach(), journey.losses.patch_loss)
-    return rank_correlation(*map(journey.mean_over_units, pair))
-
-
-def difficulty_correlation(journey: Journey) -> Tensor | None:
-    """Return the rank correlation of the difficulty that the source gave with the true loss over the decoded units of each
-    clip; None without difficulties. Predictions of the teacher are of units it may have seen, so it is not that of the
-    student."""
-    if journey.difficulty is None:
-        return None
-    true = journey.mean_over_units(journey.losses.patch_loss)
-    return rank_correlation(journey.difficulty.gather(1, journey.decoded_units), true)
-
-
-def visible_difficulty(journey: Journey) -> Tensor | None:
-    """Return twice the mean rank of the visible units' difficulty, ranks from 0 to 1: 1 = as random masks leave, near 0 = only
-    the easiest are left. None without difficulties."""
-    if journey.difficulty is None:
-        return None
-    visible = ~journey.mask.masked[:, journey.units[:, 0]]  # [B, U]: a unit is hidden as one
-    ordered = journey.difficulty.float().sort(dim=1).values
-    below, to = (torch.searchsorted(ordered, journey.difficulty.float(), right=right) for right in (False, True))
-    ranks = (below + to - 1) / (2 * max(1, visible.shape[1] - 1))  # ties share the mean of their places
-    return 2 * ((ranks * visible).sum(1) / visible.sum(1)).mean().float()
-
-
 def gradient_norms(journey: Journey, ranking_weight: float) -> dict[str, Tensor]:
-    """Return the norm of each loss's gradient at the encoder's output."""
+    """Return the L2 norms of the gradients of the two losses, "pixel" and "ranking", at the encoder's output: scalars in fp32."""
     losses, latent = journey.losses, journey.output.latent
     parts = {"pixel": losses.pixel, "ranking": losses.ranking * ranking_weight}
     norms = {}
@@ -73,21 +27,27 @@ def gradient_norms(journey: Journey, ranking_weight: float) -> dict[str, Tensor]
 
 
 def gradient_shares(norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return each norm as a share of their sum."""
+    """Return each norm as a share of the sum of all, under encoder_gradient_share/NAME."""
     whole = sum(norms.values()).clamp(min=1e-30)  # type: ignore[union-attr]
     return {f"encoder_gradient_share/{name}": norm / whole for name, norm in norms.items()}
 
 
 def measure(
-    step: MeasuredStep, engine: Engine, clip: Tensor, now: int, steps: int, most_clips: int | None = None
+    step: PretrainStep, engine: Engine, clip: Tensor, now: int, steps: int, most_clips: int | None = None
 ) -> dict[str, Tensor]:
-    """Measure the student on fixed held-out clips, with the same masks at each call (without the engine around it).
+    """Measure the student on held-out clips [B, C, T, H, W] at step `now` of `steps`, with the same masks at each call.
 
-    held_out/pixel_loss under random masks, held_out/pixel_loss_hard under the current ones, and their ratio
-    held_out/hardness_gain: above 1 if mining finds harder masks than chance. Also the rank correlation of predicted and true
-    loss, and the share of each loss in the gradients' norms at the encoder's output. held_out/motion_visible: how much of the
-    motion the current masks leave visible, 1 = as random ones. A run that knows no difficulty of held-out clips measures
-    them under random masks alone. most_clips: of one forward pass, which needs as much memory as one of training; None = all.
+    Returns scalars by name:
+
+    - held_out/pixel_loss: the reconstruction loss under random masks.
+    - held_out/pixel_loss_hard: the same under the masks of this step; held_out/hardness_gain: its ratio to pixel_loss, above
+      1 if the masks are harder than random ones.
+    - held_out/rank_correlation: between predicted and true loss, if there is a loss predictor.
+    - held_out/motion_visible: how much motion the masks of this step leave visible; 1 = as much as random masks.
+    - encoder_gradient_share/pixel and .../ranking: shares of the two losses in the gradient norms at the encoder's output.
+
+    A source that knows no difficulty of held-out clips (mask.difficulty=memory) leaves out pixel_loss_hard, hardness_gain and
+    motion_visible. most_clips: clips in one forward pass, which needs as much memory as in training; None = all.
     """
     known = not masks_by_difficulty(step.config) or knows_other_clips(step.config)
     size, num_hard = clip.shape[0], step.num_hard(now / steps) if known else 0
@@ -97,24 +57,24 @@ def measure(
     for start in range(0, size, length):
         rows = BatchSlice(start, min(start + length, size), size)
         part, share = clip[rows.start : rows.stop], (rows.stop - rows.start) / size
-        found, of_part = _measure_part(step, BareEngine(engine), part, rows, num_hard)
+        found, part_norms = _measure_part(step, BareEngine(engine), part, rows, num_hard)
         for name, value in found.items():
             sums[name] = sums.get(name, 0.0) + share * value
-        for name, norm in of_part.items():  # losses are means over the clips
+        for name, norm in part_norms.items():  # losses are means over the clips
             norms.setdefault(name, []).append(share * norm)
     whole = {name: values[0] if len(values) == 1 else torch.stack(values).norm() for name, values in norms.items()}
     metrics = gradient_shares(whole) | sums
     if not known:
-        metrics.pop("held_out/motion_visible", None)  # of the random masks that it was measured with
+        metrics.pop("held_out/motion_visible", None)  # it was measured under random masks
     if num_hard:
         metrics["held_out/hardness_gain"] = sums["held_out/pixel_loss_hard"] / sums["held_out/pixel_loss"]
     return metrics
 
 
 def _measure_part(
-    step: MeasuredStep, engine: "BareEngine", clip: Tensor, rows: BatchSlice, num_hard: int
+    step: PretrainStep, engine: "BareEngine", clip: Tensor, rows: BatchSlice, num_hard: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return means over some of the clips, and the norms of their gradients."""
+    """Return the means over these clips, and the gradient norms of their losses."""
     random = step.forward(engine, clip, rows, 0, 0)
     norms = gradient_norms(random, step.config.objective.ranking_weight)
     found = {"held_out/pixel_loss": random.losses.pixel.detach()}
@@ -135,15 +95,12 @@ def _measure_part(
 
 
 class BareEngine:
-    """The student without its engine, in the engine's precision: for measurements between the steps."""
+    """The student in the engine's precision, but without the engine's wrapper (DDP, DeepSpeed): for forward passes without an
+    update."""
 
     def __init__(self, engine: Engine) -> None:
-        self.module, self.rank, self.world_size, self.device = (
-            engine.module,
-            engine.rank,
-            engine.world_size,
-            engine.device,
-        )
+        self.module, self.device = engine.module, engine.device
+        self.rank, self.world_size = engine.rank, engine.world_size
         self.autocast, self.weight_groups = engine.autocast, engine.weight_groups
 
     def __call__(self, *inputs: Tensor) -> StudentOutput:

@@ -1,4 +1,4 @@
-"""Losses: the reconstruction of the masked tokens, and the ranking of their difficulty. All in fp32."""
+"""Losses, all in fp32: the reconstruction of the decoded tokens (MAE), and the ranking of their difficulty (HPM)."""
 
 from typing import Any
 
@@ -14,9 +14,10 @@ ROWS = 32  # rows of the pair matrix in memory at once
 
 
 class _PairwiseRanking(torch.autograd.Function):
-    """Sum over pairs in blocks of ROWS rows. The same pass forms the gradient, so memory is O(M) per clip.
+    """Compute the ranking loss of each clip, ROWS rows of the pair matrix at a time.
 
-    Tokens are sorted by their true loss, from hard to easy. Each is compared only with those behind it: half of the pairs.
+    The forward pass also computes the gradient, so memory is O(M) per clip. Tokens are sorted by true loss, from hard to easy,
+    and each is compared only with those after it: half of the pairs.
     """
 
     @staticmethod
@@ -27,17 +28,16 @@ class _PairwiseRanking(torch.autograd.Function):
         gradient = torch.zeros_like(predicted)  # [B, M]
         for start in range(0, predicted.shape[1], ROWS):
             rows = slice(start, start + ROWS)
-            harder = (
-                true[:, rows, None] > true[:, None, start:]
-            )  # [B, ROWS, M - start]; ties and the pair (i, i) are not
-            margin = predicted[:, rows, None] - predicted[:, None, start:]  # should be large where harder
+            # [B, ROWS, M - start]; False for ties and for the pair (i, i)
+            harder = true[:, rows, None] > true[:, None, start:]
+            margin = predicted[:, rows, None] - predicted[:, None, start:]  # training makes it large where `harder`
             total += torch.where(harder, F.softplus(-margin), 0.0).sum((1, 2))
             count += harder.sum((1, 2))
             pull = torch.where(harder, torch.sigmoid(-margin), 0.0)  # minus the derivative by the margin
             gradient[:, rows] -= pull.sum(2)
             gradient[:, start:] += pull.sum(1)
-        count = count.clamp(min=1)  # all tied: 0, not 0 / 0
-        gradient = torch.zeros_like(gradient).scatter_(1, order, gradient)  # as the predictions came
+        count = count.clamp(min=1)  # a clip with only ties: 0, not 0 / 0
+        gradient = torch.zeros_like(gradient).scatter_(1, order, gradient)  # back in the order of the predictions
         ctx.save_for_backward(gradient / count[:, None])
         return total / count
 
@@ -48,18 +48,23 @@ class _PairwiseRanking(torch.autograd.Function):
 
 
 def relative_loss(predicted: Float[Tensor, "B K"], true: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
-    """Return the mean over the pairs with true_i > true_j of -log sigmoid(predicted_i - predicted_j) (HPM, arXiv 2304.05919).
+    """Return the mean of -log sigmoid(predicted_i - predicted_j) over the pairs with true_i > true_j (HPM, arXiv 2304.05919,
+    its relative loss). No gradient flows to `true`.
 
-    The paper sums over ordered pairs, where each pair occurs twice with the same value. Departure: the mean is taken per
-    clip, then over clips (the official code: over all pairs of the batch), so that the loss does not depend on how the
-    batch is split. Without ties the two are equal. A clip whose true losses all tie counts as 0.
+    The paper sums over ordered pairs, so each pair occurs twice with the same value. Departure from the official code, which
+    takes one mean over all pairs of the batch: here it is the mean per clip, then over clips. So the loss does not depend on
+    how the batch is split. Without ties the two are equal. A clip in which all true losses tie counts as 0.
     """
     return _PairwiseRanking.apply(predicted.float(), true.detach().float()).mean()
 
 
 def absolute_loss(predicted: Float[Tensor, "B K"], true: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
-    """Return the squared error to the true losses, standardised within each clip by their unbiased variance (HPM, arXiv 2304.05919, and
-    its code). A single loss counts as its mean."""
+    """Return the mean squared error between the predictions and the standardised true losses (HPM, arXiv 2304.05919, its
+    absolute loss). No gradient flows to `true`.
+
+    The true losses of each clip are standardised with their mean and unbiased variance, as in the official code. With K = 1
+    the standardised loss is 0.
+    """
     true = true.detach().float()
     count = max(2, true.shape[1])
     mean = true.mean(1, keepdim=True)
@@ -74,10 +79,13 @@ def hpm_losses(
     unit_size: int,
     weights: Float[Tensor, "B Q"] | None = None,
 ) -> Losses:
-    """Return reconstruction + weight * ranking; the predictor's target is the detached reconstruction error of each token.
+    """Return the total loss, reconstruction + objective.ranking_weight * ranking, and its parts.
 
-    unit_size: how many tokens of a unit are decoded; they stand beside each other. weights: of the tokens in the mean of the
-    reconstruction; None = all 1.
+    The reconstruction loss of a token is its mean squared error over P values (MAE); detached, it is the target of the loss
+    predictor (HPM, arXiv 2304.05919). Without a predictor (output.predicted_loss is None) the ranking loss is 0.
+
+    unit_size: decoded tokens of each unit; they are adjacent in the Q decoded tokens. objective.level=unit ranks the means over
+    units instead of single tokens. weights: weights of the tokens in the mean of the reconstruction losses; None = all 1.
 
     >>> student = hv.Student((3, 4, 16, 16), hv.Blocks(32, 2, 2), decoder=hv.Blocks(16, 1, 2), patch_px=8)
     >>> clip, decoded = torch.rand(1, 3, 4, 16, 16), torch.tensor([[1, 5, 2, 6]])
@@ -100,7 +108,7 @@ def hpm_losses(
 
 
 def rank_correlation(predicted: Float[Tensor, "B K"], true: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
-    """Return Spearman's correlation of each clip, averaged over clips; ties are ranked in order of place."""
+    """Return Spearman's rank correlation over the K values of each clip, averaged over clips. Ties are ranked in their order."""
     ranks = torch.stack([x.float().argsort(dim=1).argsort(dim=1).float() for x in (predicted, true)])  # [2, B, K]
     ranks = ranks - ranks.mean(-1, keepdim=True)
     return F.cosine_similarity(ranks[0], ranks[1], dim=-1).mean()

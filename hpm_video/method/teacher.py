@@ -1,5 +1,8 @@
-"""The teacher: an fp32 EMA of the student. It predicts how hard each unit will be, and gives features if they are the target.
-It never runs a pixel decoder."""
+"""The teacher: an fp32 EMA of the student (HPM, arXiv 2304.05919).
+
+It predicts the difficulty of each unit with the loss predictor, or encodes clips if its features are the target. It has no
+pixel decoder.
+"""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -17,7 +20,9 @@ from hpm_video.models.student import Student
 
 
 class Teacher:
-    """An EMA of the student, outside the engine and whole on each rank. `update` takes weights as the engine yields them.
+    """An EMA of the student, kept whole on each rank, outside the engine.
+
+    `update` takes the student's weights in groups, as `Engine.weight_groups` yields them.
 
     >>> student = hv.Student((3, 4, 16, 16), hv.Blocks(32, 2, 2), decoder=hv.Blocks(16, 1, 2), patch_px=8)
     >>> units = hv.make_units((2, 2, 2), block=(2, 1, 1))
@@ -30,10 +35,10 @@ class Teacher:
     def __init__(
         self, student: Student, config: TeacherConfig, visible_share: float, units: Int[Tensor, "U K"]
     ) -> None:
-        """Copy the student as it is now (before an engine shards it), without its pixel decoder.
+        """Copy the student in its present state (before an engine shards it), without the pixel decoder.
 
-        visible_share: share of the units that teacher.view=partial sees. units: of the clips that `predict_difficulty` gets
-        without units.
+        visible_share: the share of units that is visible with teacher.view=partial. units: the token numbers of each unit,
+        used if `predict_difficulty` receives none.
         """
         self.network = copy.deepcopy(student).float().eval().requires_grad_(False)
         self.network.drop_pixel_decoder()
@@ -53,13 +58,16 @@ class Teacher:
         units: Int[Tensor, "U K"] | None = None,
         tokens_asked: int | None = None,
     ) -> Float[Tensor, "B U"]:
-        """Predict the loss of each unit. `keys` [views, B, U] choose what the teacher sees (unused by the view `all`).
+        """Return the predicted reconstruction loss of each unit, [B, U]: larger is harder.
 
-        units: of clips of another grid than the model's, as images are. tokens_asked: how many tokens of a hidden unit are
-        predicted, as the student decodes them (None = all); the rest of the unit count as their mean.
+        clip: normalised. keys: uniform in 0..1, a set for each view; they choose the units that are hidden from the teacher.
+        units: token numbers of each unit, for clips of another grid than the model's, such as images; None = the model's.
+        tokens_asked: predict only so many tokens of each hidden unit, as the student decodes them; None = all. The other
+        tokens of the unit count with the mean of these.
 
-        view all: every token is visible, as published. view partial: a unit's prediction is the mean over the views that hid
-        it; a unit that none hid keeps the prediction made for it as visible. num_steps: only these tokens of a tube.
+        teacher.view=all: every token is visible (as published), and keys have no effect. teacher.view=partial: a unit's value
+        is its mean over the views that hid it; a unit that was never hidden has its mean over the views that showed it.
+        teacher.num_steps: use only this many tokens of each unit, evenly spread.
         """
         units = self.units if units is None else units
         num_tokens, unit_size = units.numel(), units.shape[1]
@@ -72,12 +80,12 @@ class Teacher:
         for view in range(num_views):
             num_hidden = num_units - num_visible
             masked_units = mask_random(keys[view], num_hidden)  # [B, U]
-            asked = DecodePlan(num_hidden, min(units.shape[1], tokens_asked or units.shape[1]))
-            mask = to_tokens(masked_units, units, num_hidden, asked, (keys[view] * 4096).frac(), num_tokens)
+            plan = DecodePlan(num_hidden, min(units.shape[1], tokens_asked or units.shape[1]))
+            mask = to_tokens(masked_units, units, num_hidden, plan, (keys[view] * 4096).frac(), num_tokens)
             of_visible, of_hidden = self.network.predict_loss(clip, mask.visible, mask.decoded)
             scores = torch.zeros(mask.masked.shape, device=clip.device).scatter(1, mask.visible, of_visible)  # [B, N]
-            if num_hidden and asked.num_tokens < units.shape[1]:
-                of_unit = of_hidden.unflatten(1, (-1, asked.num_tokens)).mean(-1, keepdim=True)
+            if num_hidden and plan.num_tokens < units.shape[1]:
+                of_unit = of_hidden.unflatten(1, (-1, plan.num_tokens)).mean(-1, keepdim=True)
                 scores = scores.scatter(1, mask.hidden, of_unit.expand(-1, -1, units.shape[1]).flatten(1))
             scores = scores.scatter(1, mask.decoded, of_hidden)
             difficulty = aggregate(scores, units, self.config.aggregate, self.config.top_k)  # [B, U]
@@ -89,11 +97,11 @@ class Teacher:
 
     @torch.no_grad()
     def encode(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B N D"]:
-        """Return the features of all tokens, with every token visible: the target teacher_features."""
+        """Return the encoder's features of all tokens, with every token visible, for objective.target=teacher_features."""
         encoder = self.network.encoder
-        everything = encoder.number_tokens(clip)
-        return encoder(clip, everything)[:, -everything.shape[1] :]
+        all_tokens = encoder.number_tokens(clip)
+        return encoder(clip, all_tokens)[:, -all_tokens.shape[1] :]
 
     def update(self, weight_groups: Iterable[Mapping[str, Tensor]], momentum: float) -> None:
-        """Set teacher <- momentum * teacher + (1 - momentum) * student, in fp32, group by group."""
+        """Set teacher <- momentum * teacher + (1 - momentum) * student, in fp32, one group of named weights after the other."""
         update_average(self.network, weight_groups, momentum)

@@ -1,4 +1,4 @@
-"""The running average of weights (EMA), for the teacher of pretraining and the averaged weights of fine-tuning."""
+"""Exponential moving average (EMA) of weights: the teacher of pretraining, and the averaged weights of fine-tuning."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 def update_average(average: nn.Module, weight_groups: Iterable[Mapping[str, Tensor]], momentum: float) -> None:
     """Set average <- momentum * average + (1 - momentum) * weights, in fp32, one group of named weights after the other.
 
-    Weights that `average` does not have are passed over.
+    Weights whose name is not in `average` are ignored.
     """
     own = dict(average.named_parameters())
     for group in weight_groups:

@@ -1,4 +1,4 @@
-"""An encoder with a head: the model that fine-tuning trains."""
+"""The classifier: an encoder with a linear head, which fine-tuning trains (MAE, VideoMAE)."""
 
 from typing import Any
 
@@ -12,11 +12,12 @@ from hpm_video.models.layers import NORM_EPS, VIT_B, Blocks, reset_weights
 
 
 class Classifier(nn.Module):
-    """Classify clips: [B, C, T, H, W] -> logits [B, num_classes] in fp32; every token is seen.
+    """Classify clips: [B, C, T, H, W] -> logits [B, num_classes] in fp32. Every token is visible.
 
-    pooling mean: blocks -> mean over the tokens -> norm -> dropout -> linear, without the encoder's own last norm (VideoMAE).
-    pooling cls: blocks -> the encoder's norm -> class token -> linear (ViT's; MAE too fine-tunes with the mean).
-    head_init: factor on the first weights of the head. `encoder`: further arguments of `Encoder`.
+    pooling=mean: blocks -> mean over the tokens -> norm -> dropout -> linear, without the encoder's final norm (VideoMAE, MAE).
+    pooling=cls: blocks -> the encoder's final norm -> class token -> dropout -> linear (ViT); it needs cls_token=True.
+    head_init: the factor by which the initial weights of the head are scaled. `encoder`: further arguments of `Encoder`.
+    Raises UserError as `Encoder` does.
 
     >>> hv.Classifier((3, 4, 16, 16), 7, hv.Blocks(32, 2, 2), patch_px=8)(torch.zeros(5, 3, 4, 16, 16)).shape
     torch.Size([5, 7])
@@ -49,7 +50,7 @@ class Classifier(nn.Module):
 
     @classmethod
     def of(cls, config: FinetuneConfig, num_classes: int) -> "Classifier":
-        """Return the classifier of a fine-tuning run. Raises UserError."""
+        """Return the classifier of a fine-tuning configuration. Raises UserError if its sizes do not fit together."""
         return cls(
             num_classes=num_classes,
             pooling=config.model.pooling,

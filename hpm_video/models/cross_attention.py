@@ -1,6 +1,6 @@
-"""Blocks whose tokens attend to a context and not to each other (the decoder of CrossMAE, arXiv 2401.14391; own code).
+"""Blocks whose tokens attend to a context, not to each other (the decoder of CrossMAE, arXiv 2401.14391; own code).
 
-The output of a token depends on that token and the context alone. So any subset of the tokens gives the same outputs.
+The output of a token depends only on that token and on the context. So decoding a subset of the tokens gives the same outputs.
 """
 
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from hpm_video.models.layers import NORM_EPS, Blocks, BlockStack
 
 
 class CrossAttention(nn.Module):
-    """Attend from tokens to a context, with fused attention if the device has it."""
+    """Multi-head attention from tokens [B, L, D] to a context [B, V, D], fused if the device supports it."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class CrossAttention(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """A pre-norm block: attention to the context, then an MLP, each with a residual branch. The context has no norm."""
+    """A pre-norm block: attention to the context, then an MLP, each in a residual branch. The context is not normalised."""
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class CrossBlock(nn.Module):
 
 
 class CrossStack(BlockStack):
-    """Cross-attention blocks and a final LayerNorm. It needs `context`, the same for every block."""
+    """A stack of cross-attention blocks and a final LayerNorm. `context` is required; every block attends to the same one."""
 
     def _make_block(self, numbers: Blocks) -> nn.Module:
         return CrossBlock(numbers.width, numbers.num_heads, numbers.mlp_ratio)

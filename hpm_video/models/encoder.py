@@ -15,7 +15,7 @@ from hpm_video.models.tokens import Positions, SpaceTimePatchEmbed
 
 
 class Size(NamedTuple):
-    """The numbers of a named model size."""
+    """The dimensions of a named model size (model.size)."""
 
     width: int
     depth: int
@@ -23,10 +23,10 @@ class Size(NamedTuple):
     decoder_width: int
     decoder_heads: int
     decoder_depth: int
-    mlp_ratio: float = 4.0  # of the encoder's and the decoder's blocks
+    mlp_ratio: float = 4.0  # in the encoder and the decoder
 
 
-# VideoMAE's; ti has timm's ViT-Tiny encoder, g is VideoMAE V2's (with model.patch_px=14)
+# VideoMAE's sizes; ti has the encoder of timm's ViT-Tiny, g is VideoMAE V2's (with model.patch_px=14)
 SIZES = {
     "ti": Size(192, 12, 3, 192, 3, 4),
     "s": Size(384, 12, 6, 192, 3, 4),
@@ -38,7 +38,10 @@ SIZES = {
 
 
 def resolve_size(config: EncoderConfig) -> Size:
-    """Return the numbers of the named size, with those replaced that the configuration gives. Raises UserError."""
+    """Return the dimensions of model.size, with those replaced that the configuration sets (model.width, ...).
+
+    Raises UserError if a width is not a multiple of its number of heads, or not a multiple of 4.
+    """
     given = {name: getattr(config, name) for name in Size._fields if getattr(config, name, None) is not None}
     size = SIZES[config.size]._replace(**given)
     for name, width, heads in (
@@ -53,7 +56,7 @@ def resolve_size(config: EncoderConfig) -> Size:
 
 
 def encoder_arguments(config: RunConfig) -> dict[str, Any]:
-    """Return the arguments of `Encoder` for a run. Raises UserError."""
+    """Return the arguments of `Encoder` for a configuration. Raises UserError if its sizes do not fit together."""
     model, size, geometry = config.model, resolve_size(config.model), Geometry.of(config)
     blocks = Blocks(size.width, size.depth, size.num_heads, size.mlp_ratio, model.drop_path, model.checkpointing)
     return {
@@ -68,11 +71,12 @@ def encoder_arguments(config: RunConfig) -> dict[str, Any]:
 
 
 class Encoder(nn.Module):
-    """Encode the visible tokens of a clip: [B, C, T, H, W] and token numbers [B, V] -> [B, V, D].
+    """Encode the visible tokens of a clip with a ViT: [B, C, T, H, W] and token numbers [B, V] -> [B, V, D].
 
-    clip_shape (C, T, H, W): any number of channels. position_grid: the grid for which fixed positions are made, to be
-    interpolated to the clip's; None = the clip's own. With a class token the output is [B, 1 + V, D], the class token first.
-    Raises UserError if the patches do not divide the clip.
+    clip_shape: (C, T, H, W), any number of channels; T in frames, H and W in pixels. tubelet: frames of a token. patch_px: its
+    side in pixels. positions: a kind of `Positions`. position_grid: the grid (t, h, w) for which a fixed table is made, which
+    is then interpolated to the grid of the clip; None = the grid of the clip. With cls_token the output is [B, 1 + V, D], the
+    class token first. Raises UserError if tubelet and patch_px do not divide the clip.
 
     >>> encoder = hv.Encoder((3, 4, 16, 16), hv.Blocks(32, 2, 2), patch_px=8)
     >>> encoder(torch.zeros(5, 3, 4, 16, 16)).shape
@@ -100,7 +104,7 @@ class Encoder(nn.Module):
 
     @classmethod
     def of(cls, config: RunConfig) -> "Encoder":
-        """Return the encoder of a run. Raises UserError."""
+        """Return the encoder of a configuration. Raises UserError if its sizes do not fit together."""
         return cls(**encoder_arguments(config))
 
     @property
@@ -113,9 +117,10 @@ class Encoder(nn.Module):
         visible: Int[Tensor, "B V"] | None = None,
         depth: int | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """Encode the tokens `visible`; None = all. The network never reads pixels of other tokens.
+        """Encode the tokens `visible`; None = all. The network never reads the pixels of other tokens.
 
-        depth: stop after this many blocks, without the norm. `self.stack(tokens, depth)` runs the rest.
+        depth: stop after this many blocks, before the norm; `self.stack(tokens, depth)` runs the rest. Raises UserError if the
+        clip has another shape than the encoder was built for, or is not in floating point.
         """
         if visible is None:
             self.check_clip(clip, whole=True)
@@ -128,13 +133,13 @@ class Encoder(nn.Module):
         return self.stack(x) if depth is None else self.stack.run_blocks(x, 0, depth)
 
     def number_tokens(self, clip: Float[Tensor, "B C T H W"]) -> Int[Tensor, "B N"]:
-        """Return the numbers of all tokens of these clips; images, with one time step, have fewer than videos."""
+        """Return the numbers of all tokens of these clips, for each clip. Images (one time step) have fewer than videos."""
         _, channels, frames, height, width = clip.shape
         num_tokens = replace(self.geometry, clip_shape=(channels, frames, height, width)).num_tokens
         return torch.arange(num_tokens, device=clip.device).expand(clip.shape[0], -1)
 
     def check_clip(self, clip: Tensor, whole: bool = False) -> None:
-        """Raise UserError for a clip that this encoder was not built for. Images, with one time step, pass unless `whole`."""
+        """Raise UserError if the clip does not fit this encoder. Images (one time step) are accepted unless `whole`."""
         given, (channels, num_frames, height, width) = tuple(clip.shape), self.clip_shape
         lengths = (num_frames,) if whole else (num_frames, self.embed.tubelet)
         fits = len(given) == 5 and given[1] == channels and given[2] in lengths and given[3:] == (height, width)

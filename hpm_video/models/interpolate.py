@@ -1,7 +1,4 @@
-"""Move weights from one grid to another: position tables, and the kernels that embed a patch.
-
-If the shape does not change, the same tensor comes back.
-"""
+"""Interpolate weights for another grid: position tables and patch embeddings. If the size is the same, so is the tensor."""
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +7,13 @@ from jaxtyping import Float
 from timm.layers import resample_patch_embed
 from torch import Tensor
 
+from hpm_video.config.geometry import Grid
 
-def interpolate_table(
-    table: Float[Tensor, "N D"], old: tuple[int, int, int], new: tuple[int, int, int]
-) -> Float[Tensor, "M D"]:
-    """Return the vectors of the grid `old` (t, h, w) at the centres of the cells of `new`: bicubic in space, linear in time.
 
-    Positions are points, so nothing is smoothed if the new grid is coarser.
+def interpolate_table(table: Float[Tensor, "N D"], old: Grid, new: Grid) -> Float[Tensor, "M D"]:
+    """Interpolate a position table from the grid `old` (t, h, w) to the grid `new`: bicubic in space, linear in time.
+
+    Positions are points at the centres of the cells, so there is no antialiasing if the new grid is coarser.
     """
     cells = table.view(*old, -1).permute(0, 3, 1, 2)  # [t, D, h, w]
     if old[1:] != new[1:]:
@@ -29,11 +26,12 @@ def interpolate_table(
 
 
 def resize_kernel(weight: Float[Tensor, "D P"], old: tuple[int, int], new: tuple[int, int]) -> Float[Tensor, "D Q"]:
-    """Return a patch embedding for (tubelet, patch) `new` from one for `old`; values in the order frame, row, column, channel.
+    """Convert a patch embedding from (tubelet, patch) `old` to `new`. The input values are in the order frame, row, column,
+    channel.
 
-    Space: FlexiViT's pseudo-inverse (arXiv 2212.08013): a patch that was enlarged gives the embedding of the small one.
-    Time: each new frame gets the share of the old frames that it covers, so that a still clip keeps its embedding, and a
-    2-d kernel becomes tubelet equal slices, each divided by tubelet (inflation: arXiv 1705.07750).
+    Space: the pseudo-inverse of FlexiViT (arXiv 2212.08013), so that an enlarged patch has the embedding of the small one.
+    Time: each new frame takes its share of the old frames, so that a still clip keeps its embedding. A 2-d kernel becomes
+    `tubelet` equal slices, each divided by tubelet (inflation, arXiv 1705.07750).
     """
     if old == new:
         return weight
@@ -47,6 +45,6 @@ def resize_kernel(weight: Float[Tensor, "D P"], old: tuple[int, int], new: tuple
 
 
 def _overlap(old: int, new: int) -> Float[Tensor, "new old"]:
-    """Return the share of old frame i that lies in new frame j if both fill the same time; the columns sum to 1."""
+    """Return the share of old frame i that lies in new frame j, if both sets of frames span the same time. Columns sum to 1."""
     begin, edge = torch.arange(old).double(), torch.arange(new + 1).double() * old / new
     return (torch.minimum(begin + 1, edge[1:, None]) - torch.maximum(begin, edge[:-1, None])).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Transformer blocks: timm's, stacked, with stochastic depth and activation checkpointing."""
+"""Stacks of timm's transformer blocks, with stochastic depth, activation checkpointing and the initialisation of weights."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ NORM_EPS = 1e-6  # VideoMAE, MAE
 
 
 class Blocks(NamedTuple):
-    """The numbers of a stack of transformer blocks. The defaults are those of ViT-B.
+    """The dimensions of a stack of transformer blocks. The defaults are ViT-B's.
 
     >>> hv.Blocks(width=384, num_heads=6).depth
     12
@@ -23,17 +23,17 @@ class Blocks(NamedTuple):
     depth: int = 12
     num_heads: int = 12
     mlp_ratio: float = 4.0
-    drop_path: float = 0.0  # largest rate of stochastic depth; the rate rises linearly with the block
-    checkpointing: bool = False  # recompute the blocks in the backward pass
+    drop_path: float = 0.0  # rate of stochastic depth in the last block; it rises linearly from 0 in the first
+    checkpointing: bool = False  # recompute activations in the backward pass, which saves memory
 
 
 VIT_B, DECODER_B = Blocks(), Blocks(384, 4, 6)
 
 
 class DropPath(nn.Module):
-    """Leave out a residual branch for some samples and scale it for the others (stochastic depth, arXiv 1603.09382).
+    """Drop a residual branch for some samples, and scale it for the others (stochastic depth, arXiv 1603.09382).
 
-    `DropPaths` sets which; if nothing is set, the module draws.
+    `DropPaths.set` says for which samples; without it, the module draws at random. In evaluation mode nothing is dropped.
     """
 
     def __init__(self, rate: float) -> None:
@@ -51,7 +51,7 @@ class DropPath(nn.Module):
 
 
 class DropPaths:
-    """List the places of a model where stochastic depth leaves out branches, and set all of them at once."""
+    """All `DropPath` modules of a model, so that they can be set together."""
 
     def __init__(self, model: nn.Module) -> None:
         self.places = [module for module in model.modules() if isinstance(module, DropPath)]
@@ -61,10 +61,10 @@ class DropPaths:
         return len(self.places)
 
     def set(self, keys: Float[Tensor, "B n"] | None) -> None:
-        """Leave out a branch if its key is below the rate of its place; None lets each place draw.
+        """Drop the branch of a sample if its key is below the branch's rate. None: each module draws at random, or as last set.
 
-        `keys`: uniform in 0..1, one column for each place. They belong to the samples' places in the global batch, so the
-        result does not depend on how the batch is split.
+        `keys`: uniform in 0..1, a column for each branch. They belong to the samples' places in the global batch, so the result
+        does not depend on how the batch is split.
         """
         if keys is None:
             return
@@ -76,9 +76,9 @@ class DropPaths:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the transformer blocks in place, which fuses the operations between their matrix products.
+    """Compile the transformer blocks in place with torch.compile, which fuses the operations between their matrix products.
 
-    Blocks of one width share the compiled code: this takes seconds, a whole model minutes.
+    Blocks of equal width share the compiled code, so this takes seconds; compiling a whole model takes minutes.
     """
     for module in model.modules():
         if isinstance(module, BlockStack):
@@ -87,12 +87,12 @@ def compile_blocks(model: nn.Module) -> None:
 
 
 class BlockStack(nn.Module):
-    """Pre-norm transformer blocks (fused attention if the device has it) and a final LayerNorm."""
+    """Pre-norm transformer blocks, with fused attention if the device supports it, and a final LayerNorm."""
 
     def __init__(self, numbers: Blocks) -> None:
         super().__init__()
         depth, drop_path = numbers.depth, numbers.drop_path
-        rates = torch.linspace(0, drop_path, max(depth, 1), device="cpu").tolist()  # numbers, also under a meta device
+        rates = torch.linspace(0, drop_path, max(depth, 1), device="cpu").tolist()  # values, even under a meta device
         self.blocks = nn.ModuleList(self._make_block(numbers) for _ in range(depth))
         for block, rate in zip(self.blocks, rates, strict=False):
             if rate:
@@ -107,7 +107,7 @@ class BlockStack(nn.Module):
     def forward(
         self, x: Float[Tensor, "B L D"], start: int = 0, context: Float[Tensor, "B V D"] | None = None
     ) -> Float[Tensor, "B L D"]:
-        """Run the blocks from `start` on, then the norm."""
+        """Run the blocks from number `start` to the last, then the norm. context: for `CrossStack`."""
         return self.norm(self.run_blocks(x, start, context=context))
 
     def run_blocks(
@@ -117,7 +117,7 @@ class BlockStack(nn.Module):
         stop: int | None = None,
         context: Float[Tensor, "B V D"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """Run the blocks from `start` to before `stop`, without the norm. context: what a `CrossStack` attends to."""
+        """Run the blocks `start` to `stop` - 1, without the norm. context: the tokens that a `CrossStack` attends to."""
         given = () if context is None else (context,)
         for block in self.blocks[start:stop]:
             if self.checkpointing and torch.is_grad_enabled():
@@ -128,7 +128,8 @@ class BlockStack(nn.Module):
 
 
 def reset_weights(root: nn.Module) -> None:
-    """Set Xavier-uniform linears with zero biases, unit norms (MAE, VideoMAE), and 0.02 normal for every other parameter."""
+    """Initialise all parameters in place (MAE, VideoMAE): linear layers Xavier-uniform with zero biases, LayerNorms with weight 1
+    and bias 0, every other parameter (tokens, tables) from N(0, 0.02)."""
     done: set[int] = set()
     for module in root.modules():
         if isinstance(module, nn.Linear):

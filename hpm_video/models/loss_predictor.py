@@ -1,4 +1,4 @@
-"""The loss predictor (HPM, arXiv 2304.05919): how large the reconstruction loss of each token will be."""
+"""The loss predictor (HPM, arXiv 2304.05919): a small decoder that predicts the reconstruction loss of each token."""
 
 from typing import NamedTuple
 
@@ -10,16 +10,16 @@ from hpm_video.models.layers import NORM_EPS, Blocks, BlockStack
 
 
 class Predictor(NamedTuple):
-    """The numbers of a loss predictor. Its width, heads and MLP are those of the pixel decoder.
+    """The settings of a loss predictor. Its width, heads and MLP are those of the pixel decoder.
 
     >>> student = hv.Student((3, 4, 16, 16), hv.Blocks(32, 2, 2), patch_px=8, predictor=hv.Predictor(depth=None))
     >>> student.predictor is None
     True
     """
 
-    depth: int | None = 1  # own blocks; None = no predictor
-    encoder_depth: int | None = None  # it sees the tokens after this many encoder blocks; None = after all
-    shared_depth: int = 0  # it stands on this many first blocks of the pixel decoder
+    depth: int | None = 1  # blocks of its own; None = no predictor
+    encoder_depth: int | None = None  # its input is taken after this many encoder blocks; None = after all
+    shared_depth: int = 0  # it shares this many first blocks of the pixel decoder
     reaches_encoder: bool = False  # if True, the ranking loss trains the encoder too
 
 
@@ -27,11 +27,11 @@ PREDICTOR = Predictor()
 
 
 class LossPredictor(nn.Module):
-    """Predict losses from the states of tokens, with transformer blocks and a scalar head.
+    """Predict the loss of each token with transformer blocks and a scalar head.
 
-    The official head has P outputs whose mean is used: the same function. `Student` inherits from this class and does not
-    hold it as a submodule, because checkpoints name the parts `predictor.*`, `loss_head.*`, `early_norm.*` and
-    `early_project.*`, and random initialisation draws in the order of creation.
+    The official head has P outputs and uses their mean, which is the same function. `Student` inherits from this class instead
+    of holding it as a submodule: checkpoints name the parts `predictor.*`, `loss_head.*`, `early_norm.*` and `early_project.*`,
+    and random initialisation depends on the order in which modules are created.
     """
 
     predictor: BlockStack | None
@@ -52,18 +52,18 @@ class LossPredictor(nn.Module):
             self.early_project = nn.Linear(encoder_width, decoder.width, bias=False)
 
     def _reset_loss_head(self, num_values: int) -> None:
-        """Start the head as the mean of Xavier-uniform rows, one for each of a token's values (HPM's code)."""
+        """Initialise the head as in HPM's code: the mean of Xavier-uniform rows, one for each of the P values of a token."""
         rows = torch.empty(num_values, self.loss_head.in_features)
         with torch.no_grad():
             self.loss_head.weight.copy_(nn.init.xavier_uniform_(rows).mean(0, keepdim=True))
 
     def _narrow(self, early: Float[Tensor, "B L D"]) -> Float[Tensor, "B L d"]:
-        """Map tokens of an early encoder block to the decoder's width."""
+        """Map tokens from an early encoder block to the width of the decoder."""
         return self.early_project(self.early_norm(early))
 
     def _score(self, seen: Float[Tensor, "B L d"], num_last: int | None = None) -> Float[Tensor, "B K"]:
-        """Return the predicted losses of the last `num_last` states in fp32; None = of all."""
-        assert self.predictor is not None, "a student without mined masks has no predictor"
+        """Return the predicted losses of the last `num_last` tokens in fp32; None = of all."""
+        assert self.predictor is not None, "this student has no loss predictor (Predictor(depth=None))"
         states = self.predictor(seen)
         states = states if num_last is None else states[:, -num_last:]
         return self.loss_head(states).squeeze(-1).float()

@@ -1,4 +1,4 @@
-"""The student (HPM, arXiv 2304.05919): encoder, pixel decoder and loss predictor. The teacher is a copy of it."""
+"""The student: MAE's encoder and pixel decoder, and HPM's loss predictor (arXiv 2304.05919). The teacher is a copy of it."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ DECODERS: dict[str, type[BlockStack]] = {"self": BlockStack, "cross": CrossStack
 
 
 def target_width(config: PretrainConfig) -> int:
-    """Return how many numbers are predicted for a token (P): its pixel values or its features."""
+    """Return P, the number of values that are predicted for a token: its pixels or its features."""
     width = TARGETS[config.objective.target].width
     if width is None:
         return Geometry.of(config).values_per_token
@@ -32,12 +32,13 @@ def target_width(config: PretrainConfig) -> int:
 
 
 class Student(LossPredictor):
-    """Predict pixels (or features) and losses of hidden tokens.
+    """Predict the pixels (or features) of hidden tokens, and their reconstruction losses.
 
-    The two decoders share the encoder, the projection and the mask token; they share blocks only if predictor.shared_depth
-    says so (the official code shares none). num_outputs: predicted values of a token; None = its pixel values.
-    decoder_attention: self, or cross: mask tokens attend to the visible tokens alone. `encoder`: further arguments of
-    `Encoder`. Raises UserError if the predictor stands on more blocks than there are, or on blocks of another kind.
+    Pixel decoder and loss predictor share the encoder, the projection and the mask token; they share blocks only with
+    predictor.shared_depth above 0 (the official code shares none). num_outputs: P, predicted values of a token; None = its
+    pixel values. first_weights: mae, videomae or hpm, as in model.first_weights. decoder_attention: self (MAE), or cross: mask
+    tokens attend only to the visible tokens (CrossMAE). `encoder`: further arguments of `Encoder`. Raises UserError if the
+    predictor needs more blocks than encoder or decoder have, or shares blocks of a cross-attention decoder.
 
     >>> student = hv.Student((3, 4, 16, 16), hv.Blocks(32, 2, 2), decoder=hv.Blocks(16, 1, 2), patch_px=8)
     >>> visible, decoded = torch.tensor([[0, 4]]), torch.tensor([[1, 2, 3, 5, 6, 7]])
@@ -76,7 +77,7 @@ class Student(LossPredictor):
 
     @classmethod
     def of(cls, config: PretrainConfig) -> "Student":
-        """Return the student of a run. Raises UserError."""
+        """Return the student of a configuration. Raises UserError if its sizes do not fit together."""
         model, size = config.model, resolve_size(config.model)
         depth = size.decoder_depth if model.predictor_depth is None else model.predictor_depth
         return cls(
@@ -97,7 +98,8 @@ class Student(LossPredictor):
         )
 
     def _reset_as_videomae(self) -> None:
-        """Reset maps as torch makes them, which VideoMAE's code leaves, and tokens to N(0, 0.02) cut at one standard deviation."""
+        """Initialise as VideoMAE's code does: embedding and projection with torch's default, tokens from N(0, 0.02) truncated at
+        one standard deviation."""
         self.encoder.embed.linear.reset_parameters()
         self.project.reset_parameters()
         for token in (self.mask_token, self.encoder.cls_token):
@@ -107,7 +109,9 @@ class Student(LossPredictor):
     def forward(
         self, clip: Float[Tensor, "B C T H W"], visible: Int[Tensor, "B V"], decoded: Int[Tensor, "B Q"]
     ) -> StudentOutput:
-        """Predict for the tokens `decoded`, in their order, in fp32."""
+        """Predict pixels [B, Q, P] and losses [B, Q] of the tokens `decoded`, in their order, in fp32; `latent` is the encoder's
+        output. clip: normalised. visible: the token numbers that the encoder sees. Raises UserError if the clip has another
+        shape than the student was built for."""
         early = None if self.early_depth is None else self.encoder(clip, visible, self.early_depth)
         latent = self.encoder(clip, visible) if early is None else self.encoder.stack(early, self.early_depth)
         x = self._decoder_input(self.project(latent), visible, decoded)  # [B, V + Q, d]
@@ -124,7 +128,10 @@ class Student(LossPredictor):
     def predict_loss(
         self, clip: Float[Tensor, "B C T H W"], visible: Int[Tensor, "B V"], decoded: Int[Tensor, "B Q"]
     ) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B Q"]]:
-        """Predict the losses of the visible tokens and of `decoded` (Q may be 0). Runs only what the predictor stands on."""
+        """Predict the losses of the visible tokens and of `decoded` (Q can be 0). Runs only the parts that the predictor needs.
+
+        The student must have a loss predictor.
+        """
         latent = self.encoder(clip, visible, self.early_depth)
         seen = self._decoder_input(
             self.project(latent) if self.early_depth is None else self._narrow(latent), visible, decoded
@@ -136,21 +143,21 @@ class Student(LossPredictor):
         return scores[:, num_extra : num_extra + visible.shape[1]], scores[:, num_extra + visible.shape[1] :]
 
     def drop_pixel_decoder(self) -> None:
-        """Delete the parts that `predict_loss` does not run: a teacher needs no more."""
+        """Delete the parts that `predict_loss` does not use; a teacher does not need them."""
         del self.pixel_head, self.decoder.norm, self.decoder.blocks[self.shared_depth :]
 
     def _decoder_input(
         self, context: Float[Tensor, "B L d"], visible: Int[Tensor, "B V"], decoded: Int[Tensor, "B Q"]
     ) -> Float[Tensor, "B L2 d"]:
-        """Return the encoded tokens with their positions, then a mask token with its position for each token of `decoded`."""
-        places = self.positions(visible)
-        if context.shape[1] > visible.shape[1]:  # a class token has no place
-            places = torch.cat([torch.zeros_like(places[:, :1]), places], dim=1)
+        """Return the encoded tokens plus their positions, followed by a mask token plus position for each token of `decoded`."""
+        positions = self.positions(visible)
+        if context.shape[1] > visible.shape[1]:  # a class token has no position
+            positions = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
         queries = self.mask_token + self.positions(decoded)
-        return torch.cat([context + places, queries.to(context.dtype)], dim=1)
+        return torch.cat([context + positions, queries.to(context.dtype)], dim=1)
 
     def _decode(self, x: Float[Tensor, "B L d"], num_queries: int) -> Float[Tensor, "B Q d"]:
-        """Return the decoder's last states of the mask tokens, which are the last of `x`."""
+        """Return the decoder's output for the mask tokens, which are the last `num_queries` tokens of `x`."""
         if isinstance(self.decoder, CrossStack):
             return self.decoder(x[:, -num_queries:], context=x[:, :-num_queries])
         return self.decoder(x, self.shared_depth)[:, -num_queries:]
@@ -169,6 +176,6 @@ def _check_depths(predictor: Predictor, blocks: Blocks, decoder: Blocks, decoder
 
 
 def build_student(config: PretrainConfig) -> Student:
-    """Return the student as every run with this seed starts: the same on every rank and for every engine."""
+    """Return the student with the initial weights of config.train.seed: the same on every rank and for every engine."""
     with seeded_weights(config.train.seed):
         return Student.of(config)

@@ -1,4 +1,4 @@
-"""Turn pixels into tokens and back, and tell where a token is. An image is a clip of one frame with tubelet 1."""
+"""Tokens: pixels <-> tokens, the patch embedding, and the position tables. An image is a clip of one frame with tubelet 1."""
 
 import torch
 from einops import rearrange
@@ -10,8 +10,8 @@ from hpm_video.models.interpolate import interpolate_table
 
 
 def patchify(clip: Float[Tensor, "B C T H W"], tubelet: int, patch: int) -> Float[Tensor, "B N P"]:
-    """Cut a clip into tokens, in the order time, height, width; a token's values are in the order frame, row, column, channel
-    (VideoMAE's)."""
+    """Cut a clip into N tokens of P pixel values. Tokens are in the order time, height, width; the values of a token in the order
+    frame, row, column, channel (VideoMAE)."""
     pattern = "b c (t dt) (h ph) (w pw) -> b (t h w) (dt ph pw c)"
     return rearrange(clip, pattern, dt=tubelet, ph=patch, pw=patch)
 
@@ -26,9 +26,9 @@ def unpatchify(tokens: Float[Tensor, "B N P"], grid: Grid, tubelet: int, patch: 
 def take_patches(
     clip: Float[Tensor, "B C T H W"], index: Int[Tensor, "B K"], tubelet: int, patch: int
 ) -> Float[Tensor, "B K P"]:
-    """Return the tokens of the given numbers as `patchify` gives them; no other pixel is copied.
+    """Return the tokens with these numbers, as `patchify` does, without copying any other pixels.
 
-    Quickest if the clip is stored as frames are, [B, T, H, W, C]: a token's values are in that order.
+    It is fastest if the memory of the clip is laid out as [B, T, H, W, C], the order of the values of a token.
     """
     pattern = "b c (t dt) (h ph) (w pw) -> b t h w dt ph pw c"
     grid = rearrange(clip, pattern, dt=tubelet, ph=patch, pw=patch)  # a view
@@ -39,12 +39,12 @@ def take_patches(
 
 
 def take(tokens: Float[Tensor, "B N X"], index: Int[Tensor, "B K"]) -> Float[Tensor, "B K X"]:
-    """Return the tokens of the given numbers, clip by clip."""
+    """Return the tokens with these numbers, for each clip."""
     return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
 class SpaceTimePatchEmbed(nn.Module):
-    """Map the pixel values of a token to a vector: VideoMAE's Conv3d, but only for the requested tokens."""
+    """Map the pixel values of each requested token to a vector: the Conv3d of VideoMAE as a linear layer. index None = all tokens."""
 
     def __init__(self, geometry: Geometry, width: int) -> None:
         super().__init__()
@@ -58,9 +58,9 @@ class SpaceTimePatchEmbed(nn.Module):
 
 
 class Positions(nn.Module):
-    """Hold a vector for each token of the grid. kind: sincos1d (VideoMAE), sincos2d (MAE), sincos3d (time + place), learned.
+    """Look up the position vectors of tokens. kind: sincos1d (VideoMAE), sincos2d (MAE), sincos3d (time + place) or learned.
 
-    A fixed table is made for the grid `made_for` and interpolated, as weights that were trained on that grid expect.
+    A fixed table is made for the grid `made_for` and interpolated to `grid`, because weights trained on `made_for` expect that.
     """
 
     table: Tensor
@@ -78,8 +78,10 @@ class Positions(nn.Module):
 
 
 def original_grid(grid: Grid, made_for: Grid | None) -> Grid:
-    """Return the grid whose table is interpolated to `grid`. A grid of one step (an image's) has no time to stretch: it gets
-    as many steps as `grid`."""
+    """Return the grid for which a fixed table is made before it is interpolated to `grid`: `made_for`, or `grid` if it is None.
+
+    If `made_for` has one time step (images), it takes the time steps of `grid`: one step cannot be interpolated.
+    """
     if made_for is None:
         return grid
     t, h, w = made_for
@@ -87,39 +89,43 @@ def original_grid(grid: Grid, made_for: Grid | None) -> Grid:
 
 
 def fixed_table(kind: str, grid: Grid, width: int, made_for: Grid | None = None) -> Float[Tensor, "N D"]:
-    """Return the sine-cosine table of the grid `made_for`, interpolated to `grid`; None = of `grid` itself."""
+    """Return the sine-cosine table of the grid `made_for`, interpolated to `grid`; None = made for `grid` itself.
+
+    kind: sincos1d, sincos2d or sincos3d. Raises ValueError if the width is odd, or not a multiple of 4 for the last two.
+    """
     old = original_grid(grid, made_for)
     return interpolate_table(_TABLES[kind](old, width), old, grid)
 
 
 def sincos1d(grid: Grid, width: int) -> Float[Tensor, "N D"]:
-    """Return one table over all tokens, sine and cosine interleaved (VideoMAE, after "Attention is all you need", section 3.5)."""
+    """Return a table over the running number of the tokens, sine and cosine interleaved (VideoMAE; "Attention is all you need",
+    section 3.5)."""
     waves = _waves(torch.arange(grid[0] * grid[1] * grid[2]), width)  # [N, D / 2]
     return torch.stack([waves.sin(), waves.cos()], dim=-1).flatten(1).float()
 
 
 def sincos2d(grid: Grid, width: int) -> Float[Tensor, "N D"]:
-    """Return a table of places, the same at every time (MAE): the column in the first half of a vector, the row in the second;
-    in each half sines, then cosines."""
+    """Return a table over height and width, the same at every time step (MAE). The column is in the first half of a vector, the
+    row in the second; each half has sines, then cosines."""
     t, h, w = grid
     if width % 4:
-        raise ValueError(f"sincos2d needs a width that 4 divides, not {width}")
+        raise ValueError(f"sincos2d: width {width}; expected a multiple of 4")
     row, column = _halves(torch.arange(h), width // 2), _halves(torch.arange(w), width // 2)
     place = torch.cat([column[None, :, :].expand(h, -1, -1), row[:, None, :].expand(-1, w, -1)], dim=-1)  # [h, w, D]
     return place.reshape(1, h * w, width).expand(t, -1, -1).reshape(t * h * w, width).float()
 
 
 def sincos3d(grid: Grid, width: int) -> Float[Tensor, "N D"]:
-    """Return the table of the place plus the table of the time (MAE-ST's sum, with fixed tables)."""
+    """Return the sum of a table over place and a table over time (as in MAE-ST, arXiv 2205.09113, but with fixed tables)."""
     t, h, w = grid
     time = _halves(torch.arange(t), width)[:, None, :].expand(-1, h * w, -1).reshape(t * h * w, width)
     return (sincos2d(grid, width) + time).float()
 
 
 def _waves(numbers: Tensor, width: int) -> Tensor:
-    """Return angles [K, width / 2] of numbers [K], in float64: wavelengths from 2 pi to 10000 * 2 pi."""
+    """Return the angles [K, width / 2] of numbers [K], in float64; the wavelengths go from 2 pi to 10000 * 2 pi."""
     if width % 2:
-        raise ValueError(f"sine-cosine positions need an even width, not {width}")
+        raise ValueError(f"sine-cosine positions: width {width}; expected an even number")
     rate = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     return numbers.double()[:, None] * rate
 

@@ -1,12 +1,12 @@
-"""State dicts of other projects under the names of `Student` and `Classifier`. Tensors in, tensors out; no files.
+"""Convert state dicts of other projects to the names of `Student` and `Classifier`. Tensors in, tensors out; no files.
 
-| project | told by | what is done |
+| project | recognised by | conversion |
 |---|---|---|
-| VideoMAE, V2, mmaction2 | 3-d `patch_embed`, `q_bias` | 3-d kernels to linear maps, key biases of 0, one sine table over all tokens |
-| MAE, HPM, timm ViT | `patch_embed.proj` in 2-d, `pos_embed` | the class token takes the vector of its position |
-| MAE-ST | 3-d, `attn.q`, `pos_embed*` | the sum of its tables, or its joint one, is learned; queries, keys and values are joined |
-| transformers VideoMAE, ViT, ViTMAE | `patch_embeddings` | the same as the above, by its names (those of 4.x and 5.x) |
-| HPM's loss predictor | `decoder_blocks_losspred` | its head's outputs are averaged by HPM: their mean is one output |
+| VideoMAE, V2, mmaction2 | 3-d `patch_embed`, `q_bias` | 3-d kernels become linear layers, key biases are 0, one sine table over all tokens |
+| MAE, HPM, timm ViT | `patch_embed.proj` in 2-d, `pos_embed` | the position of the class token is added to the class token |
+| MAE-ST | 3-d, `attn.q`, `pos_embed*` | the sum of its tables, or its joint table, is learned; queries, keys and values are joined |
+| transformers VideoMAE, ViT, ViTMAE | `patch_embeddings` | as above, with its names (those of 4.x and 5.x) |
+| HPM's loss predictor | `decoder_blocks_losspred` | HPM averages the outputs of its head; the mean of its rows gives the same |
 """
 
 import math
@@ -22,57 +22,61 @@ from hpm_video.config.geometry import Grid, cut_grid
 from hpm_video.errors import UserError
 from hpm_video.models.encoder import SIZES
 from hpm_video.models.tokens import fixed_table
-from hpm_video.weights.convert_names import KNOWN, ROTARY, UNUSED, Said, refuse_others, rename
+from hpm_video.weights.convert_names import KNOWN, ROTARY, UNUSED, FileSettings, refuse_others, rename
 
 NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-PUBLISHED_FRAMES, PUBLISHED_SIDE_PX = 16, 224  # what VideoMAE's files were trained on; they do not say so
+PUBLISHED_FRAMES, PUBLISHED_SIDE_PX = 16, 224  # the training clips of VideoMAE's files, which do not state them
+_DECODER = ("project.", "mask_token", "decoder.", "pixel_head.", "predictor.", "loss_head.")
 
 
 class Converted(NamedTuple):
-    """Weights by our names, and what they tell of the model."""
+    """Weights under our names, and what they reveal about the model."""
 
     project: str
     tensors: dict[str, Tensor]  # of Student (encoder.*, project.*, decoder.*, ...) and of Classifier (norm.*, head.*)
     model: dict[str, Any]  # keys of `config.ClassifierConfig`
     decoder: dict[str, Any]  # keys of `config.ModelConfig` beyond the encoder's; {} without a pixel decoder
-    grid: Grid  # that the positions were made for
-    notes: tuple[str, ...]  # what was assumed or left out, in words
+    grid: Grid  # for which the positions were made
+    notes: tuple[str, ...]  # what was assumed or left out, as sentences
 
 
-def convert(theirs: Mapping[str, Tensor], said: Said | None = None) -> Converted:
-    """Return the weights in the names of this program. Raises UserError if this is not such a model, or has parts
-    that `Encoder` does not have."""
-    said = said or Said()
+def convert(theirs: Mapping[str, Tensor], settings: FileSettings | None = None) -> Converted:
+    """Return the weights under our names. settings: from the files next to the weights.
+
+    Raises UserError if the weights are not of a plain ViT, or have parts that `Encoder` does not have.
+    """
+    settings = settings or FileSettings()
     named = {rename(name): tensor for name, tensor in theirs.items()}
     _check_names(theirs, named)
     check_numbers(theirs)
-    named = {name: tensor.float() for name, tensor in named.items()}  # sums of halves would be rounded
+    named = {name: tensor.float() for name, tensor in named.items()}  # sums in half precision would be rounded
     kernel = named["encoder.embed.linear.weight"]
     notes: list[str] = []
     if kernel.ndim not in (4, 5) or kernel.shape[1] != 3 or kernel.shape[-1] != kernel.shape[-2]:
         raise UserError(f"the patch embedding is {list(kernel.shape)}; expected [width, 3, (frames,) side, side]")
-    refuse_others(theirs, named, said)
+    refuse_others(theirs, named, settings)
     project = _project(theirs, kernel)
     tubelet, patch, width = (kernel.shape[2] if kernel.ndim == 5 else 1), kernel.shape[-1], kernel.shape[0]
     cube = kernel if kernel.ndim == 5 else kernel[:, :, None]
     tensors = {n: t for n, t in named.items() if not UNUSED.fullmatch(n)} | {
         "encoder.embed.linear.weight": rearrange(cube, "d c t h w -> d (t h w c)").contiguous()
     }
-    grid = _find_grid(tensors, tubelet, patch, said, notes)
+    grid = _find_grid(tensors, tubelet, patch, settings, notes)
     _merge_positions(tensors, grid)
     positions = _take_positions(tensors, grid, width)
     _join_attention(tensors)
     _mean_loss_head(tensors)
     _take_decoder(tensors, grid, positions, "decoder_cls_token" in named, notes)
     model = {"size": _find_size(tensors, width), "patch_px": patch, "tubelet": tubelet}
-    model |= {"width": width, "depth": count_blocks(tensors), "num_heads": said.num_heads or _guess_heads(width, notes)}
+    model |= {"width": width, "depth": count_blocks(tensors)}
+    model |= {"num_heads": settings.num_heads or _guess_heads(width, notes)}
     model |= {"positions": positions, "cls_token": "encoder.cls_token" in tensors}
-    model |= _take_head(tensors, project, said, notes)
-    return Converted(project, tensors, model, _describe_decoder(tensors, said, notes), grid, tuple(notes))
+    model |= _take_head(tensors, project, settings, notes)
+    return Converted(project, tensors, model, _describe_decoder(tensors, settings, notes), grid, tuple(notes))
 
 
 def check_numbers(tensors: Mapping[str, Tensor]) -> None:
-    """Raise UserError for weights that are not floating-point numbers that can be computed with."""
+    """Raise UserError for weights that are not float32, float16, bfloat16 or float64."""
     for name, tensor in tensors.items():
         if tensor.dtype not in NUMBERS:
             kind = str(tensor.dtype).removeprefix("torch.")
@@ -80,8 +84,7 @@ def check_numbers(tensors: Mapping[str, Tensor]) -> None:
 
 
 def student_weights(converted: Converted) -> dict[str, Tensor]:
-    """Return the weights that a `Student` of these settings loads. Raises UserError if the file has no decoder that
-    fits."""
+    """Return the weights that a `Student` with these settings loads. Raises UserError if there is no pixel decoder that fits."""
     tensors = {n: t for n, t in converted.tensors.items() if not n.startswith(("norm.", "head."))}
     if "pixel_head.weight" not in tensors:
         raise UserError(f"these weights ({converted.project}) have no pixel decoder that can be used here")
@@ -91,8 +94,8 @@ def student_weights(converted: Converted) -> dict[str, Tensor]:
 def fold_projection(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of a `Student` without project.bias.
 
-    MAE's projection to the decoder has a bias b, ours has none: with W its weights, the encoder's last norm takes the
-    smallest d with W d = b into its own bias, and every output of the decoder stays as it was.
+    MAE's projection to the decoder, W, has a bias b; ours has none. The smallest vector d with W d = b is added to the bias of
+    the encoder's final norm, so the outputs of the decoder do not change.
     """
     folded = dict(tensors)
     bias = folded.pop("project.bias", None)
@@ -103,14 +106,13 @@ def fold_projection(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def count_blocks(tensors: Mapping[str, Tensor], stack: str = r"(?:encoder\.)?stack") -> int:
-    """Return the number of blocks of the encoder (or of `decoder`, `predictor`), by its names in `Student` or
-    `Encoder`."""
+    """Return the number of blocks of the encoder (or of `decoder`, `predictor`), from tensor names of `Student` or `Encoder`."""
     numbers = [re.match(rf"{stack}\.blocks\.(\d+)\.", name) for name in tensors]
     return max((int(number[1]) + 1 for number in numbers if number), default=0)
 
 
 def _check_names(theirs: Mapping[str, Tensor], named: Mapping[str, Tensor]) -> None:
-    """Raise UserError if this is not a ViT, or if a part of it would be lost."""
+    """Raise UserError if this is not a plain ViT, or if a part of it has no counterpart here."""
     shown = ", ".join(list(theirs)[:3])
     if "encoder.embed.linear.weight" not in named or not count_blocks(named):
         if any(n.startswith("encoder.embeddings.patch_embeddings.") for n in theirs):
@@ -144,22 +146,24 @@ def _project(theirs: Mapping[str, Tensor], kernel: Tensor) -> str:
     return "MAE" if some("decoder_blocks.") else "timm ViT or MAE"
 
 
-def _find_grid(tensors: Mapping[str, Tensor], tubelet: int, patch: int, said: Said, notes: list[str]) -> Grid:
-    """Return the grid of the positions. Raises UserError unless they are as many as it has cells (and one more, for
-    the class token)."""
-    frames = said.num_frames or (PUBLISHED_FRAMES if tubelet > 1 else 1)
-    steps, height, width = cut_grid((frames, *(said.frame_size_px or [PUBLISHED_SIDE_PX] * 2)), tubelet, patch)
+def _find_grid(
+    tensors: Mapping[str, Tensor], tubelet: int, patch: int, settings: FileSettings, notes: list[str]
+) -> Grid:
+    """Return the grid of the positions. Raises UserError unless there is one position for each cell, plus at most one for the
+    class token."""
+    frames = settings.num_frames or (PUBLISHED_FRAMES if tubelet > 1 else 1)
+    steps, height, width = cut_grid((frames, *(settings.frame_size_px or [PUBLISHED_SIDE_PX] * 2)), tubelet, patch)
     count = None
     if "pos_embed_temporal" in tensors:
         steps = tensors["pos_embed_temporal"].shape[1]
         count = steps * tensors["pos_embed_spatial"].shape[1]
     elif "pos_embed" in tensors:
         count = tensors["pos_embed"].shape[1]
-    if said.frame_size_px is None and count is not None:
+    if settings.frame_size_px is None and count is not None:
         height = width = math.isqrt(count // max(1, steps))
-    elif said.frame_size_px is None:
+    elif settings.frame_size_px is None:
         notes.append(
-            f"it says nothing of positions: those of {frames} x {PUBLISHED_SIDE_PX} px assumed (model.position_grid)"
+            f"it has no table of positions: those of {frames} x {PUBLISHED_SIDE_PX} px assumed (model.position_grid)"
         )
     extra = 0 if count is None else count - steps * height * width
     if extra not in (0, 1) or (extra and "encoder.cls_token" not in tensors):
@@ -168,7 +172,7 @@ def _find_grid(tensors: Mapping[str, Tensor], tubelet: int, patch: int, said: Sa
 
 
 def _merge_positions(tensors: dict[str, Tensor], grid: Grid) -> None:
-    """Add the position of the class token to the class token; make one table of MAE-ST's two."""
+    """Add the position of the class token to the class token, and sum the two tables of MAE-ST to one."""
     of_class = tensors.pop("pos_embed_class", None)
     if "pos_embed_spatial" in tensors:
         place, time = tensors.pop("pos_embed_spatial"), tensors.pop("pos_embed_temporal")
@@ -180,7 +184,7 @@ def _merge_positions(tensors: dict[str, Tensor], grid: Grid) -> None:
 
 
 def _take_positions(tensors: dict[str, Tensor], grid: Grid, width: int) -> str:
-    """Return the kind of the positions; a table that is none of the fixed ones becomes the learned one."""
+    """Return the kind of the positions. A table that equals no fixed table becomes the learned table."""
     table = tensors.pop("pos_embed", None)
     if table is None:
         return "sincos1d"
@@ -199,7 +203,7 @@ def _kind_of_table(table: Tensor, grid: Grid, width: int) -> str:
 
 
 def _join_attention(tensors: dict[str, Tensor]) -> None:
-    """Join queries, keys and values in one map; an absent key bias is 0 (it would change no attention weight)."""
+    """Join queries, keys and values in one linear layer. A missing key bias becomes 0: it has no effect on attention weights."""
     for name in [n.removesuffix("norm1.weight") + "attn." for n in tensors if n.endswith(".norm1.weight")]:
         if f"{name}q.weight" in tensors:
             tensors[f"{name}qkv.weight"] = torch.cat([tensors.pop(f"{name}{part}.weight") for part in "qkv"])
@@ -219,8 +223,8 @@ def _mean_loss_head(tensors: dict[str, Tensor]) -> None:
 def _take_decoder(
     tensors: dict[str, Tensor], grid: Grid, positions: str, has_own_class: bool, notes: list[str]
 ) -> None:
-    """Leave out a decoder that `Student` would not compute as its project does. Beside a learned table of the encoder the
-    decoder's own table is learned too, whatever it is."""
+    """Drop a decoder that `Student` would not compute as its project does, with a note. If the encoder's table is learned, the
+    decoder's table becomes learned too."""
     tables = [tensors.pop(name) for name in list(tensors) if name.startswith("decoder_pos_embed")]
     if "project.weight" not in tensors:
         return
@@ -242,48 +246,42 @@ def _take_decoder(
         tensors["positions.table"] = table.contiguous()
 
 
-_DECODER = ("project.", "mask_token", "decoder.", "pixel_head.", "predictor.", "loss_head.")
-
-
-def _take_head(tensors: dict[str, Tensor], project: str, said: Said, notes: list[str]) -> dict[str, str]:
-    """Return the pooling of the head; a head with another pooling than `Classifier` has is left out."""
+def _take_head(tensors: dict[str, Tensor], project: str, settings: FileSettings, notes: list[str]) -> dict[str, str]:
+    """Return the pooling of the head. A head for a pooling that `Classifier` does not have is dropped, with a note."""
     if "head.weight" not in tensors:
         return {}
-    if project == "MAE-ST":  # the norm behind the mean has the name of the encoder's
+    if project == "MAE-ST":  # its norm after the mean has the name of the encoder's final norm
         tensors |= {f"norm.{k}": tensors.pop(f"encoder.stack.norm.{k}") for k in ("weight", "bias")}
         return {"pooling": "mean"}
     pooling = "mean" if "norm.weight" in tensors else "cls" if "encoder.cls_token" in tensors else None
-    if pooling is not None and said.pooling in (None, {"mean": "avg", "cls": "token"}[pooling]):
+    if pooling is not None and settings.pooling in (None, {"mean": "avg", "cls": "token"}[pooling]):
         return {"pooling": pooling}
     for name in [n for n in tensors if n.startswith(("norm.", "head."))]:
         tensors.pop(name)
     notes.append(
-        "its head is for a pooling that this classifier has not (a norm before the mean, or the first patch) and is left out"
+        "its head is for a pooling that this classifier lacks (a norm before the mean, or the first patch) and is left out"
     )
     return {}
 
 
 def _find_size(tensors: Mapping[str, Tensor], width: int) -> str:
-    """Return the size of this width and MLP; b if there is none (the keys beside it say the rest)."""
+    """Return the name of the size with this width and MLP; b if there is none: width, depth and num_heads replace its values."""
     mlp = tensors.get("encoder.stack.blocks.0.mlp.fc1.weight")
-    fits = (
-        s for s, z in SIZES.items() if z.width == width and (mlp is None or mlp.shape[0] == int(width * z.mlp_ratio))
-    )
-    return next(fits, "b")
+    for name, size in SIZES.items():
+        if size.width == width and (mlp is None or mlp.shape[0] == int(width * size.mlp_ratio)):
+            return name
+    return "b"
 
 
-def _describe_decoder(tensors: Mapping[str, Tensor], said: Said, notes: list[str]) -> dict[str, Any]:
+def _describe_decoder(tensors: Mapping[str, Tensor], settings: FileSettings, notes: list[str]) -> dict[str, Any]:
     if "pixel_head.weight" not in tensors:
         return {}
     width = tensors["project.weight"].shape[0]
-    heads = said.decoder_heads
-    if heads is None:  # MAE and HPM have 16 in each of their models, and the projection with a bias
-        known = (
-            {512: 16}
-            if "project.bias" in tensors
-            else {size.decoder_width: size.decoder_heads for size in SIZES.values()}
-        )
-        other = 16 if "project.bias" in tensors and width % 16 == 0 else max(1, width // 64)
+    heads = settings.decoder_heads
+    if heads is None:
+        is_mae = "project.bias" in tensors  # MAE and HPM: 16 heads in all their models, and a projection with a bias
+        known = {512: 16} if is_mae else {size.decoder_width: size.decoder_heads for size in SIZES.values()}
+        other = 16 if is_mae and width % 16 == 0 else max(1, width // 64)
         heads = known.get(width, other)
         if width not in known:
             notes.append(f"the file does not say how many heads its decoder has: {heads} assumed (model.decoder_heads)")

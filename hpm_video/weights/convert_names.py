@@ -1,4 +1,4 @@
-"""The names of other projects' tensors, and which of their models are not ours although their tensors have such names."""
+"""Rename the tensors of other projects, and refuse models that have the same names but compute something else."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hpm_video.errors import UserError
 
-# applied in this order, each once
+# applied in this order, each rule once
 RENAMED = (
     (r"^(videomae|vit|backbone)\.", ""),
     (r"^cls_head\.fc_cls\.", "head."),
@@ -47,13 +47,13 @@ KNOWN = re.compile(
     rf"(encoder\.stack|decoder|predictor)\.(blocks\.\d+\.({_PART})|norm\.(weight|bias))|encoder\.cls_token|mask_token"
     r"|(encoder\.embed\.linear|project|pixel_head|loss_head|norm|head)\.(weight|bias)|(decoder_)?pos_embed(_\w+)?"
 )
-UNUSED = re.compile(r"pooler\.dense\..*|decoder_cls_token|vis_mask_token")  # of no use to an encoder, left out
+UNUSED = re.compile(r"pooler\.dense\..*|decoder_cls_token|vis_mask_token")  # an encoder does not need them
 ROTARY = "whose positions are rotations inside the attention (RoPE); this encoder adds a table to the tokens"
-EXACT_GELU = ("gelu", "gelu_python")  # of transformers and timm: x * Phi(x), the only activation of our blocks
+EXACT_GELU = ("gelu", "gelu_python")  # names in transformers and timm of x * Phi(x), the only activation of our blocks
 
 
-class Said(NamedTuple):
-    """Settings that a file beside the weights gives; None if it does not."""
+class FileSettings(NamedTuple):
+    """Settings from the config.json next to the weights; None if it does not state them."""
 
     num_heads: int | None = None
     num_frames: int | None = None
@@ -61,24 +61,27 @@ class Said(NamedTuple):
     decoder_heads: int | None = None
     activation: str | None = None
     architecture: str | None = None  # timm's name of the model
-    pooling: str | None = None  # timm's: avg, token, ...
+    pooling: str | None = None  # timm's global_pool: avg, token, ...
 
 
-def rename(name: str) -> str:
-    """Return the name of a tensor in this program."""
-    for pattern, ours in RENAMED:
-        name = re.sub(pattern, ours, name)
+def rename(name: str, rules: Iterable[tuple[str, str]] = RENAMED) -> str:
+    """Return the name of a tensor after all rules (pattern, replacement); by default, our name of another project's tensor."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
     return name
 
 
-def refuse_others(theirs: Iterable[str], named: Mapping[str, Tensor], said: Said) -> None:
-    """Raise UserError for a model whose tensors have known names and shapes, and which computes something else."""
+def refuse_others(theirs: Iterable[str], named: Mapping[str, Tensor], settings: FileSettings) -> None:
+    """Raise UserError for a model whose tensors have known names and shapes, but which computes something else.
+
+    theirs: the original names. named: the tensors under our names.
+    """
     names = list(theirs)
     is_video = named["encoder.embed.linear.weight"].ndim == 5
     is_transformers = any("patch_embeddings.projection" in name for name in names)
     has_positions = any(name.startswith("pos_embed") for name in named)
-    if said.activation not in (None, *EXACT_GELU):
-        raise UserError(f"its activation is {said.activation}; expected gelu, the exact one")
+    if settings.activation not in (None, *EXACT_GELU):
+        raise UserError(f"its activation is {settings.activation}; expected gelu, the exact one")
     if is_transformers and is_video and "encoder.cls_token" in named:
         raise UserError(
             "it is transformers' ViViT (a class token before video patches), whose GELU is approximated by tanh; expected "
@@ -90,27 +93,25 @@ def refuse_others(theirs: Iterable[str], named: Mapping[str, Tensor], said: Said
             f"it has no table of positions (pos_embed), {about}, {ROTARY}. Expected VideoMAE (attn.q_bias), V-JEPA 1, MAE, "
             "MAE-ST, HPM or timm's ViT"
         )
-    _refuse_post_norm(names, named, said)
+    _refuse_post_norm(names, named, settings)
 
 
-def _refuse_post_norm(names: list[str], named: Mapping[str, Tensor], said: Said) -> None:
-    """timm's *_rpn_* models: no class token, no attention biases, and the norms behind attention and MLP.
+def _refuse_post_norm(names: list[str], named: Mapping[str, Tensor], settings: FileSettings) -> None:
+    """Refuse timm's *_rpn_* models: no class token, no attention biases, and norms after attention and MLP.
 
-    Their tensors have the names of a plain ViT without biases. config.json says which it is, or the order of the names,
-    which torch keeps (safetensors sorts them).
+    Their tensors have the names of a plain ViT without biases. The architecture in config.json tells them apart; without it,
+    the order of the names does, which torch keeps and safetensors does not.
     """
-    if said.architecture is None:
+    if settings.architecture is None:
         block = [name for name in names if re.search(r"blocks\.0\.(norm1|attn\.qkv)\.weight$", name)]
-        is_bare = "norm.weight" in named and not {"encoder.cls_token", "encoder.stack.blocks.0.attn.qkv.bias"} & set(
-            named
-        )
-        is_bare = is_bare and named["encoder.embed.linear.weight"].ndim == 4
+        is_bare = "norm.weight" in named and named["encoder.embed.linear.weight"].ndim == 4
+        is_bare = is_bare and not named.keys() & {"encoder.cls_token", "encoder.stack.blocks.0.attn.qkv.bias"}
         if is_bare and len(block) == 2 and "attn" in block[0]:
             raise UserError(
-                "it has no class token and no attn.qkv.bias, as timm's *_rpn_* models, whose norms stand behind attention and "
-                "MLP; expected norms before them. If it is another model, keep timm's config.json beside it"
+                "it has no class token and no attn.qkv.bias, like timm's *_rpn_* models, whose norms come after attention and "
+                "MLP; expected norms before them. If it is another model, keep timm's config.json next to it"
             )
-    elif "_rpn_" in said.architecture:
+    elif "_rpn_" in settings.architecture:
         raise UserError(
-            f"it is timm's {said.architecture}, whose norms stand behind attention and MLP; expected a plain ViT"
+            f"it is timm's {settings.architecture}, whose norms come after attention and MLP; expected a plain ViT"
         )

@@ -1,4 +1,4 @@
-"""A run's model for other libraries: written, loaded back by that library, and kept only if both give the same numbers."""
+"""Export a run's model for another library. The folder is kept only if that library loads it and computes the same outputs."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ MAX_DIFFERENCE = 1e-4  # of outputs, on random clips
 
 
 def export(run: Path, target: str, out: Path | None = None) -> str:
-    """Write the model of a run for `target`, a name in EXPORTERS, into `out` (RUN/TARGET); return what was written and how
-    exact it is. Raises UserError if the target has no such model, or `out` holds anything but an export."""
+    """Write the model of a run for `target`, a name in EXPORTERS, into `out` (default RUN/TARGET). Return a line with the folder and
+    the largest difference of the outputs. Raises UserError if the target has no such model, or `out` holds other files."""
     if target not in EXPORTERS:
         raise UserError(f"--to: {target}; expected {', '.join(EXPORTERS)}")
     exporter = EXPORTERS[target]
@@ -47,7 +47,7 @@ def export(run: Path, target: str, out: Path | None = None) -> str:
 
 
 def find_older_export(folder: Path) -> list[str] | None:
-    """Return the files of an export of before there were marks; None if the folder is anything else."""
+    """Return the files of an export written before marks existed (`own_folder.MARK`); None if the folder is anything else."""
     card = folder / "README.md"
     if not card.is_file() or SIGNATURE not in card.read_text(encoding="utf-8", errors="replace"):
         return None
@@ -56,8 +56,4 @@ def find_older_export(folder: Path) -> list[str] | None:
 
 
 def _load(run: Path) -> tuple[RunConfig, Model, list[str]]:
-    if find_kind(run) == "finetune":
-        config, classifier, classes = load_classifier(run)
-        return config, classifier, classes
-    pretraining, student = load_student(run)
-    return pretraining, student, []
+    return load_classifier(run) if find_kind(run) == "finetune" else (*load_student(run), [])

@@ -1,4 +1,4 @@
-"""Files of tensors, of this program or another: opened safely, with a hint if it is the wrong file."""
+"""Open a file of tensors from any program safely; if it is the wrong file, the error says which one is needed."""
 
 import argparse
 import contextlib
@@ -17,42 +17,32 @@ from torch import Tensor, nn
 
 from hpm_video.errors import UserError
 from hpm_video.reading import check_file, one_line, parse_json
-from hpm_video.weights.convert_names import Said
+from hpm_video.weights.convert_names import FileSettings
 
+# keys of a checkpoint that hold the state dict
 WRAPPERS = (
-    "model",
-    "module",
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model_ema",
-    "ema_state_dict",
-    "state_dict_ema",
-    "ema",
+    *("model", "module", "state_dict", "model_state_dict", "model_state"),
+    *("model_ema", "ema_state_dict", "state_dict_ema", "ema"),
 )
-TEACHERS = (
-    "ema_state_dict",
-    "model_ema",
-    "state_dict_ema",
-    "ema",
-)  # beside one of the others: an average of the weights
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")  # DistributedDataParallel, torch.compile, wrappers
+TEACHERS = ("ema_state_dict", "model_ema", "state_dict_ema", "ema")  # next to another wrapper: an EMA of its weights
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")  # of DistributedDataParallel, torch.compile, wrappers
 WANTED = "expected a run folder, encoder.safetensors, or another project's weights (.safetensors, .pth, .bin)"
-MOST_WRAPPERS = 5  # one in the other
-PART = re.compile(r"(.+)-\d{5}-of-(?!00001\.)\d{5}(\.\w+)")  # of several files
-INDEX = ".index.json"  # behind the name that the file would have in one piece
+MOST_WRAPPERS = 5  # one inside the other
+PART = re.compile(r"(.+)-\d{5}-of-(?!00001\.)\d{5}(\.\w+)")  # the name of one of several files
+INDEX = ".index.json"  # the suffix of the index of several files
 FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 
 
 class Content(NamedTuple):
-    """Tensors by name: out of their wrapper, without the prefixes of training engines."""
+    """Tensors by name, taken out of their wrapper and without the prefixes of training engines."""
 
     tensors: dict[str, Tensor]
-    teacher: dict[str, Tensor]  # an average of these weights that the file holds as well; {} if it holds none
+    teacher: dict[str, Tensor]  # an EMA of these weights in the same file; {} if there is none
 
 
 def read_file(file: Path, trust_pickle: bool, is_part: bool = False) -> Content:
-    """Return the tensors of one file; of one that is a part of several, with the names as they are. Raises UserError."""
+    """Return the tensors of one file. is_part: it is one of several files, and prefixes are kept. trust_pickle: allow pickles that
+    can run code (init.trust_pickle). Raises UserError if it holds no weights or is not safe."""
     _refuse_parts(file, is_part)
     content = _read_content(file, trust_pickle)
     tensors = _unwrap(content) if is_part else strip(_unwrap(content))
@@ -63,7 +53,7 @@ def read_file(file: Path, trust_pickle: bool, is_part: bool = False) -> Content:
         )
     if all(name.endswith(("/exp_avg", "/exp_avg_sq")) for name in tensors):
         raise UserError(
-            f"init.weights: {file} holds the optimizer's moments; the weights are in student.safetensors beside it"
+            f"init.weights: {file} holds the optimizer's moments; the weights are in student.safetensors next to it"
         )
     _check_tensors(file, tensors)
     empty = [name for name, tensor in tensors.items() if tensor.numel() == 0]
@@ -96,17 +86,17 @@ def _read_content(file: Path, trust_pickle: bool) -> Any:
         return load_file(file)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:  # KeyError: a dtype torch lacks
         raise UserError(
-            f"init.weights: {file} is damaged or not whole: {one_line(error)}; fetch or copy it again"
+            f"init.weights: {file} is damaged or incomplete: {one_line(error)}; fetch or copy it again"
         ) from error
 
 
 def _names_in(content: Mapping) -> str:
-    """Return some of the names in a file; a name that is not a text may be very long when it is written out."""
+    """Return the first names in a file, for a message. Of a name that is not a string only the type is shown: it could be long."""
     return ", ".join(name[:50] if isinstance(name, str) else type(name).__name__ for name in list(content)[:5])
 
 
 def _check_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise UserError for tensors that are not plain values in memory: a view may repeat one number a million times."""
+    """Raise UserError for tensors that do not store each value: a view can repeat one number a million times."""
     for name, tensor in tensors.items():
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
         if not plain or tensor.is_quantized:
@@ -118,38 +108,36 @@ def _check_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def whole(source: Path | str) -> Iterator[None]:
-    """Turn what goes wrong with tensors that do not fit each other, or are of other shapes, into a UserError.
+def faults_as_user_errors(source: Path | str) -> Iterator[None]:
+    """Turn errors of torch and Python about tensors that do not fit together into a UserError.
 
-    Anything may stand in a file of weights: which operation fails first on it is of no use to the reader.
+    A file of weights can hold anything; which operation fails first does not help the user.
     """
     try:
         yield
     except FAULTS as error:
         raise UserError(
-            f"init.weights: {source}: its parts do not fit each other ({type(error).__name__}: {one_line(error)}); expected "
-            "whole weights, as the program that trained them wrote them"
+            f"init.weights: {source}: its tensors do not fit together ({type(error).__name__}: {one_line(error)}); expected "
+            "complete weights, as the program that trained them wrote them"
         ) from error
     except OSError as error:
         raise UserError(f"init.weights: {source} cannot be read ({error.strerror or error}); {WANTED}") from error
 
 
 def _find_teacher(content: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return an average that lies beside the weights themselves, and has all of their names."""
-    held = (
-        {n: v for n, v in content.items() if n in WRAPPERS and isinstance(v, Mapping | nn.Module)}
-        if isinstance(content, Mapping)
-        else {}
-    )
+    """Return an EMA that the file holds in addition to the weights, with the same names; {} if there is none."""
+    if not isinstance(content, Mapping):
+        return {}
+    held = {n: v for n, v in content.items() if n in WRAPPERS and isinstance(v, Mapping | nn.Module)}
     if held.keys() <= set(TEACHERS):
         return {}
     averages = (strip(_unwrap(held[name])) for name in TEACHERS if name in held)
     return next((average for average in averages if average.keys() == tensors.keys()), {})
 
 
-def read_said(folder: Path) -> tuple[Said, list[str] | None, dict[str, Any]]:
-    """Return what the config.json (transformers, timm) and preprocessor_config.json beside weights say: of the model, the
-    names of the classes, and mean and std of the pixels."""
+def read_file_settings(folder: Path) -> tuple[FileSettings, list[str] | None, dict[str, Any]]:
+    """Read config.json (transformers, timm) and preprocessor_config.json next to the weights. Return the settings of the model,
+    the class names, and mean and std of the pixels; None or {} for what they do not state."""
     config, clips = _read_json(folder / "config.json"), _read_json(folder / "preprocessor_config.json")
     timm = config.get("pretrained_cfg")
     timm = timm if isinstance(timm, dict) else {}
@@ -166,9 +154,10 @@ def read_said(folder: Path) -> tuple[Said, list[str] | None, dict[str, Any]]:
     arguments = arguments if isinstance(arguments, dict) else {}
     pooling = arguments.get("global_pool", config.get("global_pool"))
     words = (config.get("hidden_act", arguments.get("act_layer")), config.get("architecture"), pooling)
-    said = Said(heads, frames, frame_size, decoder_heads, *(w if isinstance(w, str) else None for w in words))
-    told = {name: _numbers(values, float) for name, values in pixels.items()}
-    return said, _class_names(config.get("id2label")), {name: values for name, values in told.items() if values}
+    texts = (word if isinstance(word, str) else None for word in words)
+    settings = FileSettings(heads, frames, frame_size, decoder_heads, *texts)
+    known = {name: numbers for name, values in pixels.items() if (numbers := _numbers(values, float))}
+    return settings, _class_names(config.get("id2label")), known
 
 
 def _is_count(value: Any) -> bool:
@@ -176,14 +165,14 @@ def _is_count(value: Any) -> bool:
 
 
 def _numbers(values: Any, kind: type) -> list:
-    """Return a list of numbers; [] for anything else."""
+    """Return a list of numbers of this kind; [] for anything else."""
     kinds = (int,) if kind is int else (int, float)
     good = isinstance(values, list) and all(isinstance(value, kinds) for value in values)
     return list(values) if good else []
 
 
 def _class_names(names: Any) -> list[str] | None:
-    """Return the names of the classes in the order of their numbers; None if the file does not say them."""
+    """Return the class names in the order of their numbers; None if `names` is not a dict from numbers to names."""
     if not isinstance(names, dict) or not names or not all(key.isdecimal() for key in names):
         return None
     return [str(names[key]) for key in sorted(names, key=int)]
@@ -210,7 +199,7 @@ def _kind_of(file: Path) -> str:
         raise UserError(f"init.weights: {file} is a pointer of git-lfs, not the weights; `git lfs pull` fetches them")
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise UserError(
-            f"init.weights: {file} is a web page, not weights: the download was answered with a page; fetch it again"
+            f"init.weights: {file} is a web page, not weights: the download returned a page; fetch it again"
         )
     if head.startswith(b"PK"):
         _check_zip(file, size)
@@ -223,11 +212,11 @@ def _kind_of(file: Path) -> str:
 
 
 def _check_zip(file: Path, size: int) -> None:
-    """Raise UserError for a zip that is cut off, or would be larger unpacked: torch stores tensors as they are."""
+    """Raise UserError for a zip that is cut off, or that would be larger when unpacked: torch.save does not compress."""
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-    except Exception as error:  # of zipfile: each kind of damage has its own type
+    except Exception as error:  # zipfile raises another type for each kind of damage
         raise UserError(
             f"init.weights: {file} ends too early ({size} bytes) or is damaged ({one_line(error)}): fetch or copy it again"
         ) from error
@@ -238,8 +227,8 @@ def _check_zip(file: Path, size: int) -> None:
 
 
 def _read_pickle(file: Path, trust_pickle: bool, mapped: bool) -> Any:
-    """Read by torch's restricted reader: tensors, plain values, and two harmless kinds of settings that old files
-    hold."""
+    """Read with torch's restricted unpickler: tensors, plain values, and two harmless kinds of settings found in old files. With
+    trust_pickle, anything is unpickled."""
     scalar = np.float64(0).__reduce__()[0]
     kinds = [np.float64, np.float32, np.int64]
     harmless: list[Any] = [argparse.Namespace, np.dtype, scalar, (scalar, "numpy.core.multiarray.scalar")]
@@ -250,7 +239,7 @@ def _read_pickle(file: Path, trust_pickle: bool, mapped: bool) -> Any:
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if "weights_only" not in str(error) and found is None:
-            raise UserError(f"init.weights: {file} is damaged or no file of weights: {error}; {WANTED}") from error
+            raise UserError(f"init.weights: {file} is damaged or not a file of weights: {error}; {WANTED}") from error
         raise UserError(
             f"init.weights: {file} holds Python objects ({found[1] if found else 'pickled'}), and reading those can run any "
             f"code; expected tensors only. If you trust where it comes from: init.trust_pickle=true{_hint(file)}"
@@ -263,7 +252,7 @@ def _hint(file: Path) -> str:
     if "optim_states" in file.name:
         return ". DeepSpeed's optimizer states hold no model: expected the checkpoint's folder, with init.trust_pickle=true"
     if "mp_rank" in file.name:
-        return ". Of a checkpoint of DeepSpeed name the folder"
+        return ". For a DeepSpeed checkpoint, name its folder"
     return ""
 
 
@@ -281,7 +270,7 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
 
 
 def strip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without the prefixes that training engines put before all of their names."""
+    """Return the tensors without the prefixes that training engines add to all names."""
     for prefix in PREFIXES * 2:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Weights that lie in a folder: several files with an index, or a checkpoint of DeepSpeed or torch."""
+"""Read weights that fill a folder: several files with an index, or a checkpoint of DeepSpeed or torch (DCP)."""
 
 import contextlib
 import re
@@ -13,13 +13,14 @@ from hpm_video.errors import UserError, import_for
 from hpm_video.reading import one_line, read_json
 from hpm_video.weights.files import INDEX, WRAPPERS, Content, read_file, strip
 
-MODEL_STATES = "mp_rank_00_model_states.pt"  # of DeepSpeed
-METADATA = ".metadata"  # of torch.distributed.checkpoint
-OTHERS = re.compile(r"(^|\.)(optim|scheduler|lr_scheduler|scaler)")  # in such a checkpoint, beside the weights
+MODEL_STATES = "mp_rank_00_model_states.pt"  # in a checkpoint of DeepSpeed
+METADATA = ".metadata"  # in a checkpoint of torch.distributed.checkpoint (DCP)
+OTHERS = re.compile(r"(^|\.)(optim|scheduler|lr_scheduler|scaler)")  # entries of a DCP checkpoint that are not weights
 
 
 def read_weights_of(source: Path, trust_pickle: bool) -> Content:
-    """Return the tensors of a file, an index of several, or a folder that `find_shards` found. Raises UserError."""
+    """Return the tensors of a file, of an index of several files, or of a folder found by `find_shards`. Raises UserError if they
+    cannot be read, or not without `trust_pickle`."""
     if source.is_dir():
         return Content(strip(read_shards(source, trust_pickle)), {})
     return _read_parts(source, trust_pickle) if source.name.endswith(INDEX) else read_file(source, trust_pickle)
@@ -43,9 +44,9 @@ def _read_parts(index: Path, trust_pickle: bool) -> Content:
 
 
 def find_shards(folder: Path) -> Path | None:
-    """Return the folder of a checkpoint of DeepSpeed or torch: this one, or the latest in it; None if it is none."""
+    """Return the folder of a checkpoint of DeepSpeed or torch: `folder`, or the latest inside it; None if there is none."""
     latest = folder / "latest"
-    with contextlib.suppress(OSError, ValueError):  # not a name
+    with contextlib.suppress(OSError, ValueError):  # if `latest` does not hold a name
         if latest.is_file() and latest.stat().st_size < 200 and (folder / latest.read_text().strip()).is_dir():
             folder = folder / latest.read_text().strip()
     is_one = (folder / MODEL_STATES).is_file() or (folder / METADATA).is_file()
@@ -54,20 +55,24 @@ def find_shards(folder: Path) -> Path | None:
 
 
 def read_shards(folder: Path, trust_pickle: bool) -> dict[str, Tensor]:
-    """Return the whole weights of a checkpoint that DeepSpeed (any ZeRO stage) or torch wrote with any number of ranks.
+    """Return the merged weights of a checkpoint that DeepSpeed (any ZeRO stage) or torch wrote with any number of ranks.
 
-    Raises UserError.
+    Raises UserError if it is incomplete or damaged, or if it holds pickles and `trust_pickle` is False.
     """
     if (folder / METADATA).is_file():
         return _read_dcp(folder, trust_pickle)
-    if not any(folder.glob("*_optim_states.pt")):  # stage 0 with no optimizer of DeepSpeed's: the weights are whole
+    if not any(
+        folder.glob("*_optim_states.pt")
+    ):  # stage 0 without an optimizer of DeepSpeed: the weights are not sharded
         return read_file(folder / MODEL_STATES, trust_pickle).tensors
     _check_trust(folder, "DeepSpeed", trust_pickle)
     try:
         return merge_shards(folder)
     except UserError:
         raise
-    except Exception as error:  # of DeepSpeed and torch: a shard that is missing or cut off, another version's format
+    except (
+        Exception
+    ) as error:  # from DeepSpeed or torch: a shard is missing or cut off, or has another version's format
         raise UserError(
             f"init.weights: {folder}: DeepSpeed could not put its shards together: {error}; expected all files of the checkpoint"
         ) from error
@@ -82,7 +87,7 @@ def _check_trust(folder: Path, project: str, trust_pickle: bool) -> None:
 
 
 def _read_dcp(folder: Path, trust_pickle: bool) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint of torch.distributed.checkpoint in this one process."""
+    """Read the weights of a DCP checkpoint (torch.distributed.checkpoint) in a single process."""
     _check_trust(folder, "torch (DCP)", trust_pickle)
     import torch.distributed.checkpoint as dcp  # takes a second
 
@@ -93,7 +98,10 @@ def _read_dcp(folder: Path, trust_pickle: bool) -> dict[str, Tensor]:
         names = _names_of_weights(kinds)
         state = {name: torch.empty(kinds[name].size, dtype=kinds[name].properties.dtype) for name in names}
         dcp.load(state, storage_reader=reader, no_dist=True)
-    except (Exception, dcp.CheckpointException) as error:  # a file that is missing or cut off, another version's format
+    except (
+        Exception,
+        dcp.CheckpointException,
+    ) as error:  # a file is missing or cut off, or has another version's format
         causes: list[Any] = [cause for cause, _ in getattr(error, "failures", {}).values()]  # by rank
         raise UserError(
             f"init.weights: {folder}: torch could not read the checkpoint: {one_line([*causes, error][0])}; "
@@ -103,7 +111,7 @@ def _read_dcp(folder: Path, trust_pickle: bool) -> dict[str, Tensor]:
 
 
 def _names_of_weights(entries: Iterable[str]) -> dict[str, str]:
-    """Return {name: name without wrappers} of the model's tensors in a checkpoint with flat names."""
+    """Return {name: name without wrapper} for the model's tensors in a checkpoint with flat names."""
     names = {name: name for name in entries if not OTHERS.search(name)}
     for wrapper in ("app.", *(f"{name}." for name in WRAPPERS)):
         inside = {name: inner.removeprefix(wrapper) for name, inner in names.items() if inner.startswith(wrapper)}
@@ -112,10 +120,9 @@ def _names_of_weights(entries: Iterable[str]) -> dict[str, str]:
 
 
 def merge_shards(folder: Path) -> dict[str, Tensor]:
-    """Return whole fp32 weights by name from a checkpoint folder of DeepSpeed. Reads pickles: only from a trusted
-    source.
+    """Return the merged fp32 weights of a DeepSpeed checkpoint by name. It reads pickles, so use it only for trusted files.
 
-    Raises UserError without DeepSpeed, and DeepSpeed's own errors.
+    Raises UserError if DeepSpeed is not installed, and DeepSpeed's own errors.
     """
     reading = import_for(str(folder), "deepspeed.utils.zero_to_fp32")
     with contextlib.redirect_stdout(None):

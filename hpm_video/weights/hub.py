@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: hf://ORG/NAME, fetched with huggingface_hub into its cache, and exports that are put there."""
+"""The Hugging Face hub: download hf://ORG/NAME into the cache of huggingface_hub, and upload exported folders."""
 
 import re
 from pathlib import Path
@@ -9,17 +9,17 @@ from hpm_video.reading import brief, one_line
 LIBRARY = "huggingface_hub"
 PREFIX = "hf://"
 NAME = re.compile(r"hf://([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
-SAFE, PICKLED = ["*.safetensors", "*.json", "*.yaml"], ["*.bin", "*.pth"]  # the second only if the first has no weights
+SAFE, PICKLED = ["*.safetensors", "*.json", "*.yaml"], ["*.bin", "*.pth"]  # pickles only if there are no safetensors
 
 
 def is_on_hub(source: str) -> bool:
-    """Return whether a source is of the hub: hf://..."""
+    """Return whether a source is on the hub: hf://..."""
     return source.startswith(PREFIX)
 
 
 def fetch_model(source: str) -> Path:
-    """Return the folder with the weights and settings of hf://ORG/NAME or hf://ORG/NAME@REVISION; what is in the cache is not
-    fetched again. Raises UserError."""
+    """Download the weights and settings of hf://ORG/NAME or hf://ORG/NAME@REVISION, unless they are in the cache, and return their
+    folder. Raises UserError if the name is malformed or the model cannot be downloaded."""
     found = NAME.fullmatch(source)
     if found is None:
         raise UserError(f"{brief(source)}: not a name of the hub; expected hf://ORG/NAME or hf://ORG/NAME@REVISION")
@@ -29,7 +29,7 @@ def fetch_model(source: str) -> Path:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=SAFE))
         if not any(folder.glob("**/*.safetensors")):
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*SAFE, *PICKLED]))
-    except Exception as error:  # no network, no such model, no right to read it: each is a type of its own
+    except Exception as error:  # no network, no such model, no permission: each has a type of its own
         raise UserError(
             f"{source}: cannot be fetched ({one_line(error)[:300]}); expected a model that you may read. Try: hf auth login, "
             "or the path of a copy on this machine"
@@ -38,8 +38,8 @@ def fetch_model(source: str) -> Path:
 
 
 def push_folder(folder: Path, name: str) -> str:
-    """Put the files of an exported folder on the hub as ORG/NAME, as a new commit; return its address. A new model is private.
-    Raises UserError."""
+    """Upload an exported folder to ORG/NAME on the hub, as a new commit, and return its address. A new model is private. Raises
+    UserError if the name is malformed or the upload fails."""
     found = NAME.fullmatch(f"{PREFIX}{name}")
     if found is None or found[2]:
         raise UserError(f"--push: {brief(name)}; expected ORG/NAME")
@@ -49,6 +49,6 @@ def push_folder(folder: Path, name: str) -> str:
         return str(api.upload_folder(repo_id=name, folder_path=str(folder), commit_message="hpm-video export"))
     except Exception as error:
         raise UserError(
-            f"--push: {name}: not put there ({one_line(error)[:300]}); {folder} is written all the same. Try: hf auth login, or a "
-            "name of your own account"
+            f"--push: {name}: the upload failed ({one_line(error)[:300]}); {folder} is written. Try: hf auth login, or a name of "
+            "your own account"
         ) from error

@@ -1,5 +1,4 @@
-"""Load the models of a run: from its latest checkpoint, or from the weights exported beside it; and the encoder of any file
-of weights."""
+"""Load the models of a run, from its latest checkpoint or its exported weights, and the encoder of any file of weights."""
 
 import dataclasses
 import json
@@ -28,14 +27,14 @@ from hpm_video.weights.transfer import fill_plain_encoder
 def export_encoder(
     run: Path, encoder_weights: Mapping[str, Tensor], config: PretrainConfig, state: Mapping[str, Any]
 ) -> None:
-    """Write encoder.safetensors (names as in `Encoder`) and encoder.json with the configuration."""
+    """Write RUN/encoder.safetensors, with the names of `Encoder`, and RUN/encoder.json, with the configuration and `state`."""
     with replacing(run / "encoder.safetensors") as draft:
         save_file({k: v.detach().cpu().contiguous() for k, v in encoder_weights.items()}, draft)
     write_json(run / "encoder.json", {"config": dataclasses.asdict(config), **state})
 
 
 def export_run(run: Path) -> Path:
-    """Write the encoder of the latest checkpoint to RUN/encoder.safetensors and encoder.json; return the first."""
+    """Write the encoder of the latest checkpoint to RUN/encoder.safetensors and RUN/encoder.json; return the first path."""
     config, folder = load_run_config(run), latest_checkpoint(run)
     record = parse_json((folder / STATE).read_text(encoding="utf-8"))
     weights = {n: w for n, w in read_tensors(folder / "student.safetensors").items() if n.startswith("encoder.")}
@@ -45,7 +44,7 @@ def export_run(run: Path) -> Path:
 
 
 def write_classifier(run: Path) -> Path:
-    """Write RUN/classifier.safetensors from the latest checkpoint: the averaged weights if there are some."""
+    """Write RUN/classifier.safetensors from the latest checkpoint, with the averaged weights if it has them; return its path."""
     final = run / "classifier.safetensors"
     with replacing(final) as draft:
         shutil.copyfile(_classifier_of(latest_checkpoint(run)), draft)
@@ -53,8 +52,8 @@ def write_classifier(run: Path) -> Path:
 
 
 def load_classifier(run: Path, overrides: Iterable[str] = ()) -> tuple[FinetuneConfig, Classifier, list[str]]:
-    """Return configuration, classifier and class names of a fine-tuning run: of its latest checkpoint, or without
-    one, as in a copy for use, of classifier.safetensors. Raises UserError."""
+    """Return configuration, classifier and class names of a fine-tuning run, from its latest checkpoint; if there is no checkpoint,
+    from classifier.safetensors. Raises UserError if the run is of another kind, damaged, or has neither."""
     check_run(run, "finetune")
     config, classes = read_config(run, overrides), load_classes(run)
     assert isinstance(config, FinetuneConfig)
@@ -71,7 +70,7 @@ def _classifier_of(folder: Path) -> Path:
 
 
 def load_student(run: Path) -> tuple[PretrainConfig, Student]:
-    """Return configuration and student of the latest checkpoint of a run. Raises UserError."""
+    """Return configuration and student from the latest checkpoint of a pretraining run. Raises UserError if there is none."""
     config, folder = load_run_config(run), latest_checkpoint(run)
     student = Student.of(config)
     load_weights(student, read_tensors(folder / "student.safetensors"), folder)
@@ -79,8 +78,8 @@ def load_student(run: Path) -> tuple[PretrainConfig, Student]:
 
 
 def load_beside(run: Path, beside: nn.Module) -> None:
-    """Load what the latest checkpoint has beside the student (`PretrainStep.beside`): but for tables of its training data, if
-    `beside` was made without. Raises UserError."""
+    """Load the part of the latest checkpoint that is not the student into `PretrainStep.beside`. The table of a source of
+    difficulty is skipped if `beside` has none. Raises UserError if the rest does not fit."""
     folder, own = latest_checkpoint(run), dict(beside.named_parameters())
     tensors = read_tensors(folder / "teacher.safetensors")
     needed = {name: t for name, t in tensors.items() if name in own or not name.startswith(f"{STATE_NAME}.")}
@@ -88,8 +87,8 @@ def load_beside(run: Path, beside: nn.Module) -> None:
 
 
 def load_encoder(run: Path) -> tuple[PretrainConfig, Encoder]:
-    """Return configuration and encoder of a run: of the latest checkpoint, or without one, as in a copy for use, of
-    encoder.safetensors. Raises UserError."""
+    """Return configuration and encoder of a pretraining run, from its latest checkpoint; if there is no checkpoint, from
+    encoder.safetensors. Raises UserError if the run is of another kind, damaged, or has neither."""
     if list_checkpoints(run) or not (run / "encoder.safetensors").is_file():
         config, student = load_student(run)
         return config, student.encoder
@@ -102,10 +101,11 @@ def load_encoder(run: Path) -> tuple[PretrainConfig, Encoder]:
 def load_foreign_encoder(
     path: Path, overrides: Iterable[str] = (), trust_pickle: bool = False
 ) -> tuple[PretrainConfig, Encoder]:
-    """Return the encoder of any weights that init.weights takes, and the configuration that stands for it. Raises UserError.
+    """Return the encoder of any weights that init.weights accepts, and a configuration that describes it.
 
-    overrides: data.* keys; an encoder for clips of another size has its positions interpolated, as init.weights does. Weights
-    that were fine-tuned with a mean over the tokens have no last norm, and the encoder has none either.
+    overrides: data.* keys. For clips of another size the positions are interpolated, as with init.weights. Weights that were
+    fine-tuned with pooling=mean have no final norm, so the encoder has none either. Raises UserError if the weights cannot be
+    read or do not fit.
     """
     weights = read_weights(path, trust_pickle)
     nowhere = [f"data.root={json.dumps(str(path), ensure_ascii=False)}", "train.output=nowhere"]

@@ -1,4 +1,4 @@
-"""README.md of an exported folder: what the model is, how it was trained, what it scored, and how it is loaded."""
+"""The model card (README.md) of an exported folder: the model, its training, its scores, and the code that loads it."""
 
 import json
 from collections.abc import Mapping
@@ -28,9 +28,10 @@ def write_card(  # noqa: PLR0913
     classes: list[str],
     difference: float,
 ) -> None:
-    """Write README.md with the figures of RUN/results.json; if the run has not ended, the card says so.
+    """Write FOLDER/README.md with the figures of RUN/results.json; if the run has not ended, the card says so.
 
-    `library`: the library_name of the card. `use`: the code that loads the folder.
+    library: the library_name of the card. use: lines of code that load the folder. classes: [] for a pretraining run.
+    difference: the largest difference between the outputs of the exported model and the run's.
     """
     try:
         results: Mapping[str, Any] = read_results(run)
@@ -67,7 +68,7 @@ def _describe(config: RunConfig, model: Student | Classifier, classes: list[str]
 
 def _training(config: RunConfig, results: Mapping[str, Any]) -> list[str]:
     optim, data = config.optim, results.get("data", {})
-    rows = [("data", _told_data(data))]
+    rows = [("data", _format_data(data))]
     if isinstance(config, PretrainConfig):
         mask = config.mask
         rows += [
@@ -78,28 +79,28 @@ def _training(config: RunConfig, results: Mapping[str, Any]) -> list[str]:
             rows += [("share of hard units", f"{mask.hard_share_start:g} to {mask.hard_share_end:g}")]
             rows += [("teacher", f"view {config.teacher.view}, momentum {config.teacher.momentum_end:g}")]
     else:
-        rows += [("pooling", config.model.pooling), ("started from", _told_start(results))]
+        rows += [("pooling", config.model.pooling), ("started from", _format_start(results))]
     rows += [("batch", str(optim.batch_size)), ("base learning rate, of 256 clips", f"{optim.base_lr:g}")]
     rows += [("seed", str(config.train.seed))]
     if results:
-        rows += [("device hours", f"{results['device_hours']:.3g}"), ("FLOPs", _told_flops(results))]
+        rows += [("device hours", f"{results['device_hours']:.3g}"), ("FLOPs", _format_flops(results))]
         rows += [("commit", (results.get("commit") or {}).get("commit", "unknown"))]
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
 
 
-def _told_data(data: Mapping[str, Any]) -> str:
+def _format_data(data: Mapping[str, Any]) -> str:
     return f"{data['name']}, {data['num_rows']} samples, fingerprint {data['fingerprint']}" if data else "not recorded"
 
 
-def _told_start(results: Mapping[str, Any]) -> str:
-    before = results.get("pretraining")
-    if not before:
+def _format_start(results: Mapping[str, Any]) -> str:
+    pretraining = results.get("pretraining")
+    if not pretraining:
         return "no weights with a record"
-    mode = before["config"].get("mask", {}).get("mode", "?")
-    return f"a pretraining, mode {mode}, on {_told_data(before.get('data') or {})}"
+    mode = pretraining["config"].get("mask", {}).get("mode", "?")
+    return f"a pretraining, mode {mode}, on {_format_data(pretraining.get('data') or {})}"
 
 
-def _told_flops(results: Mapping[str, Any]) -> str:
+def _format_flops(results: Mapping[str, Any]) -> str:
     return "not counted" if results.get("flops") is None else f"{results['flops']:.3g} ({results['flops_note']})"
 
 
@@ -112,6 +113,6 @@ def _figures(results: Mapping[str, Any]) -> list[str]:
         for key, value in scores.items():
             if isinstance(value, float):
                 interval = scores.get(f"{key}_interval")
-                told = f" (95 %: {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
-                rows.append((f"{name}, {key}", f"{value:.4f}{told}"))
+                spread = f" (95 %: {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+                rows.append((f"{name}, {key}", f"{value:.4f}{spread}"))
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]

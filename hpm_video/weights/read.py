@@ -1,10 +1,11 @@
-"""Pretrained weights: found, and named as `Student` and `Classifier` name them. `transfer.py` puts them into a model.
+"""Find pretrained weights and read them under the names of `Student` and `Classifier`; `transfer.py` copies them into a model.
 
 Sources: a run of this program (folder, checkpoint, exported file), or another project's weights (`weights/convert_in.py`).
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,47 +21,46 @@ from hpm_video.runs.checkpoints import STATE, list_checkpoints, read_tensors
 from hpm_video.runs.kind import CONFIG
 from hpm_video.runs.settings import load_classes, read_config
 from hpm_video.weights.convert_in import check_numbers, convert
-from hpm_video.weights.convert_names import Said
-from hpm_video.weights.files import INDEX, WANTED, read_said, whole
+from hpm_video.weights.convert_names import FileSettings
+from hpm_video.weights.files import INDEX, WANTED, faults_as_user_errors, read_file_settings
 from hpm_video.weights.folders import find_shards, read_weights_of
 from hpm_video.weights.hub import fetch_model, is_on_hub
 
 DECODER_KEYS = {f.name for f in dataclasses.fields(ModelConfig)} - {f.name for f in dataclasses.fields(EncoderConfig)}
-VIDEO_PROJECTS = ("VideoMAE", "transformers VideoMAE", "MAE-ST")  # the first two fine-tune with a fixed table
+VIDEO_PROJECTS = ("VideoMAE", "transformers VideoMAE", "MAE-ST")  # the first two fine-tune with a fixed position table
 CLIP_KEYS = ("num_frames", "frame_size_px", "mean", "std")
 PIXELS_OF = {"MAE-ST": {"mean": [0.45] * 3, "std": [0.225] * 3}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-    """An encoder's tensors by the names of `Encoder`, and what made them."""
+    """The tensors of an encoder by the names of `Encoder`, with everything that is known about them."""
 
     tensors: Mapping[str, Tensor]
     head: Mapping[str, Tensor]  # norm.* and head.* of a classifier
-    classes: list[str] | None  # of that head, if they are known
-    rest: Mapping[str, Tensor]  # what else the file holds, by the names of `Student`: a decoder, a predictor
-    model: Mapping[str, Any]  # keys of the section model that say what the encoder is
-    decoder: Mapping[str, Any]  # those that say what stands behind it; {} where `rest` has no pixel decoder
-    target: str  # what the pixel head predicts: "pixels" or a target of features
+    classes: list[str] | None  # the classes of that head, if they are known
+    rest: Mapping[str, Tensor]  # other tensors by the names of `Student`: pixel decoder, loss predictor
+    model: Mapping[str, Any]  # keys model.* that describe the encoder
+    decoder: Mapping[str, Any]  # keys model.* that describe the decoder; {} if `rest` has no pixel decoder
+    target: str  # the pixel head predicts "pixels", or this target of features
     data: Mapping[str, Any]  # CLIP_KEYS
     grid: Grid  # tokens of the clips it was trained on
     kind: str  # "encoder of a pretraining run", "VideoMAE", ...
     source: Path
-    teacher: "Weights | None" = None  # HPM's, if it is there as well
-    trains_positions: bool = (
-        False  # in fine-tuning its project trains the table, which was fixed before (MAE, HPM, timm)
-    )
-    notes: tuple[str, ...] = ()
+    teacher: "Weights | None" = None  # HPM's teacher, if it was found too
+    # True if the source project fixes the position table in pretraining, but trains it in fine-tuning (MAE, HPM, timm)
+    trains_positions: bool = False
+    notes: tuple[str, ...] = ()  # what was assumed or left out, as sentences
 
     @property
     def made_for(self) -> Grid:
-        """Return the grid for which its fixed positions were made."""
+        """Return the grid for which the fixed position table was made."""
         given = self.model.get("position_grid")
         return self.grid if given is None else (given[0], given[1], given[2])
 
     def settings(self, pretraining: bool = False) -> dict[str, Any]:
-        """Return the settings of model and clips of these weights, as the lowest layer of a configuration of
-        fine-tuning, or of pretraining that starts from them."""
+        """Return the sections `model` and `data` of these weights: the defaults of a fine-tuning run, or of a pretraining run, that
+        starts from them."""
         model = {**self.model, **self.decoder} if pretraining else dict(self.model)
         if pretraining:
             model.pop("pooling", None)
@@ -74,28 +74,28 @@ class Weights:
 
 
 def weight_settings(init: InitConfig, pretraining: bool = False) -> dict[str, Any] | None:
-    """Return the settings of model and clips of init.weights; None if it is not set."""
+    """Return the settings (`Weights.settings`) of init.weights; None if it is not set. Raises UserError as `read_initial` does."""
     if init.weights is None:
         return None
     return read_initial(init).settings(pretraining)
 
 
 def read_initial(init: InitConfig) -> Weights:
-    """Read the weights of init.weights: a path, or hf://ORG/NAME. Raises UserError."""
+    """Read init.weights: a path, or hf://ORG/NAME. Raises UserError if it cannot be found, downloaded or read."""
     source = init.weights or ""
     return read_weights(fetch_model(source) if is_on_hub(source) else Path(source), init.trust_pickle)
 
 
 def target_kind(target: str | None) -> str:
-    """Return what a head predicts for objective.target: pixels, or the features of that name."""
+    """Return "pixels" if objective.target is a kind of pixels, else the name of the target."""
     return "pixels" if target is None or target not in TARGETS or TARGETS[target].is_pixels else target
 
 
 def read_weights(path: Path, trust_pickle: bool = False) -> Weights:
-    """Read weights from a run folder (its latest checkpoint, else what it exported), a checkpoint, a file of weights
-    of this program or another, a folder of transformers, or a checkpoint folder of DeepSpeed or torch. Raises
-    UserError."""
-    with whole(path):
+    """Read weights from a run folder (its latest checkpoint, or else its exported weights), a checkpoint, a file of weights of any
+    program, a folder of transformers, or a checkpoint folder of DeepSpeed or torch. Raises UserError if `path` does not exist,
+    holds no such weights, or needs trust_pickle (init.trust_pickle)."""
+    with faults_as_user_errors(path):
         if not path.exists():
             raise UserError(f"init.weights: {path} does not exist; {WANTED}")
         return _read(find_file(path), trust_pickle)
@@ -104,20 +104,18 @@ def read_weights(path: Path, trust_pickle: bool = False) -> Weights:
 def _read(file: Path, trust_pickle: bool) -> Weights:
     tensors, averaged = read_weights_of(file, trust_pickle)
     if "embed.linear.weight" in tensors or "encoder.embed.linear.weight" in tensors:
-        return _own(file, tensors)
-    told = read_said(file.parent if file.is_file() else file)
-    weights = _converted(file, tensors, *told)
-    return dataclasses.replace(weights, teacher=_converted(file, averaged, *told)) if averaged else weights
+        return _read_own(file, tensors)
+    about = read_file_settings(file.parent if file.is_file() else file)
+    weights = _read_foreign(file, tensors, *about)
+    return dataclasses.replace(weights, teacher=_read_foreign(file, averaged, *about)) if averaged else weights
 
 
-def _converted(
-    file: Path, tensors: Mapping[str, Tensor], said: Said, classes: list[str] | None, pixels: dict[str, Any]
+def _read_foreign(
+    file: Path, tensors: Mapping[str, Tensor], settings: FileSettings, classes: list[str] | None, pixels: dict[str, Any]
 ) -> Weights:
-    """Return the weights of another project."""
-    try:
-        found = convert(tensors, said)
-    except UserError as error:
-        raise UserError(f"init.weights: {file}: {error}") from error
+    """Return weights of another project, converted."""
+    with _naming(file):
+        found = convert(tensors, settings)
     t, h, w = found.grid
     tubelet, side = found.model["tubelet"], found.model["patch_px"]
     data = PIXELS | PIXELS_OF.get(found.project, {}) | pixels
@@ -141,13 +139,13 @@ def _converted(
 
 
 def find_file(path: Path) -> Path:
-    """Return the file of weights of a folder, or the folder of DeepSpeed's shards; a file is itself. Raises
-    UserError."""
+    """Return the file of weights in a folder, or the folder of a sharded checkpoint; a file is returned as it is. Raises UserError
+    if the folder holds no weights."""
     if not path.is_dir():
         return path
     found = [path] if (path / STATE).is_file() else list_checkpoints(path)
     files: list[Path] = []
-    if found:  # a fine-tuning run's average, as it would export it
+    if found:  # of a fine-tuning run the averaged weights, which it would also export
         averaged = (found[-1].parents[1] / "classes.json").is_file()
         files = [found[-1] / f"{part}.safetensors" for part in (("teacher", "student") if averaged else ("student",))]
     files += [path / "encoder.safetensors", path / "classifier.safetensors"]
@@ -163,34 +161,33 @@ def find_file(path: Path) -> Path:
     raise UserError(f"init.weights: {path} holds no weights (it holds {held}); {WANTED}")
 
 
-def _own(file: Path, tensors: Mapping[str, Tensor]) -> Weights:
-    """Return weights of this program. Their configuration is in encoder.json beside an exported encoder, else in the
-    run's config.yaml."""
-    _check_own(file, tensors)
+def _read_own(file: Path, tensors: Mapping[str, Tensor]) -> Weights:
+    """Return weights of this program. Their configuration is in encoder.json next to an exported encoder, or else in the
+    config.yaml of the run."""
+    with _naming(file):
+        check_numbers(tensors)
     header, run, classes = file.with_name("encoder.json"), file.parent, None
     if "embed.linear.weight" in tensors:
         if not header.is_file():
             raise UserError(
-                f"init.weights: {header} does not exist; expected it beside the weights, as a run writes it"
+                f"init.weights: {header} does not exist; expected it next to the weights, as a run writes it"
             )
-        header_of = read_json(header, dict, "the configuration of the weights beside it, as a run writes it")
-        config, kind = header_of["config"], "encoder of a pretraining run"
+        record = read_json(header, dict, "the configuration of the weights next to it, as a run writes it")
+        config, kind = record["config"], "encoder of a pretraining run"
         tensors = {f"encoder.{name}": tensor for name, tensor in tensors.items()}
     else:
         run = file.parent if (file.parent / CONFIG).is_file() else file.parents[2]
         if not (run / CONFIG).is_file():
             raise UserError(
-                f"init.weights: {file}: its config.yaml is not there; expected the file where its run wrote it"
+                f"init.weights: {file}: the config.yaml of its run is missing; expected the file where its run wrote it"
             )
         config = dataclasses.asdict(read_config(run))
         kind = "pretraining run"
         if (run / "classes.json").is_file():
             kind, classes = "fine-tuning run", load_classes(run)
-    model = {
-        f.name: config["model"].get(f.name) for f in dataclasses.fields(EncoderConfig) if f.name in config["model"]
-    }
-    for name in ("drop_path", "checkpointing"):  # how it was trained, not what it is
-        model.pop(name, None)
+    training = ("drop_path", "checkpointing")  # how it was trained, not what it is
+    names = [f.name for f in dataclasses.fields(EncoderConfig) if f.name not in training]
+    model = {name: config["model"][name] for name in names if name in config["model"]}
     if classes is not None:
         model["pooling"] = config["model"]["pooling"]
     data = {name: config["data"][name] for name in CLIP_KEYS}
@@ -212,22 +209,24 @@ def _own(file: Path, tensors: Mapping[str, Tensor]) -> Weights:
     if file.name != "student.safetensors" or classes is not None or not teacher.is_file():
         return weights
     encoder, _, rest = _split(read_tensors(teacher))
-    if not encoder:  # a source of difficulty alone
+    if not encoder:  # only the state of a source of difficulty
         return weights
     return dataclasses.replace(
         weights, teacher=dataclasses.replace(weights, tensors=encoder, rest=rest, source=teacher)
     )
 
 
-def _check_own(file: Path, tensors: Mapping[str, Tensor]) -> None:
+@contextlib.contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Add the key and the file to the message of a UserError."""
     try:
-        check_numbers(tensors)
+        yield
     except UserError as error:
         raise UserError(f"init.weights: {file}: {error}") from error
 
 
 def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Return (encoder, head, the rest)."""
+    """Return the tensors of the encoder (without "encoder."), of a classifier's head, and the rest."""
     encoder = {n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")}
     head = {n: t for n, t in tensors.items() if n.startswith(("norm.", "head."))}
     return encoder, head, {n: t for n, t in tensors.items() if not n.startswith("encoder.") and n not in head}

@@ -1,4 +1,4 @@
-"""Weights that were read (`read.py`) put into a model, of perhaps another grid, other patches, another decoder or head."""
+"""Copy weights from `read.py` into a model, whose grid, patches, decoder or head can be different."""
 
 from collections.abc import Mapping
 
@@ -13,10 +13,10 @@ from hpm_video.models.interpolate import interpolate_table, resize_kernel
 from hpm_video.models.student import Student
 from hpm_video.models.tokens import fixed_table
 from hpm_video.weights.convert_in import count_blocks, fold_projection
-from hpm_video.weights.files import whole
+from hpm_video.weights.files import faults_as_user_errors
 from hpm_video.weights.read import Weights, target_kind
 
-# what is loaded whole or not at all, in this order: the others stand on the first one's projection and mask token
+# each part is loaded completely or not at all, in this order: the others need the projection and mask token of the first
 PARTS = {
     "pixel decoder": ("project.", "mask_token", "positions.table", "decoder."),
     "pixel head": ("pixel_head.",),
@@ -26,23 +26,22 @@ PARTS = {
 
 @torch.no_grad()
 def fill_encoder(model: Classifier, weights: Weights, classes: list[str] | None = None) -> str:
-    """Copy the weights into the encoder of `model`, moved to its grid, and into its head if that is for the same
-    classes. Return lines: what was loaded, changed, new and dropped. Raises UserError if they do not fit."""
-    with whole(weights.source):
-        return _fill_encoder(model, weights, classes)
+    """Copy the weights into the encoder of `model`, interpolated to its grid, and into its head if `classes` are the same.
 
-
-def _fill_encoder(model: Classifier, weights: Weights, classes: list[str] | None) -> str:
-    own = dict(model.encoder.named_parameters())
-    moved, changes = _move(model.encoder, weights)
-    _check(own, moved, weights)
-    for name, parameter in own.items():
-        parameter.copy_(moved[name])
-    head, about_head = _head_for(model, weights, classes)
-    _check_finite(head, weights)
-    for name, parameter in model.named_parameters():
-        if name in head:
-            parameter.copy_(head[name])
+    Return a report for the log: the tensors that were loaded, changed, newly initialised and dropped. Raises UserError if the
+    weights do not fit.
+    """
+    with faults_as_user_errors(weights.source):
+        own = dict(model.encoder.named_parameters())
+        moved, changes = _move(model.encoder, weights)
+        _check(own, moved, weights)
+        for name, parameter in own.items():
+            parameter.copy_(moved[name])
+        head, about_head = _head_for(model, weights, classes)
+        _check_finite(head, weights)
+        for name, parameter in model.named_parameters():
+            if name in head:
+                parameter.copy_(head[name])
     names = [name for name, _ in model.named_parameters()]
     num_loaded = len(own) + len(head)
     lines = [f"weights: {num_loaded} of {len(names)} tensors loaded from {weights.source} ({weights.kind})"]
@@ -56,9 +55,9 @@ def _fill_encoder(model: Classifier, weights: Weights, classes: list[str] | None
 
 @torch.no_grad()
 def fill_plain_encoder(encoder: Encoder, weights: Weights) -> None:
-    """Copy the weights into an encoder alone, moved to its grid; its last norm goes if they have none. Raises UserError if they
-    do not fit."""
-    with whole(weights.source):
+    """Copy the weights into an encoder, interpolated to its grid. If they have no final norm, the encoder's is removed. Raises
+    UserError if they do not fit."""
+    with faults_as_user_errors(weights.source):
         if not any(name.startswith("stack.norm.") for name in weights.tensors):
             encoder.stack.norm = nn.Identity()
         own, moved = dict(encoder.named_parameters()), _move(encoder, weights)[0]
@@ -69,10 +68,13 @@ def fill_plain_encoder(encoder: Encoder, weights: Weights) -> None:
 
 @torch.no_grad()
 def fill_student(model: Student, weights: Weights, target: str) -> str:
-    """Copy the weights into a student, or a teacher (which has no pixel decoder): the encoder moved to its grid, and
-    each of PARTS that fits. `target`: objective.target, as a head that predicts other things is of no use. Return
-    lines: what was loaded, changed, new and dropped. Raises UserError if the encoder does not fit."""
-    with whole(weights.source):
+    """Copy the weights into a student, or into a teacher (which has no pixel decoder): the encoder, interpolated to its grid, and
+    each of PARTS that fits.
+
+    target: objective.target; a pixel head for another target is not loaded. Return a report for the log: the tensors that were
+    loaded, changed, newly initialised and dropped. Raises UserError if the encoder does not fit.
+    """
+    with faults_as_user_errors(weights.source):
         return _fill_student(model, weights, target)
 
 
@@ -81,7 +83,7 @@ def _fill_student(model: Student, weights: Weights, target: str) -> str:
     moved, changes = _move(model.encoder, weights)
     tensors = {f"encoder.{n}": t for n, t in moved.items()} | dict(weights.rest)
     of_encoder = {n.removeprefix("encoder."): p for n, p in own.items() if n.startswith("encoder.")}
-    if not any(n.startswith("stack.norm.") for n in moved):  # fine-tuned with a mean: the last norm stays new
+    if not any(n.startswith("stack.norm.") for n in moved):  # fine-tuned with pooling=mean: the final norm stays new
         of_encoder = {n: p for n, p in of_encoder.items() if not n.startswith("stack.norm.")}
     _check(of_encoder, moved, weights)
     _move_decoder_positions(model, weights, tensors)
@@ -89,9 +91,9 @@ def _fill_student(model: Student, weights: Weights, target: str) -> str:
     reasons = []
     for part, prefixes in PARTS.items():
         names = [n for n in own if n.startswith(prefixes)]
-        reason = _unfit(own, tensors, names, weights.target != target_kind(target) and part == "pixel head")
+        reason = _why_not(own, tensors, names, weights.target != target_kind(target) and part == "pixel head")
         if part != "pixel decoder" and not any(n.startswith("project.") for n in loaded):
-            continue  # the reason is the decoder's
+            continue  # the reason for the decoder covers it
         if reason is None:
             loaded.update(names)
         elif names:
@@ -108,10 +110,10 @@ def _fill_student(model: Student, weights: Weights, target: str) -> str:
     return "\n".join(lines + [f"  note: {note}" for note in weights.notes])
 
 
-def _unfit(
+def _why_not(
     own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], names: list[str], other_target: bool
 ) -> str | None:
-    """Return why these tensors cannot be loaded as they are; None if they can."""
+    """Return the reason why these tensors cannot be loaded; None if they can."""
     if other_target:
         return "it predicts another target"
     had, has = _attention_of(tensors), _attention_of({n: own[n] for n in names})
@@ -129,14 +131,14 @@ def _unfit(
 
 
 def _attention_of(tensors: Mapping[str, Tensor]) -> str | None:
-    """Return model.decoder_attention of tensors named as `Student` names them; None if they hold no block of a decoder."""
+    """Return model.decoder_attention of a `Student` with these tensors; None if it has no decoder block."""
     layers = {"self": "qkv", "cross": "kv"}
     return next((kind for kind, n in layers.items() if f"decoder.blocks.0.attn.{n}.weight" in tensors), None)
 
 
 def _move_decoder_positions(model: Student, weights: Weights, tensors: dict[str, Tensor]) -> None:
-    """Return the decoder's learned table, on the grid of `model`; made from the fixed one it was trained with if it
-    had that."""
+    """Interpolate the decoder's learned position table in `tensors` to the grid of `model`. If it was trained with a fixed table,
+    the learned table starts as that one."""
     table, positions = tensors.pop("positions.table", None), model.positions
     if positions.kind != "learned" or "project.weight" not in tensors:
         return
@@ -147,28 +149,27 @@ def _move_decoder_positions(model: Student, weights: Weights, tensors: dict[str,
 
 
 def _move(encoder: Encoder, weights: Weights) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the encoder's tensors for its patches, tubelets and grid; and what was changed, in words."""
+    """Return the encoder's tensors, interpolated to the patches, tubelets and grid of `encoder`, and a list of the changes."""
     tensors, changes = dict(weights.tensors), []
     old = (weights.model["tubelet"], weights.model["patch_px"])
     new = (encoder.embed.tubelet, encoder.embed.patch)
     if "embed.linear.weight" in tensors and old != new:
         tensors["embed.linear.weight"] = resize_kernel(tensors["embed.linear.weight"].float(), old, new)
-        changes.append(f"embed.linear.weight interpolated from {_patch(*old)} to {_patch(*new)}")
+        changes.append(f"embed.linear.weight interpolated from {_format_patch(*old)} to {_format_patch(*new)}")
     before, positions, had = weights.grid, encoder.positions, weights.model["positions"]
     after, width = encoder.grid, encoder.width
     if positions.kind != "learned":
         if had != positions.kind:
             changes.append(f"positions: {positions.kind}, trained with {had}")
         elif before != after:
-            made_for = _shown(positions.made_for)
-            changes.append(
-                f"positions from grid {_shown(before)} to {_shown(after)} (table of {made_for}, interpolated)"
-            )
+            grids = f"grid {_format_grid(before)} to {_format_grid(after)}"
+            changes.append(f"positions from {grids} (table of {_format_grid(positions.made_for)}, interpolated)")
         return tensors, changes
     if had == "learned":
         tensors["positions.table"] = interpolate_table(tensors["positions.table"].float(), before, after)
         if before != after:
-            changes.append(f"positions.table interpolated from grid {_shown(before)} to {_shown(after)}")
+            grids = f"grid {_format_grid(before)} to {_format_grid(after)}"
+            changes.append(f"positions.table interpolated from {grids}")
     else:
         tensors["positions.table"] = fixed_table(had, after, width, weights.made_for)
         changes.append(f"positions.table starts as the {had} table it was trained with")
@@ -176,7 +177,7 @@ def _move(encoder: Encoder, weights: Weights) -> tuple[dict[str, Tensor], list[s
 
 
 def _check(own: Mapping[str, Tensor], moved: Mapping[str, Tensor], weights: Weights) -> None:
-    """Raise UserError if a tensor of the encoder is missing, damaged or of another shape."""
+    """Raise UserError if a tensor of the encoder is missing, not finite or of another shape."""
     where = f"init.weights: {weights.source}"
     width, wanted_width = moved["embed.linear.weight"].shape[0], own["embed.linear.weight"].shape[0]
     if width != wanted_width:
@@ -187,9 +188,9 @@ def _check(own: Mapping[str, Tensor], moved: Mapping[str, Tensor], weights: Weig
     missing = sorted(own.keys() - moved.keys())
     if missing:
         hints = {"cls_token": "model.cls_token=false", "stack.norm.weight": "model.pooling=mean"}
-        hint = next((f": expected {hints[name]}" for name in missing if name in hints), "; expected a whole encoder")
+        hint = next((f": expected {hints[name]}" for name in missing if name in hints), "; expected a complete encoder")
         raise UserError(
-            f"{where}: {len(missing)} tensors of the encoder are missing, as {', '.join(missing[:3])}{hint}"
+            f"{where}: {len(missing)} tensors of the encoder are missing, such as {', '.join(missing[:3])}{hint}"
         )
     for name, parameter in own.items():
         if parameter.shape != moved[name].shape:
@@ -202,12 +203,12 @@ def _check_finite(tensors: Mapping[str, Tensor], weights: Weights) -> None:
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(
-                f"init.weights: {weights.source}: {name} has values that are not finite; expected weights of a run that went well"
+                f"init.weights: {weights.source}: {name} has values that are not finite; expected finite weights"
             )
 
 
 def _head_for(model: Classifier, weights: Weights, classes: list[str] | None) -> tuple[dict[str, Tensor], str]:
-    """Return the part of norm and head that can be kept, and why no more."""
+    """Return the tensors of norm and head that can be loaded, and a remark on the others for the report."""
     if not weights.head:
         return {}, ""
     if weights.model.get("pooling") != model.pooling:
@@ -221,7 +222,7 @@ def _head_for(model: Classifier, weights: Weights, classes: list[str] | None) ->
 
 
 def _summary(names: list[str]) -> str:
-    """Return how many tensors each part has: 'encoder.stack.norm (2), decoder (52)'."""
+    """Return the number of tensors of each part: 'encoder.stack.norm (2), decoder (52)'."""
     parts: dict[str, int] = {}
     for name in names:
         part = name.rpartition(".")[0] if name.startswith("encoder.") else name.partition(".")[0]
@@ -229,9 +230,9 @@ def _summary(names: list[str]) -> str:
     return ", ".join(f"{part} ({count})" for part, count in parts.items()) or "nothing"
 
 
-def _patch(tubelet: int, side: int) -> str:
+def _format_patch(tubelet: int, side: int) -> str:
     return f"{tubelet} x {side} x {side}"
 
 
-def _shown(grid: Grid) -> str:
+def _format_grid(grid: Grid) -> str:
     return " x ".join(map(str, grid))

@@ -93,7 +93,7 @@ def test_pairs_that_are_refused(pairs, classes, words) -> None:
 
 def test_pieces_are_refused(folder) -> None:
     with pytest.raises(
-        UserError, match=r"run/a.mp4#t=0,2: lies in a shard or is a piece of a film; expected whole files"
+        UserError, match=r"run/a.mp4#t=0,2: is in a shard or is a piece of a film; expected whole files"
     ):
         to_labelled_paths(open_source(data(folder, clips="uniform:2"), "train"))
 

@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from hpm_video.config import load_config
 from hpm_video.config.geometry import Geometry
 from hpm_video.costs.flops import count_step, teacher_share
+from hpm_video.method.journey import unit_correlation
 from hpm_video.method.masking.decoding import DecodePlan
 from hpm_video.method.masking.strategies import mask_random
 from hpm_video.method.masking.units import make_units, to_tokens
-from hpm_video.method.measurements import unit_correlation
 from hpm_video.method.step import PretrainStep
 from hpm_video.method.targets.pixels import make_target
 from hpm_video.models.student import Student
@@ -112,7 +112,7 @@ def test_the_hardest_units_by_the_teacher_are_masked(tiny_config, smooth_clip, l
 
 def in_loops(config, student, step, clip, now: int) -> tuple[list[list[float]], float, float]:
     """Difficulties, pixel and ranking loss of a step of the default preset: clip by clip, unit by unit, in float64."""
-    units, num_masked, part = step.units.tolist(), step.num_masked, step.layouts["video"].part
+    units, num_masked, part = step.units.tolist(), step.num_masked, step.layouts["video"].decode_plan
     generator, shape = seeded(CPU, config.train.seed, now), (len(clip), len(units))
     keys, *views, phases = (torch.rand(shape, generator=generator) for _ in range(2 + config.teacher.num_views))
     student, teacher = (copy.deepcopy(network).double() for network in (student, step.teacher.network))

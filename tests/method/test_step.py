@@ -6,9 +6,10 @@ import re
 import pytest
 import torch
 
+from hpm_video.method.journey import difficulty_correlation
 from hpm_video.method.masking.strategies import mask_random
 from hpm_video.method.masking.units import aggregate, to_tokens
-from hpm_video.method.measurements import difficulty_correlation, gradient_norms, gradient_shares, measure
+from hpm_video.method.measurements import gradient_norms, gradient_shares, measure
 from hpm_video.method.schedules import momentum_at, num_hard_at, warn_slow_teacher
 from hpm_video.method.step import PretrainStep
 from hpm_video.method.teacher import Teacher

@@ -20,7 +20,7 @@ from hpm_video.models.classifier import Classifier
 from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.optim import lr_at
 from hpm_video.types import Batch, BatchSlice
-from hpm_video.weights.convert_in import Said, convert, student_weights
+from hpm_video.weights.convert_in import FileSettings, convert, student_weights
 from hpm_video.weights.read import read_weights
 from hpm_video.weights.transfer import fill_encoder
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 HOME = ROOT / "benchmarks"
 KEYS = ["model.width=32", "model.depth=2", "model.num_heads=2", "model.decoder_width=16", "model.decoder_heads=2"]
 KEYS += ["mask.ratio=0.75", "model.patch_px=8", "preset=videomae", "optim.weight_decay=0.05", "engine.precision=fp32"]
-SAID = Said(num_heads=2, num_frames=4, frame_size_px=(32, 32), decoder_heads=2)
+SAID = FileSettings(num_heads=2, num_frames=4, frame_size_px=(32, 32), decoder_heads=2)
 
 
 def test_twenty_steps(monkeypatch) -> None:

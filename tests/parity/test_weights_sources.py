@@ -145,10 +145,10 @@ def test_timm_rpn_is_refused(tmp_path, name) -> None:
 
     other = timm_vit(block_fn=ResPostBlock, qkv_bias=False, class_token=False, global_pool="avg")
     write_timm(other, tmp_path, name, torch.float32)
-    with pytest.raises(UserError, match="whose norms stand behind attention and MLP"):
+    with pytest.raises(UserError, match="whose norms come after attention and MLP"):
         read_weights(tmp_path)
     torch.save(other.state_dict(), tmp_path / "rpn.pth")
-    with pytest.raises(UserError, match="whose norms stand behind attention and MLP"):
+    with pytest.raises(UserError, match="whose norms come after attention and MLP"):
         read_weights(tmp_path / "rpn.pth" if name is None else tmp_path)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from hpm_video.config.geometry import Geometry
 from hpm_video.method.objectives import relative_loss
-from hpm_video.weights.convert_in import Said, convert, student_weights
+from hpm_video.weights.convert_in import FileSettings, convert, student_weights
 
 HOME = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--size=ti", "--frames=4", "--side=32", "--threads=1"]
@@ -74,7 +74,7 @@ def test_the_peer_has_the_loss_of_our_mode_random(peers) -> None:
     pytest.importorskip("transformers", reason="compares with transformers")
     config = peers["make_config"]("ti", 4, 32, 3, ["preset=videomae", *SMALL])
     theirs, ours = (peers[name](config, torch.device("cpu")) for name in ("HuggingFaceStep", "OurStep"))
-    said = Said(num_heads=2, num_frames=4, frame_size_px=(32, 32), decoder_heads=2)
+    said = FileSettings(num_heads=2, num_frames=4, frame_size_px=(32, 32), decoder_heads=2)
     weights = student_weights(convert(theirs.engine.module.state_dict(), said))
     ours.engine.module.load_state_dict(weights, strict=True)
     assert float(ours()) == pytest.approx(float(theirs()), abs=1e-4)

@@ -14,10 +14,10 @@ from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import Student
 from hpm_video.models.tokens import patchify, sincos1d, sincos2d
 from hpm_video.types import UserError
-from hpm_video.weights.convert_in import Said, convert, student_weights
+from hpm_video.weights.convert_in import FileSettings, convert, student_weights
 from hpm_video.weights.convert_out import to_timm, to_transformers, to_videomae
 
-SAID = Said(num_heads=2, num_frames=4, frame_size_px=(16, 16))
+SAID = FileSettings(num_heads=2, num_frames=4, frame_size_px=(16, 16))
 HF = {
     "image_size": 16, "patch_size": 4, "num_frames": 4, "tubelet_size": 2, "hidden_size": 32, "num_hidden_layers": 2,
     "num_attention_heads": 2, "intermediate_size": 128, "decoder_num_hidden_layers": 1, "decoder_hidden_size": 16,
@@ -111,7 +111,7 @@ def test_student_agrees_with_transformers_vitmae(transformers, tiny_config, tmp_
         other.decoder.decoder_pos_embed,
     ):  # 0 until weights are read
         table.data[0, 1:] = sincos2d((1, 4, 4), table.shape[2])
-    found = convert(other.state_dict() if names == "in memory" else saved(other, tmp_path), Said(num_heads=2))
+    found = convert(other.state_dict() if names == "in memory" else saved(other, tmp_path), FileSettings(num_heads=2))
     assert found.model["positions"] == "sincos2d" and found.model["cls_token"] and found.grid == (1, 4, 4)
     config = tiny_config(image=True, mask__mode="random", model__positions="sincos2d", model__cls_token=True)
     student = Student.of(config).eval()
@@ -137,7 +137,7 @@ def test_encoder_agrees_with_transformers_vit(transformers, tiny_config, tmp_pat
     names = {k: v for k, v in IMAGE.items() if "decoder" not in k}
     other = shaken(transformers.ViTModel(transformers.ViTConfig(**names)))
     other.embeddings.position_embeddings.data.normal_()
-    found = convert(saved(other, tmp_path), Said(num_heads=2))
+    found = convert(saved(other, tmp_path), FileSettings(num_heads=2))
     assert found.model["positions"] == "learned"
     picture = torch.randn(2, 3, 16, 16)
     ours = make_encoder(tiny_config, found, data__num_frames=1)(picture[:, :, None])
@@ -153,7 +153,7 @@ def test_classifier_agrees_with_timm(how) -> None:
     other = shaken(
         VisionTransformer(img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=5, **how)
     )
-    found = convert(other.state_dict(), Said(num_heads=2))
+    found = convert(other.state_dict(), FileSettings(num_heads=2))
     assert found.project == "timm ViT or MAE" and found.model["pooling"] == ("mean" if "global_pool" in how else "cls")
     picture = torch.randn(3, 3, 16, 16)
     ours = make_classifier(found, 5, 1)(picture[:, :, None])
@@ -227,7 +227,7 @@ def test_timm_there_and_back(how) -> None:
 
     sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
     before = shaken(VisionTransformer(**sizes, **how)).state_dict()
-    model = make_classifier(convert(before, Said(num_heads=2)), 5, 1)
+    model = make_classifier(convert(before, FileSettings(num_heads=2)), 5, 1)
     after = to_timm(model, model.encoder)
     if "cls_token" in after:
         place = after["pos_embed"][:, :1] * 0 if "no_embed_class" in how else before["pos_embed"][:, :1]
@@ -276,7 +276,7 @@ def test_mae_st_against_its_arithmetic(has_class) -> None:
         shapes |= {f"blocks.0.{part}.weight": sizes, f"blocks.0.{part}.bias": sizes[:1]}
     shapes |= {f"blocks.0.{part}.{kind}": (32,) for part in ("norm1", "norm2") for kind in ("weight", "bias")}
     theirs = {name: 0.3 * torch.randn(shape) for name, shape in shapes.items()}
-    found = convert(theirs, Said(num_heads=2))
+    found = convert(theirs, FileSettings(num_heads=2))
     assert found.project == "MAE-ST" and found.grid == (3, 4, 4) and found.model["pooling"] == "mean"
     clip = torch.randn(2, 3, 6, 16, 16)
     x = F.conv3d(clip, theirs["patch_embed.proj.weight"], theirs["patch_embed.proj.bias"], stride=(2, 4, 4))
@@ -305,7 +305,7 @@ def test_hpm_files_give_student_and_teacher(tiny_config) -> None:
                 theirs[new + name.removeprefix(old)] = parameter.detach()
     theirs["decoder_embed.bias"] = torch.zeros(16)
     theirs["decoder_pred_losspred.weight"], theirs["decoder_pred_losspred.bias"] = torch.randn(48, 16), torch.randn(48)
-    found = convert(theirs, Said(num_heads=2, decoder_heads=2))
+    found = convert(theirs, FileSettings(num_heads=2, decoder_heads=2))
     assert found.project == "HPM" and not found.notes
     sizes = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "predictor_depth": 1}
     assert found.decoder == {**sizes, "decoder_attention": "self"}

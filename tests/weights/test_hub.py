@@ -167,7 +167,7 @@ def test_an_export_is_put_on_the_hub(make_run, monkeypatch, capsys) -> None:
         and name == "org/name"
         and {"README.md", "videomae.pth"} <= set(files)
     )
-    for given, told in (("name", "expected ORG/NAME"), ("other/name", "403; .*|not put there")):
+    for given, told in (("name", "expected ORG/NAME"), ("other/name", "403; .*|the upload failed")):
         assert main([*words, given]) == 1
         assert re.search(told, capsys.readouterr().err)
     assert main(["export", str(run), "--push", "org/name"]) == 1

@@ -173,7 +173,7 @@ def test_an_image_run_starts_a_video_model(pretrained) -> None:
     [
         (["model.width=48"], "its width is 32, this model's 48; expected model.width=32"),
         (["model.depth=3"], "it has 2 blocks, this model 3; expected model.depth=2"),
-        (["model.cls_token=true"], "missing, as cls_token: expected model.cls_token=false"),
+        (["model.cls_token=true"], "missing, such as cls_token: expected model.cls_token=false"),
     ],
 )
 def test_a_model_of_another_shape_is_named(pretrained, words, text) -> None:
@@ -246,7 +246,7 @@ def write_wrong_file(folder: Path, what: str) -> Path:  # noqa: C901
         ("lfs", "git lfs pull"),
         ("empty", "is empty"),
         ("truncated", "ends too early"),
-        ("truncated safetensors", "damaged or not whole"),
+        ("truncated safetensors", "damaged or incomplete"),
         ("zip", "could not be read"),
         ("text", "is not a file of weights"),
         ("pickle", "test_read.Anything.*can run any code.*init.trust_pickle=true"),

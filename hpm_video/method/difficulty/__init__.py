@@ -1,1 +1,1 @@
-"""Where the difficulty of units comes from: one file per source."""
+"""Sources of difficulty (mask.difficulty), one file for each: they say how hard each unit of a clip is to reconstruct."""

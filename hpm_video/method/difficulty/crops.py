@@ -1,8 +1,8 @@
-"""Maps between the units of a crop and the cells of its frame.
+"""Map values between the units of a crop and the cells of its whole frame. The table of losses (memory.py) needs it.
 
-The frame is cut into as many cells as the clip has units along time, height and width. A unit and a cell count for each other
-by the area that they share, so a crop of the whole frame maps one to one, and a flat field stays flat. All in fp64: matrix
-products in fp32 may be rounded to TF32, and these are small.
+The frame is cut into as many cells as the clip has units along time, height and width. Values are weighted by the area that a
+unit and a cell share. So a crop of the whole frame maps one to one, and a constant field stays constant. All of it is in fp64:
+fp32 matrix products may be rounded to TF32, and these products are small.
 """
 
 from typing import NamedTuple
@@ -11,18 +11,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-LEAST_LENGTH = 1e-4  # in sides of a cell; less is the rounding of a crop, and would pass for a visit
+LEAST_LENGTH = 1e-4  # in sides of a cell; smaller overlaps are rounding errors of the crop, and would count as a visit
 
 
 class Shared(NamedTuple):
-    """The lengths that each unit of a crop shares with each cell of its frame, in sides of a cell."""
+    """The lengths that each unit of a crop shares with each cell of its frame, along height and width, in sides of a cell."""
 
     height: Float[Tensor, "B h cells"]
     width: Float[Tensor, "B w cells"]
 
 
 def shared_lengths(crop: Float[Tensor, "B 5"], grid: tuple[int, int, int]) -> Shared:
-    """Return what the units of these crops (`Batch.crop`) share with the cells of their frames."""
+    """Return the lengths that the units of these crops (`Batch.crop`) share with the cells of their frames.
+
+    grid: units along time, height and width.
+    """
     top, left, height, width, mirrored = crop.double().unbind(1)
     across = _shared_length(left, width, grid[2])
     across = torch.where(mirrored[:, None, None] > 0, across.flip(1), across)
@@ -38,14 +41,14 @@ def _shared_length(start: Float[Tensor, " B"], length: Float[Tensor, " B"], coun
 
 
 def sum_to_units(cells: Float[Tensor, "B C"], shared: Shared, grid: tuple[int, int, int]) -> Float[Tensor, "B U"]:
-    """Return the sum of the cells of each unit, each times the area that the two share."""
+    """Return for each unit the sum over cells, weighted by the area that unit and cell share; in fp64."""
     field = cells.double().unflatten(1, grid)  # [B, t, h, w]
     field = torch.einsum("bthx,bwx->bthw", field, shared.width)
     return torch.einsum("btyw,bhy->bthw", field, shared.height).flatten(1)
 
 
 def sum_to_cells(units: Float[Tensor, "B U"], shared: Shared, grid: tuple[int, int, int]) -> Float[Tensor, "B C"]:
-    """Return the sum of the units of each cell, each times the area that the two share; 0 outside the crop."""
+    """Return for each cell the sum over units, weighted by the area that unit and cell share; 0 outside the crop; in fp64."""
     field = units.double().unflatten(1, grid)
     field = torch.einsum("bthw,bwx->bthx", field, shared.width)
     return torch.einsum("bthx,bhy->btyx", field, shared.height).flatten(1)

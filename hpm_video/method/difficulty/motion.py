@@ -1,4 +1,4 @@
-"""Difficulty without a model: how much changes from frame to frame."""
+"""mask.difficulty=motion: the difference between successive frames. No model is needed."""
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,9 @@ from hpm_video.method.masking.units import Layout, aggregate
 
 
 class Motion(DifficultySource):
-    """Rank units by their mean absolute frame difference: no teacher, no predictor, one pass over the pixels.
+    """Use the mean absolute frame difference of each unit: no teacher, no predictor, one pass over the pixels.
 
-    It is the baseline that a learned source has to beat. An image has no motion: all its units tie.
+    It is the baseline that a learned source must beat. An image has no motion, so all its units tie.
     """
 
     def __init__(self, context: SourceContext) -> None:
@@ -24,10 +24,10 @@ class Motion(DifficultySource):
 
 
 def token_motion(clip: Float[Tensor, "B C T H W"], token: tuple[int, int, int]) -> Float[Tensor, "B N"]:
-    """Return the mean absolute difference between successive frames within each token (frames, height, width in pixels).
+    """Return the mean absolute difference between successive frames in each token, in the clip's units.
 
-    A frame is compared with the one before it, the first with the second. A clip of one frame or one time step gives
-    zeros if nothing changes.
+    token: size of a token in frames, pixels, pixels. Each frame is compared with the previous one, the first frame with the
+    second. A clip of one frame gives zeros.
     """
     if clip.shape[2] < 2:
         return F.avg_pool3d(torch.zeros_like(clip[:, :1]).float(), token).flatten(1)
@@ -37,8 +37,10 @@ def token_motion(clip: Float[Tensor, "B C T H W"], token: tuple[int, int, int]) 
 
 
 def visible_motion(motion: Float[Tensor, "B N"], masked: torch.Tensor) -> Float[Tensor, ""]:
-    """Return the share of the motion that stands on visible tokens, divided by their share of the tokens: 1 = as random
-    masks leave. Clips without motion count as 1."""
+    """Return the visible tokens' share of the motion, divided by their share of the tokens; the mean over clips.
+
+    motion: from `token_motion`. masked: bool, True = hidden. 1 = as after a random mask. A clip without motion counts as 1.
+    """
     visible = ~masked
     whole = motion.sum(1)
     share = torch.where(whole > 0, (motion * visible).sum(1) / whole.clamp(min=1e-12), visible.float().mean(1))

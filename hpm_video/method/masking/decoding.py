@@ -1,4 +1,4 @@
-"""Which of the masked tokens are decoded."""
+"""Decode choices (mask.decode): the part of the masked tokens that the decoder reconstructs, of size mask.decoded_share."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -6,30 +6,33 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hpm_video.method.masking.keys import order_by_difficulty, rank_by_difficulty
+
 
 class DecodePlan(NamedTuple):
-    """The number of masked units that are decoded, and the number of tokens of each."""
+    """The size of the decoded part of each clip: `num_units` of its masked units, and `num_tokens` tokens of each."""
 
     num_units: int
     num_tokens: int
 
     def tokens_for_each(self, num_masked: int) -> int:
-        """Return how many tokens of each of `num_masked` units are as many as are decoded of some, at least 1."""
+        """Return the number of tokens for each of `num_masked` units, at least 1, if the same total is spread over all of them."""
         return max(1, round(self.num_units * self.num_tokens / num_masked))
 
 
 class Decoded(NamedTuple):
-    """The decoded tokens of each clip, unit after unit."""
+    """The decoded tokens of each clip: m units, k tokens of each."""
 
-    tokens: Int[Tensor, "B m k"]
-    weights: Float[Tensor, "B m k"] | None = None  # of their losses in the mean; None = all 1
+    tokens: Int[Tensor, "B m k"]  # token numbers
+    weights: Float[Tensor, "B m k"] | None = None  # weights of their losses in the mean; None = all 1
 
 
 @runtime_checkable
 class DecodeChoice(Protocol):
     """Choose `plan.num_units` of the masked units, and `plan.num_tokens` tokens of each.
 
-    If units are chosen with unequal probabilities p, weights proportional to 1 / p keep the expected loss that of all tokens.
+    If units are chosen with unequal probabilities p, weights proportional to 1 / p keep the expected loss equal to the mean
+    loss of all masked tokens.
     """
 
     def __call__(
@@ -39,7 +42,8 @@ class DecodeChoice(Protocol):
         plan: DecodePlan,
         difficulty: Float[Tensor, "B M"] | None,
     ) -> Decoded:
-        """hidden: token numbers of the masked units. phases: uniform in 0..1. difficulty: of these units, if it is known."""
+        """hidden: token numbers of the M masked units, K each. phases: uniform in 0..1, the only randomness of the choice.
+        difficulty: of these units; None while it is unknown."""
 
 
 def decode_evenly(
@@ -48,8 +52,11 @@ def decode_evenly(
     plan: DecodePlan,
     difficulty: Float[Tensor, "B M"] | None = None,
 ) -> Decoded:
-    """Decode the units of the largest phases; of each, tokens at even distances, from where its phase says (after the running
-    cell of VideoMAE V2, arXiv 2303.16727, which alternates over space). Each token is as likely as any other."""
+    """Decode the units with the largest phases; of each, evenly spaced tokens that start at a place given by its phase.
+
+    Every token is equally likely. After the running cell masking of VideoMAE V2 (arXiv 2303.16727), which alternates over
+    space. mask.decode=even: all M units, some tokens; mask.decode=units: some units, all tokens.
+    """
     unit_size = hidden.shape[2]
     if plan.num_units < hidden.shape[1]:
         phases, kept = phases.topk(plan.num_units, dim=1)
@@ -67,28 +74,27 @@ def decode_by_difficulty(
     plan: DecodePlan,
     difficulty: Float[Tensor, "B M"] | None,
 ) -> Decoded:
-    """Decode n = `plan.num_units` of the M units with chances that grow linearly with the rank of their difficulty, and weight
-    their losses by (n / M) / chance. The expected mean loss is then that of all units. Units are drawn uniformly while no
-    difficulty is known.
+    """Decode n = `plan.num_units` of the M units, harder ones with a higher probability, and weight their losses so that the
+    expected mean loss equals that of all units. While difficulty is unknown, units are drawn uniformly.
 
-    The chance of the unit of rank k (0 = easiest) is n / M * (1 + c * ((2 k + 1) / M - 1)), with c = min(0.8, M / n - 1), so
-    that none exceeds 1. Systematic sampling (Madow 1949) has exactly these chances and the exact count. The units lie in
-    random order on a line, each as long as its chance; those under n points at distance 1 are drawn. Lengths are counted in
-    units of 1 / (5 M^2), in which they are whole numbers, so nothing is rounded.
+    The unit of rank k (0 = easiest) is drawn with probability p = n / M * (1 + c * ((2 k + 1) / M - 1)), with
+    c = min(0.8, M / n - 1), so that no probability exceeds 1. Its weight is (n / M) / p.
+
+    Systematic sampling (Madow 1949) has exactly these probabilities and the exact count. The units lie in random order on a
+    line, each with the length p; the units under n points at distance 1 are drawn. Lengths are counted in units of
+    1 / (5 M^2), in which they are whole numbers, so nothing is rounded.
     """
-    (batch, num_masked), num_units = phases.shape, plan.num_units
+    num_masked, num_units = phases.shape[1], plan.num_units
     if difficulty is None or num_units >= num_masked:
         return decode_evenly(hidden, phases, plan)
-    order = phases.argsort(dim=1)  # the sum below is the same for every order: it is independent of it
-    by_difficulty = difficulty.gather(1, order).argsort(dim=1, stable=True)  # ties fall at random
-    numbers = torch.arange(num_masked, device=phases.device).expand(batch, -1)
-    rank = torch.empty_like(order).scatter_(1, by_difficulty, numbers)  # [B, M], in the random order
+    # a random order, independent of `start`: the sum of the phases is the same for all orders
+    order = phases.argsort(dim=1)
+    rank = rank_by_difficulty(difficulty, phases).gather(1, order)  # [B, M], in the random order
     slope, one = min(4 * num_units, 5 * (num_masked - num_units)), 5 * num_masked**2
     even = 5 * num_units * num_masked
-    chance = even + slope * (2 * rank + 1 - num_masked)  # of `one`
-    start = (
-        (phases.double().sum(dim=1, keepdim=True).frac() * one).long().clamp_(max=one - 1)
-    )  # uniform; exact in float64
+    chance = even + slope * (2 * rank + 1 - num_masked)  # as a part of `one`
+    start = phases.double().sum(dim=1, keepdim=True).frac() * one  # uniform; exact in float64
+    start = start.long().clamp_(max=one - 1)
     points = start + one * torch.arange(num_units, device=phases.device)  # [B, n]
     drawn = torch.searchsorted(chance.cumsum(dim=1), points, right=True)
     kept, weights = order.gather(1, drawn), (even / chance.gather(1, drawn).double()).float()
@@ -102,16 +108,17 @@ def decode_hardest(
     plan: DecodePlan,
     difficulty: Float[Tensor, "B M"] | None,
 ) -> Decoded:
-    """Decode the `plan.num_units` most difficult units (as LVMAE's priorities do): the loss is theirs alone, another objective
-    than the loss of all masked units. Ties fall to the larger phase; units are drawn uniformly while no difficulty is known."""
+    """Decode the `plan.num_units` most difficult units, from hard to easy (as LVMAE's priorities do).
+
+    The loss is theirs alone: a different objective from the loss of all masked units. Of equally difficult units, those with
+    larger phases are decoded. While difficulty is unknown, units are drawn uniformly.
+    """
     if difficulty is None or plan.num_units >= phases.shape[1]:
         return decode_evenly(hidden, phases, plan)
-    by_phase = phases.argsort(dim=1, descending=True)
-    order = by_phase.gather(1, difficulty.gather(1, by_phase).argsort(dim=1, descending=True, stable=True))
-    kept = order[:, : plan.num_units]
+    kept = order_by_difficulty(difficulty, phases, descending=True)[:, : plan.num_units]
     return decode_evenly(_take(hidden, kept), phases.gather(1, kept), plan)
 
 
 def _take(hidden: Int[Tensor, "B M K"], kept: Int[Tensor, "B n"]) -> Int[Tensor, "B n K"]:
-    """Return the tokens of the chosen units."""
+    """Return the tokens of the units `kept`."""
     return hidden.gather(1, kept[:, :, None].expand(-1, -1, hidden.shape[2]))

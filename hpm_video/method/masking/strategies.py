@@ -1,4 +1,7 @@
-"""Mask strategies: which units of a clip are masked."""
+"""Mask strategies (mask.mode): they choose the masked units of each clip from difficulty and random keys.
+
+Each is a `MaskStrategy`; its row is in config/choices.py.
+"""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -7,40 +10,41 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hpm_video.config import MaskConfig
+from hpm_video.method.masking.keys import rank_by_difficulty
 
-MIXER = 2**24 * 0.6180339887498949  # keys are multiples of 2^-24: the fractions of their products are spread evenly
+MIXER = 2**24 * 0.6180339887498949  # keys are multiples of 2^-24; the fractional parts of key * MIXER are spread evenly
 
 
 class MaskPlan(NamedTuple):
-    """The counts that a strategy has to meet, and the settings that it may look at.
+    """The counts that a strategy must meet, and the settings that it can use.
 
     >>> hv.MaskPlan(num_masked=3, num_hard=2).grid is None
     True
     """
 
-    num_masked: int  # units of a clip that are masked
-    num_hard: int  # as many of these are chosen by difficulty
-    grid: tuple[int, int, int] | None = None  # units along time, height and width; a unit's number counts through them
-    settings: MaskConfig | None = None  # mask.*
+    num_masked: int  # masked units of a clip
+    num_hard: int  # how many of these are chosen by difficulty
+    grid: tuple[int, int, int] | None = None  # units along time, height and width; units are numbered in this order
+    settings: MaskConfig | None = None  # the keys mask.*
 
 
 @runtime_checkable
 class MaskStrategy(Protocol):
-    """Choose units: exactly `plan.num_masked` of each clip."""
+    """Choose exactly `plan.num_masked` units of each clip. Returns bool [B, U], True = hidden."""
 
     def __call__(
         self, difficulty: Float[Tensor, "B U"] | None, keys: Float[Tensor, "B U"], plan: MaskPlan
     ) -> Bool[Tensor, "B U"]:
-        """difficulty: None while no unit is chosen by it. keys: uniform in 0..1; the only randomness of the choice."""
+        """difficulty: larger is harder; None while no unit is chosen by it. keys: uniform in 0..1, the only randomness."""
 
 
 def top(values: Float[Tensor, "B U"], count: int) -> Int[Tensor, "B n"]:
-    """Return the columns of the largest values, in no order: sorting them takes most of the time of a mask of single tokens."""
+    """Return the columns of the `count` largest values, unordered: sorting them would dominate the time of a mask of tokens."""
     return values.topk(count, dim=1, sorted=False).indices
 
 
 def mask_random(keys: Float[Tensor, "B U"], num_masked: int) -> Bool[Tensor, "B U"]:
-    """Mask the `num_masked` units of the largest keys of each clip: uniformly (VideoMAE, MAE).
+    """Mask the `num_masked` units with the largest keys of each clip: uniformly at random (VideoMAE, MAE).
 
     >>> hv.mask_random(torch.rand(2, 8), 6).sum(1).tolist()
     [6, 6]
@@ -52,39 +56,33 @@ def mask_random(keys: Float[Tensor, "B U"], num_masked: int) -> Bool[Tensor, "B 
 def mask_uniform(
     difficulty: Float[Tensor, "B U"] | None, keys: Float[Tensor, "B U"], plan: MaskPlan
 ) -> Bool[Tensor, "B U"]:
-    """Mask units uniformly, whatever their difficulty."""
+    """Mask units uniformly at random; difficulty is ignored."""
     return mask_random(keys, plan.num_masked)
 
 
 def hardest_units(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], count: int) -> Int[Tensor, "B n"]:
-    """Return the `count` most difficult units of each clip, in no order. Ties fall to the larger key, so not to the same
-    places each time."""
+    """Return the `count` most difficult units of each clip, unordered. Of equally difficult units, those with larger keys are
+    taken, so that it is not always the same places."""
     if not count:
         return top(difficulty, 0)
+    # not with `order_by_difficulty`: sorting takes four times as long
     least = difficulty.topk(count, dim=1, sorted=False).values.amin(dim=1, keepdim=True)  # [B, 1]; keys are in 0..1
     return top(torch.where(difficulty > least, 2.0, torch.where(difficulty == least, keys, -1.0)), count)
-
-
-def rank_shares(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"]) -> Float[Tensor, "B U"]:
-    """Return the share of a clip's other units that are easier than each unit: 0 to 1, in float64. Of a tie the larger key
-    counts as harder."""
-    by_key = keys.argsort(dim=1)
-    order = by_key.gather(1, difficulty.gather(1, by_key).argsort(dim=1, stable=True))  # from easy to hard
-    places = torch.arange(order.shape[1], device=keys.device, dtype=torch.float64).expand_as(order)
-    return torch.empty_like(places).scatter_(1, order, places) / max(1, order.shape[1] - 1)
 
 
 def draw_by_rank(
     difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"], count: int, sharpness: float
 ) -> Int[Tensor, "B n"]:
-    """Draw `count` units one after the other, each with odds exp(sharpness * its share of easier units), in no order.
+    """Draw `count` units without replacement, unordered, with odds exp(sharpness * rank share).
 
-    Adding Gumbel noise to the log odds and taking the largest draws so (arXiv 1903.06059). 0 draws uniformly, large values
-    take the hardest, negative ones the easiest. The noise comes from other digits of the keys than their order, so that the
-    keys can choose among the units that are left.
+    The rank share goes from 0 (easiest unit of the clip) to 1 (hardest). sharpness = 0 draws uniformly, large values take the
+    hardest units, negative values the easiest. The Gumbel top-k trick (arXiv 1903.06059): add Gumbel noise to the log odds
+    and take the largest. The noise is a hash of the keys that does not follow their order, so the keys can still order the
+    units that are left.
     """
     uniform = (keys.double() * MIXER + 0.5**25).frac()
-    return top(sharpness * rank_shares(difficulty, keys) - (-uniform.log()).log(), count)
+    rank_share = rank_by_difficulty(difficulty, keys).double() / max(1, keys.shape[1] - 1)
+    return top(sharpness * rank_share - (-uniform.log()).log(), count)
 
 
 def mask_hard(
@@ -92,8 +90,9 @@ def mask_hard(
 ) -> Bool[Tensor, "B U"]:
     """Mask the `num_hard` most difficult units, and the rest uniformly from the others (HPM, arXiv 2304.05919).
 
-    With num_hard = 0 it is exactly `mask_random` of the same keys. Of equally difficult units those of the largest keys.
-    With mask.sharpness the hard units are drawn with odds that grow with their rank.
+    With mask.sharpness the `num_hard` units are drawn by `draw_by_rank` instead; below 0, easy units are preferred. With
+    num_hard = 0, difficulty None or sharpness 0 the mask is exactly `mask_random` of the same keys. Of equally difficult units,
+    those with larger keys are masked.
 
     >>> difficulty = torch.tensor([[0.1, 0.9, 0.4, 0.8]])
     >>> hv.mask_hard(difficulty, torch.rand(1, 4), hv.MaskPlan(num_masked=2, num_hard=2)).tolist()
@@ -112,8 +111,8 @@ def mask_hard(
 def mask_split(
     difficulty: Float[Tensor, "B U"] | None, keys: Float[Tensor, "B U"], plan: MaskPlan
 ) -> Bool[Tensor, "B U"]:
-    """Keep a stated share of the visible units from the harder half of the clip, the others from the easier half (the
-    idea of TrackMAE, with motion as difficulty)."""
+    """Take the share mask.visible_hard_share of the visible units from the harder half of the clip, and the others from the
+    easier half (the idea of TrackMAE, with motion as difficulty)."""
     assert plan.settings is not None, "mask_split needs mask.visible_hard_share"
     if difficulty is None:
         return mask_random(keys, plan.num_masked)
@@ -131,7 +130,7 @@ def mask_split(
 def mask_inverted(
     difficulty: Float[Tensor, "B U"] | None, keys: Float[Tensor, "B U"], plan: MaskPlan
 ) -> Bool[Tensor, "B U"]:
-    """Keep the most difficult units visible, the control: num_hard / num_masked of the *visible* units are the hardest."""
+    """Keep the most difficult units visible, as a control: the share num_hard / num_masked of the *visible* units."""
     if difficulty is None:
         return mask_random(keys, plan.num_masked)
     num_kept = (keys.shape[1] - plan.num_masked) * plan.num_hard // plan.num_masked

@@ -1,4 +1,7 @@
-"""Units: the tokens that are masked as one. What is chosen of units is spread over their tokens here."""
+"""Units: groups of tokens that are masked together. Converts between units and tokens.
+
+mask.unit: a *tube* is one place over all time (VideoMAE), a *token* stands alone (MAE), a *block* has the size mask.block.
+"""
 
 from typing import NamedTuple
 
@@ -12,26 +15,27 @@ from hpm_video.types import Mask
 
 
 class Layout(NamedTuple):
-    """The units of one grid, and the numbers of them that are masked and decoded."""
+    """The units of clips of one shape, and how many of them are masked and decoded."""
 
     num_frames: int
     grid: tuple[int, int, int]  # units along time, height and width
-    units: Int[Tensor, "U K"]
-    num_masked: int
-    part: DecodePlan  # what is decoded of the masked units
+    units: Int[Tensor, "U K"]  # token numbers of each unit
+    num_masked: int  # masked units of a clip
+    decode_plan: DecodePlan
 
 
 def make_layout(geometry: Geometry, device: torch.device) -> Layout:
     """Return the layout of clips of this geometry, with its tensor on the device."""
     units = make_units(geometry.grid, geometry.block).to(device)
-    part = DecodePlan(geometry.num_decoded_units, geometry.decoded_per_unit)
-    return Layout(geometry.clip_shape[1], geometry.unit_grid, units, geometry.num_masked, part)
+    decode_plan = DecodePlan(geometry.num_decoded_units, geometry.decoded_per_unit)
+    return Layout(geometry.clip_shape[1], geometry.unit_grid, units, geometry.num_masked, decode_plan)
 
 
 def make_units(grid: tuple[int, int, int], block: tuple[int, int, int]) -> Int[Tensor, "U K"]:
-    """Return the token numbers of each unit, for a grid (t, h, w) cut into blocks (dt, dh, dw) that divide it.
+    """Return the token numbers of each unit, for a grid of (t, h, w) tokens cut into blocks of (dt, dh, dw) tokens.
 
-    Tubes are blocks (t, 1, 1), tokens are blocks (1, 1, 1); of an image, with t = 1, the two are the same.
+    dt, dh and dw must divide t, h and w. Tubes are blocks (t, 1, 1), single tokens are blocks (1, 1, 1); in an image, t = 1,
+    the two are the same.
 
     >>> hv.make_units((2, 1, 3), block=(2, 1, 1)).tolist()
     [[0, 3], [1, 4], [2, 5]]
@@ -42,7 +46,7 @@ def make_units(grid: tuple[int, int, int], block: tuple[int, int, int]) -> Int[T
 
 
 def number_units(units: Int[Tensor, "U K"]) -> Int[Tensor, " N"]:
-    """Return the unit of each token; the units hold all tokens."""
+    """Return the unit number of each token. The units must contain all N tokens."""
     numbers = torch.arange(len(units), device=units.device).repeat_interleave(units.shape[1])
     return torch.empty_like(numbers).scatter_(0, units.flatten(), numbers)
 
@@ -50,7 +54,7 @@ def number_units(units: Int[Tensor, "U K"]) -> Int[Tensor, " N"]:
 def aggregate(
     token_values: Float[Tensor, "B N"], units: Int[Tensor, "U K"], how: str = "mean", top_k: int = 1
 ) -> Float[Tensor, "B U"]:
-    """Return the value of each unit from those of its tokens. how: mean, max, or topk = mean of the top_k largest."""
+    """Return the value of each unit, aggregated from its tokens. how: mean, max, or topk = the mean of the top_k largest."""
     values = token_values.index_select(1, units.flatten()).unflatten(1, units.shape)  # [B, U, K]
     if how == "max":
         return values.amax(dim=-1)
@@ -69,10 +73,11 @@ def to_tokens(
     decode: DecodeChoice = decode_evenly,
     difficulty: Float[Tensor, "B U"] | None = None,
 ) -> Mask:
-    """Spread a choice of units over their tokens. `num_masked` is the (known) number of True in each row: no host sync.
+    """Turn a choice of masked units (True = hidden) into a `Mask` of tokens.
 
-    part: how much of the masked units is decoded, chosen by `decode` from `phases` (uniform in 0..1) and `difficulty`; all of
-    them if either is None. num_tokens: tokens of the clip, if the units do not hold all of them.
+    num_masked: the number of True in each row; it is passed so that nothing is copied to the host. part: how much of the masked
+    units is decoded; `decode` chooses from `phases` (uniform in 0..1) and `difficulty`. If part or phases is None, all masked
+    tokens are decoded. num_tokens: tokens of the clip, if the units do not contain all of them.
 
     >>> units = hv.make_units((2, 1, 3), block=(2, 1, 1))
     >>> mask = hv.to_tokens(torch.tensor([[True, False, True]]), units, num_masked=2)

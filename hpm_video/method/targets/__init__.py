@@ -1,1 +1,1 @@
-"""Targets: the values that are predicted of the hidden tokens, one file for each kind."""
+"""Targets (objective.target): the values that the decoder predicts for hidden tokens, one file for each kind."""

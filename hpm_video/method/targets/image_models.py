@@ -1,4 +1,7 @@
-"""Features of a frozen image model of timm as the target: DINO's or CLIP's ViT-B/16, or those of another row."""
+"""objective.target=dino or clip: features of a frozen image model of timm, DINO's or CLIP's ViT-B/16.
+
+Another model is another row of `TARGETS` in config/choices.py.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -21,26 +24,26 @@ from hpm_video.method.targets.features import FeatureTarget
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.student import target_width
 
-LAST_CLIP = "vit_base_patch16_clip_224.openai"  # objective.clip_features=last: the same weights under a plain GELU
+LAST_CLIP = "vit_base_patch16_clip_224.openai"  # for objective.clip_features=last: the same weights with a plain GELU
 PIXELS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # ImageNet's
 
 
 def make_image_target(config: PretrainConfig, teacher: Teacher | None, device: torch.device) -> FeatureTarget:
-    """Return the target that an image model gives. Raises UserError if its weights are absent or of another model."""
+    """Return the target from an image model. Raises UserError if its weights are missing or belong to another model."""
     return FeatureTarget(ImageFeatures(config, device))
 
 
 class ImageFeatures:
-    """A frozen image model of timm. Gives each token of a clip its last features, normed, without the class token; CLIP's
-    are projected (objective.clip_features).
+    """Compute the features of each token with a frozen image model: clip [B, C, T, H, W] -> [B, N, D].
 
-    The model sees the middle frame of each token: half the cost of both for tubelet 2, and features of a picture that
-    exists, which a mean over moving things is not. Frames are resized so that its patches are our tokens, and normalised as
-    the model was trained; for projected CLIP as HPM's code does, with the mean and std of ImageNet.
+    The features are the last ones, after the final norm and without the class token; with objective.clip_features=projected,
+    CLIP's are projected. The model sees one frame for each token, the middle one: with tubelet 2 that is half the cost, and
+    an average of two frames would blur motion. Frames are resized so that the model's patches are our tokens. They are
+    normalised with the model's own mean and std; for projected CLIP with ImageNet's, as in HPM's code.
     """
 
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
-        """Raise UserError if the weights are absent or of another model."""
+        """Load the model. Raises UserError if the weights are missing or belong to another model."""
         self.tubelet, self.size = config.model.tubelet, _picture_size(config)
         self.network = load_image_model(config).to(device)
         self.projects = is_projected(config.objective)
@@ -61,20 +64,20 @@ class ImageFeatures:
 
 
 def is_projected(objective: ObjectiveConfig) -> bool:
-    """Return whether the target is CLIP's features after its projection."""
+    """Return whether the target is CLIP's features after the projection."""
     return objective.target == "clip" and objective.clip_features == "projected"
 
 
 def image_model_name(objective: ObjectiveConfig) -> str:
-    """Return timm's name of the model that gives the target."""
+    """Return timm's name of the model that computes the target."""
     is_last = objective.target == "clip" and not is_projected(objective)
     network = TARGETS[objective.target].network
-    assert network is not None, f"{objective.target} is no image model"
+    assert network is not None, f"{objective.target} is not an image model"
     return LAST_CLIP if is_last else network.timm_name
 
 
 def create_image_model(config: PretrainConfig) -> Any:
-    """Return timm's model that gives the target, for pictures of the clip's grid, with random weights."""
+    """Return timm's model that computes the target, for images with the grid of the clip; with random weights."""
     num_outputs = target_width(config) if is_projected(config.objective) else 0
     return timm.create_model(
         image_model_name(config.objective), num_classes=num_outputs, img_size=_picture_size(config)
@@ -88,7 +91,8 @@ def _picture_size(config: PretrainConfig) -> tuple[int, int]:
 
 
 def load_image_model(config: PretrainConfig) -> Any:
-    """Return `create_image_model` with the weights of a local file, frozen. Raises UserError."""
+    """Return `create_image_model` with the weights of objective.target_weights, frozen. Raises UserError if the file is missing,
+    unreadable or belongs to another model."""
     weights, name = config.objective.target_weights, image_model_name(config.objective)
     hub = timm.get_pretrained_cfg_value(name, "hf_hub_id") or f"timm/{name}"
     expected = (

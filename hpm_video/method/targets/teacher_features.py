@@ -1,4 +1,4 @@
-"""Features of the EMA teacher as the target."""
+"""objective.target=teacher_features: features of the EMA teacher."""
 
 import torch
 
@@ -8,6 +8,6 @@ from hpm_video.method.teacher import Teacher
 
 
 def make_teacher_target(config: PretrainConfig, teacher: Teacher | None, device: torch.device) -> FeatureTarget:
-    """Return the target that the teacher's encoder gives, with every token visible."""
+    """Return the target from the teacher's encoder, which sees every token."""
     assert teacher is not None, "the row of this target needs a teacher"
     return FeatureTarget(teacher.encode)

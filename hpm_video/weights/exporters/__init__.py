@@ -1,6 +1,6 @@
-"""The forms in which the model of a run can be written: one row here and one file beside it for each.
+"""The export formats (`hpm-video export --to`): for each, a row here and a file in this folder.
 
-`--to`, its help, the model card and the errors are read from the rows. Imports nothing that takes time.
+The help of `--to`, the model card and the errors are made from the rows. Imports nothing slow.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ HERE = "hpm_video.weights.exporters"
 
 @dataclass(frozen=True, kw_only=True)
 class Exporter(Row):
-    """A form: `write(folder, config, model, classes)`, which returns a `check.Check`.
+    """An export format, implemented by `write(folder, config, model, classes)`, which returns a `check.Check`.
 
-    If it is `in_run`: `write(run)`, which writes this program's own file into the run folder and returns it.
+    If `in_run`, it is implemented by `write(run)`, which writes this program's own file into the run folder and returns its path.
     """
 
     library: str = ""  # library_name of the model card
-    loaded_by: str = ""  # who loads the written folder back, for the message
-    use: tuple[str, ...] = ()  # Python that loads FOLDER; {name}: its class in transformers
+    loaded_by: str = ""  # what loads the written folder back, for the message
+    use: tuple[str, ...] = ()  # Python code that loads FOLDER; {name}: the class in transformers
     in_run: bool = False
 
 

@@ -23,8 +23,8 @@ from hpm_video.weights.exporters.check import (
 
 
 def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> Check:
-    """Write a folder for `from_pretrained` of transformers' VideoMAEForPreTraining or -ForVideoClassification, with
-    its processor; of VideoMAEModel, the encoder, if VideoMAE has no such decoder."""
+    """Write a folder for `from_pretrained` of transformers: VideoMAEForPreTraining or VideoMAEForVideoClassification, with its
+    processor. If VideoMAE has no such decoder, write the encoder alone, for VideoMAEModel."""
     transformers = import_for("export --to hf", "transformers")
     check_is_videomae(config, model.encoder, "hf")
     settings = transformers.VideoMAEConfig(**_transformers_settings(config, model, classes))

@@ -15,8 +15,7 @@ from hpm_video.weights.exporters.check import Check, Model, random_clip, write_a
 
 
 def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> Check:
-    """Write model.onnx: clip [B, 3, T, H, W] -> logits [B, K] of a classifier, or tokens [B, N, D] of an encoder;
-    any B."""
+    """Write model.onnx: clip [B, 3, T, H, W] -> logits [B, K] of a classifier, or tokens [B, N, D] of an encoder; for any B."""
     onnxruntime = import_for("export --to onnx", "onnxruntime", "hpm-video[onnx]")
     import_for("export --to onnx", "onnxscript", "hpm-video[onnx]")
     network: nn.Module = model if isinstance(model, Classifier) else model.encoder
@@ -47,7 +46,7 @@ def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> 
 
     def check(folder: Path) -> tuple[Tensor, Tensor]:
         session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-        clip = torch.cat([random_clip(config), random_clip(config)[:1]])  # three, where two were exported
+        clip = torch.cat([random_clip(config), random_clip(config)[:1]])  # 3 clips; the export saw 2
         return torch.from_numpy(session.run([name], {"clip": clip.numpy()})[0]), network(clip)
 
     return check

@@ -16,7 +16,8 @@ from hpm_video.weights.exporters.check import Check, Model, num_heads, random_cl
 
 
 def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> Check:
-    """Write a folder for timm's `create_model("local-dir:FOLDER", pretrained=True)`: its ViT, for images."""
+    """Write a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`, timm's ViT for images. Raises UserError for a
+    model of videos."""
     encoder = model.encoder
     if config.data.num_frames != 1:
         raise UserError(f"--to timm: the clips have {config.data.num_frames} frames; timm's ViT is for images: --to hf")

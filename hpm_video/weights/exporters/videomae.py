@@ -26,10 +26,10 @@ from hpm_video.weights.transfer import fill_encoder, fill_student
 
 
 def write(folder: Path, config: RunConfig, model: Model, classes: list[str]) -> Check:
-    """Write videomae.pth in the names of VideoMAE's own code ({"model": ...}), and the two json files that describe it. If
-    VideoMAE has no such decoder, it holds the encoder alone.
+    """Write videomae.pth, {"model": ...} with the names of VideoMAE's own code, and the two json files that describe it. If VideoMAE
+    has no such decoder, it holds the encoder alone.
 
-    That code is not a package that could be installed: the check reads the file as one of VideoMAE's.
+    VideoMAE's code is not an installable package, so the check reads the file back with this program.
     """
     check_is_videomae(config, model.encoder, "videomae")
     tensors, with_decoder = to_videomae(model, model.encoder), has_videomae_decoder(config)
