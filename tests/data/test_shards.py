@@ -143,7 +143,7 @@ def test_wrong_header_is_told(own, change, words) -> None:
     with pytest.raises(UserError, match=words):
         open_shards(str(own), "train")
     (own / "shards.json").write_text("{")
-    with pytest.raises(UserError, match="no valid JSON .*line 1"):
+    with pytest.raises(UserError, match="not valid JSON .*line 1"):
         open_shards(str(own), "train")
 
 
