@@ -131,7 +131,7 @@ def test_unknown_and_wrong_places(tmp_path, monkeypatch) -> None:
     ("change", "words"),
     [
         ({"format": "other 3"}, "format 'other 3'; expected 'hpm-video shards 1'"),
-        ({"classes": None}, "without classes"),
+        ({"classes": None}, "lacks classes"),
         ({"splits": {"train": []}}, "split train: pattern None; expected 'train-{:06d}.tar'"),
         ({"splits": {"train": {"pattern": "a.tar"}}}, "pattern 'a.tar'"),
         ({"splits": {"train": {"pattern": "train-{:06d}.tar", "num_samples": "9"}}}, "expected num_samples and"),
