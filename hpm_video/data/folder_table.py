@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -73,10 +73,8 @@ def _watched(
 def _map_listing(entry: Path, base: Path) -> pa.Table | None:
     """Return the cached listing if none of its folders has changed."""
     table = map_entry(entry)
-    if table is None or not _are_same(json.loads(table.schema.metadata[FOLDERS]).items(), str(base)):
+    if table is None:
         return None
-    return table.replace_schema_metadata(None)
-
-
-def _are_same(marks: Iterable[tuple[str, list[int]]], base: str) -> bool:
-    return all(mark_folder(f"{base}/{path}") == tuple(mark) for path, mark in marks)
+    marks = json.loads(table.schema.metadata[FOLDERS])
+    is_valid = all(mark_folder(f"{base}/{path}") == tuple(mark) for path, mark in marks.items())
+    return table.replace_schema_metadata(None) if is_valid else None

@@ -16,7 +16,6 @@ class Order(Protocol):
 
     def row(self, seed: int, epoch: int, place: int) -> int:
         """Return the row at `place` of the epoch."""
-        ...
 
 
 def permute(rng: np.random.Generator, num: int) -> np.ndarray:

@@ -29,80 +29,63 @@ class Source(Protocol):
     @property
     def classes(self) -> list[str]:
         """Return the class names by label; empty without labels."""
-        ...
 
     @property
     def source(self) -> str:
         """Its name in messages: the set and the file."""
-        ...
 
     @property
     def set_name(self) -> str:
         """The name of the set: ssv2, kinetics400, ...; "" for a plain folder."""
-        ...
 
     @property
     def left_right(self) -> bool:
         """True if the labels distinguish left from right: a flip would change the class."""
-        ...
 
     @property
     def protocol(self) -> SamplingProtocol | None:
         """Return the sampling and test protocol of the set; None if neither its header nor its name gives it."""
-        ...
 
     @property
     def kind(self) -> str:
         """videos, images, or samples if they are mixed, folders of frames or in shards."""
-        ...
 
     @property
     def labels(self) -> Sequence[int] | None:
         """The label of each row, -1 for none; None if it takes reading every tar."""
-        ...
 
     @property
     def order(self) -> Order:
         """A new order at each call. Keep it: it remembers its draws."""
-        ...
 
     def __len__(self) -> int: ...
 
     def name(self, row: int) -> str:
         """Return the path of a sample in its set, as messages show it."""
-        ...
 
     def item(self, row: int) -> Item:
         """Return a sample, ready to be decoded. Raises UnreadableVideo."""
-        ...
 
     def groups(self, rows: Sequence[int]) -> list[str]:
         """Return the group of each row (a camera, a person); "" if unknown."""
-        ...
 
     def fingerprint(self) -> str | None:
         """Return a digest of paths, labels, first frames and pieces, the same on every machine; None for shards."""
-        ...
 
     def version(self) -> str:
         """Return a digest that changes when a row or a file changes."""
-        ...
 
     def facts(self) -> dict[str, list]:
         """Return label, first_frame, frames (and start_s, stop_s of pieces) of all rows by name; {} for shards."""
-        ...
 
     def describe(self, row: int) -> tuple | None:
         """Return some facts of the content of a sample, without decoding it; None if it cannot be read."""
-        ...
 
     def cut(self, rule: ClipRule, limits: Limits) -> "Any":
         """Return a source with a row for each piece of each film. Raises UserError for shards."""
-        ...
 
     def hold_out(self, num: int, seed: int) -> "tuple[Any, Any]":
         """Return two sources: the rest, and `num` samples that represent the set."""
-        ...
 
 
 def open_source(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Source | None:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 from collections import OrderedDict
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -27,18 +28,15 @@ LEAST_BYTES = 1 << 20  # of smaller videos no index is looked for on the disk
 MAX_LOADED = 32  # indices in the memory of a process; one hour of video takes about 1 MB
 
 
+@dataclass(eq=False)
 class Index:
     """The packets of a video whose frames are found by their time stamps."""
 
-    def __init__(
-        self, pts: np.ndarray, keys: np.ndarray, key_places: np.ndarray, hidden: np.ndarray, time_base: Fraction
-    ) -> None:
-        """Keep the packets.
-
-        pts [packets]: in file order. keys: packet numbers of the key frames. key_places: their positions in the file in
-        bytes, -1 if unknown. hidden: numbers of the packets that an edit list cuts off. time_base: seconds per unit of `pts`.
-        """
-        self.pts, self.keys, self.key_places, self.hidden, self.time_base = pts, keys, key_places, hidden, time_base
+    pts: np.ndarray  # [packets], in file order
+    keys: np.ndarray  # packet numbers of the key frames
+    key_places: np.ndarray  # their positions in the file in bytes; -1 if unknown
+    hidden: np.ndarray  # numbers of the packets that an edit list cuts off
+    time_base: Fraction  # seconds per unit of `pts`
 
     @cached_property
     def order(self) -> np.ndarray:

@@ -21,7 +21,7 @@ class Packets:
     """The packets of a stream in file order: when each is shown, and which are key frames."""
 
     def __init__(self, file: Any, stream: Any) -> None:
-        self.file, self.stream = file, stream
+        self.stream = stream
         self.kept: list[Any] = []
         self.pts: list[int | None] = []
         self.keys: list[int] = []  # numbers of the packets that are key frames

@@ -7,9 +7,10 @@ frame on and counts. Headers are not believed: frames are counted as packets, or
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -24,18 +25,7 @@ from hpm_video.item import Span
 
 PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp", "webm_dash_manifest"}  # they refer to other files
 TOO_LARGE = "Picture size"  # start of FFmpeg's message for a frame beyond max_pixels
-
-
-class Choice(NamedTuple):
-    """The rule by which frames are chosen."""
-
-    choose: Choose
-    fps: float | None
-    span: Span | None
-
-    def of(self, times_s: np.ndarray, source: Source) -> list[int]:
-        """Return the numbers of the chosen frames. `times_s` [frames], ascending. Raises UnreadableVideo."""
-        return choose_at(self.choose, times_s, self.fps, source.limits, source.name, self.span).tolist()
+ChooseFrames = Callable[[np.ndarray], np.ndarray]  # times of the frames, ascending -> numbers of the chosen ones
 
 
 def load() -> Any:
@@ -55,7 +45,8 @@ def read(
     span: Span | None = None,
 ) -> np.ndarray:
     """Return uint8 [T, H, W, 3]; see `hpm_video.data.readers.read.read_frames`. Raises UnreadableVideo."""
-    name, choice = name_of(media), Choice(choose, fps, span)
+    name = name_of(media)
+    choose_frames = partial(choose_at, choose, fps=fps, limits=limits, name=name, span=span)
     with open_video(media, limits) as (file, stream):
         source = Source(media, name, limits, load().video.reformatter.VideoReformatter, pixel_aspect(stream))
         packets, index = None, find_index(media)
@@ -68,16 +59,16 @@ def read(
         if index is not None:
             try:
                 film = FilmPackets(file, stream, index, packets.kept if packets else None)
-                return _read_by_seeking(film, choice, source)
+                return _read_by_seeking(film, choose_frames, source)
             except UnreadableVideo as error:
                 if error.hopeless:
                     raise
             except (load().FFmpegError, ValueError):  # a packet without a frame: count the frames as they are decoded
                 pass
         if packets is not None:
-            return _read_forward(source, packets, choice)
+            return _read_forward(source, packets, choose_frames, span)
     with open_video(media, limits) as (file, stream):
-        return _read_forward(source, Packets.of(file, stream, limits, name), choice)
+        return _read_forward(source, Packets.of(file, stream, limits, name), choose_frames, span)
 
 
 @contextmanager
@@ -152,10 +143,10 @@ def _find_stream(file: Any, media: str | bytes, limits: Limits) -> Any:
     return stream
 
 
-def _read_by_seeking(film: FilmPackets, choice: Choice, source: Source) -> np.ndarray:
+def _read_by_seeking(film: FilmPackets, choose_frames: ChooseFrames, source: Source) -> np.ndarray:
     index, name, limits = film.index, source.name, source.limits
     limits.check_count(name, len(index.pts))
-    wanted = index.order[choice.of(index.times_s, source)].tolist()
+    wanted = index.order[choose_frames(index.times_s)].tolist()
     places = np.searchsorted(index.shown_keys[0], wanted, side="right") - 1
     parts: dict[int, set[int]] = {}  # key frame -> time stamps wanted after it
     for pts, key in sorted(zip(wanted, places.tolist(), strict=True)):
@@ -187,13 +178,13 @@ def _first_size(source: Source) -> Size:
     return frame.width, frame.height
 
 
-def _read_forward(source: Source, packets: Packets, choice: Choice) -> np.ndarray:
+def _read_forward(source: Source, packets: Packets, choose_frames: ChooseFrames, span: Span | None) -> np.ndarray:
     """Count frames as they are decoded. Expect one for each packet at first; if fewer come, choose again."""
     name = source.name
-    times = packets.times_s(25 if choice.span is None else float(packets.stream.average_rate or 25))
+    times = packets.times_s(25 if span is None else float(packets.stream.average_rate or 25))
     if not len(times):
         raise UnreadableVideo(name, "no frame could be decoded")
-    wanted = [] if packets.is_doubtful else choice.of(times, source)
+    wanted = [] if packets.is_doubtful else choose_frames(times).tolist()
     for _ in range(2):
         sizes: list[Size] = []
         frames, last, came = Frames(wanted, source, lambda _: sizes[0]), max(wanted, default=-1), []  # noqa: B023
@@ -207,7 +198,7 @@ def _read_forward(source: Source, packets: Packets, choice: Choice) -> np.ndarra
         if not came:
             break
         times = np.maximum.accumulate(np.array(came) - came[0])
-        wanted = choice.of(times, source)
+        wanted = choose_frames(times).tolist()
     raise UnreadableVideo(name, "no frame could be decoded")
 
 
