@@ -1,8 +1,8 @@
 """Augmentation for fine-tuning, and the crops of multi-view tests.
 
-A clip at a time in the loader, on uint8: random resized crop, RandAugment, flip. A micro batch at a time on the device,
-normalised: random erasing, then mixup or cutmix. All as in VideoMAE's recipe, done by torchvision; departures are named.
-torchvision draws from torch's global generator: it is borrowed and given back as it was (`Stream.torch_global`).
+In the loader, per clip, on uint8: random resized crop, RandAugment, flip. On the device, per micro batch, normalised: random
+erasing, then mixup or cutmix. All as in VideoMAE's recipe, by torchvision; differences are named. torchvision draws from
+torch's global generator, whose state is restored afterwards (`Stream.torch_global`).
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ from hpm_video.data.transforms import Box, Transform, center_box, cut, random_re
 from hpm_video.streams import ERASE_BOX, ERASE_NOISE, MIX, RAND_AUGMENT
 from hpm_video.types import BatchSlice
 
-NUM_BINS = 31  # torchvision's strengths 0 to 30 stand for timm's 0 to 10
+NUM_BINS = 31  # torchvision's strengths 0 to 30 are timm's 0 to 10
 ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 3.3)
 
 
@@ -26,11 +26,11 @@ def make_finetune_transform(config: DataConfig, augment: AugmentConfig, left_rig
     """Return a transform: frames uint8 [T, H, W, C] and a generator -> clip uint8 [C, T, H, W] of
     data.frame_size_px.
 
-    left_right: the labels distinguish left from right, so that no clip is mirrored.
+    left_right: the labels distinguish left from right, so that no clip is flipped.
 
-    VideoMAE applies RandAugment to the decoded frames, before the crop. Here it sees the cropped, resized clip: on
-    one core about 21 instead of 50 ms for 16 frames of 256 x 340, 22 instead of 165 for 360 x 640. So translation is
-    a share of the crop, histograms are those of the crop, and the grey that moves in cannot be cropped away.
+    VideoMAE applies RandAugment to the decoded frames, before the crop. Here it is applied to the cropped, resized clip, which
+    takes on one core about 21 instead of 50 ms for 16 frames of 256 x 340, 22 instead of 165 for 360 x 640. So translation is
+    a share of the crop, histograms are those of the crop, and the grey fill cannot be cropped away.
     """
     target = (config.frame_size_px[0], config.frame_size_px[1])
     rand_augment = RandAugment(augment)
@@ -39,8 +39,8 @@ def make_finetune_transform(config: DataConfig, augment: AugmentConfig, left_rig
         height, width = frames.shape[1:3]
         clip = cut(frames, random_resized_box(height, width, target, augment.crop_area, rng), target)
         clip = rand_augment(clip.transpose(0, 1).contiguous(), rng).transpose(0, 1)
-        mirrored = augment.flip and not left_right and rng.random() < 0.5
-        return (clip.flip(-1) if mirrored else clip).contiguous()
+        flipped = augment.flip and not left_right and rng.random() < 0.5
+        return (clip.flip(-1) if flipped else clip).contiguous()
 
     return transform
 
@@ -48,11 +48,11 @@ def make_finetune_transform(config: DataConfig, augment: AugmentConfig, left_rig
 class RandAugment:
     """A few random operations, each with a random strength, the same for all frames of a clip.
 
-    timm's rand-m7-n4-mstd0.5-inc1 with torchvision's operations. As there: `num_ops` are drawn with replacement, each is
-    applied with `op_probability`, its strength jittered and kept in 0..10 (here rounded to a third), grey moves in from
-    outside. Of timm's 15 operations Invert and SolarizeAdd are missing, and Identity is there instead. Posterize is weaker
-    (strength 7 keeps 5 bits, timm's 2), translation reaches 0.45 of the clip's own side, interpolation is bilinear, not
-    bicubic. No operation mirrors.
+    timm's rand-m7-n4-mstd0.5-inc1 with torchvision's operations. As in timm, `num_ops` are drawn with replacement, each is
+    applied with `op_probability`, its strength is jittered and kept in 0..10 (here rounded to a third), and pixels from outside
+    are grey. Differences: Invert and SolarizeAdd of timm's 15 operations are replaced by Identity; Posterize is weaker (strength
+    7 keeps 5 bits, timm's 2); translation reaches 0.45 of the clip's own side; interpolation is bilinear, not bicubic. No
+    operation flips.
     """
 
     def __init__(self, config: AugmentConfig) -> None:
@@ -70,7 +70,7 @@ class RandAugment:
         return frames
 
     def draw_strengths(self, rng: Generator) -> list[int]:
-        """Draw the strengths, 0 to 30, of the operations that are applied: at most num_ops."""
+        """Draw the strengths (0 to 30) of the operations to apply, at most num_ops."""
         config = self.config
         applied = rng.random(config.num_ops) < config.op_probability
         magnitude = rng.normal(config.magnitude, config.magnitude_std, config.num_ops).clip(0, 10)
@@ -80,9 +80,9 @@ class RandAugment:
 def erase(
     clip: Float[Tensor, "B C T H W"], config: AugmentConfig, seed: int, step: int, place: BatchSlice
 ) -> Float[Tensor, "B C T H W"]:
-    """Erase a box of some normalised clips, the same in all frames, with normal noise drawn for each value.
+    """Fill a box of some normalised clips, the same in all frames, with normal noise per value.
 
-    The draw belongs to the seed, the step and the place of the clip in the global batch, however that is split.
+    The draws follow from the seed, the step and the clip's place in the global batch, however the batch is split.
     """
     clip = clip.clone()
     for place_of_clip, one in enumerate(clip, start=place.start):
@@ -96,7 +96,7 @@ def erase(
 
 
 def draw_erased_box(clip: Float[Tensor, "C T H W"], probability: float) -> Box | None:
-    """Draw a box; None if the clip stays as it is, by chance or because no box fitted in ten tries."""
+    """Draw a box; None if the clip stays unchanged, by chance or because no box fitted in ten tries."""
     if torch.rand(()) >= probability:
         return None
     drawn = v2.RandomErasing(scale=ERASED_AREA, ratio=ERASED_ASPECT).make_params([clip])
@@ -112,20 +112,19 @@ def mix(
     step: int,
     place: BatchSlice,
 ) -> tuple[Float[Tensor, "B C T H W"], Float[Tensor, "B K"]]:
-    """Return a micro batch after mixup or cutmix of each clip with the one at the mirrored place (of B clips, i with
-    B - 1 - i), and the soft targets, which sum to 1.
+    """Return a micro batch after mixup or cutmix of clip i with clip B - 1 - i, and the soft targets, which sum to 1.
 
-    One choice, share and box for the micro batch, given by the seed, the step and where it starts: other micro batch
-    sizes mix other clips. A cutmix box cuts height and width, over all frames, and targets are mixed by the area that was
-    really kept: all as VideoMAE does it. VideoMAE refuses odd micro batches; here the clip in the middle takes the last
-    one. A clip that is alone stays as it is.
+    The micro batch has one choice, share and box, which follow from the seed, the step and its start in the batch: another
+    micro batch size mixes other clips. A cutmix box covers all frames, and targets are mixed by the area that is really
+    kept. All this is as in VideoMAE, which refuses odd micro batches; here the clip in the middle is mixed with the last one.
+    A single clip stays unchanged.
     """
     target = smooth(label, num_classes, config.label_smoothing)
     with MIX.torch_global(seed, step, place.start):
         mixer = draw_mixer(config)
         if mixer is None:
             return clip, target
-        drawn = mixer.make_params([clip.flatten(1, 2)])  # torchvision's pictures: [B, C * T, H, W]
+        drawn = mixer.make_params([clip.flatten(1, 2)])  # as images: [B, C * T, H, W]
     partner = clip[partners := mirrored_places(len(clip))]
     if "lam" in drawn:
         share, mixed = drawn["lam"], clip * drawn["lam"] + partner * (1 - drawn["lam"])
@@ -139,8 +138,7 @@ def mix(
 def mirrored_places(num_clips: int) -> list[int]:
     """Return the partner of each clip of a micro batch.
 
-    Clips of one video stand beside each other (data.repeats): neighbours would often be of one class, and their
-    targets stay unmixed.
+    Not the neighbour: with data.repeats neighbours are often clips of one video, whose targets would stay unmixed.
     """
     places = list(reversed(range(num_clips)))
     if num_clips % 2:
@@ -162,11 +160,9 @@ def smooth(label: Int[Tensor, " B"], num_classes: int, share: float) -> Float[Te
 
 
 def view_boxes(height: int, width: int, target: tuple[int, int], num_crops: int) -> list[Box]:
-    """Return the largest boxes of the target's shape, evenly from one end of the frame's longer side to the other;
-    one box is the middle.
+    """Return the largest boxes of the target's shape, evenly spread along the frame's longer side; a single box is centered.
 
-    The longer side is that of the frame scaled to the target's shape. If the shapes are the same, all boxes are
-    equal.
+    The longer side is that of the frame scaled to the target's shape. If the shapes are the same, all boxes are equal.
     """
     middle = center_box(height, width, target)
     if num_crops == 1:

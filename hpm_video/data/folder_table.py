@@ -1,10 +1,10 @@
-"""The files of a plain folder as rows. A long listing is kept in the cache, and holds as long as none of its folders changed."""
+"""The files of a plain folder as rows. A long listing is cached and stays valid until one of its folders changes."""
 
 import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,13 +14,13 @@ from hpm_video.catalog.texts import keep_utf8
 from hpm_video.data.manifest_table import table_of_paths
 from hpm_video.data.row_cache import Rows, find_entry, keep_entry, lock_entry, map_entry
 
-LEAST_CACHED = 50_000  # files; shorter listings are made by each process
-STILL_S = 2.0  # for which no folder has changed before its listing is kept: the times of some disks are that coarse
+LEAST_CACHED = 50_000  # files; each process makes shorter listings itself
+STILL_S = 2.0  # a listing is kept if no folder has changed for so long: the times of some disks are that coarse
 FOLDERS = b"folders"
 
 
 class _Known(Exception):
-    """Carry the listing that another process has made in the meantime."""
+    """Carry the listing that another process has made meanwhile."""
 
     def __init__(self, table: pa.Table) -> None:
         super().__init__()
@@ -28,9 +28,9 @@ class _Known(Exception):
 
 
 def read_folder(root: Path, part: str, suffixes: tuple[str, ...]) -> pa.Table:
-    """Return a row for each file with these endings in the folder `part` of the root and below, sorted by path.
+    """Return a row for each file with these suffixes in the folder `part` of the root and below, sorted by path.
 
-    Files whose name is not UTF-8 are left out with a warning. Raises UserError if there is no such file.
+    Files whose name is not UTF-8 are left out with a warning. Raises UserError if no file is found.
     """
     base = root / part
     entry = find_entry("folder", os.path.realpath(base), part, suffixes)
@@ -57,7 +57,7 @@ def read_folder(root: Path, part: str, suffixes: tuple[str, ...]) -> pa.Table:
 def _watched(
     base: Path, marks: dict[str, tuple[int, int]], entry: Path | None, held: contextlib.ExitStack
 ) -> Iterator[Folder]:
-    """Yield the folders and note their marks; for a long listing, wait until no other process makes it. Raises _Known."""
+    """Yield the folders and collect their marks. For a long listing, wait for other processes that make it. Raises _Known."""
     num_files = 0
     for folder in walk_folders(base):
         marks[folder.path] = folder.mark
@@ -71,12 +71,10 @@ def _watched(
 
 
 def _map_listing(entry: Path, base: Path) -> pa.Table | None:
-    """Return the kept listing if all of its folders are as they were."""
+    """Return the cached listing if none of its folders has changed."""
     table = map_entry(entry)
-    if table is None or not _are_same(json.loads(table.schema.metadata[FOLDERS]).items(), str(base)):
+    if table is None:
         return None
-    return table.replace_schema_metadata(None)
-
-
-def _are_same(marks: Iterable[tuple[str, list[int]]], base: str) -> bool:
-    return all(mark_folder(f"{base}/{path}") == tuple(mark) for path, mark in marks)
+    marks = json.loads(table.schema.metadata[FOLDERS])
+    is_valid = all(mark_folder(f"{base}/{path}") == tuple(mark) for path, mark in marks.items())
+    return table.replace_schema_metadata(None) if is_valid else None

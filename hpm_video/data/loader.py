@@ -1,4 +1,4 @@
-"""In which order: one endless stream of samples given by the seed, cut into global batches, rounds and ranks."""
+"""The order of samples: one endless stream that follows from the seed, divided into global batches, rounds and ranks."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -21,16 +21,15 @@ log = logging.getLogger("hpm_video")
 
 
 class StepSampler:
-    """Give lists of keys (row, position), one for each micro batch of this rank, from `steps.start` on.
+    """Yield lists of keys (row, position), one for each micro batch of this rank, from `steps.start` on.
 
-    Positions k * repeats to k * repeats + repeats - 1 of the run are clips of the sample at place k % n of epoch k
-    // n. Step s holds the positions from s * batch_size on; round r of rank k takes `micro` of them from (r *
-    world_size + k) * micro. So every number of ranks, rounds and workers sees the same global batches, and a resumed
-    run continues at the exact next sample.
+    Positions k * repeats to k * repeats + repeats - 1 of the run are clips of the sample at place k % n of epoch k // n. Step s
+    holds the positions from s * batch_size on; round r of rank k takes `micro` of them from (r * world_size + k) * micro. So
+    the global batches are the same for every number of ranks, rounds and workers, and a resumed run continues at exactly the
+    next sample.
 
-    spread: if a micro batch holds less than two videos, distribute the positions of a step so that the clips of a
-    video go to different micro batches (the first clip of each video, then the second, ...), as mixup needs other
-    videos to mix with.
+    spread: if a micro batch holds less than two videos, distribute the positions of a step so that the clips of a video go to
+    different micro batches (the first clip of each video, then the second, ...): mixup needs other videos to mix with.
     """
 
     def __init__(  # noqa: PLR0913
@@ -63,7 +62,7 @@ class StepSampler:
                 yield [(self._row(p), p) for p in positions[first : first + self.micro]]
 
     def _positions(self, step: int) -> Sequence[int]:
-        """Return the positions of a step, in the order in which micro batches take them."""
+        """Return the positions of a step, in the order of the micro batches."""
         positions = range(step * self.batch_size, (step + 1) * self.batch_size)
         return sorted(positions, key=lambda position: position % self.repeats) if self.spread else positions
 
@@ -84,15 +83,17 @@ def make_loader(  # noqa: PLR0913
     num_streams: int = 1,
     spread: bool = False,
 ) -> ClipStream:
-    """Return the batches of this rank, from start_step to steps; `spread`: see StepSampler. A worker that fails or
-    dies raises UserError here."""
+    """Return the batches of this rank, from start_step to steps. Raises UserError if a worker fails or dies.
+
+    `spread`: see StepSampler.
+    """
     run, repeats = range(start_step, steps), dataset.config.repeats
     sampler = StepSampler(dataset.source.order, dataset.seed, batch_size, micro, rank, world_size, run, repeats, spread)
     return ClipStream(dataset, sampler, num_workers, num_streams)
 
 
 class HeldOut(NamedTuple):
-    """Clips that are not trained on."""
+    """Clips that are not used for training."""
 
     clip: UInt8[Tensor, "n C T H W"]
     names: list[str]
@@ -100,14 +101,14 @@ class HeldOut(NamedTuple):
 
 
 def load_training_clips(source: Source, config: DataConfig, num: int) -> Batch:
-    """Read some clips of the training data, always the same (middle frames, middle crop). Raises UserError."""
+    """Read some clips of the training data, always the same ones (middle frames, center crop). Raises UserError."""
     dataset = ClipDataset(source, config, 0, training=False)
     rows = np.random.default_rng(0).permutation(len(dataset))[:num].tolist()
     return collate(dataset.__getitems__([(row, place * config.repeats) for place, row in enumerate(rows)]))
 
 
 def load_held_out(source: Source, config: DataConfig, num: int) -> HeldOut:
-    """Read fixed clips (middle frames, middle crop), spread over the source. Raises UserError if none can be read."""
+    """Read fixed clips (middle frames, center crop) from all over the source. Raises UserError if none can be read."""
     dataset = ClipDataset(source, config, 0, training=False)
     rows = np.random.default_rng(0).permutation(len(dataset)).tolist()
     clips: list[Tensor] = []

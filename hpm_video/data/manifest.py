@@ -1,8 +1,8 @@
 """Manifests: the samples and labels of a data set, in one format for every set.
 
-A manifest is a folder: `manifest.json` (the header: name, root, classes, whether labels distinguish left from right, the
-sampling protocol, and for each split its file and number of rows) and a table for each split, `train.csv` or
-`train.parquet`, with the columns of `Row`. An image is a row with one frame; a folder of frames is a row whose path is it.
+A manifest is a folder with `manifest.json` and a table for each split, `train.csv` or `train.parquet`, with the columns of
+`Row`. manifest.json is the header: name, root, classes, whether labels distinguish left from right, the sampling protocol, and
+each split's file and number of rows. An image is a row with one frame; the path of a row can be a folder of frames.
 """
 
 import contextlib
@@ -38,8 +38,8 @@ from hpm_video.streams import HELD_OUT
 log = logging.getLogger("hpm_video")
 HEADER = "manifest.json"
 FORMAT = "hpm-video manifest 1"
-LEAST_SHARED_ROWS = 1_000_000  # from which on the draw of the held-out rows is kept for the other processes
-NUM_HEAD_BYTES = 4096  # of a file, that `describe` reads
+LEAST_SHARED_ROWS = 1_000_000  # sets this large share the drawn held-out rows between processes
+NUM_HEAD_BYTES = 4096  # of a file, for `describe`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Manifest:
         return kind_of_column(self.table["path"])
 
     def name(self, row: int) -> str:
-        """Return the path of a row; that of a piece of a film ends as #t=10,20 (seconds)."""
+        """Return the path of a row; for a piece of a film it ends with #t=10,20 (seconds)."""
         path, start_s, stop_s = (self.table[name][row].as_py() for name in ("path", *PIECE))
         return path + show_span(start_s, stop_s)
 
@@ -95,7 +95,7 @@ class Manifest:
         return Item(path + show_span(start_s, stop_s), self.root / path, label, first, frames, fps, start_s, stop_s)
 
     def groups(self, rows: Sequence[int]) -> list[str]:
-        """Return what each row belongs to; "" if it is not known."""
+        """Return the group of each row; "" if unknown."""
         return self.table["group"].take(rows).to_pylist()
 
     def fingerprint(self) -> str:
@@ -103,7 +103,7 @@ class Manifest:
         return digest_rows(self.table.select(known_columns(self.table, ("path", "label", "first_frame", *PIECE))))
 
     def version(self) -> str:
-        """Return a digest of all rows, and of size and time of change of each file."""
+        """Return a digest of all rows, and of the size and modification time of each file."""
         found = hashlib.sha256(f"[{json.dumps(self.classes)}, ".encode())
         feed_columns(found, self.table.select(known_columns(self.table, self.table.column_names)))
         found.update(b"]")
@@ -112,11 +112,11 @@ class Manifest:
         return found.hexdigest()[:24]
 
     def facts(self) -> dict[str, list]:
-        """Return label, first_frame, frames and, of pieces, start_s and stop_s of all rows by name."""
+        """Return label, first_frame, frames (and start_s, stop_s of pieces) of all rows by name."""
         return self.table.select(known_columns(self.table, ["label", "first_frame", "frames", *PIECE])).to_pydict()
 
     def describe(self, row: int) -> tuple | None:
-        """Return size and first bytes of a file, or of the first image of a folder of frames; None if it cannot be read."""
+        """Return the size and first bytes of a file, or of a folder's first image; None if it cannot be read."""
         file = self.root / self.table["path"][row].as_py()
         with contextlib.suppress(OSError, ValueError):
             if file.is_dir():
@@ -128,7 +128,7 @@ class Manifest:
         return None
 
     def select(self, rows: Sequence[int] | np.ndarray) -> "Manifest":
-        """Return a manifest of these rows alone."""
+        """Return a manifest of only these rows."""
         return replace(self, table=take_rows(self.table, rows))
 
     def cut(self, rule: ClipRule, limits: Limits) -> "Manifest":
@@ -138,7 +138,7 @@ class Manifest:
         return replace(self, table=cut_films(self, rule, limits))
 
     def hold_out(self, num: int, seed: int) -> "tuple[Manifest, Manifest]":
-        """Return the rest, and `num` rows drawn by the seed; both keep the order of the rows."""
+        """Return the rest, and `num` rows drawn by the seed. Both keep the order of the rows."""
         if has_pieces(self.table) and (films := draw_films(self.table["path"].to_numpy(), num, HELD_OUT.numpy(seed))):
             return self.select(films[0]), self.select(films[1])
         drawn = _draw_held_out(len(self), num, seed)
@@ -146,7 +146,7 @@ class Manifest:
 
 
 def _draw_held_out(num_rows: int, num: int, seed: int) -> np.ndarray:
-    """Return the rows that are held out, sorted: int64 [num]. For large sets one process of a node draws them."""
+    """Return the held-out rows, sorted: int64 [num]. For large sets one process of a node draws them."""
 
     def draw() -> Rows:
         rows = np.sort(permute(HELD_OUT.numpy(seed), num_rows)[:num]).astype(np.int64)
@@ -160,13 +160,13 @@ def _draw_held_out(num_rows: int, num: int, seed: int) -> np.ndarray:
 def _stat(file: Path) -> tuple[int, int]:
     try:
         found = file.stat()
-    except OSError:  # the reader will name it
+    except OSError:  # the reader reports it
         return -1, 0
     return found.st_size, found.st_mtime_ns
 
 
 def read_manifest(folder: Path, split: str, root: Path | None = None) -> Manifest | None:
-    """Read a split of a manifest folder, None if it has none; `root` overrides the folder of the files that its header names.
+    """Read a split of a manifest folder; None if it does not exist. `root` overrides the header's folder of files.
 
     Raises UserError.
     """
@@ -177,7 +177,9 @@ def read_manifest(folder: Path, split: str, root: Path | None = None) -> Manifes
     table = read_table(file, len(header["classes"]))
     expected = header["splits"][split]["rows"]
     if table.num_rows != expected:
-        raise UserError(f"{file}: {table.num_rows} rows; expected {expected}, as {HEADER} says: written to the end?")
+        raise UserError(
+            f"{file}: {table.num_rows} rows; expected {expected}, as {HEADER} says. Was it written completely?"
+        )
     base = root or Path(os.path.normpath(folder.resolve() / header["root"]))
     if not base.is_dir():
         raise UserError(
@@ -206,13 +208,13 @@ def read_header(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file}: format {header.get('format')!r}; expected '{FORMAT}'")
     lacking = [name for name in ("name", "root", "classes", "splits") if name not in header]
     if lacking:
-        raise UserError(f"{file}: without {', '.join(lacking)}; expected the header of a manifest")
+        raise UserError(f"{file}: lacks {', '.join(lacking)}; expected the header of a manifest")
     _check_header(header, file)
     return header
 
 
 def _check_header(header: dict[str, Any], file: Path) -> None:
-    """Raise UserError for a value of another shape than a manifest's header has."""
+    """Raise UserError if a value of the header has a wrong type."""
     classes, splits = header["classes"], header["splits"]
     shapes = {
         "name, a text": isinstance(header["name"], str),
@@ -232,7 +234,7 @@ def _check_header(header: dict[str, Any], file: Path) -> None:
         )
 
 
-def write_manifest(  # noqa: PLR0913
+def write_manifest(
     folder: Path,
     name: str,
     root: Path,
@@ -242,9 +244,9 @@ def write_manifest(  # noqa: PLR0913
     protocol: SamplingProtocol | None = None,
     parquet: bool = False,
 ) -> Path:
-    """Write the tables, then the header, each whole or not at all; return `folder`.
+    """Write the tables, then the header, each whole or not at all. Return `folder`.
 
-    The caller has checked the rows (`check_rows`), and that the files are its own to write (`manifest_names`).
+    The caller must have checked the rows (`check_rows`), and that it may write these files (`manifest_names`).
     """
     with disk_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The files of a manifest's tables: csv or Parquet, read batch by batch, so that no set is held as Python objects."""
+"""Read the tables of a manifest, csv or Parquet, batch by batch, so that no set is held as Python objects."""
 
 import contextlib
 import csv
@@ -19,23 +19,23 @@ from hpm_video.errors import UserError
 
 compute = pyarrow.compute
 NOT_NEGATIVE = ("frames", "width", "height", "first_frame", "start_s")
-LEAST_CACHED_BYTES = 16 * 2**20  # of a file, some 300,000 rows: smaller ones are read by each process
-BLOCK_BYTES = 16 * 2**20  # of a csv file that are read at once
-ROWS_AT_ONCE = 2**20  # of a Parquet file
-PLAIN_ROWS = 100_000  # that csv.reader gives at once
-_MARKS = {True: np.zeros(256, bool), False: np.zeros(256, bool)}  # bytes of numbers with a point (True), of whole ones
+LEAST_CACHED_BYTES = 16 * 2**20  # of a file, about 300,000 rows; each process reads smaller ones itself
+BLOCK_BYTES = 16 * 2**20  # of a csv file, read at once
+ROWS_AT_ONCE = 2**20  # of a Parquet file, read at once
+PLAIN_ROWS = 100_000  # per batch, if csv.reader reads
+_MARKS = {True: np.zeros(256, bool), False: np.zeros(256, bool)}  # bytes allowed in decimals (True) and integers
 _MARKS[False][list(b"-0123456789")] = True
 _MARKS[True][list(b"+-.0123456789Ee")] = True
 
 
 class OddTable(Exception):
-    """Report a csv file that the fast reader cannot read exactly as csv.reader, int and float do; they shall read it."""
+    """Report a csv file that the fast reader may read differently from csv.reader, int and float: those must read it."""
 
 
 def read_table(file: Path, num_classes: int) -> pa.Table:
-    """Read the rows of a split. Large files are read by one process of a node and mapped by the others (row_cache.py).
+    """Read the rows of a split. One process of a node reads large files, and the others map them (row_cache.py).
 
-    Raises UserError that names the file, the line and what was expected there.
+    Raises UserError that names the file, the line and what was expected.
     """
     if not os.path.isfile(file):
         raise UserError(f"{file} does not exist; expected the table that manifest.json names")
@@ -52,7 +52,7 @@ def read_table(file: Path, num_classes: int) -> pa.Table:
 
 
 def _find_entry(file: Path) -> Path | None:
-    """Return the entry of a file in the cache; None if there is none or the file is small."""
+    """Return the cache entry of a file; None if there is no cache or the file is small."""
     found = file.stat()
     if found.st_size < LEAST_CACHED_BYTES:
         return None
@@ -76,7 +76,7 @@ def _checked(rows: Rows, file: Path) -> Rows:
 
 
 def _check_batches(batches: Iterable[pa.RecordBatch], file: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the batches. Raise UserError at the end for the first row without a path, or with a number that cannot be."""
+    """Yield the batches. At the end raise UserError for the first row that lacks a path or has an impossible number."""
     first: dict[str, int] = {}
     kinds: list[str] = []
     start = 0
@@ -95,7 +95,7 @@ def _check_batches(batches: Iterable[pa.RecordBatch], file: Path) -> Iterator[pa
 
 
 def _find_wrong(batch: pa.RecordBatch) -> dict[str, Any]:
-    """Return for each fault that a row may have which rows have it; an unknown column has none."""
+    """Return possible faults, and for each the rows that have it. An unknown column has none."""
     path, fps = batch["path"], batch["fps"]
     wrong = {
         "no path": compute.or_kleene(compute.is_null(path), _holds_zero(path)),
@@ -103,7 +103,7 @@ def _find_wrong(batch: pa.RecordBatch) -> dict[str, Any]:
         "no first_frame": compute.is_null(batch["first_frame"]),
     }
     if has_pieces(batch):
-        wrong["start_s and stop_s that are no piece"] = compute.invert(is_piece(batch))
+        wrong["start_s and stop_s that are not a piece"] = compute.invert(is_piece(batch))
     if fps.type != pa.null():
         wrong["fps that is not a rate"] = compute.or_(compute.invert(compute.is_finite(fps)), compute.less(fps, 0))
     for name in NOT_NEGATIVE:
@@ -138,23 +138,23 @@ def _explained(file: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-        raise UserError(f"{file}: no manifest table ({error}); expected parquet with {SCHEMA.names}") from error
+        raise UserError(f"{file}: not a manifest table ({error}); expected parquet with {SCHEMA.names}") from error
 
 
 def _find_known(source: Any) -> list[str]:
-    """Return the columns of a Parquet file that hold any value, as its statistics say."""
+    """Return the columns of a Parquet file that hold any value, by its statistics."""
     known = []
     for number in range(source.metadata.num_row_groups):
         group = source.metadata.row_group(number)
         for column in (group.column(place) for place in range(group.num_columns)):
-            told = column.statistics
-            if told is None or not told.has_null_count or told.null_count < column.num_values:
+            stats = column.statistics
+            if stats is None or not stats.has_null_count or stats.null_count < column.num_values:
                 known.append(column.path_in_schema)
     return [name for name in SCHEMA.names if name not in OPTIONAL or name in set(known)]
 
 
 def _csv_rows(file: Path) -> Rows:
-    """Return the rows of a csv file by pyarrow's reader; the batches raise OddTable if it may read them in another way."""
+    """Return the rows of a csv file by pyarrow's reader. The batches raise OddTable if csv.reader may read them differently."""
     with _explained_csv(file), file.open(encoding="utf-8-sig", newline="") as stream:
         names = _read_names(csv.reader(stream), file)
     return Rows(schema := schema_of(names), _fast_batches(file, names, schema))
@@ -181,7 +181,7 @@ def _fast_batches(file: Path, names: list[str], schema: pa.Schema) -> Iterator[p
 
 
 def _read_column(column: pa.Array, field: pa.Field) -> pa.Array:
-    """Return the cells of a column as its values; empty ones have the default. Raises OddTable and ArrowException."""
+    """Return the values of a column; empty cells have the default. Raises OddTable and ArrowException."""
     default = Row._field_defaults.get(field.name)
     lengths = compute.binary_length(column)
     if field.type == pa.large_string():
@@ -199,7 +199,7 @@ def _read_column(column: pa.Array, field: pa.Field) -> pa.Array:
 
 
 def _plain_csv_rows(file: Path) -> Rows:
-    """Return the rows of a csv file by csv.reader, int and float. The batches raise UserError for the first line with a fault."""
+    """Return the rows of a csv file by csv.reader, int and float. The batches raise UserError at the first faulty line."""
     return Rows(SCHEMA, _plain_batches(file))
 
 
@@ -225,7 +225,7 @@ def _explained_csv(file: Path) -> Iterator[None]:
     try:
         yield
     except (UnicodeDecodeError, csv.Error, pa.ArrowException, OverflowError) as error:
-        raise UserError(f"{file}: no UTF-8 csv ({error}); expected a table of {','.join(Row._fields)}") from error
+        raise UserError(f"{file}: not a UTF-8 csv ({error}); expected a table of {','.join(Row._fields)}") from error
 
 
 def _read_names(lines: Iterator[list[str]], file: Path) -> list[str]:

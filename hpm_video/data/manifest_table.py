@@ -31,19 +31,19 @@ def table_of(rows: Sequence[Row]) -> pa.Table:
 
 
 def table_of_paths(paths: Sequence[str] | pa.Array) -> pa.Table:
-    """Return rows that have nothing but a path."""
+    """Return rows with only a path."""
     column = pa.array(paths, pa.large_string())
     batch = pa.record_batch([column], names=["path"])
     return pa.Table.from_batches([complete(batch, schema_of(["path"]))])
 
 
 def schema_of(known: Sequence[str]) -> pa.Schema:
-    """Return the columns of a table; one that may be unknown and is not among `known` takes no room: its type is null."""
+    """Return the columns of a table. Optional columns that are not in `known` have type null and take no memory."""
     return pa.schema([f if f.name in known or f.name not in OPTIONAL else pa.field(f.name, pa.null()) for f in SCHEMA])
 
 
 def complete(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Return the batch with these columns; those that it lacks have their default."""
+    """Return the batch with all these columns; missing ones have their default."""
     return pa.record_batch(
         [batch[f.name].cast(f.type) if f.name in batch.schema.names else _default(f, batch.num_rows) for f in schema],
         schema=schema,
@@ -62,7 +62,7 @@ def _default(field: pa.Field, num_rows: int) -> pa.Array:
 
 
 def text_bytes(column: pa.Array) -> np.ndarray:
-    """Return the bytes of all texts of a column, one behind the other: uint8 [bytes], not copied."""
+    """Return the concatenated bytes of all texts of a column: uint8 [bytes], not copied."""
     _, offsets, content = column.buffers()
     if offsets is None or content is None or not len(column):
         return np.empty(0, np.uint8)

@@ -1,4 +1,4 @@
-"""Training on images and videos (OmniMAE, arXiv 2206.08356): a step has the one or the other, each a stream of its own."""
+"""Training on images and videos (OmniMAE, arXiv 2206.08356): each step has one kind, from its own stream."""
 
 import math
 from collections.abc import Iterator
@@ -11,8 +11,7 @@ from hpm_video.types import Batch
 
 
 class ImageSteps:
-    """Choose the steps that have images, by (seed, step): evenly spread, and of the first n steps share * n, to
-    within one."""
+    """Choose the steps with images by (seed, step), evenly spread: share * n of the first n steps, to within one."""
 
     def __init__(self, share: float, seed: int) -> None:
         self.share, self.offset = share, float(IMAGE_STEPS.numpy(seed).random())
@@ -21,12 +20,12 @@ class ImageSteps:
         return self.before(step + 1) > self.before(step)
 
     def before(self, step: int) -> int:
-        """Count the steps 0 to step - 1 that have images."""
+        """Count the steps with images among steps 0 to step - 1."""
         return math.floor(self.offset + step * self.share)
 
 
 class MixedStream:
-    """Micro batches of a rank, from `start_step` on. Rows of images are numbered behind those of the videos."""
+    """Micro batches of a rank, from `start_step` on. Rows of images are numbered after those of the videos."""
 
     def __init__(
         self, videos: ClipStream, images: ClipStream, image_steps: ImageSteps, start_step: int, rounds: int
@@ -49,10 +48,9 @@ class MixedStream:
 def make_mixed_loader(
     videos: ClipDataset, images: ClipDataset, image_steps: ImageSteps, start_step: int, steps: int, **split: Any
 ) -> MixedStream:
-    """Make a loader of both; `split` has the other arguments of `make_loader`.
+    """Make a loader of both. `split`: the other arguments of `make_loader`.
 
-    Each stream continues behind its own steps before start_step. The reading processes are divided as the steps are,
-    at least one for each.
+    Each stream continues after its own steps before start_step. Workers are divided as the steps are, at least one for each.
     """
     workers = split.pop("num_workers")
     for_images = max(1, round(image_steps.share * workers)) if workers else 0
@@ -66,5 +64,5 @@ def make_mixed_loader(
 
 
 def name_row(videos: ClipDataset, images: ClipDataset, row: int) -> str:
-    """Return the name that messages give the sample of a row of a `MixedStream`."""
+    """Return the name in messages of the sample at a row of a `MixedStream`."""
     return videos.source.name(row) if row < len(videos) else images.source.name(row - len(videos))

@@ -1,4 +1,4 @@
-"""The order of the samples of a source in each epoch: a function of (seed, epoch, place) alone."""
+"""The order of a source's samples in each epoch: a function of (seed, epoch, place) only."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -16,13 +16,12 @@ class Order(Protocol):
 
     def row(self, seed: int, epoch: int, place: int) -> int:
         """Return the row at `place` of the epoch."""
-        ...
 
 
 def permute(rng: np.random.Generator, num: int) -> np.ndarray:
-    """Return what rng.permutation(num) returns, in half the memory if the numbers fit: uint32 or int64 [num].
+    """Return rng.permutation(num), in half the memory if the numbers fit: uint32 or int64 [num].
 
-    Generator.permutation shuffles a range of int64, and the draws of a shuffle do not depend on the type.
+    Generator.permutation shuffles a range of int64. The draws of a shuffle do not depend on the type.
     """
     if num > np.iinfo(np.uint32).max:
         return rng.permutation(num)
@@ -31,7 +30,7 @@ def permute(rng: np.random.Generator, num: int) -> np.ndarray:
 
 
 class ShuffledOrder:
-    """Permute all samples; keeps the permutation of the last epoch: 4 bytes for each sample."""
+    """Permute all samples. Keeps the permutation of the last epoch: 4 bytes per sample."""
 
     def __init__(self, num_samples: int) -> None:
         self.num_samples = num_samples
@@ -41,7 +40,7 @@ class ShuffledOrder:
     def row(self, seed: int, epoch: int, place: int) -> int:
         """Return the row at `place` (0..num_samples - 1) of the epoch."""
         if self._drawn != (seed, epoch):
-            self._rows = np.empty(0, np.uint32)  # never two epochs at once
+            self._rows = np.empty(0, np.uint32)  # never two epochs in memory
             self._rows = permute(ORDER.numpy(seed, epoch), self.num_samples)
             self._drawn = (seed, epoch)
         return int(self._rows[place])
@@ -51,10 +50,9 @@ WINDOW_SHARDS = 64
 
 
 class WindowedOrder:
-    """Keep reads near each other: permute the shards, take windows of `window_shards` of them, and permute the rows
-    in each.
+    """Keep reads near each other: permute the shards, take windows of `window_shards`, and permute the rows in each window.
 
-    Holds a number for each shard, and for each row of one window.
+    Holds one number per shard, and one per row of the current window.
     """
 
     def __init__(self, num_samples: int, samples_per_shard: int, window_shards: int = WINDOW_SHARDS) -> None:
@@ -74,7 +72,7 @@ class WindowedOrder:
             rows = rows[rows < self.num_samples]  # the last shard is short
             self._rows = WINDOW_ORDER.numpy(seed, epoch, window).permutation(rows)
             self._window = window
-        return int(self._rows[place - int(self._ends[window])])  # counted from the window's end
+        return int(self._rows[place - int(self._ends[window])])  # a negative index: counted from the window's end
 
     def _draw_shards(self, seed: int, epoch: int) -> None:
         num_shards = -(-self.num_samples // self.samples_per_shard)
@@ -86,7 +84,7 @@ class WindowedOrder:
 
 
 class ListedOrder:
-    """Give these rows one after the other, in every epoch."""
+    """Return these rows one after the other, in every epoch."""
 
     def __init__(self, rows: Sequence[int]) -> None:
         self.rows, self.num_samples = rows, len(rows)

@@ -1,4 +1,4 @@
-"""The columns start_s and stop_s of a manifest: absent in tables of whole files, as all were before."""
+"""The columns start_s and stop_s of a manifest. Tables of whole files do not have them, as in earlier versions."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def has_pieces(table: pa.Table | pa.RecordBatch) -> bool:
 
 
 def known_columns(table: pa.Table, names: Sequence[str]) -> list[str]:
-    """Return the names, without those of both columns if no row is a piece: files and digests stay as they were."""
+    """Return the names, without both columns if no row is a piece, so that files and digests stay as in earlier versions."""
     return [name for name in names if name not in PIECE or has_pieces(table)]
 
 
@@ -24,14 +24,14 @@ def is_piece(table: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
     compute = pyarrow.compute
     start, stop = (table[name].cast(pa.float64()) for name in PIECE)
     finite = compute.and_(*(compute.fill_null(compute.is_finite(column), True) for column in (start, stop)))
-    behind = compute.fill_null(compute.greater(stop, compute.fill_null(start, 0.0)), True)
-    return compute.and_(finite, behind)
+    ordered = compute.fill_null(compute.greater(stop, compute.fill_null(start, 0.0)), True)
+    return compute.and_(finite, ordered)
 
 
 def draw_films(paths: np.ndarray, num: int, rng: np.random.Generator) -> tuple[list[int], list[int]] | None:
-    """Return (rows that stay, rows that are held out), both ascending: whole films, until at least `num` rows are held out.
+    """Return (remaining rows, held-out rows), both ascending: whole films, until at least `num` rows are held out.
 
-    Pieces of a film are alike, so no film is in both. None if that would hold out more than half of the rows.
+    Pieces of one film are similar, so no film is in both. Return None if more than half of the rows would be held out.
     """
     films, numbers = np.unique(paths.astype(str), return_inverse=True)
     order = rng.permutation(len(films))

@@ -1,9 +1,8 @@
-"""Cut films into pieces, each a row of its own, so that an epoch weighs films by their length: the key data.clips.
+"""Cut films into pieces, one row each, so that an epoch weighs films by their length (data.clips).
 
-The rule for the rest at the end, of uniform:S: a film of D seconds has D / S pieces, rounded (at least 1), and the last one
-ends with the film. So a rest of less than half a piece lengthens the last piece, and a longer one is a piece of its own: every
-frame is in one piece, and no piece but that of a short film is shorter than S / 2. (pytorchvideo's uniform sampler drops the
-rest.)
+With uniform:S a film of D seconds has D / S pieces, rounded (at least 1), and the last one ends with the film. So a remainder
+of less than half a piece lengthens the last piece, and a longer one is a piece of its own. Every frame is in one piece, and
+only the piece of a short film is shorter than S / 2. (pytorchvideo's uniform sampler drops the remainder.)
 """
 
 import contextlib
@@ -30,14 +29,14 @@ from hpm_video.errors import UnreadableVideo, UserError, import_for
 from hpm_video.files import cache_folder, write_json
 
 log = logging.getLogger("hpm_video")
-NUM_THREADS = 8  # that open films: it is waiting for the disk
+NUM_THREADS = 8  # that open films: they mostly wait for the disk
 Piece = tuple[float | None, float | None]  # start_s and stop_s
 
 
 def cut_films(manifest: Manifest, rule: ClipRule, limits: Limits) -> pa.Table:
-    """Return the rows of a manifest with a row for each piece of each film, in order. Rows that are pieces already are cut further.
+    """Return the rows of a manifest with a row for each piece of each film, in order. Rows that are pieces are cut further.
 
-    Images and folders of frames stay. So does a film that cannot be opened: it is read, named and counted as before.
+    Images and folders of frames stay. So does a film that cannot be opened: it is reported when it is read.
     """
     paths = manifest.table["path"].to_pylist()
     frames, starts, stops = (manifest.table[name].to_pylist() for name in ("frames", *PIECE))
@@ -59,10 +58,10 @@ def cut_films(manifest: Manifest, rule: ClipRule, limits: Limits) -> pa.Table:
 
 
 def cut(rule: ClipRule, start: float | None, stop: float | None, end_s: float) -> list[Piece]:
-    """Return the pieces of start..stop, seconds (None: the start and the end of the film); `end_s`: where it ends."""
+    """Return the pieces of start..stop in seconds (None: start or end of the film). `end_s`: the end of the last piece."""
     first = start or 0.0
     length = end_s - first
-    if length <= 0:  # the reader will tell
+    if length <= 0:  # the reader reports it
         return [(start, stop)]
     if rule.kind != UNIFORM:
         return [(first + a, min(first + b, end_s)) for a, b in sample_pieces(rule, length)]
@@ -72,7 +71,7 @@ def cut(rule: ClipRule, start: float | None, stop: float | None, end_s: float) -
 
 
 def sample_pieces(rule: ClipRule, length_s: float) -> list[tuple[float, float]]:
-    """Return (start, stop) of the pieces that pytorchvideo's sampler gives for a film of that length, seconds."""
+    """Return (start, stop) in seconds of the pieces that pytorchvideo's sampler gives for a film of this length."""
     sampling = import_for(f"data.clips: {rule.kind}", "pytorchvideo.data.clip_sampling")
     sampler, found, is_last, last_s = sampling.make_clip_sampler(rule.kind, rule.seconds, rule.number), [], False, 0.0
     while not is_last:
@@ -82,10 +81,13 @@ def sample_pieces(rule: ClipRule, length_s: float) -> list[tuple[float, float]]:
 
 
 def read_lengths(root: Path, paths: Sequence[str], limits: Limits) -> dict[str, float]:
-    """Return the length of each film that can be opened, seconds. Lengths are kept in the cache: a file for each root."""
+    """Return the length in seconds of each film that can be opened. Lengths are cached, in one file per root."""
     file = _file_of(root)
     known = _read_known(file)
-    stamps = {path: stamp for path in paths if (stamp := _stamp(root / path)) is not None}
+    stamps: dict[str, str] = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            stamps[path] = stamp_of(os.stat(root / path))
     absent = [path for path, stamp in stamps.items() if known.get(path, [""])[0] != stamp]
     if absent:
         with ThreadPoolExecutor(NUM_THREADS) as pool:
@@ -93,13 +95,6 @@ def read_lengths(root: Path, paths: Sequence[str], limits: Limits) -> dict[str, 
             known |= {path: [stamps[path], seconds] for path, seconds in found if seconds is not None}
         _write_known(file, known)
     return {path: known[path][1] for path, stamp in stamps.items() if known.get(path, [""])[0] == stamp}
-
-
-def _stamp(file: Path) -> str | None:
-    try:
-        return stamp_of(os.stat(file))
-    except OSError:
-        return None
 
 
 def _length_s(file: Path, limits: Limits) -> float | None:

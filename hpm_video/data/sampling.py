@@ -1,10 +1,10 @@
-"""Frame sampling: the frames of a video that make a clip. Without a generator the choice is fixed, as tests need it:
+"""Frame sampling: choose the frames of a video that make a clip. Without a random generator the choice is fixed, for tests:
 view v of num_views.
 
-If a video is too short, segments repeat frames (part k holds frame floor(k * available / parts)); dense sampling
-keeps its stride, starts at frame 0 and repeats the last frame.
+If a video is too short, segments repeat frames (part k holds frame floor(k * available / parts)); dense sampling keeps its
+stride, starts at frame 0 and repeats the last frame.
 
-These rules cover the whole video, and depart from VideoMAE's (docs/departures.md), which data.rule=videomae gives.
+These rules cover the whole video and differ from VideoMAE's (docs/departures.md). data.rule=videomae selects VideoMAE's.
 """
 
 import logging
@@ -22,40 +22,43 @@ log = logging.getLogger("hpm_video")
 
 
 class View(NamedTuple):
-    """One of the evenly spread clips of a video in a test; a single one is the middle."""
+    """One of the evenly spread clips of a video in a test. A single clip is the middle one."""
 
     number: int = 0
     num_views: int = 1
 
 
+MIDDLE = View()
+
+
 def choose_protocol(
     known: SamplingProtocol | None, where: str, config: DataConfig, test: TestConfig | None = None
 ) -> SamplingProtocol:
-    """Return how a set is sampled and tested: as the keys say, and else by its own protocol.
+    """Return the sampling protocol: the configuration's values, and the set's own values for the rest.
 
-    known: the protocol of the set; where: its name in messages; test: None in training. What neither gives is taken from
-    UNKNOWN, and reported: an unknown set is never tested silently as another one.
+    known: the protocol of the set; where: its name in messages; test: None in training. Values that neither gives come from
+    UNKNOWN and are logged, so that an unknown set is never tested silently as another one.
     """
     sampling = None if config.sampling == "auto" else config.sampling
-    given = (sampling, test.num_clips, test.num_crops) if test else (sampling, 1, 1)
-    if known is None and None in given:
-        _report_unknown(where, given, test is not None)
+    chosen = (sampling, test.num_clips, test.num_crops) if test else (sampling, 1, 1)
+    if known is None and None in chosen:
+        _log_unknown(where, chosen, test is not None)
     known = known or UNKNOWN
-    return SamplingProtocol(given[0] or known.sampling, given[1] or known.num_clips, given[2] or known.num_crops)
+    return SamplingProtocol(chosen[0] or known.sampling, chosen[1] or known.num_clips, chosen[2] or known.num_crops)
 
 
 @cache
-def _report_unknown(where: str, given: tuple[str | None, int | None, int | None], is_test: bool) -> None:
+def _log_unknown(where: str, chosen: tuple[str | None, int | None, int | None], is_test: bool) -> None:
     keys = ("data.sampling", "test.num_clips", "test.num_crops")
-    used = [f"{key}={value}" for key, value, own in zip(keys, UNKNOWN, given, strict=True) if own is None]
+    used = [f"{key}={value}" for key, value, own in zip(keys, UNKNOWN, chosen, strict=True) if own is None]
     text = "%s has no sampling protocol: %s. To change that set these keys, or make its manifest with --protocol"
     log.log(logging.WARNING if is_test else logging.INFO, text, where, " ".join(used))
 
 
-def sample_segments(num_available: int, num_frames: int, rng: Generator | None, view: View = View()) -> np.ndarray:  # noqa: B008
+def sample_segments(num_available: int, num_frames: int, rng: Generator | None, view: View = MIDDLE) -> np.ndarray:
     """Return [num_frames]: one frame of each of num_frames equal parts (TSN; SSv2's rule).
 
-    With a generator a random one; without, for view v of n, the one at (v + 1/2) / n of the part.
+    A random one with a generator; without, for view v of n, the one at (v + 1/2) / n of the part.
     """
     edges = np.arange(num_frames + 1) * num_available / num_frames
     fixed = np.full(num_frames, (view.number + 0.5) / view.num_views)
@@ -64,16 +67,12 @@ def sample_segments(num_available: int, num_frames: int, rng: Generator | None, 
 
 
 def sample_dense(
-    num_available: int,
-    num_frames: int,
-    stride: int,
-    rng: Generator | None,
-    view: View = View(),  # noqa: B008
+    num_available: int, num_frames: int, stride: int, rng: Generator | None, view: View = MIDDLE
 ) -> np.ndarray:
     """Return [num_frames]: every stride-th frame from a random start (K400's rule).
 
-    Without a generator the views start evenly spread from the first frame to the last start that fits; a single one
-    in the middle.
+    Without a generator the views start evenly spread from the first frame to the last start that fits; a single view
+    starts in the middle.
     """
     spare = max(0, num_available - (num_frames - 1) * stride - 1)
     if rng is not None:
@@ -83,17 +82,17 @@ def sample_dense(
     return np.minimum(start + np.arange(num_frames) * stride, num_available - 1)
 
 
-def sample_frames(  # noqa: PLR0913
+def sample_frames(
     sampling: str,
     num_available: int,
     config: DataConfig,
     rng: Generator | None,
-    view: View = View(),  # noqa: B008
+    view: View = MIDDLE,
     finetuning: bool = False,
 ) -> np.ndarray:
     """Return [data.num_frames] frame numbers by data.rule.
 
-    sampling: segments or dense. finetuning: VideoMAE has a dense rule of its own to train on labels.
+    sampling: segments or dense. finetuning: VideoMAE has another dense rule for fine-tuning.
     """
     num_frames, stride = config.num_frames, config.stride
     if config.rule == "videomae":

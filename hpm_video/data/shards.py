@@ -1,9 +1,9 @@
-"""Tar shards, read as a source: a sample is one ranged read of exactly its bytes, wherever the tars lie.
+"""Tar shards as a source: reading a sample is one ranged read of exactly its bytes, wherever the tars are.
 
-A shard set is a folder or URL (whatever fsspec knows) that `pack.py` writes: `shards.json` (the header, with each split's
-number of samples and samples of a tar), the tars in webdataset's convention, and beside each tar a small index
-(`train-000000.json` for `train-000000.tar`). Each tar but the last of a split holds the same number of samples, so a row
-gives its tar by division, and nothing that is held grows with the set.
+A shard set is a folder or URL (any that fsspec knows) that `pack.py` writes: `shards.json` (the header, with each split's
+number of samples and samples per tar), the tars in webdataset's convention, and a small index next to each tar
+(`train-000000.json` for `train-000000.tar`). All tars of a split but the last hold the same number of samples, so the row
+determines the tar, and memory does not grow with the set.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ FORMAT = "hpm-video shards 1"
 
 
 class Member(NamedTuple):
-    """A sample of a tar, as the index beside the tar lists it."""
+    """A sample of a tar, as listed in the index."""
 
     key: str  # of its files in the tar: KEY.webm (the source's bytes) and KEY.json (path, label, class)
     path: str  # in the source
@@ -37,13 +37,13 @@ class Member(NamedTuple):
     label: int
     first_frame: int
     num_frames: int | None
-    tar: str = ""  # in the folder of the tars; "": the tar beside the index
+    tar: str = ""  # in the folder of the tars; "": the tar of the index
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shards:
-    """Rows start..stop of a split. Holds nothing that is open, so that it can be forked and pickled; each process opens
-    file systems and keeps the indices of the last tars for itself."""
+    """Rows start..stop of a split. Nothing in it is open, so that it can be forked and pickled: each process opens its own
+    file systems and keeps its own indices of the last tars."""
 
     root: str
     split: str
@@ -67,7 +67,7 @@ class Shards:
 
     @property
     def order(self) -> "WindowedOrder":
-        """A new order at each call: keep it, as it remembers its window."""
+        """A new order at each call. Keep it: it remembers its window."""
         return WindowedOrder(len(self), self.samples_per_shard)
 
     def __len__(self) -> int:
@@ -81,8 +81,10 @@ class Shards:
             return error.path
 
     def item(self, row: int) -> Item:
-        """Read the sample. Raises UnreadableVideo if the tar or its index is absent, too short or cannot be read, UserError if
-        the store does not answer."""
+        """Read the sample.
+
+        Raises UnreadableVideo if the tar or its index is absent, too short or unreadable, UserError if the store does not answer.
+        """
         tar, member = self._find(row)
         end = member.offset + member.size
         try:
@@ -96,7 +98,7 @@ class Shards:
         return Item(member.path, media, member.label, member.first_frame, member.num_frames)
 
     def describe(self, row: int) -> tuple | None:
-        """Return what the index says of a sample, (path, size in bytes, label); None if it cannot be read."""
+        """Return (path, size in bytes, label) of a sample from the index; None if it cannot be read."""
         try:
             member = self._find(row)[1]
         except UnreadableVideo:
@@ -112,8 +114,8 @@ class Shards:
 
     def version(self) -> str:
         """Return a digest that changes when the set is packed again."""
-        told = [repr(self), store.fingerprint(self.root, HEADER, self.timeout_s)]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
+        facts = [repr(self), store.fingerprint(self.root, HEADER, self.timeout_s)]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
     def facts(self) -> dict[str, list]:
         """Return {}: it would take reading every index."""
@@ -150,7 +152,7 @@ class Shards:
 
 
 def index_of(tar: str) -> str:
-    """Return the name of the index beside a tar."""
+    """Return the name of the index of a tar."""
     return tar.removesuffix(".tar") + ".json"
 
 
@@ -185,14 +187,14 @@ def open_shards(root: str, split: str, timeout_s: float = Shards.timeout_s) -> S
 
 
 def read_header(root: str, timeout_s: float) -> dict[str, Any]:
-    """Read `shards.json`. Raises UserError if it is absent, as it is until a set is packed to its end, or damaged."""
+    """Read `shards.json`. Raises UserError if it is absent, as in an unfinished set, or damaged."""
     where = f"{root}/{HEADER}"
     try:
         content = _read(root, HEADER, timeout_s)
     except UserError:
         raise
     except FileNotFoundError as error:
-        why = "" if HEADER in str(error) else f" ({describe(error)})"  # such as that there is no such bucket
+        why = "" if HEADER in str(error) else f" ({describe(error)})"  # such as a missing bucket
         raise UserError(
             f"data.root: {where} does not exist{why}; expected a set of tar shards. Its header is written last: "
             "if packing was interrupted, run the same hpm-video pack again"
@@ -204,19 +206,19 @@ def read_header(root: str, timeout_s: float) -> dict[str, Any]:
     try:
         header = parse_json(content)
     except ValueError as error:
-        raise UserError(f"{where}: no valid JSON ({error}); expected the header of a shard set") from error
-    given = header.get("format") if isinstance(header, dict) else None
-    if given != FORMAT:
-        raise UserError(f"{where}: format {given!r}; expected '{FORMAT}'")
+        raise UserError(f"{where}: not valid JSON ({error}); expected the header of a shard set") from error
+    found = header.get("format") if isinstance(header, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{where}: format {found!r}; expected '{FORMAT}'")
     shapes = {"name": str, "classes": list, "splits": dict}
     wrong = [name for name, shape in shapes.items() if not isinstance(header.get(name), shape)]
     if wrong:
-        raise UserError(f"{where}: without {', '.join(wrong)}; expected the header of a shard set")
+        raise UserError(f"{where}: lacks {', '.join(wrong)}; expected the header of a shard set")
     return header
 
 
 def _check_split(entry: Any, split: str, where: str) -> tuple[int, int, str]:
-    """Return (number of samples, samples of a tar, pattern of its name). Raises UserError."""
+    """Return (number of samples, samples per tar, pattern of tar names). Raises UserError."""
     pattern = entry.get("pattern") if isinstance(entry, dict) else None
     if pattern != split + "-{:06d}.tar":
         raise UserError(f"{where}: pattern {pattern!r}; expected '{split}-{{:06d}}.tar'")

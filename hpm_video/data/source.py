@@ -1,4 +1,4 @@
-"""Where samples come from: a manifest, tar shards, tars of webdataset, a known set's own layout, or any folder of videos."""
+"""Sources of samples: a manifest, tar shards, webdataset tars, a known set's own layout, or any folder of videos."""
 
 import logging
 from collections.abc import Sequence
@@ -29,95 +29,77 @@ class Source(Protocol):
     @property
     def classes(self) -> list[str]:
         """Return the class names by label; empty without labels."""
-        ...
 
     @property
     def source(self) -> str:
-        """Its name in messages: of the set and the file."""
-        ...
+        """Its name in messages: the set and the file."""
 
     @property
     def set_name(self) -> str:
-        """The name that its recipe gave it: ssv2, kinetics400, ...; "" for a plain folder."""
-        ...
+        """The name of the set: ssv2, kinetics400, ...; "" for a plain folder."""
 
     @property
     def left_right(self) -> bool:
         """True if the labels distinguish left from right: a flip would change the class."""
-        ...
 
     @property
     def protocol(self) -> SamplingProtocol | None:
-        """Return how the set is sampled and tested; None if neither its header nor its name tells."""
-        ...
+        """Return the sampling and test protocol of the set; None if neither its header nor its name gives it."""
 
     @property
     def kind(self) -> str:
         """videos, images, or samples if they are mixed, folders of frames or in shards."""
-        ...
 
     @property
     def labels(self) -> Sequence[int] | None:
-        """The label of each row, -1 for none; None if every tar would have to be read."""
-        ...
+        """The label of each row, -1 for none; None if it takes reading every tar."""
 
     @property
     def order(self) -> Order:
-        """A new order at each call, which remembers what it has drawn."""
-        ...
+        """A new order at each call. Keep it: it remembers its draws."""
 
     def __len__(self) -> int: ...
 
     def name(self, row: int) -> str:
         """Return the path of a sample in its set, as messages show it."""
-        ...
 
     def item(self, row: int) -> Item:
         """Return a sample, ready to be decoded. Raises UnreadableVideo."""
-        ...
 
     def groups(self, rows: Sequence[int]) -> list[str]:
-        """Return what each row belongs to (a camera, a person); "" if it is not known."""
-        ...
+        """Return the group of each row (a camera, a person); "" if unknown."""
 
     def fingerprint(self) -> str | None:
         """Return a digest of paths, labels, first frames and pieces, the same on every machine; None for shards."""
-        ...
 
     def version(self) -> str:
         """Return a digest that changes when a row or a file changes."""
-        ...
 
     def facts(self) -> dict[str, list]:
         """Return label, first_frame, frames (and start_s, stop_s of pieces) of all rows by name; {} for shards."""
-        ...
 
     def describe(self, row: int) -> tuple | None:
         """Return some facts of the content of a sample, without decoding it; None if it cannot be read."""
-        ...
 
     def cut(self, rule: ClipRule, limits: Limits) -> "Any":
         """Return a source with a row for each piece of each film. Raises UserError for shards."""
-        ...
 
     def hold_out(self, num: int, seed: int) -> "tuple[Any, Any]":
         """Return two sources: the rest, and `num` samples that represent the set."""
-        ...
 
 
 def open_source(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Source | None:
-    """Open train, validation or test as `data.root` and `data.format` name them; None if there is no such split.
+    """Open the train, validation or test split at `data.root` in `data.format`; None if it does not exist. Raises UserError.
 
-    suffixes: endings of the files that are taken from a plain folder; by default those of videos, and of images too if
-    clips have one frame. A plain folder without train/ and val/ or test/ has only training samples. With data.clips films
-    are cut into pieces. Raises UserError.
+    suffixes: those of the files to take from a plain folder; by default videos, and images too if clips have one frame. A
+    plain folder without train/ and val/ or test/ has only training samples. With data.clips films are cut into pieces.
     """
     source, rule = _open(config, split, suffixes), read_clip_rule(config.clips)
     return source if source is None or rule is None else source.cut(rule, Limits.of(config))
 
 
 def _open(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Source | None:
-    """Open a split with its files as they are; see `open_source`."""
+    """Open a split with uncut files; see `open_source`."""
     if "://" in config.root or config.format == "shards" or (Path(config.root) / "shards.json").is_file():
         from hpm_video.data.shards import open_shards
 
@@ -129,7 +111,7 @@ def _open(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Sourc
         return _open_tars(tars, wanted, split, config)
     check_root(root)
     if (root / "pack.json").is_file():
-        raise UserError(f"data.root: {root} was not packed to the end; expected the same hpm-video pack again")
+        raise UserError(f"data.root: {root} is not packed completely. Run the same hpm-video pack again")
     given = Path(config.annotations) if config.annotations else None
     if given:
         check_annotations(given, root)
@@ -160,9 +142,10 @@ def _open_layout(layout: Layout, root: Path, split: str, most: float) -> Manifes
 
 
 def _open_tars(tars: list[Path], suffixes: Sequence[str], split: str, config: DataConfig) -> Source | None:
-    from hpm_video.data.tars import open_tars
+    from hpm_video.data.shards import open_shards
+    from hpm_video.data.tars import index_in_cache
 
-    return open_tars(tars, suffixes, split, config.store_timeout_s)
+    return open_shards(index_in_cache(tars, suffixes), split, config.store_timeout_s)
 
 
 def check_missing(missing: Sequence[str], num_rows: int, most: float, where: str) -> None:
@@ -177,10 +160,10 @@ def check_missing(missing: Sequence[str], num_rows: int, most: float, where: str
 
 
 def check_paths(source: Source) -> None:
-    """Raise UserError if a row leads out of the root: whoever wrote the list would choose which files are copied."""
+    """Raise UserError if a path leads out of the root: the author of a list must not choose which files are copied."""
     for row in range(len(source)):
         path = source.name(row)
         if path.startswith("/") or ".." in PurePosixPath(path).parts or "\0" in path:
             raise UserError(
-                f"{source.source}, row {row + 1}: {path} lies outside of the set's root; expected a path below it, without .."
+                f"{source.source}, row {row + 1}: {path} lies outside the set's root; expected a path below it, without .."
             )

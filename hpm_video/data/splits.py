@@ -1,4 +1,4 @@
-"""The splits of a data set as each stage opens them: to train, to fine-tune, to score features, to test."""
+"""Open the splits of a data set for each stage: pretraining, fine-tuning, feature scores, tests."""
 
 import logging
 
@@ -17,18 +17,18 @@ LABELS_HINT = (
 
 
 def hold_out(source: Source, num: int, seed: int) -> tuple[Source, Source]:
-    """Return the rest, and `num` samples that are held out; at most a quarter. A single sample is in both.
+    """Return the rest and `num` held-out samples, at most a quarter. A single sample is in both.
 
-    A manifest draws them by the seed; shards, which were shuffled when packed, give the last ones.
+    A manifest draws them by the seed. Shards, which were shuffled when packed, hold out the last ones.
     """
     if len(source) == 1:
-        log.warning("one sample only: the held-out clip is of the sample that is trained on")
+        log.warning("only one sample: the held-out clip is also used for training")
         return source, source
     return source.hold_out(min(num, max(1, len(source) // 4)), seed)
 
 
 def open_unlabelled(config: DataConfig, seed: int) -> tuple[Source, Source]:
-    """Return the samples to pretrain on, and others: of the validation split, or held out by the seed."""
+    """Return the samples to pretrain on, and the validation split or samples held out by the seed."""
     train = open_source(config, "train")
     assert train is not None  # any other split may be absent
     if config.flip and train.left_right:
@@ -37,7 +37,7 @@ def open_unlabelled(config: DataConfig, seed: int) -> tuple[Source, Source]:
 
 
 def open_labelled(config: DataConfig, seed: int) -> tuple[Source, Source]:
-    """Return the samples to fine-tune on, and those of the validation split or, with a warning, held out by the seed.
+    """Return the samples to fine-tune on, and the validation split or, with a warning, samples held out by the seed.
 
     Raises UserError if labels are missing or the splits have different classes.
     """
@@ -65,7 +65,7 @@ def find_labelled(config: DataConfig) -> tuple[Source, Source] | None:
 
 
 def open_scored(config: DataConfig) -> tuple[Source, Source]:
-    """Return the training and the validation split of a labelled set, to score features on. Raises UserError."""
+    """Return the training and the validation split of a labelled set, for feature scores. Raises UserError."""
     found = find_labelled(config)
     if found is None:
         train = open_source(config, "train")
@@ -77,7 +77,7 @@ def open_scored(config: DataConfig) -> tuple[Source, Source]:
 def open_tested(config: DataConfig, wanted: str, seed: int) -> tuple[str, Source]:
     """Return the name and the samples of the split to test on.
 
-    wanted: test, validation, or auto for the test split if it has labels, else validation, else what training held out.
+    wanted: test, validation, or auto: the test split if it has labels, else validation, else the samples held out of training.
     Raises UserError if the split is absent or labels are missing.
     """
     if wanted != "validation":

@@ -1,5 +1,5 @@
-"""Batches from reading processes. If one hangs, crashes, is stopped or is killed, they are replaced or the stream
-ends with an error.
+"""Batches from worker processes. If a worker hangs, crashes, is stopped or is killed, all workers are replaced, or the
+stream ends with an error.
 """
 
 import logging
@@ -16,7 +16,7 @@ import torch
 
 from hpm_video.cores import local_world_size
 from hpm_video.data.dataset import ClipDataset, Key, collate
-from hpm_video.data.reading_processes import Readers
+from hpm_video.data.reading_processes import WorkerPool
 from hpm_video.data.store import log_store
 from hpm_video.data.watch import DECODING, FETCHING
 from hpm_video.errors import UserError
@@ -25,15 +25,15 @@ from hpm_video.types import Batch
 log = logging.getLogger("hpm_video")
 MAX_PREFETCH = 4  # batches that each worker reads ahead
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
-LEAST_SILENCE_S = 5.0  # of a worker that is on no file, before the workers are replaced
-MAX_SILENCES = 5  # one after the other, without a batch between them
-STORE_SLACK_S = 30.0  # by which a worker may be late to report that its store has not answered
+LEAST_SILENCE_S = 5.0  # of a worker that neither fetches nor decodes, before the workers are replaced
+MAX_SILENCES = 5  # in a row, without a batch between them
+STORE_SLACK_S = 30.0  # by which a worker may be late to report that its store does not answer
 SLOW_READ_S = 20.0
 
 
 @runtime_checkable
 class KeyLists(Protocol):
-    """The keys of each batch, `micro` of them, behind the first `num_given` batches."""
+    """The keys of each batch, `micro` per batch, after the first `num_given` batches."""
 
     micro: int
     num_given: int
@@ -44,16 +44,15 @@ class KeyLists(Protocol):
 
 
 class WorkerDied(UserError):
-    """Report a reading process that was killed from outside, or crashed while it decoded nothing."""
+    """Report a worker that was killed from outside, or crashed while it was not decoding."""
 
 
 class ClipStream:
-    """Micro batches of a rank, read by processes that start at once; every fault is one clear error.
+    """Micro batches of a rank, read by workers that start at once. Every fault is one clear error.
 
-    A worker that decodes one file for longer than data.time_limit_s, or that its decoder crashes, is ended. The file
-    counts as unreadable from then on, and all workers restart behind the last batch that was given. They also
-    restart if one is stopped or silent. Any other fault ends the stream. Workers end with the stream and with its
-    process, however it ends.
+    If a worker decodes one file for longer than data.time_limit_s, or its decoder crashes, the file counts as unreadable from
+    then on, and all workers restart after the last batch that was returned. They also restart if one is stopped or silent.
+    Any other fault ends the stream. Workers end with the stream and with its process, however it ends.
     """
 
     def __init__(self, dataset: ClipDataset, sampler: KeyLists, num_workers: int, num_streams: int = 1) -> None:
@@ -62,9 +61,9 @@ class ClipStream:
         self.limit_s, self.num_streams = dataset.config.time_limit_s, num_streams
         self.prefetch = self._choose_prefetch()
         self.num_left, self.num_silences = len(sampler), 0
-        self.away: set[int] = set()  # workers whose store does not answer
+        self.without_store: set[int] = set()  # workers whose store does not answer
         torch.empty((), dtype=torch.int64).random_()  # one draw from the global generator, as earlier versions took
-        self.readers: Readers | None = None
+        self.pool: WorkerPool | None = None
         self._start()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -75,7 +74,7 @@ class ClipStream:
             self.stop()
             raise StopIteration
         try:
-            batch = self._receive() if self.readers else collate(self.dataset.__getitems__(next(self.keys)))
+            batch = self._receive() if self.pool else collate(self.dataset.__getitems__(next(self.keys)))
         except Exception:
             self.stop()
             raise
@@ -84,76 +83,75 @@ class ClipStream:
         return batch
 
     def stop(self) -> None:
-        """End the workers, which takes a moment at most."""
-        if self.readers:
-            self.readers.stop()
+        """End the workers. Takes a moment at most."""
+        if self.pool:
+            self.pool.stop()
 
     def _start(self) -> None:
-        """Start workers behind what was given; they know the files that are bad."""
+        """Start workers after the last batch that was returned. They know the bad files."""
         self.keys = iter(self.sampler)
         if not self.num_workers:
             return
-        self.readers = Readers(self.dataset, self._batch_shape(), self.num_workers, self.prefetch)
-        self.away.clear()
-        self.told_slow = False
-        self.heard_s = self.fair_s = (
-            time.monotonic()
-        )  # the last sign of progress; since when this process runs unstopped
-        for keys in islice(self.keys, self.readers.num_slots):
-            self.readers.ask(keys)
+        self.pool = WorkerPool(self.dataset, self._batch_shape(), self.num_workers, self.prefetch)
+        self.without_store.clear()
+        self.warned_slow = False
+        # the last sign of progress; the time since which this process has run without being stopped
+        self.last_progress_s = self.running_since_s = time.monotonic()
+        for keys in islice(self.keys, self.pool.num_slots):
+            self.pool.request(keys)
 
     def _restart(self, reasons: dict[int, str]) -> None:
-        """Replace all workers; the files of these rows are bad."""
+        """Replace all workers, and mark the files of these rows as bad."""
         for row, reason in reasons.items():
             self.dataset.bad[self.dataset.source.name(row)] = reason
         self.stop()
         self._start()
 
     def _receive(self) -> Batch:
-        """Return the next batch, whatever happens to workers in the meantime."""
+        """Return the next batch, whatever happens to the workers meanwhile."""
         pause_s, checked_s = min(max(0.2, self.limit_s / 4), 5.0), time.monotonic()
         while True:
             batch = self._take()
             if batch is not None:
                 return batch
-            assert self.readers is not None
-            if self.readers.due.closed:
-                self._replace_dead(self.readers)
+            assert self.pool is not None
+            if self.pool.next_worker.closed:
+                self._replace_dead(self.pool)
                 continue
-            self.readers.listen(pause_s)
-            self._log_stores(self.readers)
+            self.pool.wait(pause_s)
+            self._log_stores(self.pool)
             now_s = time.monotonic()
             if now_s - checked_s > 2 * pause_s + 1.0:  # this process was stopped for a while, its workers perhaps too
-                self.heard_s = self.fair_s = checked_s = now_s
+                self.last_progress_s = self.running_since_s = checked_s = now_s
             elif now_s - checked_s >= pause_s:
                 checked_s = now_s
-                self._check_progress(self.readers, now_s)
+                self._check_progress(self.pool, now_s)
 
     def _take(self) -> Batch | None:
-        """Return the next batch if it is there, and have another one read."""
-        assert self.readers is not None
-        if not self.readers.due.said:
+        """Return the next batch if it is there, and request another one."""
+        assert self.pool is not None
+        if not self.pool.next_worker.results:
             return None
-        answer = self.readers.due.said.popleft()
-        if answer.kind == "fault":
-            known, text = answer.content
-            raise UserError(text) if known else RuntimeError(f"a process that reads videos failed:\n{text}")
-        batch = self.readers.take(answer)
-        self.heard_s, self.num_silences, self.told_slow = time.monotonic(), 0, False
+        message = self.pool.next_worker.results.popleft()
+        if message.kind == "fault":
+            is_user_error, text = message.content
+            raise UserError(text) if is_user_error else RuntimeError(f"a process that reads videos failed:\n{text}")
+        batch = self.pool.take(message)
+        self.last_progress_s, self.num_silences, self.warned_slow = time.monotonic(), 0, False
         for keys in islice(self.keys, 1):
-            self.readers.ask(keys)
+            self.pool.request(keys)
         return batch
 
-    def _replace_dead(self, readers: Readers) -> None:
-        """Blame the files whose decoders crashed their workers. WorkerDied if there are none."""
-        found = {}
-        for number, reader in enumerate(readers.all):
-            doing = readers.watch.read(number)
-            status = readers.end_status(reader) if reader.closed else None
-            if doing.phase == DECODING and status is not None and -status in CRASHES:
-                found[doing.row] = f"crashes its reader (signal {-status})"
-        if not found:
-            status = readers.due.status
+    def _replace_dead(self, pool: WorkerPool) -> None:
+        """Mark the files whose decoders crashed as bad and restart. Raises WorkerDied if there are none."""
+        bad = {}
+        for number, worker in enumerate(pool.workers):
+            state = pool.watch.read(number)
+            status = pool.end_status(worker) if worker.closed else None
+            if state.phase == DECODING and status is not None and -status in CRASHES:
+                bad[state.row] = f"crashes its reader (signal {-status})"
+        if not bad:
+            status = pool.next_worker.status
             how = (
                 "it does not end" if status is None else f"signal {-status}" if status < 0 else f"exit status {status}"
             )
@@ -161,29 +159,28 @@ class ClipStream:
                 f"a process that reads videos died ({how}); usually memory or /dev/shm ran out: expected enough for "
                 "data.num_workers processes on each rank (try fewer, or 0 to read in the training process; data.cache_gib too)"
             )
-        self._restart(found)
+        self._restart(bad)
 
-    def _check_progress(self, readers: Readers, now_s: float) -> None:
-        """Replace workers that hang on a file, or the one whose turn it is if it is stopped or silent."""
-        found = {}
-        for number, reader in enumerate(readers.all):
-            doing = readers.watch.read(number)
-            hangs = doing.phase == DECODING and now_s - max(doing.since_s, self.fair_s) > self.limit_s
-            if hangs and not reader.closed and not reader.is_stopped():
-                found[doing.row] = f"no answer within {self.limit_s:g} s"
-        if found:
-            self._restart(found)
+    def _check_progress(self, pool: WorkerPool, now_s: float) -> None:
+        """Restart if workers hang on a file, or if the worker of the next batch is stopped or silent."""
+        bad = {}
+        for number, worker in enumerate(pool.workers):
+            state = pool.watch.read(number)
+            hangs = state.phase == DECODING and now_s - max(state.since_s, self.running_since_s) > self.limit_s
+            if hangs and not worker.closed and not worker.is_stopped():
+                bad[state.row] = f"no answer within {self.limit_s:g} s"
+        if bad:
+            self._restart(bad)
             return
-        reader, number = readers.due, readers.due_number
-        doing = readers.watch.read(number)
-        silent_s = now_s - max(doing.since_s, self.heard_s)
-        if reader.closed or reader.said:
+        worker, state = pool.next_worker, pool.watch.read(pool.next_number)
+        silent_s = now_s - max(state.since_s, self.last_progress_s)
+        if worker.closed or worker.results:
             return
-        if doing.phase == FETCHING and not reader.is_stopped():
+        if state.phase == FETCHING and not worker.is_stopped():
             self._check_store(silent_s)
         elif silent_s > max(self.limit_s, LEAST_SILENCE_S):
             self.num_silences += 1
-            text = f"a process that reads videos gives no sign of life for {silent_s:.0f} s (stopped?)"
+            text = f"a process that reads videos has not responded for {silent_s:.0f} s (stopped?)"
             if self.num_silences > MAX_SILENCES:
                 raise WorkerDied(
                     f"{text}, {self.num_silences} times in a row; expected a machine on which it can run. "
@@ -193,26 +190,26 @@ class ClipStream:
             self._restart({})
 
     def _check_store(self, silent_s: float) -> None:
-        """Log a slow read once; UserError for one that does not even end by its own limit."""
+        """Log a slow read once. Raises UserError for one that exceeds even its own limit."""
         limit_s, source = self.dataset.config.store_timeout_s, self.dataset.source.source
         if silent_s > limit_s + STORE_SLACK_S:
             raise UserError(
-                f"{source}: a read has not ended for {silent_s:.0f} s; expected a disk or store that answers within "
+                f"{source}: a read has not finished after {silent_s:.0f} s; expected a disk or store that answers within "
                 "data.store_timeout_s. Run the same command again when it does"
             )
-        if silent_s > SLOW_READ_S and not self.told_slow and not self.away:
-            self.told_slow = True
+        if silent_s > SLOW_READ_S and not self.warned_slow and not self.without_store:
+            self.warned_slow = True
             text = "%s: a read has taken %.0f s so far; waiting for up to %g s (data.store_timeout_s)"
             log.warning(text, source, silent_s, limit_s)
 
-    def _log_stores(self, readers: Readers) -> None:
-        """Log the reports of workers about their stores: once that one does not answer, once that it does again."""
-        for number, reader in enumerate(readers.all):
-            while reader.notes:
-                root, reason, timeout_s = reader.notes.popleft()
-                before = bool(self.away)
-                (self.away.discard if reason is None else self.away.add)(number)
-                if before != bool(self.away):
+    def _log_stores(self, pool: WorkerPool) -> None:
+        """Log the reports of workers about their store: once if it stops answering, once when it answers again."""
+        for number, worker in enumerate(pool.workers):
+            while worker.store_reports:
+                root, reason, timeout_s = worker.store_reports.popleft()
+                was_away = bool(self.without_store)
+                (self.without_store.discard if reason is None else self.without_store.add)(number)
+                if was_away != bool(self.without_store):
                     log_store(root, reason, timeout_s)
 
     def _batch_shape(self) -> tuple[int, ...]:
@@ -220,11 +217,11 @@ class ClipStream:
         return self.sampler.micro, config.num_frames, *config.frame_size_px, 3
 
     def _choose_prefetch(self) -> int:
-        """Return as many batches as the machine's shared memory has room for. UserError if it has none."""
+        """Return how many batches a worker can read ahead in the free shared memory. Raises UserError if none fits."""
         if not self.num_workers or not Path("/dev/shm").is_dir():
             return MAX_PREFETCH
         free, batch = shutil.disk_usage("/dev/shm").free, math.prod(self._batch_shape())
-        slots = int(0.9 * free) // (local_world_size() * self.num_streams) // batch - 1  # of those that share it
+        slots = int(0.9 * free) // (local_world_size() * self.num_streams) // batch - 1  # for each process and stream
         if self.dataset.config.num_workers == "auto" and 1 <= slots < self.num_workers:
             self.num_workers = slots
         fits = slots // self.num_workers

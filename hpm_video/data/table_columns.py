@@ -1,4 +1,4 @@
-"""Columns of a table as lists, digests and kinds, without a Python object for each row."""
+"""Columns of a table as lists, digests and kinds, without one Python object per row."""
 
 import hashlib
 import json
@@ -15,12 +15,12 @@ from hpm_video.data.manifest_table import text_bytes
 
 compute = pyarrow.compute
 ROWS_AT_ONCE = 100_000
-NUM_ENDING = 5  # characters of the longest ending of a video or image
-MAX_PIECES = 5000  # that a table is cut into instead of copied
+NUM_ENDING = 5  # characters of the longest suffix of a video or image
+MAX_PIECES = 5000  # a table in more pieces is copied
 
 
 class Column(Sequence):
-    """A column that reads like a list; equal to a list of its values. `numpy` gives all of it at once."""
+    """A column that behaves like a list and equals the list of its values. np.array returns all of it at once."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self.column = column
@@ -58,10 +58,10 @@ def slices(table: Any) -> Iterator[Any]:
 
 
 def digest_rows(table: pa.Table) -> str:
-    """Return 16 digits of the SHA-256 of all rows, each as Python shows a tuple of its values, with a line feed.
+    """Return 16 digits of the SHA-256 of all rows: the repr of each row's tuple, and a line feed.
 
-    The first column holds texts, the others numbers, which may be absent. Fast for texts of printable ASCII without ' and backslash, which
-    Python shows as they are.
+    The first column holds texts, the others numbers or null. Fast if the texts are printable ASCII without ' and backslash:
+    their repr is the text itself.
     """
     digest = hashlib.sha256()
     for part in slices(table):
@@ -72,8 +72,10 @@ def digest_rows(table: pa.Table) -> str:
 
 
 def _show_rows(batch: pa.RecordBatch) -> tuple[bytes, memoryview]:
-    """Return the start and the rest of the UTF-8 text of all rows: what is between two paths is one text, and there are few
-    different ones."""
+    """Return the start and the rest of the UTF-8 text of all rows.
+
+    The numbers between two paths are formatted once for each distinct combination, of which there are few.
+    """
     texts, *numbers = batch.columns
     content = text_bytes(texts)
     if ((content < 32) | (content > 126) | (content == ord("'")) | (content == ord("\\"))).any():
@@ -89,7 +91,7 @@ def _show_rows(batch: pa.RecordBatch) -> tuple[bytes, memoryview]:
 
 
 def _find_kinds(numbers: Sequence[pa.Array]) -> tuple[pa.Array, pa.Array]:
-    """Return the kind of each row, where rows with equal numbers are of one kind, and a row of each kind."""
+    """Return the kind of each row (rows with equal numbers are of one kind), and one row of each kind."""
     kinds: Any = np.zeros(len(numbers[0]), np.int64)
     for number in numbers:
         if number.null_count == len(number):
@@ -106,7 +108,7 @@ def _find_kinds(numbers: Sequence[pa.Array]) -> tuple[pa.Array, pa.Array]:
 
 
 def feed_columns(digest: Any, table: pa.Table) -> None:
-    """Feed a digest with the table as JSON, as json.dumps gives it for the table's dictionary of lists."""
+    """Update a digest with the table's dictionary of lists, as json.dumps writes it."""
     for number, name in enumerate(table.column_names):
         digest.update(f"{', ' if number else '{'}{json.dumps(name)}: [".encode())
         for place, part in enumerate(slices(table[name])):
@@ -116,7 +118,7 @@ def feed_columns(digest: Any, table: pa.Table) -> None:
 
 
 def kind_of_column(paths: pa.ChunkedArray) -> str:
-    """Return what the samples of these paths are (`kind_of_names`), from the different endings alone."""
+    """Return the kind of the samples (`kind_of_names`), from the distinct suffixes of their paths."""
     found: set[str] = set()
     for part in slices(paths):
         while len(part) and kind_of_names(list(found)) != "samples":
@@ -128,8 +130,7 @@ def kind_of_column(paths: pa.ChunkedArray) -> str:
 
 
 def take_rows(table: pa.Table, rows: Sequence[int] | np.ndarray) -> pa.Table:
-    """Return a copy of these rows, in this order. Looks into one part of the table after the other: pyarrow's `take` copies all
-    parts first."""
+    """Return a copy of these rows, in this order. Goes through the table part by part: pyarrow's `take` copies all parts first."""
     wanted = np.asarray(rows, np.int64)
     order = np.argsort(wanted, kind="stable")
     ascending, start = wanted[order], 0
@@ -143,7 +144,7 @@ def take_rows(table: pa.Table, rows: Sequence[int] | np.ndarray) -> pa.Table:
 
 
 def without_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
-    """Return a table without these rows, which are sorted: parts of the same memory, or a copy if they were very many."""
+    """Return a table without these sorted rows: parts of the same memory, or a copy if there would be too many parts."""
     ends = rows.astype(np.int64)
     if len(ends) + table["path"].num_chunks > MAX_PIECES:
         kept = np.ones(len(table), bool)

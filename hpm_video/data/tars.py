@@ -1,7 +1,7 @@
-"""Tars of other people in webdataset's convention, read as shards: an index says where each sample lies in them.
+"""Read existing tars in webdataset's convention as shards: an index lists where each sample lies.
 
-A sample is the files of one key: `KEY.mp4`, with its label in `KEY.cls` or in a field of `KEY.json`. The tars stay as they
-are. The index, `shards.json` and a file for each 1000 samples, is kept in the user's cache, or written by a recipe.
+A sample is the files of one key: `KEY.mp4`, with its label in `KEY.cls` or in a field of `KEY.json`. The tars are not changed.
+The index (`shards.json`, and a file per 1000 samples) is kept in the user's cache, or written by a recipe.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from hpm_video.catalog.classes import Labels
 from hpm_video.catalog.columns import meaning_of, split_of_path
 from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
 from hpm_video.catalog.texts import is_utf8, parse_json
-from hpm_video.data.shards import FORMAT, Member, Shards, open_shards
+from hpm_video.data.shards import FORMAT, Member
 from hpm_video.data.store import HEADER
 from hpm_video.errors import UserError
 from hpm_video.files import cache_folder, disk_faults, write_text
@@ -25,8 +25,8 @@ from hpm_video.progress import track
 from hpm_video.streams import TAR_ORDER
 
 log = logging.getLogger("hpm_video")
-SAMPLES = 1000  # of a file of the index
-NOTES = (".json", ".cls", ".txt")  # of a sample, beside its video
+SAMPLES = 1000  # per file of the index
+LABEL_SUFFIXES = (".json", ".cls", ".txt")  # files that may hold the label of a sample
 
 
 class Found(NamedTuple):
@@ -34,22 +34,17 @@ class Found(NamedTuple):
 
     where: str  # tar and key
     member: Member  # without its label
-    told: dict[str, str]  # what may be its label, by "cls", "txt" or a field of its JSON
-
-
-def open_tars(tars: Sequence[Path], suffixes: Sequence[str], split: str, timeout_s: float) -> Shards | None:
-    """Open a split of these tars; None if they have no such split. Raises UserError."""
-    return open_shards(index_in_cache(tars, suffixes), split, timeout_s)
+    labels: dict[str, str]  # candidates for its label, by "cls", "txt" or a field of its JSON
 
 
 def index_in_cache(tars: Sequence[Path], suffixes: Sequence[str]) -> str:
-    """Return the folder of the index of these tars in the cache; it is written if it is not there. Raises UserError."""
+    """Return the cache folder of the index of these tars. Write the index if it does not exist. Raises UserError."""
     stamps = [(str(tar.resolve()), (found := tar.stat()).st_size, found.st_mtime_ns) for tar in tars]
     digest = hashlib.sha256(json.dumps([1, stamps, list(suffixes)]).encode()).hexdigest()[:40]
     cache = cache_folder("tars")
     if cache is None:
         raise UserError(
-            "data.root: tars need an index, and HPM_VIDEO_CACHE is empty: there is no cache for it; expected a folder. Or try "
+            "data.root: tars need an index, but HPM_VIDEO_CACHE is empty: there is no cache for it; expected a folder. Or try "
             f"python datasets/webdataset/prepare.py {tars[0].parent} --out OUT, then data.root=OUT"
         )
     folder = cache / digest
@@ -65,10 +60,10 @@ def index_in_cache(tars: Sequence[Path], suffixes: Sequence[str]) -> str:
 def index_tars(
     tars: Sequence[Path], suffixes: Sequence[str] = SUFFIXES, label: str = "auto", out: Path | None = None
 ) -> dict[str, str]:
-    """Return name -> content of the files of an index, the header last. Training samples are shuffled.
+    """Return name -> content of the files of an index, the header last. Training samples are shuffled. Raises UserError.
 
-    label: cls, txt, a field of the JSON files, none, or auto for cls or else a field that is called label, class or alike.
-    out: the folder of the index, if the header shall name the tars relative to it. Raises UserError.
+    label: cls, txt, a field of the JSON files, none, or auto (cls, or else a field called label, class or similar).
+    out: the folder of the index, if the header must name the tars relative to it.
     """
     base = Path(os.path.commonpath([tar.resolve().parent for tar in tars]))
     samples = [(tar, list(_read_tar(tar, base, tuple(suffixes), label))) for tar in track(tars, "index of tars")]
@@ -79,7 +74,7 @@ def index_tars(
         splits = {"train": [sample for _, found in samples for sample in found]}
     if not splits["train"]:
         raise UserError(
-            f"data.root: {tars[0]} and {len(tars) - 1} more tars hold no video; looked for KEY.mp4 and other endings "
+            f"data.root: {tars[0]} and {len(tars) - 1} more tars hold no video; looked for KEY.mp4 and other suffixes "
             f"({' '.join(suffixes)}). Unpack them, if they are archives of something else"
         )
     classes, members = _find_labels(splits, label)
@@ -98,14 +93,14 @@ def index_tars(
 
 
 def _read_tar(tar: Path, base: Path, suffixes: tuple[str, ...], label: str) -> Iterator[Found]:
-    """Yield the samples of a tar: files behind one another with the same key. A video comes before an image. Raises UserError."""
+    """Yield the samples of a tar: consecutive files with the same key. A video is preferred to an image. Raises UserError."""
     name = tar.resolve().relative_to(base).as_posix()
     try:
         with tarfile.open(tar, "r:") as file:
-            key, told = "", dict[str, str]()
+            key, labels = "", dict[str, str]()
             media: Member | None = None
             for info in iter(file.next, None):
-                file.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                file.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
                 folder, _, last = info.name.rpartition("/")
                 stem, _, ending = last.partition(".")
                 if not info.isreg() or not stem or not is_utf8(info.name):
@@ -113,31 +108,28 @@ def _read_tar(tar: Path, base: Path, suffixes: tuple[str, ...], label: str) -> I
                 this, suffix = f"{folder}/{stem}".lstrip("/"), "." + ending.lower().rpartition(".")[2]
                 if this != key:
                     if media:
-                        yield Found(f"{name}/{key}", media, told)
-                    key, media, told = this, None, {}
+                        yield Found(f"{name}/{key}", media, labels)
+                    key, media, labels = this, None, {}
                 if suffix in suffixes and info.size and (media is None or (media.num_frames and suffix in SUFFIXES)):
                     frames = 1 if suffix in IMAGE_SUFFIXES else None
                     media = Member(key, f"{name}/{info.name}", info.offset_data, info.size, -1, 0, frames, name)
-                elif suffix in NOTES and label != "none":
+                elif suffix in LABEL_SUFFIXES and label != "none":
                     content = file.extractfile(info)
-                    told |= _read_note(f"{tar}, {info.name}", suffix, content.read() if content else b"", label)
+                    labels |= _read_labels(f"{tar}, {info.name}", suffix, content.read() if content else b"", label)
             if media:
-                yield Found(f"{name}/{key}", media, told)
+                yield Found(f"{name}/{key}", media, labels)
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"data.root: {tar}: {error}; expected a whole tar that is not compressed") from error
     except OSError as error:
         raise UserError(f"data.root: {tar}: {error.strerror or error}; expected a tar that can be read") from error
 
 
-def _read_note(where: str, suffix: str, content: bytes, label: str) -> dict[str, str]:
-    """Return what of a .cls, .txt or .json file may be the label."""
+def _read_labels(where: str, suffix: str, content: bytes, label: str) -> dict[str, str]:
+    """Return the candidates for the label in a .cls, .txt or .json file."""
     kind = suffix[1:]
     if kind != "json":
-        return (
-            {kind: content.decode(errors="replace").strip()}
-            if label == kind or (label, kind) == ("auto", "cls")
-            else {}
-        )
+        is_label = label == kind or (label, kind) == ("auto", "cls")
+        return {kind: content.decode(errors="replace").strip()} if is_label else {}
     if label in ("cls", "txt"):
         return {}
     fields = parse_json(content.decode(errors="replace"), where, "an object with the label")
@@ -147,10 +139,9 @@ def _read_note(where: str, suffix: str, content: bytes, label: str) -> dict[str,
 
 
 def _find_labels(splits: dict[str, list[Found]], label: str) -> tuple[list[str], dict[str, list[Member]]]:
-    """Return the classes, and the samples of each split with their class. Raises UserError if `label` is not auto and no
-    sample has it."""
+    """Return the classes, and the samples of each split with their class. Raises UserError if no sample has a requested label."""
     samples = [sample for found in splits.values() for sample in found]
-    names = list(dict.fromkeys(name for sample in samples for name in sample.told))
+    names = list(dict.fromkeys(name for sample in samples for name in sample.labels))
     chosen = "cls" if "cls" in names else next(iter(names), "")
     if not chosen and label not in ("auto", "none"):
         raise UserError(f"--label {label}: no sample has it; expected cls, txt, or a field of the .json files")
@@ -158,9 +149,9 @@ def _find_labels(splits: dict[str, list[Found]], label: str) -> tuple[list[str],
     if not chosen:
         return [], bare
     try:
-        labels = Labels([(sample.where, (sample.told.get(chosen, ""),)) for sample in samples], (chosen,), None)
+        labels = Labels([(sample.where, (sample.labels.get(chosen, ""),)) for sample in samples], (chosen,), None)
         members = {
-            split: [s.member._replace(label=labels.number(s.where, (s.told.get(chosen, ""),))) for s in found]
+            split: [s.member._replace(label=labels.number(s.where, (s.labels.get(chosen, ""),))) for s in found]
             for split, found in splits.items()
         }
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Crop, resize and flip, on uint8; parameters are drawn once for a clip and hold for all its frames."""
+"""Crop, resize and flip on uint8. Parameters are drawn once per clip, for all its frames."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from hpm_video.config import DataConfig
 from hpm_video.errors import UserError
 
 Transform = Callable[[np.ndarray, Generator], Tensor]
-Crop = tuple[float, float, float, float, float]  # top, left, height, width as shares of the frame; 1 if mirrored
+Crop = tuple[float, float, float, float, float]  # top, left, height, width as shares of the frame; 1 if flipped
 
 
 class Box(NamedTuple):
-    """A part of a frame, in pixels."""
+    """A rectangle in a frame, in pixels."""
 
     top: int
     left: int
@@ -44,9 +44,9 @@ class CropTransform:
         height, width = frames.shape[1:3]
         box = self._draw_box(height, width, rng)
         clip = cut(frames, box, self.target)
-        mirrored = self.training and self.config.flip and rng.random() < 0.5
-        crop = (box.top / height, box.left / width, box.height / height, box.width / width, float(mirrored))
-        return clip.flip(-1) if mirrored else clip, crop
+        flipped = self.training and self.config.flip and rng.random() < 0.5
+        crop = (box.top / height, box.left / width, box.height / height, box.width / width, float(flipped))
+        return clip.flip(-1) if flipped else clip, crop
 
     def _draw_box(self, height: int, width: int, rng: Generator) -> Box:
         config, target = self.config, self.target
@@ -65,7 +65,7 @@ def make_transform(config: DataConfig, training: bool) -> CropTransform:
 class Normalise:
     """Turn uint8 clips on the host into fp32 on the device, with the mean and std of the configuration.
 
-    They keep their storage order (frame by frame, channels last: `take_patches` reads it fastest).
+    The memory layout is kept: frame by frame, channels last, which `take_patches` reads fastest.
     """
 
     def __init__(self, config: DataConfig, device: torch.device | str = "cpu") -> None:
@@ -77,12 +77,12 @@ class Normalise:
         return clip.to(self.device, non_blocking=True).float().div_(255).sub_(self.mean).div_(self.std)
 
     def undo(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
-        """Return values in 0..1 again."""
+        """Return values in 0..1: the inverse."""
         return clip * self.std + self.mean
 
 
 def check_pixels(clip: Tensor) -> None:
-    """Raise UserError unless this is a batch of decoded clips: floats would be normalised a second time."""
+    """Raise UserError unless this is a batch of decoded clips: floats would be normalised twice."""
     if clip.dtype != torch.uint8:
         raise UserError(f"clip: values of {clip.dtype}; expected uint8, 0 to 255, as videos are decoded")
     if clip.ndim != 5 or clip.shape[1] != 3:
@@ -101,17 +101,16 @@ def cut(frames: np.ndarray, box: Box, target: tuple[int, int]) -> UInt8[Tensor, 
 
 
 def center_box(height: int, width: int, target: tuple[int, int]) -> Box:
-    """Return the largest box of the target's shape, in the middle."""
+    """Return the largest centered box with the target's aspect ratio."""
     scale = min(height / target[0], width / target[1])
     h, w = max(1, round(target[0] * scale)), max(1, round(target[1] * scale))
     return Box((height - h) // 2, (width - w) // 2, h, w)
 
 
 def multiscale_box(height: int, width: int, target: tuple[int, int], scales: list[float], rng: Generator) -> Box:
-    """Draw a multi-scale crop (TSN, VideoMAE): sides from neighbouring scales, at one of 13 places of a grid over
-    the frame.
+    """Draw a multi-scale crop (TSN, VideoMAE): sides of equal or neighbouring scales, at one of 13 grid positions.
 
-    Every pair of equal or neighbouring scales is as likely as every other.
+    All pairs of scales are equally likely.
     """
     base = min(height / target[0], width / target[1])
     pairs = [(i, k) for i in range(len(scales)) for k in range(len(scales)) if abs(i - k) <= 1]
@@ -124,8 +123,7 @@ def multiscale_box(height: int, width: int, target: tuple[int, int], scales: lis
 
 
 def random_resized_box(height: int, width: int, target: tuple[int, int], area: list[float], rng: Generator) -> Box:
-    """Draw a box of a random share of the area and an aspect within 3/4 to 4/3 of the target's (Inception crop;
-    MAE)."""
+    """Draw a box with a random share of the area and an aspect ratio of 3/4 to 4/3 of the target's (Inception crop; MAE)."""
     shape = target[1] / target[0]
     for _ in range(10):
         size = rng.uniform(area[0], area[1]) * height * width

@@ -194,11 +194,11 @@ def test_a_worker_that_dies_is_a_user_error(folder, monkeypatch) -> None:
 def test_a_worker_killed_in_the_middle_is_a_user_error_not_a_hang(folder) -> None:
     stream = make_loader(dataset_of(folder), 2, 2, 0, 1, 0, 2, 5000)
     next(stream)
-    os.kill(stream.readers.all[0].pid, signal.SIGKILL)
+    os.kill(stream.pool.workers[0].pid, signal.SIGKILL)
     with pytest.raises(UserError, match=r"process that reads videos died \(signal 9\)"):
         for _ in range(100):
             next(stream)
-    assert all(reader.has_ended() for reader in stream.readers.all)
+    assert all(worker.has_ended() for worker in stream.pool.workers)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_file_that_hangs_or_crashes_its_reader_is_a_bad_file(folder, monkeypat
     dataset = dataset_of(folder, time_limit_s=4.0)
     stream = make_loader(dataset, 4, 2, 0, 1, 0, 2, 6)
     batches = list(stream)
-    assert all(reader.has_ended() for reader in stream.readers.all)
+    assert all(worker.has_ended() for worker in stream.pool.workers)
     expected_set = dataset_of(folder)
     expected_set.bad["3.mp4"] = reason
     expected = list(make_loader(expected_set, 4, 2, 0, 1, 0, 0, 6))

@@ -134,6 +134,6 @@ def test_unknown_columns_of_parquet_are_not_read(tmp_path) -> None:
     table = read_table(tmp_path / "train.parquet", 2)
     assert [f.name for f in table.schema if f.type == pa.null()] == ["frames", "fps", "height", "start_s", "stop_s"]
     parquet.write_table(table_of([]).drop_columns(["fps"]), tmp_path / "train.parquet")
-    with pytest.raises(UserError, match="no manifest table .*fps"):
+    with pytest.raises(UserError, match="not a manifest table .*fps"):
         read_table(tmp_path / "train.parquet", 2)
     assert SCHEMA.names == list(Row._fields)

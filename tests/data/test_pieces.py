@@ -201,7 +201,7 @@ def test_a_manifest_with_a_piece_of_no_length_is_refused(films, tmp_path) -> Non
     for cells in ("3.0,2.0", "2.0,2.0", "nan,3", "-1,3"):
         table.write_text(table.read_text().replace("2.0,3.0", cells))
         with pytest.raises(
-            UserError, match="train.csv, line 2: (start_s and stop_s that are no piece|a negative start_s)"
+            UserError, match="train.csv, line 2: (start_s and stop_s that are not a piece|a negative start_s)"
         ):
             read_manifest(tmp_path, "train")
         table.write_text(table.read_text().replace(cells, "2.0,3.0"))

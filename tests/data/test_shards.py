@@ -131,7 +131,7 @@ def test_unknown_and_wrong_places(tmp_path, monkeypatch) -> None:
     ("change", "words"),
     [
         ({"format": "other 3"}, "format 'other 3'; expected 'hpm-video shards 1'"),
-        ({"classes": None}, "without classes"),
+        ({"classes": None}, "lacks classes"),
         ({"splits": {"train": []}}, "split train: pattern None; expected 'train-{:06d}.tar'"),
         ({"splits": {"train": {"pattern": "a.tar"}}}, "pattern 'a.tar'"),
         ({"splits": {"train": {"pattern": "train-{:06d}.tar", "num_samples": "9"}}}, "expected num_samples and"),
@@ -143,7 +143,7 @@ def test_wrong_header_is_told(own, change, words) -> None:
     with pytest.raises(UserError, match=words):
         open_shards(str(own), "train")
     (own / "shards.json").write_text("{")
-    with pytest.raises(UserError, match="no valid JSON .*line 1"):
+    with pytest.raises(UserError, match="not valid JSON .*line 1"):
         open_shards(str(own), "train")
 
 

@@ -157,7 +157,7 @@ def test_a_store_that_is_away_for_a_while_costs_no_sample(web, packed, fault, ca
     assert web.tries == 4 and same([batch.clip for batch in batches], expected)
     assert not dataset.bad and not any(batch.failures for batch in batches)
     told = [record.getMessage() for record in caplog.records if web.url in record.getMessage()]
-    assert len(told) == 2 and "does not answer" in told[0] and "asked again for up to 60 s" in told[0]
+    assert len(told) == 2 and "does not answer" in told[0] and "retrying for up to 60 s" in told[0]
     assert told[1] == f"{web.url} answers again"
 
 

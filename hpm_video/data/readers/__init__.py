@@ -1,1 +1,1 @@
-"""Frames of a file: one module for each codec library, and only there."""
+"""Read frames of files: each codec library is used in one module only."""

@@ -7,21 +7,20 @@ import numpy as np
 
 from hpm_video.data.readers.images import stack
 from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
-from hpm_video.data.readers.media import first_line
+from hpm_video.data.readers.media import first_line, name_of
 from hpm_video.data.readers.probe import find_oddity, read_timeline
 from hpm_video.data.readers.pyav import load as load_av
 from hpm_video.data.readers.rates import Choose, choose_at
 from hpm_video.errors import UnreadableVideo
 from hpm_video.item import Span
 
-LEAST_WIDTH_PX = 32  # of narrower pictures decord 0.6 gives some with another width
+LEAST_WIDTH_PX = 32  # decord 0.6 returns some narrower frames with another width
 
 
 def load() -> Any:
     """Return the library, silenced. Raises ImportError or OSError.
 
-    PyAV is loaded before it: decord brings codec libraries of its own, which would take the place of PyAV's (its VP9
-    encoder then fails).
+    Load PyAV first: decord's own codec libraries would otherwise replace PyAV's (its VP9 encoder then fails).
     """
     load_av()
     import decord
@@ -39,11 +38,10 @@ def read(
 ) -> np.ndarray:
     """Return uint8 [T, H, W, 3]; see `hpm_video.data.readers.read.read_frames`. Raises UnreadableVideo.
 
-    Reads forward from frame 0 and never seeks, so neither get_batch nor skip_frames: in decord 0.6 both silently
-    give wrong frames of MPEG-2, MPEG-4, MSMPEG-4 and HEVC.
+    Reads forward from frame 0 and never seeks. decord 0.6's get_batch and skip_frames silently return wrong frames
+    of MPEG-2, MPEG-4, MSMPEG-4 and HEVC.
     """
-    decord = load()
-    name = "(bytes)" if isinstance(media, bytes) else media
+    decord, name = load(), name_of(media)
     _check(media, name, limits)
     try:
         source = io.BytesIO(media) if isinstance(media, bytes) else media
@@ -70,14 +68,14 @@ def read(
 
 
 def _check(media: str | bytes, name: str, limits: Limits) -> None:
-    """Raise UnreadableVideo for what decord 0.6 reads otherwise than PyAV."""
+    """Raise UnreadableVideo for files that decord 0.6 reads differently from PyAV."""
     timeline = read_timeline(media, limits)
     if not timeline.main_is_first:
         raise UnreadableVideo(name, "decord: the main video stream is not the first one")
     if timeline.container == "mpegts":
         raise UnreadableVideo(name, "decord: leaves out frames at the start of MPEG-TS files")
     if timeline.hides_frames:
-        raise UnreadableVideo(name, "decord: its first frames are cut off or need others that are not in it")
+        raise UnreadableVideo(name, "decord: its first frames are cut off, or need frames that are not in the file")
     if timeline.width < LEAST_WIDTH_PX:
         raise UnreadableVideo(name, f"decord: it is narrower than {LEAST_WIDTH_PX} px")
     if oddity := find_oddity(media, limits):

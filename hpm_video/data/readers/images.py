@@ -1,4 +1,4 @@
-"""Images, and folders of frames."""
+"""Read images and folders of frames."""
 
 import io
 import warnings
@@ -8,7 +8,7 @@ import numpy as np
 
 from hpm_video.catalog.listing import IMAGE_SUFFIXES, list_frames
 from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
-from hpm_video.data.readers.media import check_file, first_line, name_content
+from hpm_video.data.readers.media import check_file, first_line, name_content, name_of
 from hpm_video.data.readers.rates import Choose, choose_at
 from hpm_video.errors import UnreadableVideo
 from hpm_video.item import Item
@@ -17,17 +17,17 @@ IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"BM", b"II*\x00", b"MM\x00*")
 
 
 def is_image(media: str | bytes) -> bool:
-    """Return True for the bytes of an image, or a name that ends as one."""
+    """Return True for the bytes of an image, or a name with an image suffix."""
     if isinstance(media, bytes):
         return media.startswith(IMAGE_MAGIC) or media[8:12] == b"WEBP"
     return media.lower().endswith(IMAGE_SUFFIXES)
 
 
 def read_image(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
-    """Return uint8 [H, W, 3], turned as its EXIF data asks. Raises UnreadableVideo."""
+    """Return uint8 [H, W, 3], rotated as its EXIF data says. Raises UnreadableVideo."""
     from PIL import Image, ImageOps
 
-    name = "(bytes)" if isinstance(media, bytes) else media
+    name = name_of(media)
     if isinstance(media, str):
         check_file(media)
     try:
@@ -42,12 +42,16 @@ def read_image(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> np.ndarra
     except Exception as error:  # Pillow raises many kinds: OSError, SyntaxError, ValueError
         if isinstance(error, Image.DecompressionBombError):
             limits.refuse_pixels(name, first_line(error))
-        raise UnreadableVideo(name, name_content(media, "an image") or f"no image: {first_line(error)}") from error
+        raise UnreadableVideo(
+            name, name_content(media, "an image") or f"is not an image: {first_line(error)}"
+        ) from error
 
 
 def read_folder(item: Item, choose: Choose, fps: float | None, limits: Limits) -> np.ndarray:
-    """Return uint8 [T, H, W, 3]: the frames that `choose` picks of those in a folder that belong to the sample.
-    Raises UnreadableVideo."""
+    """Return uint8 [T, H, W, 3]: the frames that `choose` picks among the sample's frames in a folder.
+
+    Raises UnreadableVideo.
+    """
     folder = Path(str(item.media))
     try:
         names = list_frames(folder)[item.first_frame :]
@@ -55,18 +59,16 @@ def read_folder(item: Item, choose: Choose, fps: float | None, limits: Limits) -
         raise UnreadableVideo(item.name, error.strerror or str(error)) from error
     names = names if item.num_frames is None else names[: item.num_frames]
     if not names:
-        raise UnreadableVideo(
-            item.name, f"holds no frame from number {item.first_frame} on ({' '.join(IMAGE_SUFFIXES)})"
-        )
+        raise UnreadableVideo(item.name, f"has no frame from number {item.first_frame} on ({' '.join(IMAGE_SUFFIXES)})")
     rate = float(item.fps or fps or 1)
     if not (np.isfinite(rate) and rate > 0):
         raise UnreadableVideo(item.name, f"its manifest says {rate:g} frames per second; expected more than 0")
     wanted = choose_at(choose, np.arange(len(names)) / rate, fps, limits, item.name).tolist()
-    pictures: dict[int, np.ndarray] = {}
+    images: dict[int, np.ndarray] = {}
     for i in sorted(set(wanted)):
-        pictures[i] = read_image(str(folder / names[i]), limits)
-        limits.check_sample(item.name, len(wanted), pictures[i].shape[1], pictures[i].shape[0])
-    return stack([pictures[i] for i in wanted], item.name)
+        images[i] = read_image(str(folder / names[i]), limits)
+        limits.check_sample(item.name, len(wanted), images[i].shape[1], images[i].shape[0])
+    return stack([images[i] for i in wanted], item.name)
 
 
 def stack(frames: list[np.ndarray], name: str) -> np.ndarray:

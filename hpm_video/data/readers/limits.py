@@ -1,4 +1,4 @@
-"""Limits on what one file may take, so that a small file cannot fill the memory: data.max_pixels, max_frames, max_sample_gib."""
+"""Limits on the memory that one file may take, even a small one: data.max_pixels, max_frames, max_sample_gib."""
 
 import math
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from hpm_video.errors import UnreadableVideo
 
 
 class Limits(NamedTuple):
-    """Refuse a file beyond a limit, with the key that sets it. No other reader needs to try such a file."""
+    """Refuse a file beyond a limit and name the key that sets it. No other reader tries such a file."""
 
     max_pixels: int = DataConfig.max_pixels
     max_frames: int = DataConfig.max_frames
@@ -29,7 +29,7 @@ class Limits(NamedTuple):
         raise UnreadableVideo(name, f"{found}; expected at most {self.max_pixels:,} pixels (data.max_pixels)", True)
 
     def check_count(self, name: str, count: float, how: str = "") -> None:
-        """Raise UnreadableVideo if a file has too many frames; `how`: at which rate they were counted."""
+        """Raise UnreadableVideo if a file has too many frames. `how`: the rate at which they were counted."""
         if not count <= self.max_frames:
             found = f"{count:,.0f}" if math.isfinite(count) else "countless"
             raise UnreadableVideo(

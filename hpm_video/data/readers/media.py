@@ -1,4 +1,4 @@
-"""Is a file regular, and what does it hold if it cannot be decoded."""
+"""Check that a file is regular, and name what it holds if it cannot be decoded."""
 
 import os
 import stat
@@ -12,8 +12,6 @@ KINDS = (
     (stat.S_ISCHR, "is a device, not a file"),
     (stat.S_ISBLK, "is a device, not a file"),
 )
-
-
 CONTENTS = (
     (b"<!doctype", "a web page"),
     (b"<html", "a web page"),
@@ -27,8 +25,13 @@ CONTENTS = (
 )
 
 
+def name_of(media: str | bytes) -> str:
+    """Return the name of a file in messages."""
+    return "(bytes)" if isinstance(media, bytes) else media
+
+
 def check_file(path: str) -> None:
-    """Raise UnreadableVideo unless the path is a regular file that holds something: nothing else is ever opened."""
+    """Raise UnreadableVideo unless the path is a regular file that is not empty: nothing else is ever opened."""
     try:
         found = os.stat(path)
     except OSError as error:
@@ -46,7 +49,7 @@ def check_file(path: str) -> None:
 
 
 def name_content(media: str | bytes, wanted: str = "a video") -> str | None:
-    """Return what a file that cannot be decoded holds instead, if its first bytes say so."""
+    """Return what an undecodable file holds instead, if its first bytes show it."""
     try:
         if isinstance(media, str):
             with open(media, "rb") as file:

@@ -1,4 +1,4 @@
-"""Decoded frames to RGB: upright, with square pixels, all of one size."""
+"""Convert decoded frames to RGB: upright, with square pixels, all of one size."""
 
 import logging
 from collections.abc import Callable
@@ -7,17 +7,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hpm_video.data.readers.limits import Limits
+from hpm_video.data.readers.media import first_line
 from hpm_video.errors import UnreadableVideo
 
 log = logging.getLogger("hpm_video")
 Size = tuple[int, int]  # width and height, as stored
-LEAST_SQUEEZE = 0.02  # headers round: 853 px written as 854 is not squeezed, and a copy of it would only lose sharpness
-MOST_SQUEEZE = 4.0  # real recordings stay below 2.5; what is beyond is a fault of the header
-_changing: set[str] = set()  # files that this process found to change their size
+LEAST_SQUEEZE = 0.02  # headers round (853 px as 854); scaling for that would only blur
+MOST_SQUEEZE = 4.0  # real recordings stay below 2.5; more is an error in the header
+_changing: set[str] = set()  # files whose frame size changes, found in this process
 
 
 def pixel_aspect(stream: Any) -> float:
-    """Return the width of a pixel divided by its height; 1 if it is not known, not plausible, or nearly 1."""
+    """Return the width of a pixel divided by its height; 1 if it is unknown, implausible or nearly 1."""
     ratio = stream.sample_aspect_ratio
     aspect = float(ratio) if ratio else 1.0
     plausible = 1 / MOST_SQUEEZE <= aspect <= MOST_SQUEEZE
@@ -25,7 +26,7 @@ def pixel_aspect(stream: Any) -> float:
 
 
 def shown_size(size: Size, aspect: float) -> Size:
-    """Return width and height with square pixels, before turning; the height stays."""
+    """Return width and height with square pixels, before rotation. The height stays."""
     return max(1, round(size[0] * aspect)), size[1]
 
 
@@ -38,12 +39,12 @@ def say_change(name: str, first: Size, later: Size) -> None:
 
 
 def changes_size(name: str) -> bool:
-    """Return whether frames of this file that were decoded in this process had more than one size."""
+    """Return whether this process has decoded frames of more than one size from this file."""
     return name in _changing
 
 
 class Source(NamedTuple):
-    """A file that is being read, and what holds for all its frames."""
+    """A file that is being read, with the facts that hold for all its frames."""
 
     media: str | bytes
     name: str
@@ -53,11 +54,10 @@ class Source(NamedTuple):
 
 
 class Frames:
-    """Gather wanted frames into one array [T, H, W, 3], each converted once; `wanted` [T] are numbers or time stamps."""
+    """Gather the wanted frames in one array [T, H, W, 3] and convert each once. `wanted` [T]: numbers or time stamps."""
 
     def __init__(self, wanted: list[int], source: Source, find_first: Callable[[Size], Size]) -> None:
-        """Prepare to gather. find_first: returns the size of the first frame of the file, given that of the first
-        wanted one."""
+        """Prepare to gather. find_first: maps the size of the first wanted frame to that of the file's first frame."""
         self.name, self.limits, self.aspect = source.name, source.limits, source.aspect
         self.count, self.find_first = len(wanted), find_first
         self.places: dict[int, list[int]] = {}
@@ -65,19 +65,20 @@ class Frames:
             self.places.setdefault(key, []).append(place)
         self.pixels = np.empty((0, 0, 0, 3), dtype=np.uint8)
         self.size: Size | None = None  # of the first frame of the file
-        self.reformatter: Any = source.make_reformatter()  # one for all frames: making one costs more than a conversion
+        self.reformatter: Any = source.make_reformatter()  # shared: making one costs more than a conversion
 
     def put(self, key: int, frame: Any) -> None:
-        """Convert a frame and write it to its places. Raises UnreadableVideo."""
+        """Convert a frame and write it to its positions. Raises UnreadableVideo."""
         plane = self._convert(frame).planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-        picture = turn_upright(rows[:, : plane.width * 3].reshape(plane.height, plane.width, 3), frame)
+        image = rows[:, : plane.width * 3].reshape(plane.height, plane.width, 3)
+        image = np.rot90(image, frame.rotation // 90 % 4)  # upright, as the file tells players to show it (phones)
         if not len(self.pixels):
-            self.pixels = np.empty((self.count, *picture.shape), dtype=np.uint8)
-        elif picture.shape != self.pixels.shape[1:]:
-            raise UnreadableVideo(self.name, "frames are turned differently within the clip", hopeless=True)
+            self.pixels = np.empty((self.count, *image.shape), dtype=np.uint8)
+        elif image.shape != self.pixels.shape[1:]:
+            raise UnreadableVideo(self.name, "frames are rotated differently within the clip", hopeless=True)
         for place in self.places[key]:
-            self.pixels[place] = picture
+            self.pixels[place] = image
 
     def _convert(self, frame: Any) -> Any:
         size = (frame.width, frame.height)
@@ -91,10 +92,4 @@ class Frames:
         try:
             return self.reformatter.reformat(frame, format="rgb24", **scaling)
         except Exception as error:  # a pixel format that cannot be converted
-            lines = str(error).splitlines() or [type(error).__name__]
-            raise UnreadableVideo(self.name, f"frames cannot be turned into RGB: {lines[0][:200]}") from error
-
-
-def turn_upright(picture: np.ndarray, frame: Any) -> np.ndarray:
-    """Return a frame [H, W, 3], turned as the file asks players to turn it (phones)."""
-    return np.rot90(picture, frame.rotation // 90 % 4)
+            raise UnreadableVideo(self.name, f"frames cannot be converted to RGB: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""Facts of a video file: its frames, size and codec, and where other readers would differ from PyAV."""
+"""Facts of a video file: frames, size, codec, and where other readers differ from PyAV."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,39 +6,40 @@ from typing import NamedTuple
 import numpy as np
 
 from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
+from hpm_video.data.readers.media import name_of
 from hpm_video.data.readers.packets import Packets
 from hpm_video.data.readers.pixels import Size, pixel_aspect, say_change
-from hpm_video.data.readers.pyav import decode_all, find_stream, open_video, turn_faults
+from hpm_video.data.readers.pyav import decode_all, open_video
+from hpm_video.data.readers.rates import last_frame_s
 
 
 class VideoInfo(NamedTuple):
-    """Facts of a file; frames are counted as packets, one is decoded."""
+    """Facts of a file. Frames are counted as packets; only one is decoded."""
 
     num_frames: int
     fps: float  # mean over the file
     width: int
-    height: int  # as stored, before it is turned
+    height: int  # as stored, before rotation
     codec: str
     pix_fmt: str
     container: str
     seconds: float
     rotation: int  # degrees, counter-clockwise, that make it upright
-    header_frames: int  # what the header claims; 0: nothing
-    is_variable: bool  # frames are not at equal distances in time
+    header_frames: int  # as the header claims; 0: it does not say
+    is_variable: bool  # the frame rate varies
     pixel_aspect: float = 1.0  # width of a pixel divided by its height; frames are read with square pixels
 
 
 def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
     """Return the facts of a file. Raises UnreadableVideo."""
     name = str(path)
-    with turn_faults(name, name, limits, "cannot be opened"), open_video(name, name, limits) as file:
-        stream = find_stream(file, name, name, limits)
+    with open_video(name, limits, "cannot be opened") as (file, stream):
         packets = Packets.of(file, stream, limits, name)
         rate = float(stream.average_rate or stream.guessed_rate or 25)
         times = packets.times_s(rate)
         steps = np.diff(times) if len(times) > 1 else np.full(1, 1 / rate)
-        seconds = float(times[-1] + np.median(steps)) if len(times) else 0.0
-        frame = next(decode_all(name, name, limits), None)
+        seconds = float(times[-1]) + last_frame_s(times, 1 / rate) if len(times) else 0.0
+        frame = next(decode_all(name, limits), None)
         codec = stream.codec_context
         return VideoInfo(
             num_frames=len(times),
@@ -57,9 +58,9 @@ def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
 
 
 def count_decoded(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> int:
-    """Count the frames by decoding each; if a file breaks off, those before the break."""
+    """Count the frames by decoding all. If a file breaks off, count those before the break."""
     count, first = 0, None
-    for frame in decode_all(str(path), str(path), limits):
+    for frame in decode_all(str(path), limits):
         count += 1
         size = (frame.width, frame.height)
         first = first or size
@@ -69,22 +70,20 @@ def count_decoded(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> int:
 
 
 class Timeline(NamedTuple):
-    """Facts of a file that other readers do not tell."""
+    """Facts of a file that other readers do not provide."""
 
-    times_s: np.ndarray  # [frames]: when each is shown, from the first on
-    is_exact: bool  # each frame has its time, and can be found by it
-    main_is_first: bool  # of several video streams the first one is the main one
+    times_s: np.ndarray  # [frames]: when each is shown, after the first
+    is_exact: bool  # each frame has a time stamp and can be found by it
+    main_is_first: bool  # the main video stream is the first one
     container: str
-    width: int  # as the header says
-    hides_frames: bool  # an edit list cuts frames off, or the first ones need others that are not in the file
+    width: int  # from the header
+    hides_frames: bool  # an edit list cuts frames off, or the first frames need others that are missing
 
 
 def read_timeline(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> Timeline:
-    """Return the times of a file and how far they can be trusted. Raises UnreadableVideo."""
-    name = "(bytes)" if isinstance(media, bytes) else media
-    with turn_faults(media, name, limits, "cannot be opened"), open_video(media, name, limits) as file:
-        stream = find_stream(file, media, name, limits)
-        packets = Packets.of(file, stream, limits, name)
+    """Return the display times of a file and whether they can be trusted. Raises UnreadableVideo."""
+    with open_video(media, limits, "cannot be opened") as (file, stream):
+        packets = Packets.of(file, stream, limits, name_of(media))
         first = stream.index == file.streams.video[0].index
         times = packets.times_s(float(stream.average_rate or 25))
         container = file.format.name.split(",")[0]
@@ -93,10 +92,8 @@ def read_timeline(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> Timeli
 
 
 def find_oddity(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> str:
-    """Return why other readers would give other frames than PyAV, "" if they give the same. Raises UnreadableVideo."""
-    name = "(bytes)" if isinstance(media, bytes) else media
-    with turn_faults(media, name, limits, "cannot be opened"), open_video(media, name, limits) as file:
-        stream = find_stream(file, media, name, limits)
+    """Return why other readers give other frames than PyAV; "" if they give the same. Raises UnreadableVideo."""
+    with open_video(media, limits, "cannot be opened") as (file, stream):
         aspect = pixel_aspect(stream)
         stream.codec_context.skip_frame = "NONKEY"
         sizes: set[Size] = set()

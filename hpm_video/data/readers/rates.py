@@ -1,4 +1,4 @@
-"""Choose frames by their number, as stored or at a constant rate, of a whole file or of a piece of it."""
+"""Choose frames by number, as stored or at a constant rate, from a whole file or a piece of it."""
 
 from collections.abc import Callable
 
@@ -9,16 +9,16 @@ from hpm_video.errors import UnreadableVideo
 from hpm_video.item import Span
 
 Choose = Callable[[int], np.ndarray]  # number of frames -> indices [T]
-SLACK_S = 1e-6  # by which time stamps may be rounded
+SLACK_S = 1e-6  # rounding of time stamps
 
 
-def choose_at(  # noqa: PLR0913
+def choose_at(
     choose: Choose, times_s: np.ndarray, fps: float | None, limits: Limits, name: str, span: Span | None = None
 ) -> np.ndarray:
-    """Return the numbers of the frames that `choose` picks; with `fps`, of the frames that are shown at that rate.
+    """Return the numbers of the frames that `choose` picks; with `fps`, among the frames shown at that rate.
 
-    `times_s` [frames], ascending. Only what is chosen takes memory: a file may claim to last for years. span: choose
-    among the frames of this piece alone. Raises UnreadableVideo.
+    `times_s` [frames], ascending. span: choose only among the frames of this piece. Only the chosen frames take memory: a
+    file may claim to last for years. Raises UnreadableVideo.
     """
     if span is not None:
         first, stop = frames_of(times_s, span, name)
@@ -32,10 +32,10 @@ def choose_at(  # noqa: PLR0913
 
 
 def frames_of(times_s: np.ndarray, span: Span, name: str) -> tuple[int, int]:
-    """Return the first frame of a piece and the one behind its last. Neighbouring pieces share no frame and lose none.
+    """Return the first frame of a piece and the one after its last. Adjacent pieces share no frame and lose none.
 
     A piece between two frames has the frame that is shown then. `times_s` [frames], ascending. Raises UnreadableVideo
-    if the film ends before the piece begins.
+    if the video ends before the piece begins.
     """
     times_s = times_s - times_s[0]
     last_s = float(times_s[-1])
@@ -43,21 +43,24 @@ def frames_of(times_s: np.ndarray, span: Span, name: str) -> tuple[int, int]:
     stop = len(times_s) if span.stop_s is None else int(np.searchsorted(times_s, span.stop_s - SLACK_S))
     if first < stop:
         return first, stop
-    shown_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0
-    if span.start_s >= last_s + max(shown_s, SLACK_S):
+    if span.start_s >= last_s + max(last_frame_s(times_s, 0.0), SLACK_S):
         raise UnreadableVideo(name, f"has no frame from {span}: its last one is at {last_s:.6g} s", hopeless=True)
     return max(first - 1, 0), max(first, 1)
 
 
+def last_frame_s(times_s: np.ndarray, alone_s: float) -> float:
+    """Return how long the last frame is shown: the median of all frames; `alone_s` if it is the only one."""
+    return float(np.median(np.diff(times_s))) if len(times_s) > 1 else alone_s
+
+
 def count_at(times_s: np.ndarray, fps: float) -> float:
-    """Return how many frames a file has at this rate: whole, or infinite. The last frame is shown as long as the median."""
+    """Return the number of frames of a file at this rate: whole, or infinite."""
     times_s = times_s - times_s[0]
-    shown_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 1 / fps
-    count = (float(times_s[-1]) + shown_s) * fps
+    count = (float(times_s[-1]) + last_frame_s(times_s, 1 / fps)) * fps
     return max(1, round(count)) if np.isfinite(count) else np.inf
 
 
 def frames_at(times_s: np.ndarray, fps: float, numbers: np.ndarray) -> np.ndarray:
-    """Return which frame is shown `numbers` / fps seconds after the first one. `times_s` [frames], ascending."""
-    shown = np.searchsorted(times_s - times_s[0], numbers / fps + 1e-6, side="right") - 1
+    """Return the frames shown `numbers` / fps seconds after the first. `times_s` [frames], ascending."""
+    shown = np.searchsorted(times_s - times_s[0], numbers / fps + SLACK_S, side="right") - 1
     return shown.clip(0, len(times_s) - 1)

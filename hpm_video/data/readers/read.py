@@ -1,7 +1,7 @@
-"""Frames of a video, an image, a folder of frames, or the bytes of either: chooses the reader.
+"""Read the frames of a video, an image, a folder of frames, or the bytes of a file, with the right reader.
 
-The readers are rows of `hpm_video.config.readers.READERS`. Each is a module that alone knows its codec library, and imports
-it when first used.
+The readers are rows of `hpm_video.config.readers.READERS`. Each is a module that alone uses its codec library and imports it on
+first use.
 """
 
 import logging
@@ -15,7 +15,7 @@ import numpy as np
 from hpm_video.config.readers import FALLBACK, READERS, list_auto
 from hpm_video.data.readers.images import is_image, read_folder, read_image
 from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
-from hpm_video.data.readers.media import name_content
+from hpm_video.data.readers.media import name_content, name_of
 from hpm_video.data.readers.rates import Choose
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.item import Item, Span
@@ -26,9 +26,9 @@ log = logging.getLogger("hpm_video")
 def read_item(
     item: Item, choose: Choose, reader: str = "auto", fps: float | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> np.ndarray:
-    """Read the frames of a sample, as `read_frames`; from a folder of frames only those that belong to the sample.
+    """Read the frames of a sample as `read_frames`; from a folder of frames only those of the sample.
 
-    Raises UnreadableVideo, and UserError for a rate that cannot be had.
+    Raises UnreadableVideo, and UserError for data.fps on a folder without a known rate.
     """
     if isinstance(item.media, Path) and item.media.is_dir():
         if fps is not None and item.fps is None:
@@ -40,7 +40,7 @@ def read_item(
         raise UnreadableVideo(item.name, error.reason) from error
 
 
-def read_frames(  # noqa: PLR0913
+def read_frames(
     media: str | Path | bytes,
     choose: Choose,
     reader: str = "auto",
@@ -50,33 +50,32 @@ def read_frames(  # noqa: PLR0913
 ) -> np.ndarray:
     """Return uint8 [T, H, W, 3], upright, with square pixels: the frames that `choose` picks. Raises UnreadableVideo.
 
-    reader: the name of a reader, with PyAV for a file that it cannot read (logged once); auto: the readers of `list_auto`, one after
-    the other, as far as they are installed.
-    fps: read as if the file had this constant rate: frame k is the one shown k / fps seconds after the first. None: the
-    frames as they are stored.
+    reader: the name of a reader; PyAV reads the files that it cannot (logged once). auto: try the installed readers of
+    `list_auto` in order.
+    fps: read as if the file had this constant rate: frame k is the one shown k / fps seconds after the first. None: read the
+    frames as stored.
     limits: a file beyond them is unreadable.
-    span: choose among the frames of this piece of a film; None: of the whole file.
+    span: choose among the frames of this piece; None: of the whole file.
     """
-    name = "(bytes)" if isinstance(media, bytes) else str(media)
-    if not isinstance(media, bytes):
-        media = name
+    media = str(media) if isinstance(media, Path) else media
+    name = name_of(media)
     if is_image(media):
-        picture = read_image(media, limits)
+        image = read_image(media, limits)
         chosen = choose(1)
-        limits.check_sample(name, len(chosen), picture.shape[1], picture.shape[0])
-        return picture[None][chosen]
+        limits.check_sample(name, len(chosen), image.shape[1], image.shape[0])
+        return image[None][chosen]
     order = [reader, FALLBACK] if reader != "auto" else list_auto()
     reason = UnreadableVideo(name, "no reader")
-    piece = {} if span is None else {"span": span}  # a reader that knows no pieces still reads whole files
-    for number, one in enumerate(dict.fromkeys(order)):
-        if number and not is_installed(one):
+    options = {} if span is None else {"span": span}  # a reader without this option still reads whole files
+    for number, candidate in enumerate(dict.fromkeys(order)):
+        if number and not is_installed(candidate):
             break
         try:
-            return load_reader(one).read(media, choose, fps, limits, **piece)
+            return load_reader(candidate).read(media, choose, fps, limits, **options)
         except UnreadableVideo as error:
-            reason = reason if number else error
-            if error.hopeless:
+            if not number or error.hopeless:
                 reason = error
+            if error.hopeless:
                 break
             if reader != "auto" and not number and len(set(order)) > 1:
                 _log_fallback(reader, str(error))
@@ -92,7 +91,7 @@ def load_reader(name: str) -> Any:
 
 @cache
 def is_installed(name: str) -> bool:
-    """Return True if the library of a reader is there and loads (torchcodec needs FFmpeg's libraries on the machine)."""
+    """Return True if the library of a reader is installed and loads (torchcodec needs FFmpeg's libraries)."""
     if find_spec(READERS[name].library) is None:
         return False
     try:

@@ -1,6 +1,6 @@
 """torchcodec, if it is installed and finds FFmpeg's libraries on the machine.
 
-Only for files whose frames all carry their times: of others (AVI, MPEG) torchcodec 0.17 gives wrong frames.
+Only for files in which every frame has a time stamp: of others (AVI, MPEG) torchcodec 0.17 gives wrong frames.
 """
 
 from functools import cache
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
-from hpm_video.data.readers.media import first_line
+from hpm_video.data.readers.media import first_line, name_of
 from hpm_video.data.readers.probe import find_oddity, read_timeline
 from hpm_video.data.readers.rates import Choose, choose_at
 from hpm_video.errors import UnreadableVideo
@@ -17,9 +17,9 @@ from hpm_video.item import Span
 
 
 def load() -> Any:
-    """Return its decoder. Raises ImportError, OSError or RuntimeError if FFmpeg's libraries are missing.
+    """Return torchcodec's decoder. Raises ImportError, OSError or RuntimeError if FFmpeg's libraries are missing.
 
-    Some versions of torchcodec find that out when they are imported, others (0.17) when the first file is opened.
+    Some versions of torchcodec fail on import, others (0.17) when the first file is opened.
     """
     from torchcodec.decoders import VideoDecoder
 
@@ -30,7 +30,7 @@ def load() -> Any:
 def _probe(decoder: Any) -> Any:
     try:
         decoder(b"")
-    except (RuntimeError, ValueError) as error:  # for empty data, if the libraries are there
+    except (RuntimeError, ValueError) as error:  # with the libraries: a complaint about empty data
         if "libtorchcodec" in str(error):
             raise ImportError(first_line(error)) from error
     return decoder
@@ -44,10 +44,10 @@ def read(
     span: Span | None = None,
 ) -> np.ndarray:
     """Return uint8 [T, H, W, 3]; see `hpm_video.data.readers.read.read_frames`. Raises UnreadableVideo."""
-    name = "(bytes)" if isinstance(media, bytes) else media
+    name = name_of(media)
     timeline = read_timeline(media, limits)
     if not timeline.is_exact:
-        raise UnreadableVideo(name, "torchcodec: this kind of file does not say when its frames are shown")
+        raise UnreadableVideo(name, "torchcodec: this kind of file has no exact times for its frames")
     if oddity := find_oddity(media, limits):
         raise UnreadableVideo(name, f"torchcodec: {oddity}")
     try:
