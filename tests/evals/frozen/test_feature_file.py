@@ -112,7 +112,7 @@ def test_faults_are_told(videos, make_run, tmp_path, capsys) -> None:
     words = ["features", str(videos / "c.mp4"), "--run", str(run), "--out"]
     for more, message in (
         ([str(tmp_path / "f.txt")], "ends with .npz or .safetensors"),
-        ([str(tmp_path / "f.npz"), "--stride-s", "1"], "expected --windows too"),
+        ([str(tmp_path / "f.npz"), "--stride-s", "1"], "Try: add --windows"),
         ([str(tmp_path / "f.npz"), "--pool", "cls"], "no class token"),
         ([str(tmp_path / "f.npz")], "none of the 1 videos could be read"),
     ):
