@@ -131,7 +131,7 @@ def _note_on_mask(config: PretrainConfig, num_samples: int) -> str:
     note = "Grey: hidden from the encoder"
     if masks_by_difficulty(config):
         note += f". Difficulty ({config.mask.difficulty}): dark = easy, bright = hard"
-    return f"{note}. Training clips" if num_samples else note
+    return f"{note}. Shows training clips" if num_samples else note
 
 
 def draw_panels(

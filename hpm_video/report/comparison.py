@@ -27,7 +27,7 @@ ENVIRONMENT = ("versions", "hardware", "commit", "world_size")
 
 
 class Variant(NamedTuple):
-    """Runs that differ in nothing but the seed."""
+    """Runs that differ in the seed only."""
 
     label: str
     runs: list[Run]

@@ -238,7 +238,7 @@ def draw_difficulty(run: Path, num_steps: int = 6) -> bytes | None:
     file, config = run / "difficulty.jsonl", load_run_config(run)
     geometry = Geometry.of(config)
     units = make_units(geometry.grid, geometry.block)
-    rows = read_rows(file, "what a run wrote, or nothing there") if file.exists() else []
+    rows = read_rows(file, "the difficulty maps of a run, as it writes them") if file.exists() else []
     lines = [row for row in rows if "step" in row and _are_maps(row.get("difficulty"), len(units))]
     lines = [line for line in lines if len(line["difficulty"]) == len(lines[0]["difficulty"])]
     if not lines:

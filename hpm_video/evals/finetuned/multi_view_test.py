@@ -78,10 +78,19 @@ def evaluate_run(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ranks.wait()
         answer_share(folder, dataset, classifier, config.data.max_bad_share, ranks)
         ranks.wait()
-        about: dict[str, Any] = {"split": split, "source": source.source, "sampling": dataset.sampling, "key": key}
-        about["rule"] = config.data.rule
-        about |= {"root": config.data.root, "set_name": source.set_name, **protocol_entry(source.protocol)}
-        about |= {"num_clips": dataset.num_clips, "num_crops": dataset.num_crops, "average": config.test.average}
+        about = {
+            "split": split,
+            "source": source.source,
+            "sampling": dataset.sampling,
+            "key": key,
+            "rule": config.data.rule,
+            "root": config.data.root,
+            "set_name": source.set_name,
+            **protocol_entry(source.protocol),
+            "num_clips": dataset.num_clips,
+            "num_crops": dataset.num_crops,
+            "average": config.test.average,
+        }
         results = write_results(folder, source, config, about)
     ranks.wait()
     return results
@@ -141,13 +150,21 @@ def write_results(folder: Path, source: Source, config: FinetuneConfig, about: d
         scores=np.array([record["scores"] for record in good], dtype=np.float32),
         labels=np.array([record["label"] for record in good]),
     )
-    confusion = answers.confusion()
-    scores = score_answers(answers)
-    scores |= {"num_videos": len(good), "num_unreadable": len(bad), "num_classes": answers.num_classes}
-    scores |= {"num_classes_present": int((confusion.sum(1) > 0).sum())}
-    scores |= {"top1_unreadable_wrong": scores["top1"] * len(good) / len(ordered)}
-    results: dict[str, Any] = {"scores": scores, "test": about, "folder": str(folder), "machine": describe_machine()}
-    results["unreadable"] = {record["path"]: record["reason"] for record in bad}
+    confusion, scores = answers.confusion(), score_answers(answers)
+    scores |= {
+        "num_videos": len(good),
+        "num_unreadable": len(bad),
+        "num_classes": answers.num_classes,
+        "num_classes_present": int((confusion.sum(1) > 0).sum()),
+        "top1_unreadable_wrong": scores["top1"] * len(good) / len(ordered),
+    }
+    results = {
+        "scores": scores,
+        "test": about,
+        "folder": str(folder),
+        "machine": describe_machine(),
+        "unreadable": {record["path"]: record["reason"] for record in bad},
+    }
     columns = ["class", "name", "videos", "accuracy", "most_often_taken_for", "times"]
     write_csv(folder / "per_class.csv", columns, class_rows(confusion, source.classes))
     write_bytes(folder / "confusion.png", draw_confusion(confusion, source.classes))

@@ -243,7 +243,9 @@ def _merge(parts: Parts, plan: list[Planned], encoder: Encoder, metadata: dict[s
     }
     write_file(out, tensors, metadata)
     shape = list(tensors["features"].shape)
-    return f"wrote {out}: features {shape} of {len(set(tensors['video'].tolist())):,} videos; {len(bad):,} unreadable\n"
+    return (
+        f"wrote {out}: features {shape}, of {len(set(tensors['video'].tolist())):,} videos; {len(bad):,} unreadable\n"
+    )
 
 
 def write_file(out: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:

@@ -252,7 +252,9 @@ def check_labels(train: Features, test: Features) -> None:
             )
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes)) or ["the same names in another order"]
-        raise UserError(f"training and test split have different classes: {_some(odd)}; expected the same classes")
+        raise UserError(
+            f"training and test split have different classes: {_some(odd)}; expected the same, in one order"
+        )
     missing = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
     if missing:
         names = [train.classes[i] if i < len(train.classes) else str(i) for i in missing]

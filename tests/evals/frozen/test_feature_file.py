@@ -104,7 +104,7 @@ def test_goes_on_and_then_is_there(videos, make_run, tmp_path, monkeypatch) -> N
     for name in ("features", "times_s", "video"):
         assert np.array_equal(np.load(out)[name], np.load(whole)[name])
     monkeypatch.setattr(ClipDataset, "__getitem__", lambda *_: pytest.fail("read again"))
-    assert "is there already" in write_features([videos], run, out, windows=True, stride_s=0.3)
+    assert "already holds these features" in write_features([videos], run, out, windows=True, stride_s=0.3)
 
 
 def test_faults_are_told(videos, make_run, tmp_path, capsys) -> None:
