@@ -9,6 +9,7 @@ from hpm_video.own_folder import all_names, own_folder
 from hpm_video.report.charts import choose_colours, draw_scores
 from hpm_video.report.comparison import (
     TOLERANCE,
+    Difference,
     Mean,
     Variant,
     check_comparable,
@@ -140,13 +141,10 @@ def summarise(variants: Sequence[Variant], metrics: Sequence[str], compare: str)
         sentences.append(f"The runs used {len(machines)} kinds of machine: compare their FLOPs, not their hours.")
     unknown = [run.name for run in runs if run.pretraining_unknown]
     if unknown:
-        named = ", ".join(unknown)
-        sentences.append(f"Started from weights of unknown cost, so their hours are of fine-tuning alone: {named}.")
-    mixed = [
-        key
-        for key in runs[0].facts
-        if key.startswith(("versions.", "commit.commit")) and len({r.facts.get(key) for r in runs}) > 1
-    ]
+        text = "Started from weights of unknown cost, so their hours are of fine-tuning alone"
+        sentences.append(f"{text}: {', '.join(unknown)}.")
+    software = [key for key in runs[0].facts if key.startswith(("versions.", "commit.commit"))]
+    mixed = [key for key in software if len({run.facts.get(key) for run in runs}) > 1]
     if mixed:
         sentences.append(f"Not the same in all runs: {', '.join(mixed)}.")
     dirty = [run.name for run in runs if (run.results.get("commit") or {}).get("dirty")]
@@ -195,18 +193,14 @@ def chance_beyond(num_seeds: int, num_errors: float = 2.0) -> float:
 def _verdict_sentence(variants: Sequence[Variant], metric: str) -> str:
     first, others = variants[0], [variant for variant in variants[1:] if variant.scores(metric)]
     if not first.scores(metric) or not others:
-        return f"{metric}: scored for one variant only."
+        return f"{metric}: not compared, because {first.label} or all other variants lack this score."
     found: dict[str, list[str]] = {}
     for variant in others:
         difference = compare_variants(variant, first, metric)
-        text = f"{variant.label} ({difference.value:+.3f}{_error(difference.error)})"
+        text = f"{variant.label} ({_with_error(difference, '+.3f', '.3f')})"
         found.setdefault(difference.verdict, []).append(text)
     parts = [f"{verdict}: {', '.join(texts)}" for verdict, texts in found.items()]
     return f"{metric}, compared with {first.label}: {'; '.join(parts)}."
-
-
-def _error(error: float | None) -> str:
-    return "" if error is None else f" ± {error:.3f}"
 
 
 def difference_table(variants: Sequence[Variant], metrics: Sequence[str]) -> Table:
@@ -216,8 +210,8 @@ def difference_table(variants: Sequence[Variant], metrics: Sequence[str]) -> Tab
         for variant in variants[1:]:
             if variant.scores(metric) and variants[0].scores(metric):
                 found = compare_variants(variant, variants[0], metric)
-                cells = [variant.label, metric, f"{found.value:+.3f}", _error(found.error).removeprefix(" ± ") or "-"]
-                rows.append([*cells, found.over, found.verdict])
+                error = "-" if found.error is None else f"{found.error:.3f}"
+                rows.append([variant.label, metric, f"{found.value:+.3f}", error, found.over, found.verdict])
     return Table(["variant", "score", "difference", "standard error", "error over", "verdict"], rows)
 
 
@@ -227,14 +221,14 @@ def variant_table(variants: Sequence[Variant], metrics: Sequence[str]) -> Table:
     for variant in variants:
         flops = [run.flops for run in variant.runs if run.flops is not None]
         cells = [variant.label, str(len(variant.runs)), f"{mean_of(flops).value:.3g}" if flops else "-"]
-        cells.append(_mean(mean_of([run.hours for run in variant.runs]), ".3g", ".1g"))
+        cells.append(_with_error(mean_of([run.hours for run in variant.runs]), ".3g", ".1g"))
         scores = [[score.value for score in variant.scores(metric)] for metric in metrics]
-        rows.append([*cells, *(_mean(mean_of(values), ".3f", ".3f") if values else "-" for values in scores)])
+        rows.append([*cells, *(_with_error(mean_of(values), ".3f", ".3f") if values else "-" for values in scores)])
     return Table(["variant", "seeds", "FLOPs", "hours", *metrics], rows)
 
 
-def _mean(mean: Mean, form: str, error_form: str) -> str:
-    return f"{mean.value:{form}}" + ("" if mean.error is None else f" ± {mean.error:{error_form}}")
+def _with_error(found: Mean | Difference, form: str, error_form: str) -> str:
+    return f"{found.value:{form}}" + ("" if found.error is None else f" ± {found.error:{error_form}}")
 
 
 def run_table(runs: Sequence[Run], vary: Sequence[str], metrics: Sequence[str]) -> Table:
