@@ -28,7 +28,7 @@ from hpm_video.evals.finetuned.windows import LazyVideo, Window, slide, slide_se
 from hpm_video.evals.metrics import best_classes
 from hpm_video.evals.summary import format_probabilities
 from hpm_video.files import write_bytes, write_json
-from hpm_video.own_folder import OwnFolder, own_folder
+from hpm_video.own_folder import own_folder
 from hpm_video.preprocess.jobs import SPECIAL, is_special
 from hpm_video.progress import Progress
 from hpm_video.reading import parse_json, read_json
@@ -93,20 +93,23 @@ class Predictor:
 
     def windows(self, video: LazyVideo) -> list[Window]:
         """Return the windows of a video."""
-        data, times, num_frames = self.config.data, video.times_s, video.num_frames
-        length = (data.num_frames - 1) * data.stride + 1 if self.sampling == "dense" else num_frames
-        if self.window_s is None and (self.every_s is None or self.sampling == "dense"):
-            return slide(times, length, self.every_s)
+        is_dense = self.sampling == "dense"
+        if self.window_s is None and (self.every_s is None or is_dense):
+            return slide(video.times_s, self.clip_length if is_dense else video.num_frames, self.every_s)
         seconds = self.window_s or self.every_s
         assert seconds is not None
-        return slide_seconds(times, seconds, self.every_s or seconds)
+        return slide_seconds(video.times_s, seconds, self.every_s or seconds)
+
+    @property
+    def clip_length(self) -> int:
+        """Return the frames from the first to the last of a clip with dense sampling."""
+        return (self.config.data.num_frames - 1) * self.config.data.stride + 1
 
     def _answer(self, video: LazyVideo, windows: list[Window]) -> Iterator[Float[ndarray, " K"]]:
         """Yield the probabilities of each window; end early if the file is cut off."""
         data, average = self.config.data, self.config.test.average
-        span = (data.num_frames - 1) * data.stride + 1
         longest = max(w.stop - w.start for w in windows)
-        num_clips = 1 if self.sampling == "dense" and longest <= span else self.num_clips
+        num_clips = 1 if self.sampling == "dense" and longest <= self.clip_length else self.num_clips
         num_frames = num_clips * data.num_frames
         at_once = max(1, PIECE_BYTES // (num_frames * video.frame_bytes))
         progress = Progress(video.item.name, "windows", len(windows), bar=False)
@@ -176,7 +179,25 @@ def predict_videos(predictor: Predictor, videos: Sequence[Path], out: Path, num_
     """Yield a text for each video, or the error if it is unreadable. Write OUT/NAME.json and, for several windows,
     OUT/NAME.png."""
     with own_folder(out, "hpm-video predict", find_older_predictions) as own:
-        yield from _predict_videos(predictor, videos, own, num_top)
+        taken: dict[str, int] = {}
+        for video in videos:
+            try:
+                if is_special(video):
+                    raise UnreadableVideo(str(video), SPECIAL)
+                found = predictor.predict(video)
+            except (UnreadableVideo, UserError) as error:
+                yield error
+                continue
+            number = taken[video.name] = taken.get(video.name, 0) + 1
+            name = video.name if number == 1 else f"{video.name}-{number}"
+            written = [own.path / f"{name}.json"]
+            if len(found.probabilities) > 1:
+                times = found.begins_s, found.ends_s
+                picture = draw_timeline(*times, found.probabilities, found.classes, video.name, num_top)
+                write_bytes(own.file(f"{name}.png"), picture)
+                written.append(own.path / f"{name}.png")
+            write_json(own.file(f"{name}.json"), found.as_json(num_top))
+            yield describe_prediction(found, written, num_top)
 
 
 def find_older_predictions(folder: Path) -> list[str] | None:
@@ -193,30 +214,6 @@ def _is_prediction(file: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and set(content) == {"video", "classes", "windows"}
-
-
-def _predict_videos(
-    predictor: Predictor, videos: Sequence[Path], own: OwnFolder, num_top: int
-) -> Iterator[str | Exception]:
-    taken: dict[str, int] = {}
-    for video in videos:
-        try:
-            if is_special(video):
-                raise UnreadableVideo(str(video), SPECIAL)
-            found = predictor.predict(video)
-        except (UnreadableVideo, UserError) as error:
-            yield error
-            continue
-        number = taken[video.name] = taken.get(video.name, 0) + 1
-        name = video.name if number == 1 else f"{video.name}-{number}"
-        written = [own.path / f"{name}.json"]
-        if len(found.probabilities) > 1:
-            times = found.begins_s, found.ends_s
-            picture = draw_timeline(*times, found.probabilities, found.classes, video.name, num_top)
-            write_bytes(own.file(f"{name}.png"), picture)
-            written.append(own.path / f"{name}.png")
-        write_json(own.file(f"{name}.json"), found.as_json(num_top))
-        yield describe_prediction(found, written, num_top)
 
 
 def describe_prediction(found: Prediction, written: Sequence[Path], num_top: int) -> str:
