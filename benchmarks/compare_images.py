@@ -119,13 +119,13 @@ def rank_by_judge(run: Path, judge: Path) -> float:
     import torch
 
     from hpm_video.method.objectives import rank_correlation
-    from hpm_video.report.pictures import held_out_clips, open_step
+    from hpm_video.report.pictures import open_held_out, open_step
     from hpm_video.train.engines.plain import PlainEngine
     from hpm_video.types import BatchSlice
     from hpm_video.weights.load import load_student
 
     config, student = load_student(run)
-    step, _, clip = open_step(config, student, run, held_out_clips(config, config.data.num_held_out))
+    step, _, clip = open_step(config, student, run, open_held_out(config, config.data.num_held_out).clip)
     engine = PlainEngine(load_student(judge)[1].eval(), config, torch.device("cpu"))
     difficulty = step.difficulty_of(engine, clip)
     total, times = torch.zeros_like(difficulty), torch.zeros_like(difficulty)

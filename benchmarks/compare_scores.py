@@ -62,7 +62,7 @@ def gain_by_judge(run: Path, judge: Path) -> float:
     """
     import torch
 
-    from hpm_video.report.pictures import held_out_clips, open_step
+    from hpm_video.report.pictures import open_held_out, open_step
     from hpm_video.train.engines.plain import PlainEngine
     from hpm_video.types import BatchSlice
     from hpm_video.weights.load import load_student
@@ -70,7 +70,7 @@ def gain_by_judge(run: Path, judge: Path) -> float:
     config, student = load_student(run)
     if config.mask.mode != "hpm":
         return float("nan")
-    step, _, clip = open_step(config, student, run, held_out_clips(config, 60))
+    step, _, clip = open_step(config, student, run, open_held_out(config, 60).clip)
     engine = PlainEngine(load_student(judge)[1], config, torch.device("cpu"))
     engine.module.eval()
     place = BatchSlice(0, len(clip), len(clip))

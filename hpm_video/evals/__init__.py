@@ -1,1 +1,1 @@
-"""WEIGHTS -> SCORE: features and probes of frozen encoders, tests and predictions of fine-tuned ones."""
+"""WEIGHTS -> SCORE: features and probes of frozen encoders, tests and predictions of fine-tuned models."""

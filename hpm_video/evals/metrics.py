@@ -1,6 +1,6 @@
-"""Accuracy of a classifier, the one implementation: top-k, mean class accuracy, bootstrap intervals, confusion matrix.
+"""Compute accuracies of a classifier: top-k, mean class accuracy, bootstrap intervals, confusion matrix.
 
-Used by kNN, probes, the kNN monitor, the multi-view test and predictions. Ties: of equal scores the lower class comes first.
+kNN, probes, the kNN monitor, the multi-view test and predictions all use it. If scores are equal, the lower class is first.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 NUM_DRAWS = 2000
-TOP = 5  # top5 is left out if a set has no more classes than that: it would always be 1
+TOP = 5  # top5 is left out for sets with at most 5 classes: it would always be 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +31,11 @@ class Answers:
 
     @property
     def predicted(self) -> Int[ndarray, " n"]:
-        """Return the class with the highest score of each video."""
+        """Return the class with the highest score for each video."""
         return self.scores.argmax(1)
 
     def hits(self, k: int) -> Bool[ndarray, " n"]:
-        """Return True for videos whose label is among the k highest scores."""
+        """Return True for videos whose label has one of the k highest scores."""
         known = self.labels < self.num_classes
         label = np.where(known, self.labels, 0)[:, None]
         own = np.take_along_axis(self.scores, label, axis=1)
@@ -43,7 +43,7 @@ class Answers:
         return known & (((self.scores > own) | ((self.scores == own) & before)).sum(1) < k)
 
     def accuracy(self, k: int = 1) -> float:
-        """Return the share of videos whose label is among the k highest scores."""
+        """Return the share of videos whose label has one of the k highest scores."""
         return float(self.hits(k).mean())
 
     def confusion(self) -> Int[ndarray, "K K"]:
@@ -54,9 +54,9 @@ class Answers:
 
 
 def score_answers(answers: Answers, seed: int = 0) -> dict[str, Any]:
-    """Return top1, mean_class_accuracy (over the classes that have videos) and, with more than 5 classes, top5, all in 0..1.
+    """Return top1, mean_class_accuracy (over classes that have videos) and, if there are more than 5 classes, top5, in 0..1.
 
-    Each comes with NAME_interval, [low, high] of 95 % by the bootstrap over videos; chance is `find_chance`.
+    NAME_interval is the 95 % interval [low, high] by the bootstrap over videos; chance is `find_chance`.
     """
     counts = count_outcomes(answers)
     drawn = measure_outcomes(resample(counts, seed))
@@ -70,7 +70,7 @@ def score_answers(answers: Answers, seed: int = 0) -> dict[str, Any]:
 
 
 def find_chance(labels: Int[ndarray, " n"]) -> float:
-    """Return the accuracy of always answering with the most frequent class of these."""
+    """Return the accuracy of always predicting the most frequent class."""
     return float(np.bincount(labels).max() / len(labels))
 
 
@@ -90,7 +90,7 @@ def best_classes(scores: Float[ndarray, " K"], num: int) -> Int[ndarray, " n"]:
 
 
 def count_outcomes(answers: Answers) -> Int[ndarray, "K 3"]:
-    """Count the videos of each class that are right at once, right among five, wrong."""
+    """Count the videos of each class that are right as top-1, right as top-5 only, and wrong."""
     place = np.where(answers.hits(1), 0, np.where(answers.hits(TOP), 1, 2))
     counts = np.zeros((max(answers.num_classes, int(answers.labels.max()) + 1), 3), dtype=np.int64)
     np.add.at(counts, (answers.labels, place), 1)
@@ -98,10 +98,9 @@ def count_outcomes(answers: Answers) -> Int[ndarray, "K 3"]:
 
 
 def resample(counts: Int[ndarray, "K 3"], seed: int, num_draws: int = NUM_DRAWS) -> Int[ndarray, "D K 3"]:
-    """Draw n videos from n with replacement, `num_draws` times: the bootstrap.
+    """Draw n of n videos with replacement, `num_draws` times: the bootstrap.
 
-    The scores are functions of these counts alone, and the counts of such a draw are multinomial: no video has to be drawn
-    one by one.
+    All scores follow from these counts, and the counts of a draw are multinomial, so single videos need not be drawn.
     """
     total = counts.sum()
     drawn = np.random.default_rng(seed).multinomial(total, counts.ravel() / total, size=num_draws)
@@ -121,8 +120,8 @@ def measure_outcomes(counts: Int[ndarray, "D K 3"]) -> dict[str, Float[ndarray, 
 
 
 def class_rows(confusion: Int[ndarray, "K K"], classes: list[str]) -> list[tuple[int, str, int, str, str, int]]:
-    """Return for each class: number, name, videos, accuracy (empty without videos), the class it is most often taken for,
-    how often."""
+    """Return for each class: number, name, videos, accuracy (empty without videos), the wrong class predicted most often,
+    and how often."""
     rows = []
     for number, counts in enumerate(confusion):
         total, wrong = int(counts.sum()), counts.copy()

@@ -1,14 +1,16 @@
-"""Write scores and probabilities for people: few digits, 95 % intervals, and if a score is above chance. Imports
-nothing that takes time."""
+"""Format scores and probabilities for people: few digits, 95 % intervals, and a note if a score may be chance.
+
+This module imports quickly, because the command line needs it.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-POOLINGS = {  # which probe a score is of
-    "mean": "mean over all tokens, as published probes of frozen features take it",
-    "space": "mean over the places of each time step",
-    "motion": "mean over the places of each time step, less its mean over time: what changes within the clip. Published "
-    "probes pool by mean (--pool mean); do not compare this score with theirs",
+POOLINGS = {  # what a score says about its features
+    "mean": "mean over all tokens, as in published probes of frozen features",
+    "space": "mean over the positions of each time step",
+    "motion": "mean over the positions of each time step, minus the mean over time: only what changes within the clip. "
+    "Published probes pool by mean (--pool mean); do not compare this score with theirs",
     "cls": "the class token",
     "tokens": "every token, pooled by the attention of the probe",
 }
@@ -21,37 +23,37 @@ def format_share(value: float, interval: Sequence[float] | None = None) -> str:
 
 
 def describe_doubt(scores: Mapping[str, Any]) -> str:
-    """Return a sentence if the interval of top-1 reaches down to chance, else ''."""
+    """Return a note if the interval of top-1 includes chance, else an empty text."""
     if scores["top1_interval"][0] > scores["chance"] and not scores.get("at_chance"):
         return ""
-    return f"not certainly above chance ({scores['chance']:.3f}, the most frequent class)"
+    return f"may not be above chance ({scores['chance']:.3f}, the most frequent class)"
 
 
 def describe_score(scores: Mapping[str, Any]) -> str:
-    """Return the lines of one classifier on frozen features: 'NAME: VALUE'."""
-    lines = [_title(scores), _probe(scores), f"top1: {format_share(scores['top1'], scores['top1_interval'])}"]
+    """Return the lines 'NAME: VALUE' of one classifier on frozen features."""
+    lines = [
+        f"{HEADS[scores['head']]}, {_features(scores)}",
+        _probe(scores),
+        f"top1: {format_share(scores['top1'], scores['top1_interval'])}",
+    ]
     lines += [f"{name}: {format_share(scores[name])}" for name in ("top5", "mean_class_accuracy") if name in scores]
-    lines += _surroundings(scores, [scores])
+    lines += _context(scores, [scores])
     chosen = [name for name in ("C", "lr", "epochs") if name in scores["chosen"]]
     lines += [f"{name}: {scores['chosen'][name]:g}" for name in chosen]
     return "\n".join(lines) + "\n"
 
 
 def describe_both(knn: Mapping[str, Any], linear: Mapping[str, Any]) -> str:
-    """Return the lines of kNN and linear probe on the same features."""
+    """Return the lines of the kNN and the linear probe on the same features."""
     lines = [f"kNN and linear probe, {_features(knn)}", _probe(knn)]
     lines += [f"{s['head']}: {format_share(s['top1'], s['top1_interval'])}" for s in (knn, linear)]
     lines.append(f"linear_C: {linear['chosen']['C']:g}")
-    return "\n".join([*lines, *_surroundings(knn, [knn, linear])]) + "\n"
+    return "\n".join([*lines, *_context(knn, [knn, linear])]) + "\n"
 
 
 def format_probabilities(classes: Sequence[tuple[str, float]]) -> str:
     """Return classes with their probabilities as text: 'jump 0.612; clap 0.210'."""
     return "; ".join(f"{name} {share:.3f}" for name, share in classes)
-
-
-def _title(scores: Mapping[str, Any]) -> str:
-    return f"{HEADS[scores['head']]}, {_features(scores)}"
 
 
 def _features(scores: Mapping[str, Any]) -> str:
@@ -68,7 +70,7 @@ def _probe(scores: Mapping[str, Any]) -> str:
     return f"pooling: {POOLINGS[scores['pooling']]}"
 
 
-def _surroundings(scores: Mapping[str, Any], heads: Sequence[Mapping[str, Any]]) -> list[str]:
+def _context(scores: Mapping[str, Any], heads: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"chance: {scores['chance']:.3f}"]
     doubts = [f"{HEADS[one['head']]}: {describe_doubt(one)}" for one in heads if describe_doubt(one)]
     counts = [f"{name}: {scores[name]:,}" for name in ("num_train", "num_test", "num_unreadable")]

@@ -23,6 +23,7 @@ from hpm_video.method.schedules import num_hard_at
 from hpm_video.models.student import Student
 from hpm_video.report.pictures import (
     hide,
+    note_on_channels,
     note_on_target,
     on_tokens,
     open_pictured,
@@ -34,16 +35,16 @@ from hpm_video.report.pictures import (
 from hpm_video.types import Batch, BatchSlice
 from hpm_video.weights.load import load_student
 
-MARK = b"hpm-video show"  # the comment of our own files: no other file is replaced
+MARK = b"hpm-video show"  # the comment in our own GIFs; other files are never replaced
 PANEL_PX, GAP_PX, TEXT_PX = 145, 5, 15
-NUM_CLIPS, MOST_FRAMES, NUM_STAGES = 2, 8, 6  # 48 pictures
-FRAME_MS, STAGE_MS = 120, 360  # how long a picture stays, and the last one of a stage
+NUM_CLIPS, MOST_FRAMES, NUM_STAGES = 2, 8, 6  # 48 pages
+FRAME_MS, STAGE_MS = 120, 360  # time that a page is shown, and the last page of a stage
 ALMOST_WHITE = 247
 WHITE, INK, BAR = (255, 255, 255), (30, 30, 30), (192, 57, 43)
 
 
 class Stage(NamedTuple):
-    """One setting of the masks: what is shown of it, how far along it is (0 to 1), and the keys that it needs."""
+    """A setting of the masks: its caption, its progress (0 to 1), and its values of the schedule."""
 
     text: str
     progress: float
@@ -52,9 +53,9 @@ class Stage(NamedTuple):
 
 
 def write_gif(run: Path, out: Path, clips: Sequence[int] | None = None) -> Path:
-    """Write the GIF of a pretraining run; return the file. Raises UserError, also if `out` is a file of something else.
+    """Write the GIF of a pretraining run; return the file. Raises UserError, also if another program wrote `out`.
 
-    clips: the places of the clips among those held out; None = the first two.
+    clips: numbers of the clips, as `open_pictured` lists them; None = the first two.
     """
     check_target(out)
     write_bytes(out, draw_gif(run, clips))
@@ -62,7 +63,7 @@ def write_gif(run: Path, out: Path, clips: Sequence[int] | None = None) -> Path:
 
 
 def check_target(out: Path) -> None:
-    """Raise UserError unless a GIF can be written there: a name that ends in .gif, free or one that this command wrote."""
+    """Raise UserError unless `out` ends in .gif and is new or was written by this command."""
     from PIL import Image, UnidentifiedImageError
 
     if out.suffix.lower() != ".gif" or out.is_dir() or not out.parent.is_dir():
@@ -79,8 +80,7 @@ def check_target(out: Path) -> None:
 
 
 def draw_gif(run: Path, clips: Sequence[int] | None = None) -> bytes:
-    """Return the GIF: clips that play once for each stage of the masks, in the order of the run's schedule. They are those of
-    `draw_clips`: held out, or training clips if difficulty is known of those alone."""
+    """Return the GIF: the clips of `open_pictured` play once for each stage of the masks, in the order of the schedule."""
     config, student = load_student(run)
     chosen = range(max(1, min(NUM_CLIPS, config.train.num_pictures))) if clips is None else clips
     batch, names, num_samples = open_pictured(config, max(chosen) + 1)
@@ -89,7 +89,8 @@ def draw_gif(run: Path, clips: Sequence[int] | None = None) -> bytes:
     batch = _take(batch, [number for number in chosen if number < len(names)])
     num_frames = config.data.num_frames
     times = np.linspace(0, num_frames - 1, min(MOST_FRAMES, num_frames)).round().astype(int)
-    notes = [_note_on_mask(config, num_samples), note_on_target(config.objective.target)]
+    channels = note_on_channels(batch.clip.shape[1])
+    notes = [_note_on_mask(config, num_samples), note_on_target(config.objective.target), channels]
     pages, durations = [], []
     for stage in list_stages(config):
         panels = draw_panels(config, student, run, (batch, num_samples), stage)
@@ -105,7 +106,7 @@ def _take(batch: Batch, rows: list[int]) -> Batch:
 
 
 def list_stages(config: PretrainConfig) -> list[Stage]:
-    """Return the stages: along the share of hard units; if that does not change, along the sharpness; else one."""
+    """Return the stages: by the share of hard units; if it is constant, by the sharpness; else one stage."""
     mask, shares = config.mask, np.linspace(0, 1, NUM_STAGES).tolist()
     if not masks_by_difficulty(config):
         return [Stage("random masks", 1.0, 0, mask.sharpness)]
@@ -113,7 +114,7 @@ def list_stages(config: PretrainConfig) -> list[Stage]:
     counts = [num_hard_at(share, mask.hard_share_start, mask.hard_share_end, num_masked) for share in shares]
     if counts[0] != counts[-1]:
         texts = [
-            f"masks at {share:.0%} of the run: {count} of {num_masked} tubes by difficulty"
+            f"masks at {share:.0%} of the run: {count} of {num_masked} tubes chosen by difficulty"
             for share, count in zip(shares, counts, strict=True)
         ]
         return [Stage(*row, mask.sharpness) for row in zip(texts, shares, counts, strict=True)]
@@ -123,40 +124,40 @@ def list_stages(config: PretrainConfig) -> list[Stage]:
             Stage(f"masks at sharpness {value:+.1f}", share, counts[0], value)
             for share, value in zip(shares, values, strict=True)
         ]
-    return [Stage(f"{counts[0]} of {num_masked} tubes by difficulty", 1.0, counts[0], mask.sharpness)]
+    return [Stage(f"{counts[0]} of {num_masked} tubes chosen by difficulty", 1.0, counts[0], mask.sharpness)]
 
 
 def _note_on_mask(config: PretrainConfig, num_samples: int) -> str:
-    note = "grey: hidden from the encoder"
+    note = "Grey: hidden from the encoder"
     if masks_by_difficulty(config):
-        note += f". Difficulty ({config.mask.difficulty}): dark easy, bright hard"
-    return f"{note}. Training clips" if num_samples else note
+        note += f". Difficulty ({config.mask.difficulty}): dark = easy, bright = hard"
+    return f"{note}. Shows training clips" if num_samples else note
 
 
 def draw_panels(
     config: PretrainConfig, student: Student, run: Path, clips: tuple[Batch, int], stage: Stage
 ) -> dict[str, Float[ndarray, "B T H W C"]]:
-    """Return the panels of a stage by their label, with values in 0 to 1. All stages get the same random draws.
+    """Return the panels of a stage by their label, with values in 0 to 1. All stages use the same random draws.
 
-    clips: a batch, and the number of training clips if it is of those: as `open_pictured` gives them.
+    clips: a batch, and the size of the training set if the batch is from it (else 0), as `open_pictured` returns them.
     """
     settings = replace(config, mask=replace(config.mask, sharpness=stage.sharpness))
     step, engine, clip = open_step(settings, student, run, clips[0].clip, clips[1])
-    place, asked = BatchSlice(0, len(clip), len(clip)), max(1, stage.num_hard)
+    place, num_hard = BatchSlice(0, len(clip), len(clip)), max(1, stage.num_hard)
     with torch.no_grad():
         journey = step.forward(engine, clip, place, 0, stage.num_hard, decode_all=True, batch=clips[0])
-        shown = step.forward(engine, clip, place, 0, asked, batch=clips[0]) if step.uses_difficulty else journey
-    found = {"clip": clip, "mask": hide(clip, journey, config)}
+        shown = step.forward(engine, clip, place, 0, num_hard, batch=clips[0]) if step.uses_difficulty else journey
+    panels = {"clip": to_rgb(clip, config), "mask": to_rgb(hide(clip, journey, config), config)}
     if TARGETS[config.objective.target].is_pixels:
-        found["reconstruction"] = rebuild(clip, journey, config)
+        panels["reconstruction"] = to_rgb(rebuild(clip, journey, config), config)
     if shown.difficulty is not None:
-        grey = clip.mean(1, keepdim=True).expand_as(clip)  # colours are those of the difficulty
-        found["difficulty"] = overlay(grey, on_tokens(shown.difficulty, shown.units), config)
-    return {name: to_rgb(panel, config) for name, panel in found.items()}
+        grey = clip.mean(1, keepdim=True).expand_as(clip)  # so that all colours are of the difficulty
+        panels["difficulty"] = overlay(grey, on_tokens(shown.difficulty, shown.units), config)
+    return panels
 
 
 def draw_page(panels: dict[str, ndarray], stage: Stage, notes: list[str]) -> Any:
-    """Draw one picture: the stage with its bar, a column for each panel, a row for each clip, and the notes below."""
+    """Draw a page: the stage with its progress bar, a column for each panel, a row for each clip, and the notes below."""
     from PIL import Image, ImageDraw
 
     num_clips, side = len(next(iter(panels.values()))), PANEL_PX + GAP_PX
@@ -195,14 +196,14 @@ def _font_that_fits(text: str, width: int) -> Any:
 
 
 def to_gif(pages: list[Any], durations: list[int]) -> bytes:
-    """Return pictures as a GIF that repeats. All share one table of colours, so that nothing flickers."""
+    """Return pages as a GIF that repeats. All pages share one palette, so that nothing flickers."""
     from PIL import Image
 
     some = pages[:: math.ceil(len(pages) / 12)]
     together = Image.fromarray(np.concatenate([np.asarray(page) for page in some]))
     palette = together.quantize(256, dither=Image.Dither.NONE)
     colours = np.array(palette.getpalette()).reshape(-1, 3)
-    colours[colours.min(1) > ALMOST_WHITE] = 255  # the ground is that of the page around it
+    colours[colours.min(1) > ALMOST_WHITE] = 255  # the background is exactly that of the document around it
     palette.putpalette(colours.flatten().tolist())
     first, *others = [page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Draw scores against what they cost."""
+"""Draw scores against the cost of training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,11 +7,11 @@ from hpm_video.figures import COLOURS, LONGEST_NAME, legend_below, subplots, to_
 from hpm_video.fonts import fonts_for, name_file
 from hpm_video.report.comparison import Variant, mean_of
 
-COSTS = {"flops": "FLOPs of training", "hours": "hours of training, on the clock"}
+COSTS = {"flops": "FLOPs of training", "hours": "hours of training (wall clock)"}
 
 
 def choose_colours(labels: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each variant; hpm and random always have the same ones."""
+    """Return a colour for each variant; those of hpm and random never change."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -22,7 +22,7 @@ def choose_colours(labels: Sequence[str]) -> dict[str, str]:
 def draw_scores(variants: Sequence[Variant], metrics: Sequence[str], colours: Mapping[str, str]) -> bytes | None:
     """Draw a row for each score: against FLOPs and against hours, both on a log scale. Return None if no cost is known.
 
-    Small points are runs, large ones their mean with its standard error over seeds; a single run has its 95 % interval.
+    Small points are runs, large points means with the standard error over seeds; a single run has its 95 % interval.
     Variants of equal cost are drawn 3 % apart.
     """
     costs = [cost for cost in COSTS if all(getattr(run, cost) for v in variants for run in v.runs)]
@@ -42,7 +42,7 @@ def draw_scores(variants: Sequence[Variant], metrics: Sequence[str], colours: Ma
 
 
 def _shift_apart(costs: Sequence[float]) -> list[float]:
-    """Return factors on the costs, 1 for each that stands alone."""
+    """Return a factor for each cost, which moves equal costs apart; 1 if no other cost is equal."""
     factors = []
     for number, cost in enumerate(costs):
         same = [k for k, other in enumerate(costs) if abs(other / cost - 1) < 0.02]

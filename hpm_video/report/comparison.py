@@ -1,4 +1,4 @@
-"""Which runs may stand beside each other, and what their scores say: nothing is averaged that was not the same job."""
+"""Check which runs can be compared, average their scores over seeds, and judge the differences."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from hpm_video.runs.folder import FREE
 from hpm_video.terminal import suggest
 
 ABSENT = "(absent)"
-TOLERANCE = 0.05  # of FLOPs that count as equal compute
-# what does not change what is computed: how a run is executed and watched, what is counted otherwise, the seed
+TOLERANCE = 0.05  # FLOPs that differ by less count as equal compute
+# keys that do not change the result (execution, logging), that are compared in another way (clips), or that are averaged over (seed)
 UNCOMPARED = {
     *FREE,
-    "data.content",  # runs of before it was kept; the fingerprint is compared
+    "data.content",  # earlier versions did not record it; the fingerprint is compared
     "train.epochs",
     "train.steps",
     "train.seed",
@@ -23,11 +23,11 @@ UNCOMPARED = {
     "train.num_pictures",
     "test.batch_size",
 }
-SURROUNDINGS = ("versions", "hardware", "commit", "world_size")
+ENVIRONMENT = ("versions", "hardware", "commit", "world_size")
 
 
 class Variant(NamedTuple):
-    """Runs that differ in nothing but the seed."""
+    """Runs that differ in the seed only."""
 
     label: str
     runs: list[Run]
@@ -45,32 +45,32 @@ class Mean(NamedTuple):
     """A mean over seeds."""
 
     value: float
-    error: float | None  # standard error of the mean over seeds; None for one
-    num: int
+    error: float | None  # standard error over seeds; None if there is one seed
 
 
 class Difference(NamedTuple):
-    """A difference of two variants' means, with its standard error (None: cannot be known)."""
+    """A difference of two variants' means, with its standard error (None: unknown)."""
 
     value: float
     error: float | None
-    over: str  # what the error is of: seeds, paired seeds, test clips
+    over: str  # what the error was computed over: seeds, paired seeds, test clips
 
     @property
     def verdict(self) -> str:
-        """Return above, below, or level: within two standard errors."""
+        """Return above, below, or level (within two standard errors)."""
         if self.error is None:
-            return "not to be judged"
+            return "cannot be judged"
         if abs(self.value) <= 2 * self.error:
             return "level"
         return "above" if self.value > 0 else "below"
 
 
 def check_comparable(runs: Sequence[Run], shared: Iterable[str], vary: Sequence[str], compare: str) -> None:
-    """Raise UserError, with the key, two runs and both values, if runs differ in something they must share.
+    """Raise UserError if runs differ in a setting that they must share. The message has the key, two runs and both values.
 
-    All settings are shared except those under `vary` (a key, or a section) and those that only say how a run was
-    executed and watched; `shared` adds some of these. compare: steps (equal clips trained on) or compute (equal FLOPs).
+    Runs must share every setting, except keys or sections in `vary` and keys that only affect execution and logging;
+    `shared` names some of the latter that must be equal too. compare: steps (equal clips trained on) or compute (equal
+    FLOPs).
     """
     shared = set(shared)
     known = sorted({key for run in runs for key in run.facts}, key=lambda key: (key not in ("kind", "data.name"), key))
@@ -105,19 +105,19 @@ def _is_compared(key: str, runs: Sequence[Run], compare: str) -> bool:
         return compare == "steps"
     if section == "engine":
         return bare == "engine.precision"
-    if bare in UNCOMPARED or section in SURROUNDINGS or (section == "scores" and bare.endswith("num_unreadable")):
+    if bare in UNCOMPARED or section in ENVIRONMENT or (section == "scores" and bare.endswith("num_unreadable")):
         return False
     return not any(isinstance(run.facts.get(key), str) and "/" in run.facts[key] for run in runs)  # a path
 
 
 def _check_key(key: str, runs: Sequence[Run], variants: Sequence["Variant"]) -> None:
-    """Raise UserError if runs differ in a key. A score that a run does not have is no difference. What belongs to a
-    fold of the data may differ between seeds, if all variants have the same seeds."""
+    """Raise UserError if runs differ in a key. A score that a run lacks is not a difference. Keys that describe a fold
+    of the data can differ between seeds, if all variants have the same seeds."""
     if key.startswith("scores."):
         runs = [run for run in runs if key in run.facts]
     groups = [list(runs)]
     if _is_of_fold(key):
-        runs = [run for run in runs if run.facts.get(key) is not None]  # null: not known, as of shards
+        runs = [run for run in runs if run.facts.get(key) is not None]  # null: unknown, as for shards
         groups = [list(runs)]
         if len({frozenset(run.seed for run in variant.runs) for variant in variants}) == 1:
             groups = [[run for run in runs if run.seed == seed] for seed in sorted({run.seed for run in runs})]
@@ -134,9 +134,9 @@ def _is_of_fold(key: str) -> bool:
 
 def _differ(key: str, one: Run, other: Run) -> UserError:
     a, b = (run.facts.get(key, ABSENT) for run in (one, other))
-    hint = "--compare compute, if FLOPs are" if key.endswith("clips") else f"--vary {key}, if it is what is studied"
+    hint = "--compare compute, if FLOPs are equal" if key.endswith("clips") else f"--vary {key}, if you study this key"
     return UserError(
-        f"{key}: {a!r} in {one.name}, {b!r} in {other.name}; expected the same in runs of one comparison ({hint})"
+        f"{key}: {a!r} in {one.name}, {b!r} in {other.name}; expected the same in all runs of a comparison. Try {hint}"
     )
 
 
@@ -144,7 +144,7 @@ def _check_flops(runs: Sequence[Run]) -> None:
     costs = []
     for run in runs:
         if run.flops is None:
-            raise UserError(f"flops: not recorded for {run.name}; expected them in each run, or --compare steps")
+            raise UserError(f"flops: not recorded for {run.name}; expected them for every run. Try --compare steps")
         costs.append((run.flops, run.name))
     (least, cheap), (most, dear) = min(costs), max(costs)
     if most > (1 + TOLERANCE) * least:
@@ -160,48 +160,48 @@ def _check_seeds(variant: "Variant") -> None:
         twin = first.setdefault(run.seed, run)
         if twin is not run:
             raise UserError(
-                f"train.seed: {run.seed!r} in {twin.name} and in {run.name}, which are the same job; expected another seed, "
-                "or --vary with the key in which they differ"
+                f"train.seed: {run.seed!r} in {twin.name} and in {run.name}, which have the same settings; expected different "
+                "seeds. Try --vary KEY, if they differ in a key"
             )
 
 
 def varied_keys(runs: Sequence[Run], vary: Sequence[str]) -> list[str]:
-    """Return the keys under study that really differ, in the order of `vary`."""
+    """Return the keys of `vary` whose values differ, in its order."""
     keys = sorted({key for run in runs for key in run.facts if is_varied(key, vary)})
     keys.sort(key=lambda key: next(i for i, v in enumerate(vary) if is_varied(key, [v])))
     return [key for key in keys if len({repr(run.facts[key]) for run in runs if key in run.facts}) > 1]
 
 
 def group_variants(runs: Sequence[Run], vary: Sequence[str]) -> list["Variant"]:
-    """Return the variants in the order in which they were given; the others are compared to the first."""
+    """Return the variants in the order of `runs`. The first one is the baseline of the comparison."""
     keys = varied_keys(runs, vary)
     variants: dict[str, list[Run]] = {}
     pretrained = any(run.results.get("pretraining") for run in runs)
     for run in runs:
         label = _label(run, runs[0], keys)
         if pretrained and not run.results.get("pretraining"):
-            label = "from weights without a record" if run.pretraining_unknown else "random initialisation"
+            label = "weights without a record" if run.pretraining_unknown else "random initialisation"
         variants.setdefault(label, []).append(run)
     return [Variant(label, members) for label, members in variants.items()]
 
 
 def _label(run: Run, first: Run, keys: Sequence[str]) -> str:
-    """Return the values of the keys under study: words as they are, others with their name; of the first key always,
-    of the others if they differ from the first run's."""
+    """Return the varied keys as text: strings as they are, other values with their key. The first key is always there,
+    the others only if they differ from the first run's."""
     values = [(key, run.facts.get(key)) for key in keys if key == keys[0] or run.facts.get(key) != first.facts.get(key)]
     parts = [value if isinstance(value, str) else f"{key.split('.')[-1]}={str(value).lower()}" for key, value in values]
     return ", ".join(parts) or "all runs"
 
 
 def mean_of(values: Sequence[float]) -> Mean:
-    """Return the mean and its standard error: std with n - 1, over the root of n."""
+    """Return the mean and its standard error: std (with n - 1) divided by the square root of n."""
     error = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
-    return Mean(float(np.mean(values)), error, len(values))
+    return Mean(float(np.mean(values)), error)
 
 
 def compare_variants(one: Variant, other: Variant, metric: str) -> Difference:
-    """Return the difference of two variants: seed by seed if both have the same seeds; else of two means; for single
-    runs with the error of their test clips."""
+    """Return the difference of two variants: paired by seed if both have the same seeds, else of the two means. For
+    single runs the error is over their test clips."""
     a, b = one.by_seed(metric), other.by_seed(metric)
     if len(a) > 1 and a.keys() == b.keys():
         paired = mean_of([a[seed] - b[seed] for seed in a])
@@ -212,6 +212,6 @@ def compare_variants(one: Variant, other: Variant, metric: str) -> Difference:
         for values, variant in ((a, one), (b, other))
     ]
     if errors[0] is None or errors[1] is None:
-        return Difference(value, None, "one run each, without the error of its score")
+        return Difference(value, None, "one run each, error of the score unknown")
     over = "seeds" if min(len(a), len(b)) > 1 else "test clips" if max(len(a), len(b)) == 1 else "seeds and test clips"
     return Difference(value, float(np.hypot(errors[0], errors[1])), over)

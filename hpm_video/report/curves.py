@@ -1,4 +1,4 @@
-"""Draw the measurements of runs against the seconds of training."""
+"""Draw the measurements of runs over the seconds of training."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ CURVES: Mapping[str, str] = {
     "rank_correlation": "rank correlation of predicted and true loss,\ntraining clips and masks",
     "held_out/rank_correlation": "rank correlation of predicted and true loss,\nheld-out clips, random masks",
     "difficulty_correlation": "rank correlation of difficulty and true loss,\ntraining clips and masks",
-    "held_out/motion_visible": "motion left visible (1: as random masks leave)",
-    "hard_share": "share of the masked units chosen by difficulty",
+    "held_out/motion_visible": "motion left visible (1: as with random masks)",
+    "hard_share": "share of masked units chosen by difficulty",
     "lr": "learning rate",
 }
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return what a run measured, numbers only. Raises UserError."""
+    """Return the measurements of a run that are finite numbers. Raises UserError."""
     rows = read_rows(run / METRICS, "the measurements of a run, as it writes them")
     return [{name: value for name, value in row.items() if _is_number(value)} for row in rows]
 
@@ -40,8 +40,8 @@ def draw_curves(
     curves: Mapping[str, str] = CURVES,
     colours: Mapping[str, str] = COLOURS,
 ) -> bytes:
-    """Draw metrics.jsonl of one or more runs, or of several with one name, against the seconds of training. What no run has
-    measured is left out."""
+    """Draw metrics.jsonl of runs over the seconds of training; runs under one name share a colour. Curves that no run
+    has measured are left out."""
     metrics = {name: [read_metrics(r) for r in ([run] if isinstance(run, Path) else run)] for name, run in runs.items()}
     measured = {key for members in metrics.values() for lines in members for line in lines for key in line}
     curves = {key: title for key, title in curves.items() if key in measured} or curves
@@ -54,12 +54,10 @@ def draw_curves(
             for name, members in metrics.items():
                 lines = [_points(lines, key) for lines in members]
                 for number, points in enumerate(points for points in lines if points):
-                    label, marker = (
-                        name_file(name, LONGEST_NAME) if number == 0 else None,
-                        "o" if len(points) == 1 else None,
-                    )
                     style: dict[str, Any] = {"color": colours.get(name), "linewidth": 1.2, "markersize": 4}
-                    axis.plot(*zip(*points, strict=True), label=label, marker=marker, **style)
+                    style["label"] = name_file(name, LONGEST_NAME) if number == 0 else None
+                    style["marker"] = "o" if len(points) == 1 else None
+                    axis.plot(*zip(*points, strict=True), **style)
             _finish_panel(axis, key, title)
         figure.tight_layout()
         if len(metrics) > 1:
@@ -72,8 +70,8 @@ def _points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, f
 
 
 def _finish_panel(axis: Any, key: str, title: str) -> None:
-    """Add a title, ticks as plain numbers, and a log scale for losses that fall by more than half. Panels of a run that has
-    measured nothing say so."""
+    """Add a title, plain ticks, and a log scale for losses that fall by more than half. An empty panel shows "not
+    measured"."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     if not axis.lines:
@@ -99,7 +97,7 @@ def _finish_panel(axis: Any, key: str, title: str) -> None:
 
 
 def _set_plain_ticks(axis: Any) -> None:
-    """Show whole decimal numbers: no powers of ten and no offset beside the axis."""
+    """Show ticks as plain decimal numbers, without powers of ten and without an offset."""
     from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
     plain = ScalarFormatter(useOffset=False)

@@ -1,4 +1,4 @@
-"""A page of headings, sentences, tables and pictures: written as self-contained HTML, or as Markdown beside its pictures."""
+"""A page of headings, sentences, tables and pictures, written as one HTML file or as Markdown with its pictures in files."""
 
 import base64
 import html
@@ -23,14 +23,6 @@ class Heading(NamedTuple):
 
     text: str
 
-    def html(self) -> str:
-        """Return the block as HTML."""
-        return f"<h2>{html.escape(self.text)}</h2>"
-
-    def markdown(self) -> str:
-        """Return the block as Markdown."""
-        return f"## {self.text}"
-
 
 class Paragraph(NamedTuple):
     """A paragraph; `small` ones are notes."""
@@ -38,28 +30,11 @@ class Paragraph(NamedTuple):
     text: str
     small: bool = False
 
-    def html(self) -> str:
-        """Return the block as HTML."""
-        kind = ' class="small"' if self.small else ""
-        return f"<p{kind}>{html.escape(self.text)}</p>"
-
-    def markdown(self) -> str:
-        """Return the block as Markdown."""
-        return self.text
-
 
 class Code(NamedTuple):
     """Lines of code."""
 
     text: str
-
-    def html(self) -> str:
-        """Return the block as HTML."""
-        return f"<pre>{html.escape(self.text)}</pre>"
-
-    def markdown(self) -> str:
-        """Return the block as Markdown."""
-        return f"```\n{self.text}\n```"
 
 
 class Table(NamedTuple):
@@ -68,23 +43,9 @@ class Table(NamedTuple):
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
 
-    def html(self) -> str:
-        """Return the block as HTML."""
-
-        def line(tag: str, cells: Iterable[str]) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-
-        body = line("th", self.head) + "".join(line("td", row) for row in self.rows)
-        return f'<div class="wide"><table>{body}</table></div>'
-
-    def markdown(self) -> str:
-        """Return the block as Markdown."""
-        lines = [self.head, ["---"] * len(self.head), *self.rows]
-        return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |" for cells in lines)
-
 
 class Picture(NamedTuple):
-    """`png` is in the HTML; Markdown shows the file that `write_markdown` puts beside it."""
+    """A PNG below a heading. The HTML holds it; Markdown links to the file that `write_markdown` writes."""
 
     title: str
     png: bytes
@@ -94,28 +55,55 @@ class Picture(NamedTuple):
         """Return the name of its file, made from the title."""
         return re.sub(r"\W+", "_", self.title.lower()).strip("_") + ".png"
 
-    def html(self) -> str:
-        """Return the block as HTML."""
-        encoded, title = base64.b64encode(self.png).decode(), html.escape(self.title)
-        return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{encoded}">'
-
-    def markdown(self) -> str:
-        """Return the block as Markdown."""
-        return f"## {self.title}\n\n![{self.title}]({self.file})"
-
 
 Block = Heading | Paragraph | Code | Table | Picture
 
 
+def _block_to_html(block: Block) -> str:
+    match block:
+        case Heading(text):
+            return f"<h2>{html.escape(text)}</h2>"
+        case Paragraph(text, small):
+            kind = ' class="small"' if small else ""
+            return f"<p{kind}>{html.escape(text)}</p>"
+        case Code(text):
+            return f"<pre>{html.escape(text)}</pre>"
+        case Table(head, rows):
+            lines = [_table_line("th", head), *(_table_line("td", row) for row in rows)]
+            return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+        case Picture(title, png):
+            title, encoded = html.escape(title), base64.b64encode(png).decode()
+            return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{encoded}">'
+
+
+def _table_line(tag: str, cells: Iterable[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _block_to_markdown(block: Block) -> str:
+    match block:
+        case Heading(text):
+            return f"## {text}"
+        case Paragraph(text):
+            return text
+        case Code(text):
+            return f"```\n{text}\n```"
+        case Table(head, rows):
+            lines = [head, ["---"] * len(head), *rows]
+            return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |" for cells in lines)
+        case Picture(title):
+            return f"## {title}\n\n![{title}]({block.file})"
+
+
 def write_html(file: Path, title: str, blocks: Iterable[Block]) -> None:
-    """Write one HTML file that holds its pictures."""
+    """Write one HTML file, with the pictures in it."""
     head = f'<head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style></head>'
-    body = "\n".join([f"<h1>{html.escape(title)}</h1>", *(block.html() for block in blocks)])
+    body = "\n".join([f"<h1>{html.escape(title)}</h1>", *map(_block_to_html, blocks)])
     write_text(file, f'<!doctype html><html lang="en">{head}<body>{body}</body></html>\n')
 
 
 def write_markdown(file: Path, title: str, blocks: Sequence[Block]) -> None:
-    """Write a Markdown file, and its pictures beside it."""
+    """Write a Markdown file, and its pictures into the same folder."""
     for block in blocks:
         if isinstance(block, Picture):
             write_bytes(file.parent / block.file, block.png)
@@ -124,4 +112,4 @@ def write_markdown(file: Path, title: str, blocks: Sequence[Block]) -> None:
 
 def to_markdown(title: str, blocks: Iterable[Block]) -> str:
     """Return the blocks as Markdown, below a title."""
-    return "\n\n".join([f"# {title}", *(block.markdown() for block in blocks)]) + "\n"
+    return "\n\n".join([f"# {title}", *map(_block_to_markdown, blocks)]) + "\n"

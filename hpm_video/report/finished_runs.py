@@ -1,4 +1,4 @@
-"""Finished runs as reports see them: settings by dotted name, scores with their errors, and what the training cost."""
+"""Read finished runs for reports: settings by dotted name, scores with their errors, and the cost of training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from hpm_video.reading import one_line
 from hpm_video.runs.results import FILE, read_results
 
 SCORES_OF_FIGURES = ("top1", "top5", "accuracy", "knn", "linear", "attentive")
-NO_SCORES = ("chance",)  # floats of a score's entry that are none; so are those that end in:
+NO_SCORES = ("chance",)  # floats in the entry of a score that are not scores; so are those with these endings:
 NO_SCORE_ENDINGS = ("_C", "_error", "_s", "_share")
 
 
 class Score(NamedTuple):
-    """A share in 0..1; its 95 % interval, and `error`, one standard error over the test clips; None if unknown."""
+    """A share in 0..1, its 95 % interval and its standard error over the test clips (None if unknown)."""
 
     value: float
     interval: tuple[float, float] | None
@@ -25,8 +25,8 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run as its results.json describes it. `facts`: every setting by its dotted name; `seed` also names the
-    pretraining's."""
+    """A run as its results.json describes it. facts: every setting by its dotted name. seed: also names the seed of the
+    pretraining."""
 
     name: str
     folder: Path
@@ -37,34 +37,33 @@ class Run:
 
     @property
     def flops(self) -> float | None:
-        """Return the FLOPs of training, with those of the pretraining that a fine-tuned run started from; None if
-        one is unknown."""
+        """Return the FLOPs of training, pretraining included; None if either is unknown."""
         known = [part["flops"] for part in self._parts if part.get("flops") is not None]
         return float(sum(known)) if len(known) == len(self._parts) and not self.pretraining_unknown else None
 
     @property
     def pretraining_unknown(self) -> bool:
-        """Return True if it started from weights without a record."""
+        """Return True if the run started from weights without a record."""
         return self.facts.get("init.weights") is not None and not self.results.get("pretraining")
 
     @property
     def hours(self) -> float:
-        """Return the hours of training on the clock, with those of the pretraining."""
+        """Return the hours of training (wall clock), pretraining included."""
         return float(sum(part["hours"] for part in self._parts))
 
     @property
     def device_hours(self) -> float:
-        """Return the hours times the number of processes, with those of the pretraining."""
+        """Return the hours times the number of processes, pretraining included."""
         return float(sum(part["device_hours"] for part in self._parts))
 
     @property
     def _parts(self) -> list[Mapping[str, Any]]:
-        before = self.results.get("pretraining")
-        return [self.results, *([before] if before else [])]
+        pretraining = self.results.get("pretraining")
+        return [self.results, *([pretraining] if pretraining else [])]
 
 
 def open_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read finished runs. Raises UserError as `read_results` does, and for a folder that is named twice."""
+    """Read finished runs. Raises UserError as `read_results` does, and if a folder is named twice."""
     paths = [folder.resolve() for folder in folders]
     for path in paths:
         if paths.count(path) > 1:
@@ -88,24 +87,24 @@ def open_run(folder: Path, name: str) -> Run:
 
 def _as_run(results: Mapping[str, Any], folder: Path, name: str) -> Run:
     scores, settings = read_scores(results)
-    before = results.get("pretraining")
+    pretraining = results.get("pretraining")
     facts = _facts_of(results) | settings | {"kind": results["kind"]}
     seed = str(results["seed"])
-    if before:
-        facts |= {f"pretraining.{key}": value for key, value in _facts_of(before).items()}
-        seed += f" (pretraining {before['seed']})"
+    if pretraining:
+        facts |= {f"pretraining.{key}": value for key, value in _facts_of(pretraining).items()}
+        seed += f" (pretraining {pretraining['seed']})"
     return Run(name=name, folder=folder, results=results, facts=facts, scores=scores, seed=seed)
 
 
 def _facts_of(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Return configuration, data, clips trained on, and the surroundings, flat."""
+    """Return configuration, data, environment and number of clips trained on, by dotted name."""
     facts = flatten(part["config"]) | flatten({"data": part.get("data") or {}})
     facts |= flatten({name: part.get(name) or {} for name in ("versions", "hardware", "commit")})
     return facts | {"world_size": part.get("world_size"), "clips": num_clips(part)}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a tree as one level: values by dotted name."""
+    """Return the values of nested mappings by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
@@ -119,11 +118,10 @@ def num_clips(part: Mapping[str, Any]) -> int | None:
 
 
 def read_scores(results: Mapping[str, Any]) -> tuple[dict[str, Score], dict[str, Any]]:
-    """Return the scores by name, and the settings by dotted name, by the rules of
-    `hpm_video.runs.results.add_scores`."""
-    given = {"": {k: v for k, v in results["figures"].items() if k.startswith(SCORES_OF_FIGURES)}} | results["scores"]
+    """Return the scores by name and the settings by dotted name, as defined in `hpm_video.runs.results.add_scores`."""
+    of_figures = {name: value for name, value in results["figures"].items() if name.startswith(SCORES_OF_FIGURES)}
     scores, settings = {}, {}
-    for name, entry in given.items():
+    for name, entry in {"": of_figures, **results["scores"]}.items():
         for key, value in entry.items():
             if isinstance(value, bool | int | str):
                 settings[f"scores.{name}.{key}"] = value

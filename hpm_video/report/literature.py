@@ -1,7 +1,7 @@
-"""Published results of other methods, as they were published: nothing here was run by this project.
+"""Results that other projects published; this project ran none of them.
 
-Top-1 in per cent after full fine-tuning, ViT, with the encoder's size and the epochs of pretraining. Where no arXiv number is
-given, none could be checked.
+Top-1 in per cent after full fine-tuning of a ViT, with the size of the encoder and the epochs of pretraining. Sources without
+an arXiv number could not be checked.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Published(NamedTuple):
     epochs: str
     ssv2: float | None
     k400: float | None
-    needs: str  # besides the videos
+    needs: str  # in addition to the videos
     source: str
 
 
@@ -48,23 +48,23 @@ class PublishedCost(NamedTuple):
     source: str
 
 
-COSTS = (  # of pretraining on Something-Something V2
+COSTS = (  # pretraining on Something-Something V2
     PublishedCost("VideoMAE", 1818, VIDEOMAE),
     PublishedCost("VideoMAE V2, dual masking", 1018, "arXiv 2303.16727"),
     PublishedCost("V-SWIFT", 200, ""),
 )
-BEST_MFU = 0.287  # share of the peak rate that V-SWIFT (VideoMAE, GPU decoding, bf16) reached, the best that is public
-BEST_CLIPS_PER_S = (280, 332)  # of one A100, by the same
+BEST_MFU = 0.287  # share of the peak FLOP/s that V-SWIFT (VideoMAE, GPU decoding, bf16) reached; the highest published
+BEST_CLIPS_PER_S = (280, 332)  # of one A100, same source
 
 
 def published_table(data: str = "") -> tuple[list[str], list[list[str]]]:
-    """Return head and rows; `data`: ssv2 or k400 alone, else both."""
+    """Return the head and the rows of a table. data: ssv2 or k400; empty = both."""
     columns = {"ssv2": "SSv2 top-1", "k400": "K400 top-1"}
     shown = [data] if data else list(columns)
     rows = [
         [p.method, f"ViT-{p.size.upper()}", p.epochs or "-"]
         + ["-" if getattr(p, name) is None else f"{getattr(p, name)}" for name in shown]
-        + [p.needs or "-", p.source or "(by name only)"]
+        + [p.needs or "-", p.source or "not checked"]
         for p in PUBLISHED
         if any(getattr(p, name) is not None for name in shown)
     ]

@@ -1,5 +1,4 @@
-"""Costs of a recipe before anybody has run it: parameters, multiply-adds, memory and hours, computed from its
-configuration."""
+"""Compute the costs of a recipe from its configuration: parameters, multiply-adds, memory and hours."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,22 +27,22 @@ from hpm_video.report.document import Block, Code, Heading, Paragraph, Table, to
 from hpm_video.report.literature import BEST_CLIPS_PER_S, BEST_MFU, COSTS, published_table
 from hpm_video.train.run import num_steps
 
-A100_FLOPS = 312e12  # bf16, a second, the maker's figure
+A100_FLOPS = 312e12  # peak in bf16 per second, as NVIDIA states
 NUM_RANKS = 8
 PLAIN, ZERO_1 = (sum(bytes_per_parameter(*how).values()) for how in (("plain", 1), ("ZeRO-1", NUM_RANKS)))
 
 
 class Recipe(NamedTuple):
-    """A data set with its published counts of videos, and the commands from the pixels to the score."""
+    """A data set with its published numbers of videos, and the commands from videos to scores."""
 
-    key: str  # of files and scripts
+    key: str  # in the names of files and scripts
     title: str
     set_name: str
-    root: str  # what data.root is given
+    root: str  # value of data.root in the commands
     num_classes: int
     num_train: int
     num_test: int
-    counted: str  # whose counts
+    counted: str  # source of the numbers
 
     @property
     def commands(self) -> list[str]:
@@ -56,9 +55,9 @@ class Recipe(NamedTuple):
 
 RECIPES = (
     Recipe("ssv2", "Something-Something V2", "ssv2", "DIR", 174, 168_913, 24_777, "as published"),
-    Recipe("k400", "Kinetics-400", "kinetics400", "DIR", 400, 240_258, 19_881, "of CVDF's copy"),
+    Recipe("k400", "Kinetics-400", "kinetics400", "DIR", 400, 240_258, 19_881, "in CVDF's copy"),
 )
-GPU_FORMAT = "hpm-video gpu page 1"  # of benchmarks/results/gpu_*.json, which benchmarks/gpu/report.py writes
+GPU_FORMAT = "hpm-video gpu page 1"  # format of benchmarks/results/gpu_*.json, which benchmarks/gpu/report.py writes
 THE_RECIPE = "hpm (the recipe)"
 PRESETS = {
     THE_RECIPE: "hpm",
@@ -70,7 +69,7 @@ PRESETS = {
 
 
 def write_recipes(home: Path, out: Path) -> list[Path]:
-    """Write ssv2.md and k400.md into `out`, from the configurations in `home`/configs; return the files."""
+    """Write ssv2.md and k400.md into `out` from the configurations in `home`/configs; return the files."""
     files = []
     for recipe in RECIPES:
         files.append(out / f"{recipe.key}.md")
@@ -79,7 +78,7 @@ def write_recipes(home: Path, out: Path) -> list[Path]:
 
 
 def measured_rates(results: Path) -> dict[str, dict[str, float]]:
-    """Return the clips a second of ViT-B by page and step, the best mode of each, from the pages of GPUs. Raises UserError."""
+    """Return the clips per second of ViT-B by GPU page and preset, in the fastest mode. Raises UserError."""
     found: dict[str, dict[str, float]] = {}
     for file in sorted(results.glob("gpu_*.json")):
         content = read_json(file, dict, "the figures of a page of benchmarks/gpu/report.py")
@@ -92,10 +91,10 @@ def measured_rates(results: Path) -> dict[str, dict[str, float]]:
 
 
 def _measured_blocks(recipe: Recipe, configs: dict[str, PretrainConfig], results: Path) -> list[Block]:
-    """Return the hours of one GPU at the rates that were measured on it; a sentence if there are none."""
+    """Return the hours of one GPU at its measured rates, or a sentence if there are none."""
     pages = measured_rates(results)
     if not pages:
-        return [Paragraph("What a GPU of ours does was not measured at this size.")]
+        return [Paragraph("No rate was measured on a GPU at this size.")]
     rows = []
     for label, config in configs.items():
         rates = [rates.get(PRESETS[label]) for rates in pages.values()]
@@ -108,21 +107,21 @@ def _measured_blocks(recipe: Recipe, configs: dict[str, PretrainConfig], results
 
 
 def describe_recipe(recipe: Recipe, configs: Path, results: Path) -> str:
-    """Return the page of a recipe as Markdown. `results`: the folder with the pages of GPUs. Raises UserError if a
-    file cannot be read."""
+    """Return the page of a recipe as Markdown. results: the folder with the GPU pages. Raises UserError if a file cannot
+    be read."""
     name, given = f"{recipe.key}_vitb.yaml", [f"data.root={recipe.root}", "train.output=RUN"]
     keys = {label: [] if preset == "hpm" else [f"preset={preset}"] for label, preset in PRESETS.items()}
     pretraining = {label: load_config(configs / "pretrain" / name, [*given, *more]) for label, more in keys.items()}
     tuning = load_finetune_config(configs / "finetune" / name, given)
     blocks: list[Block] = [
         Paragraph(
-            "**Our result: not run: the data set is not available here.** Everything below that is called computed follows "
-            "from the configurations by `hpm_video/costs/flops.py` and the sums that are given; it was not measured. "
+            "**Our result: not run, because the data set is not available here.** Numbers called computed follow from the "
+            "configurations by `hpm_video/costs/flops.py` and the stated formulas; they were not measured. "
             "`python benchmarks/report.py --recipes` writes this file, and a test keeps it up to date."
         ),
         Heading("Recipe"),
         Paragraph(
-            f"`configs/pretrain/{name}`, then `configs/finetune/{name}`, which tests too. {recipe.num_train:,} training and "
+            f"`configs/pretrain/{name}`, then `configs/finetune/{name}`, which also tests. {recipe.num_train:,} training and "
             f"{recipe.num_test:,} validation videos, {recipe.num_classes} classes ({recipe.counted})."
         ),
         Code("\n".join(recipe.commands)),
@@ -144,35 +143,35 @@ def describe_recipe(recipe: Recipe, configs: Path, results: Path) -> str:
 
 
 HOW_COUNTED = (
-    "A multiply-add is 2 FLOPs; a training step is three times the student's forward pass, and the teacher's forward pass "
-    "in the steps in which it is asked. Linear maps and the two products of attention are counted, nothing else. "
-    f"A100-hours = FLOPs / ({BEST_MFU:.1%} of {A100_FLOPS / 1e12:.0f} TFLOP/s in bf16): an assumed rate, the best public one "
-    "for this kind of training (V-SWIFT's)."
+    "A multiply-add is 2 FLOPs. A training step is three forward passes of the student, plus one of the teacher in steps that "
+    "use it. Only linear maps and the two products of attention are counted. "
+    f"A100-hours = FLOPs / ({BEST_MFU:.1%} of {A100_FLOPS / 1e12:.0f} TFLOP/s in bf16): an assumed rate, the best published "
+    "one for this kind of training (V-SWIFT)."
 )
 HOW_STORED = (
-    f"Bytes per parameter: in one process {PLAIN:g} (fp32 weights 4, gradients 4, AdamW's moments 8); on each of {NUM_RANKS} ranks "
-    f"{ZERO_1:g} (weights 4, gradients 4 and 4 more that DeepSpeed has reduced, and of moments and of DeepSpeed's own fp32 copy "
-    f"an equal part, 12 / {NUM_RANKS}), and at most {MOST_REDUCED * 4 / 2**30:.2f} GiB of DeepSpeed's buffer to reduce gradients, which is in "
-    "the last column. The teacher adds 4 bytes for each of its parameters. Activations come on top; they depend on "
-    "`engine.micro_batch_size` and `model.checkpointing`: `hpm-video doctor` estimates them."
+    f"Bytes per parameter in one process: {PLAIN:g} (fp32 weights 4, gradients 4, moments of AdamW 8). On each of {NUM_RANKS} "
+    f"ranks: {ZERO_1:g} (weights 4, gradients 4, gradients that DeepSpeed has reduced 4, and a share of the moments and of "
+    f"DeepSpeed's fp32 copy, 12 / {NUM_RANKS}). The last column includes DeepSpeed's buffer to reduce gradients, at most "
+    f"{MOST_REDUCED * 4 / 2**30:.2f} GiB. The teacher adds 4 bytes per parameter. Activations are not included; they depend on "
+    "`engine.micro_batch_size` and `model.checkpointing`, and `hpm-video doctor` estimates them."
 )
 
 
 def _published_costs(random: PretrainConfig, recipe: Recipe) -> list[Block]:
-    rows = [[cost.method, f"{cost.a100_hours:,.0f}", cost.source or "(by name only)"] for cost in COSTS]
+    rows = [[cost.method, f"{cost.a100_hours:,.0f}", cost.source or "not checked"] for cost in COSTS]
     steps = num_steps(random, recipe.num_train)
     slow, quick = (steps * random.optim.batch_size / rate / 3600 for rate in BEST_CLIPS_PER_S)
     text = (
-        f"Read the computed hours as a floor: at the {BEST_CLIPS_PER_S[0]} to {BEST_CLIPS_PER_S[1]} clips/s of one A100 that "
-        f"are published for V-SWIFT, {random.train.epochs:g} epochs of random masks take {quick:.0f} to {slow:.0f} hours, "
-        f"against {a100_hours(run_flops(random, steps)):.0f} computed."
+        f"The computed hours are a lower bound: at the published rate of V-SWIFT ({BEST_CLIPS_PER_S[0]} to "
+        f"{BEST_CLIPS_PER_S[1]} clips/s on one A100), {random.train.epochs:g} epochs of random masks take {quick:.0f} to "
+        f"{slow:.0f} hours; computed: {a100_hours(run_flops(random, steps)):.0f}."
     )
     table = Table(["published, not ours", "A100-hours", "source"], rows)
     return [Heading("Published cost of pretraining on this set"), table, Paragraph(text)]
 
 
 def a100_hours(flops: float) -> float:
-    """Return the hours of one A100 for these FLOPs."""
+    """Return the hours that one A100 needs for these FLOPs."""
     return flops / (BEST_MFU * A100_FLOPS) / 3600
 
 
@@ -189,7 +188,7 @@ def _pretraining_table(recipe: Recipe, configs: dict[str, PretrainConfig]) -> Ta
     stages = [f"{stage}, G" for stage in ("encoder", "decoder", "predictor", "teacher", "training step")]
     first = next(iter(configs.values()))
     head = f"{first.train.epochs:g} epochs, batch {first.optim.batch_size:,}"
-    return Table([head, "steps", *stages, "FLOPs in all", "A100-hours"], rows)
+    return Table([head, "steps", *stages, "FLOPs, total", "A100-hours"], rows)
 
 
 def _tuning_table(recipe: Recipe, config: FinetuneConfig) -> Table:
@@ -212,7 +211,7 @@ def _tuning_table(recipe: Recipe, config: FinetuneConfig) -> Table:
         ),
     ):
         rows.append([label, amount, f"{factor * forward:.1f}", f"{flops:.3g}", f"{a100_hours(flops):,.1f}"])
-    return Table(["part", "amount", "multiply-adds per clip, G", "FLOPs in all", "A100-hours"], rows)
+    return Table(["part", "amount", "multiply-adds per clip, G", "FLOPs, total", "A100-hours"], rows)
 
 
 def _memory_table(recipe: Recipe, pretraining: Mapping[str, PretrainConfig], tuning: FinetuneConfig) -> Table:
@@ -220,14 +219,14 @@ def _memory_table(recipe: Recipe, pretraining: Mapping[str, PretrainConfig], tun
     with torch.device("meta"):
         student, other = Student.of(config), Student.of(with_teacher)
         classifier = Classifier.of(tuning, recipe.num_classes)
-    whole, ranking = count_parameters([student]), count_parameters([other])
-    teacher = ranking - count_parameters([other.decoder, other.pixel_head])
+    whole, with_predictor = count_parameters([student]), count_parameters([other])
+    teacher = with_predictor - count_parameters([other.decoder, other.pixel_head])
     table = [f"{table_bytes(config, recipe.num_train) / 2**30:.2f}"] * 2
     rows = [
         ["encoder", _millions(count_parameters([student.encoder])), "", ""],
         ["student: encoder, pixel decoder", _millions(whole), *_gib(whole)],
         ["table of difficulties", "", *table],
-        ["hpm_teacher, student: encoder, pixel decoder, predictor", _millions(ranking), *_gib(ranking)],
+        ["hpm_teacher, student: encoder, pixel decoder, predictor", _millions(with_predictor), *_gib(with_predictor)],
         ["hpm_teacher, teacher: encoder, predictor", _millions(teacher), *[f"{4 * teacher / 2**30:.2f}"] * 2],
         ["classifier of fine-tuning", _millions(count_parameters([classifier])), *_gib(count_parameters([classifier]))],
     ]

@@ -88,7 +88,7 @@ def test_the_key_under_study_may_differ_alone_or_as_a_section(make_run) -> None:
     for vary in (["mask.mode", "teacher.view"], ["mask", "teacher"]):
         check_comparable(open_runs(runs), [], vary, "steps")
     refuse(runs, "teacher.view: 'all' in one, 'partial' in three", vary=["mask.mode"])
-    refuse([*runs, make_run("four", mode="random")], "train.seed: '0' in two and in four", "same job", vary=VARY)
+    refuse([*runs, make_run("four", mode="random")], "train.seed: '0' in two and in four", "same settings", vary=VARY)
     with pytest.raises(UserError, match="one is named twice"):
         open_runs([runs[0], runs[0]])
 
@@ -120,7 +120,7 @@ def test_folds_that_follow_the_seed_are_the_same_for_each_variant(make_run) -> N
 def test_mean_and_standard_error_are_numpys(make_run) -> None:
     values = [0.5, 0.62, 0.57]
     mean = mean_of(values)
-    assert mean.value == pytest.approx(np.mean(values)) and mean.num == 3
+    assert mean.value == pytest.approx(np.mean(values))
     assert mean.error == pytest.approx(np.std(values, ddof=1) / np.sqrt(3)) and mean_of([0.5]).error is None
 
 
@@ -170,8 +170,8 @@ def report(make_run, tmp_path, capsys) -> Path:
 
 def test_report_says_what_the_runs_gave(report) -> None:
     text = (report / "report.md").read_text()
-    assert "4 runs of 2 variants with an equal number of clips trained on. Seeds of each: 2." in text
-    assert "probe knn, against hpm: below it: random (-0.080 ± 0.000)." in text
+    assert "4 runs of 2 variants, with an equal number of training clips. Seeds of each variant: 2." in text
+    assert "probe knn, compared with hpm: below: random (-0.080 ± 0.000)." in text
     assert "| hpm | 2 | 1e+12 | 0.0167 ± 0 | 0.605 ± 0.005 |" in text
     assert "| random-1 | 1 | random | 10 | - | 1e+12 | 0.0167 | 0.0167 |" in text
     assert (
@@ -202,7 +202,7 @@ def test_groups_are_compared_apart(make_run, tmp_path) -> None:
     runs = [make_run(n, knn=0.5, given={"data": {"name": n, "fingerprint": n}}) for n in ("one", "two")]
     write_comparison(runs, tmp_path / "out", group="data.name")
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "## data.name=one: What came out" in text and "## data.name=two: All runs" in text
+    assert "## data.name=one: Summary" in text and "## data.name=two: All runs" in text
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
     with pytest.raises(UserError, match="data.nam: one has no such setting"):
         write_comparison(runs, tmp_path / "out", group="data.nam")
@@ -237,7 +237,7 @@ def test_cost_of_weights_without_a_record_is_not_known(make_run, tmp_path) -> No
     assert open_runs([run])[0].flops is None
     write_comparison([run], tmp_path / "out")
     assert (
-        "whose cost is not known, so that hours are of fine-tuning alone: tuned."
+        "Started from weights of unknown cost, so their hours are of fine-tuning alone: tuned."
         in (tmp_path / "out/report.md").read_text()
     )
 
@@ -257,9 +257,10 @@ def test_surroundings_that_differ_are_said(make_run, tmp_path) -> None:
     write_comparison(runs, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     assert (
-        "Not the same in all runs: versions.torch, commit.commit." in text and "the commit does not say all: " in text
+        "Not the same in all runs: versions.torch, commit.commit." in text
+        and "which the commit does not show: " in text
     )
-    assert "on 2 kinds of machine: their hours cannot be compared" in text and ", 8 processes" in text
+    assert "used 2 kinds of machine: compare their FLOPs, not their hours" in text and ", 8 processes" in text
 
 
 def test_a_fault_is_one_message(tmp_path, capsys) -> None:

@@ -1,5 +1,6 @@
 """What pictures say: names in any script, a scale, single points, plain ticks."""
 
+import dataclasses
 import io
 import json
 import re
@@ -8,15 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hpm_video import fonts
 from hpm_video.cli import main
+from hpm_video.data import transforms
 from hpm_video.evals.finetuned import charts
 from hpm_video.evals.finetuned.charts import draw_confusion, draw_timeline
+from hpm_video.models.student import Student
 from hpm_video.preprocess.encode import write_video
 from hpm_video.report import animation, curves, pictures
 from hpm_video.report.curves import CURVES, draw_curves
+from hpm_video.types import Batch
 
 TINY = (
     "data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=2 model.patch_px=4 model.width=32 model.depth=1 "
@@ -142,10 +147,51 @@ def test_a_run_that_remembers_shows_training_clips_with_what_it_knows_of_them(tm
     pictures.draw_clips(run)
     shown = texts(drawn[0])
     assert "easy mask" in shown and "difficulty (memory)" in shown  # sharpness -3
-    assert any("Training clips, as no difficulty is known of others" in text for text in shown)
+    assert any("Training clips: other clips have no known difficulty" in text for text in shown)
     step, engine, clip = pictures.open_step(config, pictures.load_student(run)[1], run, batch.clip, num_samples)
     journey = step.forward(engine, clip, pictures.BatchSlice(0, 2, 2), 0, 2, batch=batch)
     assert journey.difficulty is not None and float(journey.difficulty.std()) > 0  # the table that the run left
     (tmp_path / "run.gif").write_bytes(animation.draw_gif(run, [1, 0]))
     with Image.open(tmp_path / "run.gif") as image:
         assert image.n_frames == 24  # from sharpness 0 to -3
+
+
+@pytest.mark.parametrize(
+    ("channels", "note"),
+    [
+        (1, "One channel, drawn in grey"),
+        (2, "First of 2 channels, drawn in grey"),
+        (3, ""),
+        (4, "First 3 of 4 channels, drawn as red, green and blue"),
+    ],
+)
+def test_clips_of_any_number_of_channels_are_drawn(tiny_config, monkeypatch, tmp_path, drawn, channels, note) -> None:
+    """Readers and configuration files give 3 channels; models take any number, as many as data.mean has values."""
+    config = tiny_config()
+    data = dataclasses.replace(config.data, mean=[0.5] * channels, std=[0.25] * channels)
+    config = dataclasses.replace(config, data=data)
+    student = Student.of(config)
+    frames = torch.randint(256, (2, channels, 4, 16, 16), dtype=torch.uint8)
+    batch = Batch(frames, torch.zeros(2), torch.arange(2))
+    for module in (pictures, animation):
+        monkeypatch.setattr(module, "load_student", lambda run: (config, student))
+        monkeypatch.setattr(module, "open_pictured", lambda config, num: (batch, ["a", "b"], 0))
+    monkeypatch.setattr(pictures, "load_run_config", lambda run: config)
+    monkeypatch.setattr(pictures, "load_beside", lambda run, module: None)
+    monkeypatch.setattr(transforms, "check_pixels", lambda clip: None)
+    maps = torch.rand(2, 16).tolist()
+    (tmp_path / "difficulty.jsonl").write_text(json.dumps({"step": 1, "difficulty": maps}) + "\n")
+    pictures.draw_clips(tmp_path)
+    pictures.draw_difficulty(tmp_path)
+    colours = frames[:, [0, 1, 2] if channels >= 3 else [0, 0, 0]].permute(0, 2, 3, 4, 1).numpy()
+    for row, panels in enumerate(drawn[0].axes[:12]):  # six rows of two clips
+        assert panels.images[0].get_array().shape == (18, 4 * 18, 3), row
+    for clip, axis in enumerate(drawn[0].axes[:2]):
+        strip = axis.images[0].get_array()
+        assert np.allclose(strip[1:17, 1:17] * 255, colours[clip, 0], atol=1e-3)
+    for clip, axis in enumerate(drawn[1].axes[:2]):
+        assert np.array_equal(axis.images[0].get_array(), colours[clip, 2])  # the middle frame
+    assert all(any(note in text for text in texts(figure)) for figure in drawn)
+    assert any(", drawn" in text for text in texts(drawn[0])) is bool(note)
+    with Image.open(io.BytesIO(animation.draw_gif(tmp_path))) as image:
+        assert image.n_frames == 24

@@ -1,4 +1,4 @@
-"""Answer the videos of a test and keep the answers: one file for each process, one line for each video."""
+"""Classify the videos of a test and keep the answers: a file for each process, a line for each video."""
 
 import json
 import logging
@@ -22,11 +22,11 @@ from hpm_video.types import Failure
 
 log = logging.getLogger("hpm_video")
 
-Record = dict[str, Any]  # row, path, and either label and scores or the reason why it could not be read
+Record = dict[str, Any]  # row, path, and either label and scores or the reason why the video is unreadable
 
 
 class Ranks:
-    """The processes of a test, or this one alone. They wait on the host and patiently: one may end long after
+    """The processes of a test, or this process alone. They wait on the host for up to 7 days: one can end long after
     another."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Ranks:
             self.group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
 
     def wait(self) -> None:
-        """Wait until every process has come to this place."""
+        """Wait until every process calls this."""
         if self.group is not None:
             dist.barrier(group=self.group)
 
@@ -45,34 +45,33 @@ class Ranks:
 def answer_share(
     folder: Path, dataset: ViewDataset, classifier: ViewClassifier, max_bad_share: float, ranks: Ranks
 ) -> None:
-    """Append to rank-K.jsonl the answers that this rank's rows still lack. Files that could not be read are tried
-    again."""
-    source, mine = dataset.source, range(ranks.rank, len(dataset), ranks.size)
-    before = {row for row, record in read_records(folder).items() if "scores" in record}
-    rows = [row for row in mine if row not in before]
+    """Append the missing answers of this rank's rows to rank-K.jsonl. Unreadable files are tried again."""
+    source, own_rows = dataset.source, range(ranks.rank, len(dataset), ranks.size)
+    answered = {row for row, record in read_records(folder).items() if "scores" in record}
+    rows = [row for row in own_rows if row not in answered]
     clips, crops = dataset.num_clips, dataset.num_crops
     log.info("test on %d videos (%s), %d clips x %d crops of each", len(source), source.source, clips, crops)
-    if before:
-        log.info("%d of them were answered before", len(before))
+    if answered:
+        log.info("%d of them already have an answer", len(answered))
     bad = BadSamples(max_bad_share, "left out of the test")
     progress = Progress("test", "videos", len(rows), bar=False)
     file = folder / f"rank-{ranks.rank}.jsonl"
     with disk_faults(file), file.open("a", encoding="utf-8") as stream:
-        if stream.tell():  # behind a line that may have been half written: it is read as no record
+        if stream.tell():  # ends a line that may be half written; it is skipped when read
             stream.write("\n")
         for number, record in enumerate(answer_rows(rows, dataset, classifier), 1):
             stream.write(json.dumps(record) + "\n")
             stream.flush()
             if "reason" in record:
                 bad.add([Failure(record["path"], record["reason"])])
-                bad.check(bad.num_bad, len(mine) - len(rows) + number - bad.num_bad)
+                bad.check(bad.num_bad, len(own_rows) - len(rows) + number - bad.num_bad)
             progress.show(number)
         os.fsync(stream.fileno())
 
 
 def answer_rows(rows: Sequence[int], dataset: ViewDataset, classifier: ViewClassifier) -> Iterator[Record]:
-    """Yield the records in the order of `rows`. The videos are read by workers that are ended if a file hangs or
-    crashes them."""
+    """Yield the records in the order of `rows`. Workers read the videos; a worker is replaced if a file hangs or
+    crashes it."""
     if not rows:
         return
     views = dataset.num_views
@@ -85,14 +84,14 @@ def answer_rows(rows: Sequence[int], dataset: ViewDataset, classifier: ViewClass
                 yield record | {"reason": batch.failures[0].reason}
                 continue
             scores = classifier(batch.clip).tolist()
-            # nine digits give each fp32 number back as it was
+            # nine digits restore each fp32 number exactly
             yield record | {"label": int(batch.label[0]), "scores": [float(f"{value:.9g}") for value in scores]}
     finally:
         stream.stop()
 
 
 def read_records(folder: Path) -> dict[int, Record]:
-    """Return the records by row, of all processes that have worked on this test. Half-written lines are left out."""
+    """Return the records of all processes of this test by row. Half-written lines are skipped."""
     found: dict[int, Record] = {}
     for file in sorted(folder.glob("rank-*.jsonl")):
         for record in read_rows(file, "the answers of a test, as a process of it writes them"):

@@ -1,4 +1,4 @@
-"""Pictures of what a classifier says: the confusion matrix of a test, the timeline of a long video. PNG, as bytes."""
+"""Draw the output of a classifier as PNG: the confusion matrix of a test, the timeline of a long video."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +16,9 @@ MOST_POINTS_MARKED = 150
 
 
 def draw_confusion(confusion: Int[ndarray, "K K"], classes: Sequence[str]) -> bytes:
-    """Draw a confusion matrix: rows are true classes, columns predicted ones. The colour is the root of the share of
-    the row, so that rare confusions show. Rows without videos stay grey. With many classes, columns are named by
-    their numbers and cells hold no figures."""
+    """Draw a confusion matrix: rows are true classes, columns predicted ones. Colours follow the square root of the share
+    of the row, so that rare confusions are visible. Rows without videos are grey. With many classes, columns have numbers
+    instead of names, and cells have no counts."""
     num_classes, totals = len(confusion), confusion.sum(1, keepdims=True)
     shares = np.ma.masked_where((totals == 0) & np.ones_like(confusion, bool), confusion / np.maximum(totals, 1))
     few = num_classes <= MOST_CELLS_WITH_NUMBERS
@@ -48,11 +48,10 @@ def _fill_confusion(
         for (row, column), count in np.ndenumerate(confusion):
             if count:
                 colour = "white" if shares[row, column] > 0.4 else "black"
-                axis.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
+                axis.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize=8)
     bar = figure.colorbar(image, cax=figure.add_axes((1 + 0.2 / side, 0, 0.15 / side, 1)))
     bar.set_label("share of the true class")
-    right = int(np.trace(confusion))
-    axis.set_title(f"{right} of {int(confusion.sum())} videos right")
+    axis.set_title(f"{int(np.trace(confusion)):,} of {int(confusion.sum()):,} videos correct")
 
 
 def draw_timeline(
@@ -63,8 +62,7 @@ def draw_timeline(
     title: str,
     num_shown: int = 5,
 ) -> bytes:
-    """Draw the probability over time of the classes that come highest anywhere; each point is the middle of a
-    window."""
+    """Draw the probabilities over time of the classes with the highest peaks. Each point is the middle of a window."""
     shown = best_classes(probabilities.max(0), num_shown)
     middle = (begins_s + ends_s) / 2
     marker = "." if len(middle) <= MOST_POINTS_MARKED else None

@@ -1,8 +1,8 @@
-"""Classify any videos with a fine-tuned run; long ones window by window, read piece by piece.
+"""Classify any videos with a fine-tuned run; long videos are read and classified window by window.
 
-Each window is classified as a video is in a test. Dense sampling: a window is as long as a clip, num_frames * stride frames,
-and a longer video has several. Segments: the whole video is one window. A length or a distance in seconds cuts windows by
-the time stamps of the frames, whatever the rule and the frame rate.
+Each window is classified as a video is in a test. Dense sampling: a window is as long as a clip (num_frames * stride
+frames), and a longer video has several windows. Segments: the whole video is one window. If a length or a distance is
+given in seconds, windows are cut by the time stamps of the frames.
 """
 
 import logging
@@ -28,7 +28,7 @@ from hpm_video.evals.finetuned.windows import LazyVideo, Window, slide, slide_se
 from hpm_video.evals.metrics import best_classes
 from hpm_video.evals.summary import format_probabilities
 from hpm_video.files import write_bytes, write_json
-from hpm_video.own_folder import OwnFolder, own_folder
+from hpm_video.own_folder import own_folder
 from hpm_video.preprocess.jobs import SPECIAL, is_special
 from hpm_video.progress import Progress
 from hpm_video.reading import parse_json, read_json
@@ -36,12 +36,12 @@ from hpm_video.train.engines.start import prepare_process
 from hpm_video.weights.load import load_classifier
 
 log = logging.getLogger("hpm_video")
-PIECE_BYTES = 128 << 20  # of decoded frames held at one time (one window is always held whole)
+PIECE_BYTES = 128 << 20  # most decoded frames in memory (at least one window)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Probabilities of each window of a video, and when it begins and ends."""
+    """Probabilities of each window of a video, and its begin and end."""
 
     video: str
     classes: list[str]
@@ -50,7 +50,7 @@ class Prediction:
     probabilities: Float[ndarray, "W K"]
 
     def overall(self, num: int) -> list[tuple[str, float]]:
-        """Return the most probable classes of the whole video: of the mean over its windows."""
+        """Return the most probable classes of the whole video, by the mean over its windows."""
         return self.top(self.probabilities.mean(0), num)
 
     def top(self, probabilities: Float[ndarray, " K"], num: int) -> list[tuple[str, float]]:
@@ -68,11 +68,10 @@ class Prediction:
 
 
 class Predictor:
-    """A fine-tuned run, asked about videos as it is in a test. Raises UserError."""
+    """Classify videos with a fine-tuned run, as its test does. Raises UserError."""
 
     def __init__(self, run: Path, window_s: float | None = None, every_s: float | None = None) -> None:
-        """Load the run. `window_s`: length of a window; `every_s`: from the start of one to the next; both in
-        seconds, see `windows`."""
+        """Load the run. window_s: length of a window; every_s: time between the starts of two windows; in seconds."""
         self.config, model, self.classes = load_classifier(run, ["engine.kind=auto"])
         self.classifier = ViewClassifier(model, self.config, prepare_process(self.config))
         self.sampling, self.num_clips, self.num_crops = find_protocol(run, self.config)
@@ -80,9 +79,9 @@ class Predictor:
 
     def predict(self, path: Path) -> Prediction:
         """Classify a video. Raises UnreadableVideo."""
-        film = LazyVideo(path, self.config.data)
-        windows = self.windows(film)
-        rows = list(self._answer(film, windows))
+        video = LazyVideo(path, self.config.data)
+        windows = self.windows(video)
+        rows = list(self._answer(video, windows))
         done = windows[: len(rows)]
         return Prediction(
             video=str(path),
@@ -92,41 +91,44 @@ class Predictor:
             probabilities=np.stack(rows),
         )
 
-    def windows(self, film: LazyVideo) -> list[Window]:
+    def windows(self, video: LazyVideo) -> list[Window]:
         """Return the windows of a video."""
-        data, times, num_frames = self.config.data, film.times_s, film.num_frames
-        length = (data.num_frames - 1) * data.stride + 1 if self.sampling == "dense" else num_frames
-        if self.window_s is None and (self.every_s is None or self.sampling == "dense"):
-            return slide(times, length, self.every_s)
+        is_dense = self.sampling == "dense"
+        if self.window_s is None and (self.every_s is None or is_dense):
+            return slide(video.times_s, self.clip_length if is_dense else video.num_frames, self.every_s)
         seconds = self.window_s or self.every_s
         assert seconds is not None
-        return slide_seconds(times, seconds, self.every_s or seconds)
+        return slide_seconds(video.times_s, seconds, self.every_s or seconds)
 
-    def _answer(self, film: LazyVideo, windows: list[Window]) -> Iterator[Float[ndarray, " K"]]:
-        """Yield the probabilities of each window; end early if the file breaks off."""
+    @property
+    def clip_length(self) -> int:
+        """Return the frames from the first to the last of a clip with dense sampling."""
+        return (self.config.data.num_frames - 1) * self.config.data.stride + 1
+
+    def _answer(self, video: LazyVideo, windows: list[Window]) -> Iterator[Float[ndarray, " K"]]:
+        """Yield the probabilities of each window; end early if the file is cut off."""
         data, average = self.config.data, self.config.test.average
-        span = (data.num_frames - 1) * data.stride + 1
         longest = max(w.stop - w.start for w in windows)
-        num_clips = 1 if self.sampling == "dense" and longest <= span else self.num_clips
-        wanted = num_clips * data.num_frames
-        at_once = max(1, PIECE_BYTES // (wanted * film.frame_bytes))
-        pace = Progress(film.item.name, "windows", len(windows), bar=False)
+        num_clips = 1 if self.sampling == "dense" and longest <= self.clip_length else self.num_clips
+        num_frames = num_clips * data.num_frames
+        at_once = max(1, PIECE_BYTES // (num_frames * video.frame_bytes))
+        progress = Progress(video.item.name, "windows", len(windows), bar=False)
         for first in range(0, len(windows), at_once):
             piece = windows[first : first + at_once]
             chosen = [w.start + choose_frames(self.sampling, w.stop - w.start, num_clips, data) for w in piece]
-            frames = film.read(np.concatenate(chosen))
+            frames = video.read(np.concatenate(chosen))
             for number, part in enumerate(np.split(frames, len(piece)), first):
-                if number and windows[number].start >= film.num_frames:
-                    log.warning("%s breaks off after %d frames", film.item.name, film.num_frames)
+                if number and windows[number].start >= video.num_frames:
+                    log.warning("%s is cut off after %d frames", video.item.name, video.num_frames)
                     return
                 scores = self.classifier(cut_views(part, num_clips, self.num_crops, data))
                 yield to_probabilities(scores, average).numpy()
-            pace.show(first + len(piece))
+            progress.show(first + len(piece))
 
 
 def find_protocol(run: Path, config: FinetuneConfig) -> SamplingProtocol:
-    """Return how the run's own data set is sampled and tested: by its configuration, else by a test of the run, else by
-    data.root itself. Raises UserError if it cannot be found out."""
+    """Return the sampling and test protocol of the run's data set: from its configuration, from a test of the run, or from
+    data.root. Raises UserError if none of them has it."""
     given = (config.data.sampling != "auto", config.test.num_clips, config.test.num_crops)
     known = None if all(given) else _find_known(run, config)
     return choose_protocol(known, f"the data set of {run}", config.data, config.test)
@@ -139,20 +141,20 @@ def _find_known(run: Path, config: FinetuneConfig) -> SamplingProtocol | None:
             if about["root"] == config.data.root:
                 return read_protocol({"name": about["set_name"], "protocol": about.get("protocol")}, str(file))
         except (UserError, KeyError, TypeError, AttributeError) as error:
-            log.warning("%s tells nothing of the data set: %s", file, error)
+            log.warning("%s: no protocol of the data set in it: %s", file, error)
     try:
         source = open_source(config.data, "train")
     except UserError as error:
         raise UserError(
-            f"{run} was never tested, and its data set cannot be asked how it is sampled ({error}); expected data.sampling, "
+            f"{run} was never tested, and its data set cannot be opened to find its sampling ({error}); expected data.sampling, "
             f"test.num_clips and test.num_crops in {run / 'config.yaml'}"
         ) from error
     return source.protocol if source is not None else None
 
 
 def list_samples(given: Sequence[Path]) -> list[Path]:
-    """Return the given files and folders of frames, and for other folders the videos in them and below, or else
-    their folders of frames; each once. Raises UserError for a folder without either."""
+    """Return the given files and folders of frames. Other folders give the videos in them and in their subfolders, or their
+    folders of frames. Each sample is listed once. Raises UserError for a folder without videos and frames."""
     found: list[Path] = []
     for path in given:
         found += _list_folder(path) if path.is_dir() else [path]
@@ -174,14 +176,32 @@ def _list_folder(folder: Path) -> list[Path]:
 
 
 def predict_videos(predictor: Predictor, videos: Sequence[Path], out: Path, num_top: int) -> Iterator[str | Exception]:
-    """Yield a text for each video, or the error if it cannot be read. Writes OUT/NAME.json and, for several windows,
+    """Yield a text for each video, or the error if it is unreadable. Write OUT/NAME.json and, for several windows,
     OUT/NAME.png."""
     with own_folder(out, "hpm-video predict", find_older_predictions) as own:
-        yield from _predict_videos(predictor, videos, own, num_top)
+        taken: dict[str, int] = {}
+        for video in videos:
+            try:
+                if is_special(video):
+                    raise UnreadableVideo(str(video), SPECIAL)
+                found = predictor.predict(video)
+            except (UnreadableVideo, UserError) as error:
+                yield error
+                continue
+            number = taken[video.name] = taken.get(video.name, 0) + 1
+            name = video.name if number == 1 else f"{video.name}-{number}"
+            written = [own.path / f"{name}.json"]
+            if len(found.probabilities) > 1:
+                times = found.begins_s, found.ends_s
+                picture = draw_timeline(*times, found.probabilities, found.classes, video.name, num_top)
+                write_bytes(own.file(f"{name}.png"), picture)
+                written.append(own.path / f"{name}.png")
+            write_json(own.file(f"{name}.json"), found.as_json(num_top))
+            yield describe_prediction(found, written, num_top)
 
 
 def find_older_predictions(folder: Path) -> list[str] | None:
-    """Return the files of predictions of before there were marks; None if the folder holds anything else."""
+    """Return the files of predictions written before marks existed; None if the folder holds anything else."""
     names = os.listdir(folder)
     known = {name for name in names if name.endswith(".json") and _is_prediction(folder / name)}
     known |= {f"{name.removesuffix('.json')}.png" for name in known}
@@ -194,30 +214,6 @@ def _is_prediction(file: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and set(content) == {"video", "classes", "windows"}
-
-
-def _predict_videos(
-    predictor: Predictor, videos: Sequence[Path], own: OwnFolder, num_top: int
-) -> Iterator[str | Exception]:
-    taken: dict[str, int] = {}
-    for video in videos:
-        try:
-            if is_special(video):
-                raise UnreadableVideo(str(video), SPECIAL)
-            found = predictor.predict(video)
-        except (UnreadableVideo, UserError) as error:
-            yield error
-            continue
-        number = taken[video.name] = taken.get(video.name, 0) + 1
-        name = video.name if number == 1 else f"{video.name}-{number}"
-        written = [own.path / f"{name}.json"]
-        if len(found.probabilities) > 1:
-            times = found.begins_s, found.ends_s
-            picture = draw_timeline(*times, found.probabilities, found.classes, video.name, num_top)
-            write_bytes(own.file(f"{name}.png"), picture)
-            written.append(own.path / f"{name}.png")
-        write_json(own.file(f"{name}.json"), found.as_json(num_top))
-        yield describe_prediction(found, written, num_top)
 
 
 def describe_prediction(found: Prediction, written: Sequence[Path], num_top: int) -> str:

@@ -1,6 +1,7 @@
-"""Views of a video in testing: clips spread over its time, crops spread over their longer side, and what is averaged over them.
+"""Cut a video into views for a test (clips spread over time, crops spread over the longer side), and classify and average them.
 
-Views are in clip-major order: all crops of the first clip, then all of the second. The rule of each: `sampling`, `augment`.
+Views are in clip-major order: all crops of the first clip, then all of the second. The modules `sampling` and `augment` have
+the rules for frames and crops.
 """
 
 import logging
@@ -27,9 +28,9 @@ log = logging.getLogger("hpm_video")
 
 
 class ViewDataset(ClipDataset):
-    """All views of a video, from frames that are decoded once: a batch of keys is one row, `num_views` times.
+    """All views of a video, from frames that are decoded once. A batch of keys is one row, repeated `num_views` times.
 
-    A video that cannot be read is not replaced: its views are black, and the first one names the reason.
+    An unreadable video is not replaced: its views are black, and the first view names the reason.
     """
 
     def __init__(self, source: Source, config: DataConfig, test: TestConfig) -> None:
@@ -38,7 +39,7 @@ class ViewDataset(ClipDataset):
         _, self.num_clips, self.num_crops = self.choose_protocol()
 
     def choose_protocol(self) -> SamplingProtocol:
-        """Return how the set is sampled and tested."""
+        """Return the sampling and test protocol of the set."""
         return choose_protocol(self.source.protocol, self.source.source, self.config, self.test)
 
     @property
@@ -74,7 +75,7 @@ class ViewDataset(ClipDataset):
         return cut_views(frames, self.num_clips, self.num_crops, config), item.label
 
     def choose(self, num_available: int) -> Int[np.ndarray, " n"]:
-        """Return the frames that the reader is asked for: those of all clips, clip after clip."""
+        """Return the frames of all clips, clip after clip, for the reader."""
         return choose_frames(self.sampling, num_available, self.num_clips, self.config)
 
 
@@ -96,11 +97,11 @@ def cut_views(
 
 
 class ViewClassifier:
-    """A classifier on a device that answers one video at a time.
+    """A classifier on a device that takes one video at a time.
 
-    The views of a video pass alone, at most `batch_size` at once. So the answer does not depend on the other videos of
-    this process, and a test is the same, bit by bit, on any number of processes. The price is small passes if a video
-    has few views.
+    A forward pass has views of one video only, at most `batch_size` of them. So the result does not depend on other
+    videos, and a test is bit for bit the same on any number of processes. The cost is small passes if a video has few
+    views.
     """
 
     def __init__(self, model: nn.Module, config: FinetuneConfig, device: torch.device) -> None:
@@ -117,7 +118,7 @@ class ViewClassifier:
         logits = torch.cat(parts).float().cpu()
         if not logits.isfinite().all():
             raise UserError(
-                "the classifier gives values that are not finite; expected weights of a training that did not diverge"
+                "the classifier returns values that are not finite; expected weights of a training that did not diverge"
             )
         return logits
 
@@ -126,7 +127,7 @@ class ViewClassifier:
 
 
 def average_views(logits: Float[Tensor, "V K"], average: str) -> Float[Tensor, " K"]:
-    """Return the mean over the views of softmax(logits) (probabilities) or of the logits, computed in fp64, in fp32."""
+    """Return the mean over the views of softmax(logits) (average=probabilities) or of the logits; summed in fp64."""
     values = logits.double()
     return (values.softmax(1) if average == "probabilities" else values).mean(0).float()
 

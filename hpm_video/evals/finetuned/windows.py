@@ -13,14 +13,12 @@ from hpm_video.data.readers.probe import read_timeline
 from hpm_video.data.readers.read import read_item
 from hpm_video.item import Item
 
-ASSUMED_FPS = 25.0  # of what has no time stamps: folders of frames
-
-
-SAME_S = 2e-3  # times that are less apart are the same: containers round to milliseconds
+ASSUMED_FPS = 25.0  # for folders of frames, which have no time stamps
+SAME_S = 2e-3  # times closer than this are equal: containers round to milliseconds
 
 
 class Window(NamedTuple):
-    """Frames start to stop - 1, and the time that they stand for."""
+    """Frames start to stop - 1, and their time span."""
 
     start: int
     stop: int
@@ -29,7 +27,7 @@ class Window(NamedTuple):
 
 
 class LazyVideo:
-    """Frames of one video by number, decoded when they are needed. Raises UnreadableVideo."""
+    """Frames of a video by number, decoded on demand. Raises UnreadableVideo."""
 
     def __init__(self, path: Path, config: DataConfig) -> None:
         self.item, self.config, self.num_frames = Item(str(path), path, -1), config, 0
@@ -37,8 +35,8 @@ class LazyVideo:
         self.times_s = self._find_times()
 
     def read(self, wanted: Int[ndarray, " n"]) -> UInt8[ndarray, "n H W C"]:
-        """Decode the wanted frames. Sets `num_frames` to the number that the reader found: less than before if the
-        file breaks off."""
+        """Decode the wanted frames. Set `num_frames` to the number that the reader found: smaller if the file is cut
+        off."""
 
         def choose(count: int) -> ndarray:
             self.num_frames = count
@@ -47,8 +45,7 @@ class LazyVideo:
         return read_item(self.item, choose, self.config.reader, self.config.fps, Limits.of(self.config))
 
     def _find_times(self) -> Float[ndarray, " m"]:
-        """Return [num_frames + 1]: the second at which each frame is shown, from the first one on, and the end of
-        the last."""
+        """Return [num_frames + 1]: the start of each frame in seconds after the first, and the end of the last."""
         count, fps = self.num_frames, self.config.fps or ASSUMED_FPS
         if count > 1 and self.config.fps is None and Path(str(self.item.media)).is_file():
             times = read_timeline(str(self.item.media), Limits.of(self.config)).times_s[:count]
@@ -59,8 +56,8 @@ class LazyVideo:
 
 
 def slide(times_s: Float[ndarray, " m"], length: int, every_s: float | None = None) -> list[Window]:
-    """Return windows of `length` frames. Each starts at the end of the one before, or `every_s` seconds after its
-    start; the last ends with the video. A shorter video is one window.
+    """Return windows of `length` frames. Each starts at the end of the previous one, or `every_s` seconds after its start.
+    The last one ends with the video. A shorter video is one window.
 
     times_s: start of each frame, and the end of the last.
     """
@@ -79,10 +76,10 @@ def slide(times_s: Float[ndarray, " m"], length: int, every_s: float | None = No
 
 
 def slide_seconds(times_s: Float[ndarray, " m"], length_s: float, every_s: float) -> list[Window]:
-    """Return windows of `length_s` seconds, one every `every_s` seconds; the last ends with the video. A shorter video
+    """Return windows of `length_s` seconds, one every `every_s` seconds. The last one ends with the video. A shorter video
     is one window.
 
-    A window holds the frames that begin in it, or if none does the one that is shown then.
+    A window has the frames that begin in it; if there are none, the frame that is shown at that time.
     """
     end = float(times_s[-1])
     if end <= length_s + SAME_S:
@@ -100,5 +97,5 @@ def slide_seconds(times_s: Float[ndarray, " m"], length_s: float, every_s: float
 
 
 def _frame_at(times_s: Float[ndarray, " m"], time_s: float) -> int:
-    """Return the frame that begins at a time, or the next one."""
+    """Return the frame that begins at a time, or the next frame."""
     return int(np.searchsorted(times_s[:-1], time_s - SAME_S))

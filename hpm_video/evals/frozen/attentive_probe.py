@@ -1,8 +1,8 @@
-"""The attentive probe (V-JEPA, arXiv 2404.08471, and V-JEPA 2, arXiv 2506.09985): a learned query looks at all tokens.
+"""Train an attentive probe (V-JEPA, arXiv 2404.08471, and V-JEPA 2, arXiv 2506.09985): a learned query attends to all tokens.
 
-Masked autoencoders spread what they know over tokens, and a mean over them loses much of it. The encoder is frozen and
-clips are not augmented. Several learning rates are trained at once, each with a head of its own, so tokens are computed
-or read once for all of them.
+Masked autoencoders spread information over tokens, and a mean over tokens loses much of it. The encoder is frozen and
+clips are not augmented. Each learning rate trains its own head. All heads train at once, so tokens are computed or read
+once for all of them.
 """
 
 import logging
@@ -22,15 +22,15 @@ from hpm_video.evals.metrics import Answers
 from hpm_video.models.layers import NORM_EPS, reset_weights
 
 log = logging.getLogger("hpm_video")
-LRS = (1e-4, 3e-4, 1e-3, 3e-3)  # one head each
+LRS = (1e-4, 3e-4, 1e-3, 3e-3)  # each has its own head
 WEIGHT_DECAY, WARMUP_SHARE, BATCH_SIZE, EPOCHS = 0.01, 0.05, 32, 20
-HELD_BACK = 0.1  # share of the training rows on which the learning rate is chosen; no head is trained on them
+HELD_BACK = 0.1  # share of the training rows that choose the learning rate; no head trains on them
 Batches = Iterator[tuple[Int[ndarray, " B"], Float[Tensor, "B L D"]]]  # rows, tokens
-ReadTokens = Callable[[Int[ndarray, " n"]], Batches]  # rows in an order -> the tokens of those that can be read, in it
+ReadTokens = Callable[[Int[ndarray, " n"]], Batches]  # rows -> the tokens of the readable rows, in the same order
 
 
 class AttentiveHead(nn.Module):
-    """Cross-attention of one query over the tokens, an MLP, both residual and after a LayerNorm, then a linear layer."""
+    """Cross-attention of one query over the tokens, then an MLP (both residual, with a LayerNorm before), then a linear layer."""
 
     def __init__(self, width: int, num_heads: int, num_classes: int) -> None:
         super().__init__()
@@ -49,18 +49,18 @@ class AttentiveHead(nn.Module):
 
 
 class AttentiveFit(NamedTuple):
-    """The heads, one for each of LRS, and their accuracy on the held-back rows."""
+    """The heads, one for each value of LRS, and their accuracy on the held-back rows."""
 
     heads: nn.ModuleList
     held_back: dict[float, float]  # learning rate -> accuracy
 
     @property
     def lr(self) -> float:
-        """Return the best learning rate; of equals the smallest."""
+        """Return the best learning rate; the smallest one if several are best."""
         return max(self.held_back, key=lambda lr: (self.held_back[lr], -lr))
 
     def scores(self, read: ReadTokens, rows: Int[ndarray, " m"]) -> tuple[Int[ndarray, " n"], Float[ndarray, "n K"]]:
-        """Return the rows that could be read, and the class scores of the chosen head."""
+        """Return the readable rows, and their class scores by the best head."""
         found, scores = predict(self.heads, read, rows)
         return found, scores[list(self.held_back).index(self.lr)]
 
@@ -75,10 +75,9 @@ def fit_attentive(  # noqa: PLR0913
     epochs: int = EPOCHS,
     seed: int = 0,
 ) -> AttentiveFit:
-    """Train the heads on the rows that are not held `back`, by AdamW with a cosine to 0 after a warm-up, without
-    dropout.
+    """Train the heads on the rows that are not held back: AdamW, a warm-up and a cosine to 0, no dropout.
 
-    `labels` of every row 0 to n - 1 that `read` knows; rows with -1 are not used.
+    labels: of all rows 0 to n - 1 that `read` knows; rows with -1 are not used. back: True for rows that are held back.
     """
     device = find_device()
     with torch.random.fork_rng(devices=[]):
@@ -99,8 +98,10 @@ def fit_attentive(  # noqa: PLR0913
             losses.sum().backward()  # no weight belongs to two heads
             optimizer.step()
             total, count, step = total + losses.detach() * len(found), count + len(found), step + 1
-        told = ", ".join(f"{lr:g}: {loss:.3f}" for lr, loss in zip(LRS, (total / max(1, count)).tolist(), strict=True))
-        log.info("attentive probe, epoch %d of %d, loss by learning rate: %s", epoch + 1, epochs, told)
+        losses_text = ", ".join(
+            f"{lr:g}: {loss:.3f}" for lr, loss in zip(LRS, (total / max(1, count)).tolist(), strict=True)
+        )
+        log.info("attentive probe, epoch %d of %d, loss by learning rate: %s", epoch + 1, epochs, losses_text)
     found, scores = predict(heads, read, np.flatnonzero(back & (labels >= 0)))
     right = [Answers(scores=of_head, labels=labels[found]).accuracy() if len(found) else 0.0 for of_head in scores]
     return AttentiveFit(heads, dict(zip(LRS, right, strict=True)))
@@ -115,7 +116,7 @@ def _losses(heads: nn.ModuleList, tokens: Float[Tensor, "B L D"], labels: Int[Te
 def predict(
     heads: nn.ModuleList, read: ReadTokens, rows: Int[ndarray, " m"]
 ) -> tuple[Int[ndarray, " n"], Float[ndarray, "G n K"]]:
-    """Return the rows that could be read, and the class scores of each head for them."""
+    """Return the readable rows, and their class scores by each head."""
     device, found, scores = find_device(), [np.empty(0, np.int64)], []
     for some, tokens in read(rows):
         with autocast(device):
@@ -126,7 +127,7 @@ def predict(
 
 
 def lr_share(step: int, steps: int) -> float:
-    """Return the share of the learning rate: a linear rise over the first WARMUP_SHARE, then half a cosine to 0."""
+    """Return the factor of the learning rate: a linear warm-up over WARMUP_SHARE of the steps, then half a cosine to 0."""
     warmup = max(1.0, WARMUP_SHARE * steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)

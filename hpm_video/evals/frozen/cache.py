@@ -1,11 +1,11 @@
-"""Features on disk: computed once, found again by their inputs, resumed after an interruption.
+"""Cache features on disk: each is computed once, is found by its inputs, and resumes after an interruption.
 
 ```
-RUN/features/KEY/key.json                    what they were computed from; KEY is its hash
-                 part-00000000.safetensors   rows, values, labels of the next videos; in its metadata the unreadable ones
+RUN/features/KEY/key.json                    the inputs of the features; KEY is their hash
+                 part-00000000.safetensors   rows, values and labels of the next videos; in the metadata unreadable videos
 ```
-Other weights, other settings of the clips, or another list of videos (names, labels, sizes, times of change) make another
-KEY, so nothing stale is read. The folder may be deleted at any time.
+Different weights, clip settings or lists of videos (names, labels, sizes, modification times) give a different KEY, so
+stale features are never read. The folder can be deleted at any time.
 """
 
 import hashlib
@@ -37,14 +37,14 @@ from hpm_video.reading import parse_json
 from hpm_video.types import Failure
 
 log = logging.getLogger("hpm_video")
-FORMAT = 1  # a change of what is stored, or of how clips are cut, makes another KEY
+FORMAT = 1  # increase it if stored values or the cut of clips change: that gives another KEY
 KEY_FILE = "key.json"
 ROWS_PER_PART, BYTES_PER_PART = 1000, 256 << 20  # whichever is less
 CLIP_KEYS = ("num_frames", "frame_size_px", "sampling", "stride", "fps", "mean", "std")
 
 
 class Encoded(NamedTuple):
-    """Features of some rows, on the CPU: those that could be read, and the reasons for the others."""
+    """Features of the readable rows among some rows, on the CPU, and the failures of the other rows."""
 
     rows: Int[ndarray, " B"]
     values: Float[Tensor, "B ..."]
@@ -53,7 +53,7 @@ class Encoded(NamedTuple):
 
 
 class Parts:
-    """Rows 0 to num_rows - 1 in files of `rows_per_part`, each whole or absent. The caller of `fill` holds `folder`."""
+    """Rows 0 to num_rows - 1 in files of `rows_per_part` rows, each whole or absent. The caller of `fill` must own `folder`."""
 
     def __init__(self, folder: Path, num_rows: int, rows_per_part: int) -> None:
         self.folder, self.num_rows, self.rows_per_part = folder, num_rows, rows_per_part
@@ -71,7 +71,7 @@ class Parts:
         return [self.file(number).name for number in range(len(self))]
 
     def missing(self) -> list[int]:
-        """Return the rows of the parts that are absent or not whole."""
+        """Return the rows of parts that are absent or incomplete."""
         return [
             row
             for number in range(len(self))
@@ -83,22 +83,20 @@ class Parts:
         return range(number * self.rows_per_part, min((number + 1) * self.rows_per_part, self.num_rows))
 
     def fill(self, work: Iterable[Encoded], title: str, max_bad_share: float) -> None:
-        """Write each part as soon as its last row is there. `work` yields the missing rows in ascending order."""
-        num_before = num_done = self.num_rows - len(self.missing())
-        bad, progress = (
-            BadSamples(max_bad_share, "left out"),
-            Progress(title, "videos", self.num_rows, num_before, bar=False),
-        )
+        """Write each part as soon as its last row is computed. work: yields the missing rows in ascending order."""
+        num_done = self.num_rows - len(self.missing())
+        bad = BadSamples(max_bad_share, "left out")
+        progress = Progress(title, "videos", self.num_rows, num_done, bar=False)
         pieces: dict[int, list[Encoded]] = {}
         for batch in work:
             bad.add(batch.unreadable.values(), len(batch.rows))
             bad.check()
             num_done += len(batch.rows) + len(batch.unreadable)
             progress.show(num_done, bad.num_bad)
-            came = [*batch.rows.tolist(), *batch.unreadable]
-            for number in sorted({row // self.rows_per_part for row in came}):
+            rows = [*batch.rows.tolist(), *batch.unreadable]
+            for number in sorted({row // self.rows_per_part for row in rows}):
                 pieces.setdefault(number, []).append(_choose(batch, self._rows_of(number)))
-            for number in [n for n in pieces if self._rows_of(n)[-1] <= max(came)]:
+            for number in [n for n in pieces if self._rows_of(n)[-1] <= max(rows)]:
                 self._write(number, pieces.pop(number))
 
     def _write(self, number: int, pieces: Sequence[Encoded]) -> None:
@@ -113,7 +111,7 @@ class Parts:
             save_file(tensors, draft, {"unreadable": json.dumps(unreadable)})
 
     def read(self) -> Iterator[Encoded]:
-        """Yield the parts in their order. Values are mapped from the file, not read before they are used."""
+        """Yield the parts in order. Values are mapped from the file and read only when they are used."""
         for number in range(len(self)):
             with safe_open(self.file(number), "pt") as file:
                 yield Encoded(
@@ -129,7 +127,7 @@ def _read_unreadable(part: Any) -> dict[int, Failure]:
 
 
 def is_whole(file: Path, rows: range) -> bool:
-    """Return whether a part is there with all of its rows; one that is damaged is computed again."""
+    """Return True if a part has all of its rows. Damaged parts are computed again."""
     if not file.is_file():
         return False
     try:
@@ -150,8 +148,7 @@ def _choose(encoded: Encoded, rows: range) -> Encoded:
 
 
 def encode_clips(encoder: Encoder, batches: Iterable[ClipBatch], config: DataConfig, pooling: str) -> Iterator[Encoded]:
-    """Yield the features of batches: tokens in fp16, which is finer than the bf16 they are computed in on a GPU; all
-    others in fp32."""
+    """Yield the features of batches: tokens in fp16 (a GPU computes them in bf16, which is coarser), others in fp32."""
     for batch in batches:
         values = torch.zeros(0)
         if len(batch.rows):
@@ -162,8 +159,8 @@ def encode_clips(encoder: Encoder, batches: Iterable[ClipBatch], config: DataCon
 def cached_features(
     folder: Path, encoder: Encoder, source: Source, config: PretrainConfig, pooling: str, rows_per_part: int = 0
 ) -> Features:
-    """Return the features of a whole source; those in `folder` are not computed again. The encoder is on its device,
-    in eval mode."""
+    """Return the features of a whole source, from `folder` if they are there. The encoder must be on its device, in eval
+    mode."""
     stored = "space" if pooling in FROM_SPACE else pooling
     parts, key = cached_parts(folder, encoder, source, config, stored, rows_per_part)
     found = list(parts.read())
@@ -186,7 +183,7 @@ def cached_features(
 def cached_parts(
     folder: Path, encoder: Encoder, source: Source, config: PretrainConfig, pooling: str, rows_per_part: int = 0
 ) -> tuple[Parts, str]:
-    """Return all parts, after computing the missing ones, and their KEY."""
+    """Compute the missing parts, and return all parts with their KEY."""
     check_pooling(encoder, pooling)
     settings = describe(encoder, source, config, pooling)
     key = key_of(settings)
@@ -203,24 +200,24 @@ def cached_parts(
 
 
 def find_older_parts(folder: Path) -> list[str] | None:
-    """Return the files of features of before there were marks; None if the folder is anything else."""
+    """Return the files of a cache written before marks existed; None if the folder is anything else."""
     return all_names(folder, KEY_FILE, "part-*.safetensors", ".part-*.safetensors.*", ".key.json.draft")
 
 
 def check_pooling(encoder: Encoder, pooling: str) -> None:
-    """Raise UserError if the encoder has no such features."""
+    """Raise UserError if the encoder cannot give these features."""
     num_latents = encoder.num_tokens + (encoder.cls_token is not None)
     pool(torch.zeros(1, num_latents, 1), encoder.grid, pooling)
 
 
 def rows_that_fit(encoder: Encoder, pooling: str) -> int:
-    """Return the rows of a part: an interruption loses at most these, and tokens of one part are held in memory."""
+    """Return the number of rows in a part. An interruption loses at most one part, and one part of tokens is in memory."""
     num_bytes = 2 * encoder.num_tokens * encoder.width if pooling == "tokens" else 1
     return max(CLIPS_PER_BATCH, min(ROWS_PER_PART, BYTES_PER_PART // num_bytes))
 
 
 def describe(encoder: Encoder, source: Source, config: PretrainConfig, pooling: str) -> dict[str, Any]:
-    """Return everything that the features of a source depend on."""
+    """Return all inputs of the features of a source."""
     device = next(encoder.parameters()).device
     rule = {} if config.data.rule == "even" else {"rule": config.data.rule}
     return {
@@ -240,7 +237,7 @@ def key_of(settings: dict[str, Any]) -> str:
 
 
 def hash_weights(encoder: Encoder, config: PretrainConfig) -> str:
-    """Return a hash of every weight by name, and of the settings that the weights do not show."""
+    """Return a hash of all weights by name, and of the settings that the weights do not show."""
     model = config.model
     shape = [model.tubelet, model.patch_px, model.positions, resolve_size(model).num_heads]
     found = hashlib.sha256(json.dumps(shape).encode())

@@ -1,4 +1,4 @@
-"""Test clips of a set, read by loader processes. Samples that cannot be read are named, counted and left out."""
+"""Read the test clips of a set in loader processes. Unreadable samples are named, counted and left out."""
 
 import dataclasses
 import logging
@@ -22,11 +22,11 @@ from hpm_video.types import Failure
 
 log = logging.getLogger("hpm_video")
 CLIPS_PER_BATCH = 16
-PADDING = -1  # place of a key that only fills its batch
+PADDING = -1  # place of a key that pads its batch
 
 
 class ClipBatch(NamedTuple):
-    """The clips of some rows that could be read, and why the others could not."""
+    """The clips of the readable rows among some rows, and the failures of the other rows."""
 
     rows: Int[ndarray, " B"]
     clip: UInt8[Tensor, "B C T H W"]
@@ -35,9 +35,9 @@ class ClipBatch(NamedTuple):
 
 
 class ListedClips(ClipDataset):
-    """Middle frames of the segments (or the middle of the video), middle crop. Keys are (row, place in the list).
+    """Clips with the middle frames of the segments (or the middle of the video) and a center crop. Keys are (row, place).
 
-    Nothing is replaced: a row that cannot be read gives a black clip, whose sample says -1 - row.
+    No video is replaced: an unreadable row gives a black clip with the sample number -1 - row.
     """
 
     def __init__(self, source: Source, config: DataConfig) -> None:
@@ -61,7 +61,7 @@ class ListedClips(ClipDataset):
 
 
 class RowOrder(StepSampler):
-    """These rows once, in this order; the last batch is filled up with padding."""
+    """Yield these rows once, in this order. The last batch is padded."""
 
     def __init__(self, rows: Sequence[int], batch_size: int) -> None:
         self.listed, self.micro, self.num_given = rows, batch_size, 0
@@ -98,7 +98,7 @@ def read_clips(dataset: ListedClips, rows: Sequence[int], batch_size: int = CLIP
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clips:
-    """Clips of a small set, in memory; rows in the order of `paths`."""
+    """Clips of a small set in memory, in the order of `paths`."""
 
     clip: UInt8[Tensor, "n C T H W"]
     labels: Int[ndarray, " n"]
@@ -108,8 +108,8 @@ class Clips:
 
 
 def load_clips(source: Source, config: DataConfig, rows: Sequence[int] | None = None) -> Clips:
-    """Return all test clips, or those of some rows. Raises UserError if none can be read. The global generators stay
-    as they are."""
+    """Return the test clips of all rows, or of these. Raises UserError if none can be read. Global random generators keep
+    their state."""
     rows = range(len(source)) if rows is None else rows
     bad = BadSamples(config.max_bad_share, "left out")
     clips, kept, labels, failures = [], [], [], list[Failure]()
@@ -123,7 +123,7 @@ def load_clips(source: Source, config: DataConfig, rows: Sequence[int] | None = 
             labels.append(batch.label)
     if not kept:
         raise UserError(
-            f"none of the {len(rows)} samples of {source.source} could be read; hpm-video scan FOLDER says why"
+            f"none of the {len(rows)} samples of {source.source} could be read. Try: hpm-video scan FOLDER, which reports the reasons"
         )
     return Clips(
         clip=torch.cat(clips),

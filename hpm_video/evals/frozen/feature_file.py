@@ -1,4 +1,4 @@
-"""Features of any videos in one file, for work with other tools: `hpm-video features`."""
+"""Write the features of any videos to one file for other tools: `hpm-video features`."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ FORMAT, TIMES = "hpm-video features 1", "times.jsonl"
 
 
 class Planned(NamedTuple):
-    """A clip to be read: which frames of which video, and when they are shown."""
+    """A clip to read: the number of its video, its frames and their times."""
 
     video: int
     frames: Int[ndarray, " T"]
@@ -62,7 +62,7 @@ class Planned(NamedTuple):
 
 
 class PlannedClips(ListedClips):
-    """Row k is clip k of the plan."""
+    """Planned clips: row k is clip k of the plan."""
 
     def __init__(self, plan: Sequence[Planned], names: Sequence[str], config: DataConfig) -> None:
         rows = [Row(names[clip.video]) for clip in plan]
@@ -79,7 +79,7 @@ class PlannedClips(ListedClips):
         return Sample(self.transform(frames, np.random.default_rng(0)), -1, row, ())
 
     def _choose(self, row: int, num_available: int) -> Int[ndarray, " T"]:
-        """Return the planned frames; a file may give fewer frames than it has packets."""
+        """Return the planned frames. A file can have fewer frames than packets."""
         return np.minimum(self.plan[row].frames, num_available - 1)
 
 
@@ -94,38 +94,33 @@ def write_features(  # noqa: PLR0913
     """Compute features of videos, write them to `out` (.npz or .safetensors, see LAYOUT), and return a description.
     Raises UserError.
 
-    Until all are computed they lie in OUT.parts, from which an interrupted call resumes.
+    OUT.parts holds the features until all are computed; an interrupted call resumes from there.
     """
     check_out(out)
     if stride_s is not None and not windows:
-        raise UserError("--stride-s: only windows have a stride; expected --windows too")
+        raise UserError("--stride-s: only windows have a stride. Try: add --windows")
     names = list_videos(videos)
     config, encoder = load_encoder(run)
     encoder = encoder.to(find_device()).eval()
     check_pooling(encoder, pooling)
     with own_folder(out.with_name(out.name + ".parts"), "hpm-video features", find_older_work) as own:
-        told = _write_features(own, names, out, (config, encoder), pooling, windows, stride_s)
+        description = _write_features(own, names, out, (config, encoder), pooling, windows, stride_s)
         own.discard()
-    return told
+    return description
 
 
 def check_out(out: Path) -> None:
-    """Raise UserError if `out` cannot become a file of features without the loss of another file."""
+    """Raise UserError if `out` has another suffix, or is a file of something else."""
     if out.suffix not in (".npz", ".safetensors"):
         raise UserError(f"{out}: expected a file that ends with .npz or .safetensors")
     if out.is_symlink() or (os.path.lexists(out) and read_metadata(out).get("format") != FORMAT):
-        kind = (
-            "a link"
-            if out.is_symlink()
-            else "a folder"
-            if out.is_dir()
-            else "a file that hpm-video features did not write"
-        )
+        kind = "a folder" if out.is_dir() else "a file that hpm-video features did not write"
+        kind = "a link" if out.is_symlink() else kind
         raise UserError(f"{out} is {kind}; expected features of an earlier run, or nothing there. Try: another --out")
 
 
 def find_older_work(folder: Path) -> list[str] | None:
-    """Return the files of an interrupted call of before there were marks; None if the folder is anything else."""
+    """Return the files of an interrupted call written before marks existed; None if the folder is anything else."""
     key = "[0-9a-f]" * 24
     return all_names(folder, TIMES, f"{key}/part-*.safetensors", f"{key}/.part-*.safetensors.*")
 
@@ -161,7 +156,7 @@ def _write_features(  # noqa: PLR0913
         log.warning("unreadable, left out: %s: %s", failure.path, failure.reason)
     metadata = describe(encoder, config, records, plan, pooling) | {"windows": windows, "stride_s": stride_s}
     if read_metadata(out).get("key") == metadata["key"]:
-        return f"{out} is there already, with these features of these videos\n"
+        return f"{out} already holds these features of these videos\n"
     if not plan:
         raise UserError(f"none of the {len(names)} videos could be read; the first: {bad[0].path}: {bad[0].reason}")
     parts = Parts(own.path / metadata["key"], len(plan), rows_that_fit(encoder, pooling))
@@ -174,7 +169,7 @@ def _write_features(  # noqa: PLR0913
 
 
 def list_videos(given: Sequence[Path]) -> list[str]:
-    """Return the given files, and the videos in given folders and below; each once. Raises UserError."""
+    """Return the given files, and the videos in given folders and their subfolders, each once. Raises UserError."""
     found: list[str] = []
     for path in given:
         found += [str(path / name) for name in list_folder(path)] if path.is_dir() else [str(path)]
@@ -184,12 +179,12 @@ def list_videos(given: Sequence[Path]) -> list[str]:
 def plan_clips(
     video: int, record: Record, config: DataConfig, windows: bool, stride_s: float | None = None
 ) -> list[Planned]:
-    """Return the clips of each video; none for a video that cannot be read."""
+    """Return the clips of a video; none if it cannot be read."""
     if "reason" in record:
         return []
     times = np.array(record["times_s"]) if "times_s" in record else np.arange(record["num_frames"]) * record["step_s"]
     if config.fps is not None:
-        count = min(count_at(times, config.fps), config.max_frames)  # of a longer one the reader says so
+        count = min(count_at(times, config.fps), config.max_frames)  # the reader reports longer videos
         times = np.arange(int(count)) / config.fps
     if not windows:
         chosen = [sample_frames(config.sampling, len(times), config, None)]
@@ -201,7 +196,7 @@ def plan_clips(
 def choose_windows(
     times_s: Float[ndarray, " frames"], num_frames: int, stride: int, stride_s: float | None
 ) -> list[Int[ndarray, " T"]]:
-    """Return the frames of each window that fits; at least one window."""
+    """Return the frames of each window that fits into the video; at least one window."""
     spare = len(times_s) - ((num_frames - 1) * stride + 1)
     if spare < 0:
         return [sample_dense(len(times_s), num_frames, stride, None)]
@@ -209,14 +204,14 @@ def choose_windows(
         starts = np.arange(0, spare + 1, num_frames * stride)
     else:
         wanted = np.arange(0, times_s[spare] + 1e-6, stride_s)
-        starts = np.unique(np.searchsorted(times_s, wanted - 1e-6))  # of a low rate, several are one frame
+        starts = np.unique(np.searchsorted(times_s, wanted - 1e-6))  # at a low frame rate, several times share a frame
     return [start + np.arange(num_frames) * stride for start in starts]
 
 
 def describe(
     encoder: Encoder, config: PretrainConfig, records: list[Record], plan: list[Planned], pooling: str
 ) -> dict[str, Any]:
-    """Return everything that the features depend on, and its hash."""
+    """Return all inputs of the features, with their hash."""
     found = hashlib.sha256(json.dumps(records, sort_keys=True).encode())
     for clip in plan:
         found.update(clip.frames.tobytes())
@@ -248,7 +243,9 @@ def _merge(parts: Parts, plan: list[Planned], encoder: Encoder, metadata: dict[s
     }
     write_file(out, tensors, metadata)
     shape = list(tensors["features"].shape)
-    return f"wrote {out}: features {shape}, of {len(set(tensors['video'].tolist()))} videos; {len(bad)} unreadable\n"
+    return (
+        f"wrote {out}: features {shape}, of {len(set(tensors['video'].tolist())):,} videos; {len(bad):,} unreadable\n"
+    )
 
 
 def write_file(out: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
@@ -263,7 +260,7 @@ def write_file(out: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) 
 
 
 def read_metadata(file: Path) -> dict[str, Any]:
-    """Return the metadata of a file of `write_file`; {} for any other file."""
+    """Return the metadata of a file that `write_file` wrote; {} for any other file."""
     if not file.is_file():
         return {}
     try:
@@ -273,6 +270,6 @@ def read_metadata(file: Path) -> dict[str, Any]:
         else:
             with safe_open(file, "pt") as tensors:
                 found = parse_json((tensors.metadata() or {})["hpm_video"])
-    except Exception:  # each way to be another file has a type of its own: of zipfile, zlib, numpy, safetensors
+    except Exception:  # other files raise many types of error: of zipfile, zlib, numpy, safetensors
         return {}
     return found if isinstance(found, dict) else {}

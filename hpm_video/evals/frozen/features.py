@@ -1,4 +1,4 @@
-"""Features of a frozen encoder, one row for each video."""
+"""Compute features of a frozen encoder, one row for each video."""
 
 import contextlib
 from contextlib import AbstractContextManager
@@ -19,27 +19,27 @@ from hpm_video.models.encoder import Encoder
 from hpm_video.models.student import build_student
 from hpm_video.types import Failure
 
-POOLINGS = {  # shape of the features of a clip, and what they are
+POOLINGS = {  # shape and meaning of the features of a clip; these texts are part of the key of a feature file
     "mean": "[D] mean over all tokens",
     "space": "[t, D] mean over the places of each time step",
     "motion": "[t, D] the same, less its mean over time: what does not change within the clip is taken away",
     "tokens": "[t, h, w, D] every token",
     "cls": "[D] the class token, of a model that has one",
 }
-FROM_SPACE = ("mean", "motion")  # what can be computed from `space`, so that one pass over the videos serves all three
+FROM_SPACE = ("mean", "motion")  # computed from `space`, so that one pass over the videos gives all three
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Rows in the order of `paths`; videos that could not be read are in `failures` instead."""
+    """Features in the order of `paths`. Unreadable videos are in `failures` instead."""
 
     values: Float[ndarray, "n F"]
     labels: Int[ndarray, " n"]
     paths: list[str]
     classes: list[str]
     failures: list[Failure]
-    groups: list[str] = field(default_factory=list)  # "" where nothing is known; [] as well
-    key: str = ""  # of the cache they were read from
+    groups: list[str] = field(default_factory=list)  # "" or [] if unknown
+    key: str = ""  # of the cache
 
 
 def find_device() -> torch.device:
@@ -59,10 +59,10 @@ def autocast(device: torch.device) -> AbstractContextManager:
 
 @torch.no_grad()
 def encode(encoder: Encoder, clip: UInt8[Tensor, "B C T H W"], config: DataConfig) -> Float[Tensor, "B L D"]:
-    """Return all tokens, every one visible, in fp32 on the encoder's device. With a class token L = 1 + N and it comes
-    first.
+    """Return all tokens (none masked), in fp32 on the encoder's device. If there is a class token, it is first and
+    L = 1 + N.
 
-    Raises UserError for clips of another size than the encoder's, or that are not uint8.
+    Raises UserError if the clips are not uint8, or do not have the encoder's size.
     """
     device = next(encoder.parameters()).device
     with autocast(device):
@@ -70,7 +70,7 @@ def encode(encoder: Encoder, clip: UInt8[Tensor, "B C T H W"], config: DataConfi
 
 
 def pool(latent: Float[Tensor, "B L D"], grid: Grid, pooling: str) -> Float[Tensor, "B ..."]:
-    """Pool tokens as POOLINGS says. Raises UserError."""
+    """Pool tokens as POOLINGS describes. Raises UserError."""
     num_tokens = grid[0] * grid[1] * grid[2]
     if pooling not in POOLINGS:
         raise UserError(f"pooling: '{pooling}'; expected one of {', '.join(POOLINGS)}")
@@ -85,21 +85,21 @@ def pool(latent: Float[Tensor, "B L D"], grid: Grid, pooling: str) -> Float[Tens
 
 
 def from_space(values: Float[Tensor, "B t D"], pooling: str) -> Float[Tensor, "B ..."]:
-    """Turn features pooled by space into mean, space or motion."""
+    """Return mean, space or motion features, computed from space features."""
     if pooling == "mean":
         return values.mean(1)
     return values - values.mean(1, keepdim=True) if pooling == "motion" else values
 
 
 def default_pooling(config: PretrainConfig) -> str:
-    """Return motion; mean for a model with one time step, which would have no motion."""
+    """Return motion, or mean for a model with a single time step."""
     return "motion" if Geometry.of(config).grid[0] > 1 else "mean"
 
 
 def extract_features(
     encoder: Encoder, clips: Clips, config: DataConfig, pooling: str = "motion", batch_size: int = CLIPS_PER_BATCH
 ) -> Features:
-    """Return the features of clips in memory; see `hpm_video.evals.frozen.cache` for sets that do not fit."""
+    """Return the features of clips in memory. For sets that do not fit, see `hpm_video.evals.frozen.cache`."""
     was_training = encoder.training
     encoder.eval()
     rows = [pool(encode(encoder, c, config), encoder.grid, pooling).flatten(1) for c in clips.clip.split(batch_size)]
@@ -120,6 +120,5 @@ def open_clips(config: PretrainConfig) -> tuple[Clips, Clips]:
 
 
 def first_weights(config: PretrainConfig) -> Encoder:
-    """Return the encoder at its random initialisation, as training with this configuration starts: the untrained
-    control."""
+    """Return the encoder at the random initialisation of a training with this configuration: the untrained control."""
     return build_student(config).encoder

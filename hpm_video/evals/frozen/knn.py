@@ -1,4 +1,4 @@
-"""k nearest neighbours by cosine, with the weighted vote of DINO (arXiv 2104.14294, after arXiv 1805.01978)."""
+"""Classify by k nearest neighbours (cosine), with the weighted vote of DINO (arXiv 2104.14294, from arXiv 1805.01978)."""
 
 import numpy as np
 import torch
@@ -8,13 +8,13 @@ from torch.nn.functional import normalize
 
 from hpm_video.evals.frozen.features import find_device
 
-ROWS = 1024  # test rows compared at one time
+ROWS = 1024  # test rows compared at a time
 
 
 def standardise(
     train: Float[ndarray, "n F"], test: Float[ndarray, "m F"]
 ) -> tuple[Float[ndarray, "n F"], Float[ndarray, "m F"]]:
-    """Give each feature zero mean and unit variance over the *training* rows; features that never vary become 0."""
+    """Scale each feature to zero mean and unit variance over the *training* rows. Constant features become 0."""
     mean, std = train.mean(0), train.std(0)
     scale = np.where(std > 1e-8, std, np.inf)
     return (train - mean) / scale, (test - mean) / scale
@@ -27,11 +27,11 @@ def count_votes(
     num_neighbours: int = 20,
     temperature: float = 0.07,
 ) -> Float[ndarray, "m K"]:
-    """Return the votes for each class 0 to max(labels): a test row's nearest training rows vote with weight exp(cosine
-    / temperature).
+    """Return the votes for each class 0 to max(labels): the nearest training rows of a test row vote with the weight
+    exp(cosine / temperature).
 
-    Departure from DINO, which divides by the length only: features are standardised with the training rows first.
-    Features of masked autoencoders share a large mean, next to which all cosines are near 1.
+    Departure from DINO, which only divides by the length: features are first standardised with the training rows.
+    Features of masked autoencoders share a large mean; without this step all cosines are near 1.
     """
     device = find_device()
     x, q = (normalize(torch.from_numpy(v).float().to(device), dim=1) for v in standardise(train, test))
@@ -39,5 +39,5 @@ def count_votes(
     votes = torch.zeros(len(test), int(labels.max()) + 1, device=device)
     for part, count in zip(q.split(ROWS), votes.split(ROWS), strict=True):
         cosine, nearest = (part @ x.T).topk(min(num_neighbours, len(train)))  # [ROWS, k]
-        count.scatter_add_(1, classes[nearest], ((cosine - 1) / temperature).exp())  # - 1: never overflows
+        count.scatter_add_(1, classes[nearest], ((cosine - 1) / temperature).exp())  # - 1 prevents overflow
     return votes.cpu().numpy()

@@ -1,4 +1,4 @@
-"""kNN during pretraining: a cheap sign of better features, which the loss does not give."""
+"""Measure kNN accuracy during pretraining: a cheap sign of better features, which the loss does not give."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,10 +18,10 @@ Measure = Callable[[nn.Module, int], dict[str, float]]  # (student or encoder, s
 
 
 class KnnMonitor:
-    """kNN accuracy of the features of some labelled clips, which are decoded once and kept as uint8.
+    """Measure the kNN accuracy on labelled clips, which are decoded once and kept as uint8.
 
-    Draws nothing from a global generator, and leaves modes and weights as they are. Under ZeRO-3 the forward pass is
-    collective: all ranks call it at the same step.
+    It draws nothing from global random generators and changes neither modes nor weights. Under ZeRO-3 the forward pass is
+    collective: all ranks must call it at the same step.
     """
 
     def __init__(self, config: PretrainConfig, train: Clips, validation: Clips) -> None:
@@ -30,14 +30,13 @@ class KnnMonitor:
 
     def __call__(self, module: nn.Module, step: int) -> dict[str, float]:
         encoder: Any = getattr(module, "encoder", module)
-        seen, asked = (extract_features(encoder, c, self.data, self.pooling) for c in (self.train, self.validation))
-        votes = count_votes(seen.values, seen.labels, asked.values)
-        return {"held_out/knn": Answers(scores=votes, labels=asked.labels).accuracy()}
+        train, test = (extract_features(encoder, c, self.data, self.pooling) for c in (self.train, self.validation))
+        votes = count_votes(train.values, train.labels, test.values)
+        return {"held_out/knn": Answers(scores=votes, labels=test.labels).accuracy()}
 
 
 def make_knn_monitor(config: PretrainConfig, num_clips: int) -> Measure | None:
-    """Return a monitor on at most num_clips labelled clips of the training split, and as many of the validation split,
-    drawn by the seed.
+    """Return a monitor with up to num_clips labelled clips of each split (training and validation), drawn by the seed.
 
     Return None if the data has no labels or no validation split, or if the drawn clips have a single class.
     """

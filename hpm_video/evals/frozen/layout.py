@@ -1,4 +1,4 @@
-"""The layout of a file of features, for the help of `hpm-video features` and for the file itself."""
+"""Describe the layout of a feature file: for the help of `hpm-video features`, and for the key in the file."""
 
 LAYOUT = """The file holds one row for each clip, R in all, a video's rows one after the other:
 

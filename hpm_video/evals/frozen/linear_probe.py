@@ -1,9 +1,8 @@
-"""The linear probe: L2-regularised logistic regression on standardised features.
+"""Fit a linear probe: L2-regularised logistic regression on standardised features.
 
-One implementation for all sizes: the objective of scikit-learn's LogisticRegression, to its optimum, by L-BFGS over the
-whole set, on the device of the encoder. A probe that is trained by minibatches has a learning rate, a schedule and a
-batch size beside its regularisation; the optimum has none of them, so the only thing to choose is C. Sets that do not fit
-the device's memory give the same sums, row block by row block.
+It minimises the objective of scikit-learn's LogisticRegression by L-BFGS over the whole set, on the encoder's device.
+Training by minibatches would need a learning rate, a schedule and a batch size; the optimum depends on C alone. Sets that
+do not fit into device memory are summed in blocks of rows, with the same result.
 """
 
 from collections.abc import Sequence
@@ -20,14 +19,14 @@ from hpm_video.evals.frozen.features import find_device
 from hpm_video.evals.frozen.knn import standardise
 from hpm_video.evals.metrics import Answers
 
-GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C: less is more regularisation
-HELD_BACK = 0.2  # share of the training features on which C is chosen
+GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # values of C: a smaller C regularises more
+HELD_BACK = 0.2  # share of the training rows that choose C
 ROWS_PER_BLOCK = 32768
-MAX_ROUNDS = 300  # enough to score; weak regularisation may be a little off its optimum then
+MAX_ROUNDS = 300  # enough for scores; with weak regularisation the optimum may not be quite reached
 
 
 class Linear(NamedTuple):
-    """Class scores are values @ weight + bias."""
+    """A linear classifier: scores = values @ weight + bias."""
 
     weight: Float[ndarray, "F K"]
     bias: Float[ndarray, " K"]
@@ -39,7 +38,7 @@ class Linear(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """A fitted linear probe: class scores of the test rows, the chosen C, held-back accuracy of each C."""
+    """A fitted linear probe: class scores of the test rows, the best C, and the held-back accuracy of each C."""
 
     scores: Float[ndarray, "m K"]
     C: float
@@ -53,12 +52,10 @@ def linear_probe(
     seed: int = 0,
     groups: Sequence[str] = (),
 ) -> Probe:
-    """Fit a linear probe. C is chosen on held-back training rows (the smallest of equals), then all rows are fitted.
-    Test rows have no say."""
-    held_back = try_grid(train, labels, seed, groups)
-    C = (
-        max(held_back, key=lambda c: (held_back[c], -c)) if held_back else 1.0
-    )  # one row per class: nothing to choose with
+    """Fit a linear probe. Held-back training rows choose C (the smallest one if several are best), then all training rows
+    are fitted. Test rows choose nothing."""
+    held_back = try_grid(train, labels, seed, groups)  # {} if each class has one row
+    C = max(held_back, key=lambda c: (held_back[c], -c), default=1.0)
     x, x_test = standardise(train, test)
     return Probe(fit_logistic(x, labels, C).scores(x_test), C, held_back)
 
@@ -66,7 +63,7 @@ def linear_probe(
 def try_grid(
     train: Float[ndarray, "n F"], labels: Int[ndarray, " n"], seed: int = 0, groups: Sequence[str] = ()
 ) -> dict[float, float]:
-    """Return the accuracy on held-back rows of each C. Each fit starts where the one before ended."""
+    """Return the accuracy of each C on held-back rows. Each fit starts from the previous one."""
     back = hold_back(labels, HELD_BACK, seed, groups)
     if not back.any():
         return {}
@@ -79,10 +76,10 @@ def try_grid(
 
 
 def fit_logistic(x: Float[ndarray, "n F"], labels: Int[ndarray, " n"], C: float, start: Linear | None = None) -> Linear:
-    """Return the minimum of mean(cross entropy) + |weight|^2 / (2 C n). Classes without a row never score.
+    """Return the minimum of mean(cross entropy) + |weight|^2 / (2 C n). Classes without a row have score -inf.
 
-    Two classes are one weight vector for scikit-learn, here two opposite ones, whose squares sum to half: they are
-    weighed twice.
+    For two classes scikit-learn has one weight vector; here there are two opposite ones with half of its square in sum.
+    So their penalty is doubled.
     """
     present, target = np.unique(labels, return_inverse=True)
     device, count = find_device(), len(x)
@@ -100,8 +97,8 @@ def fit_logistic(x: Float[ndarray, "n F"], labels: Int[ndarray, " n"], C: float,
         optimizer.zero_grad()
         total = decay / 2 * weight.square().sum()
         total.backward()
-        for block, wanted in blocks:
-            part = cross_entropy(block.to(device) @ weight + bias, wanted.to(device), reduction="sum") / count
+        for block, classes in blocks:
+            part = cross_entropy(block.to(device) @ weight + bias, classes.to(device), reduction="sum") / count
             part.backward()
             total = total.detach() + part.detach()
         return total
@@ -116,7 +113,7 @@ def fit_logistic(x: Float[ndarray, "n F"], labels: Int[ndarray, " n"], C: float,
 
 
 def _split(values: ndarray, device: torch.device) -> Sequence[Tensor]:
-    """Return blocks of rows, on the device if they take less than half of its free memory."""
+    """Return blocks of rows; on a GPU if they take less than half of its free memory."""
     whole = torch.from_numpy(np.ascontiguousarray(values, np.float32 if values.dtype.kind == "f" else np.int64))
     if device.type == "cuda" and whole.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
         whole = whole.to(device)
@@ -124,10 +121,9 @@ def _split(values: ndarray, device: torch.device) -> Sequence[Tensor]:
 
 
 def hold_back(labels: Int[ndarray, " n"], share: float, seed: int, groups: Sequence[str] = ()) -> Bool[ndarray, " n"]:
-    """Return True for about `share` of the rows of each class, always leaving one; a class of two or more gives at
-    least one.
+    """Return True for about `share` of the rows of each class. Each class keeps a row, and gives one if it has two or more.
 
-    If each row has a group, groups are held back whole, as long as each class keeps a row and the share is not passed.
+    If all rows have a group, whole groups are held back, as long as each class keeps a row and `share` is not exceeded.
     """
     generator = np.random.default_rng(seed)
     back = np.zeros(len(labels), dtype=bool)

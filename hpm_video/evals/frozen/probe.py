@@ -1,7 +1,7 @@
-"""Scores of a frozen encoder: nearest neighbours, linear probe, attentive probe, all fitted on training videos only.
+"""Score a frozen encoder by kNN, a linear probe or an attentive probe, all fitted on training videos only.
 
-Each is written to RUN/scores/HEAD-POOLING-KEY.json, KEY being that of the test features, so that other weights or other
-data never overwrite it.
+Each score is written to RUN/scores/HEAD-POOLING-KEY.json. KEY is the key of the test features, so other weights or data
+never overwrite a score.
 """
 
 import dataclasses
@@ -36,13 +36,13 @@ from hpm_video.runs.settings import check_overrides, load_run_config
 from hpm_video.weights.load import load_encoder
 
 log = logging.getLogger("hpm_video")
-MAX_CACHE_GIB = 50.0  # of tokens on disk
-PROBE_SEED = 0  # of what the linear probe holds back to choose its C
+MAX_CACHE_GIB = 50.0  # most disk space for tokens
+PROBE_SEED = 0  # seed of the rows that the linear probe holds back to choose C
 Record = dict[str, Any]
 
 
 class Evaluation(NamedTuple):
-    """A frozen encoder (on its device, in eval mode) and the labelled set it is scored on."""
+    """A frozen encoder (on its device, in eval mode) and the labelled set that scores it."""
 
     run: Path
     config: PretrainConfig
@@ -53,7 +53,7 @@ class Evaluation(NamedTuple):
 
 
 def open_evaluation(run: Path, overrides: Sequence[str]) -> Evaluation:
-    """Open a run's encoder with its own data set or another (data.root=DIR). Raises UserError."""
+    """Open a run's encoder with its own data set, or with another (data.root=DIR). Raises UserError."""
     check_overrides(overrides, "data.*")
     encoder, config = load_encoder(run)[1], load_run_config(run, overrides)
     grid = Geometry.of(config).grid
@@ -65,7 +65,7 @@ def open_evaluation(run: Path, overrides: Sequence[str]) -> Evaluation:
 
 
 def score_run(run: Path, overrides: Sequence[str], pooling: str | None = None) -> dict[str, float]:
-    """Return kNN and linear probe in one table; each is also written as a file."""
+    """Return the scores of kNN and linear probe together; each is also written to its file."""
     evaluation = open_evaluation(run, overrides)
     knn, linear = score_both(evaluation, pooling)
     together = {"knn": knn["top1"], "linear": linear["top1"], "linear_C": linear["chosen"]["C"]}
@@ -73,7 +73,7 @@ def score_run(run: Path, overrides: Sequence[str], pooling: str | None = None) -
 
 
 def score_features(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
-    """Return the accuracies in 0..1 of both classifiers, chance (the share of the most frequent test class), and the
+    """Return the accuracies of kNN and linear probe in 0..1, chance (the share of the most frequent test class), and the
     counts."""
     check_labels(train, test)
     votes = count_votes(train.values, train.labels, test.values)
@@ -121,7 +121,7 @@ def _score_linear(evaluation: Evaluation, train: Features, test: Features, pooli
 def score_attentive(
     evaluation: Evaluation, epochs: int = attentive.EPOCHS, max_cache_gib: float = MAX_CACHE_GIB, seed: int = 0
 ) -> Record:
-    """Score by the attentive probe: the head that does best on held-back training videos answers the test videos.
+    """Score by the attentive probe: the head that is best on held-back training videos classifies the test videos.
     Raises UserError."""
     folder, config = evaluation.run / "features", evaluation.config
     train, test = (
@@ -144,7 +144,7 @@ def score_attentive(
 
 
 def _as_features(tokens: TokenDataset, source: Source) -> Features:
-    """Return what a token data set knows beside its tokens."""
+    """Return a token data set without its tokens, as features of width 0."""
     rows = tokens.readable.tolist()
     return Features(
         values=np.zeros((len(rows), 0), np.float32),
@@ -161,7 +161,7 @@ def _read_features(evaluation: Evaluation, pooling: str | None) -> tuple[Feature
     pooling, folder = pooling or default_pooling(evaluation.config), evaluation.run / "features"
     if pooling == "tokens":
         raise UserError(
-            "pooling: tokens; kNN and linear probe need one row for each clip: expected mean, space, motion or cls"
+            "pooling: tokens; expected mean, space, motion or cls: kNN and linear probe need one row for each clip"
         )
     train, test = (
         cached_features(folder, evaluation.encoder, s, evaluation.config, pooling)
@@ -172,7 +172,7 @@ def _read_features(evaluation: Evaluation, pooling: str | None) -> tuple[Feature
 
 
 def measure(scores: Float[ndarray, "m K"], labels: Int[ndarray, " m"]) -> Record:
-    """Return accuracies in 0..1 (`score_answers`), the standard error of top1, and if it is at chance."""
+    """Return accuracies in 0..1 (`score_answers`), the standard error of top1, and `at_chance`."""
     found, count = score_answers(Answers(scores=scores, labels=labels)), len(labels)
     top1, chance = found["top1"], found["chance"]
     found |= {"standard_error": standard_error(top1, count), "at_chance": is_at_chance(top1, chance, count)}
@@ -180,12 +180,12 @@ def measure(scores: Float[ndarray, "m K"], labels: Int[ndarray, " m"]) -> Record
 
 
 def _describe_choice(name: str, value: float, held_back: Mapping[float, float]) -> Record:
-    """Return the chosen value, the grid it was chosen from, and if a wider grid may do better."""
+    """Return the chosen value, the accuracy of each value of the grid, and `at_edge`: a wider grid may do better."""
     grid = list(held_back)
     inner = [held_back[v] for v in grid[1:-1]]
     at_edge = bool(inner) and value in (grid[0], grid[-1]) and held_back[value] > max(inner)
     if at_edge:
-        log.warning("%s %g is the best of the grid and at its edge: another may do better", name, value)
+        log.warning("%s %g is the best value of the grid and at its edge: a value outside may do better", name, value)
     return {name: value, "at_edge": at_edge, "held_back": {f"{v:g}": round(a, 6) for v, a in held_back.items()}}
 
 
@@ -198,15 +198,19 @@ def _record(  # noqa: PLR0913
     chosen: Record | None = None,
     began: float = 0,
 ) -> Record:
-    """Return everything about a score, written to its file."""
-    record = {"head": name.split("-")[0], "pooling": name.split("-")[1], **measured, "num_train": len(train.labels)}
-    record |= {"num_unreadable": len(train.failures) + len(test.failures), "num_classes": len(train.classes)}
-    record |= {"chosen": chosen or {}, "seconds": round(time.perf_counter() - began, 2)}
-    record |= {
+    """Write the record of a score to its file, and return it with the file's name."""
+    head, pooling = name.split("-")
+    record = {
+        "head": head,
+        "pooling": pooling,
+        **measured,
+        "num_train": len(train.labels),
+        "num_unreadable": len(train.failures) + len(test.failures),
+        "num_classes": len(train.classes),
+        "chosen": chosen or {},
+        "seconds": round(time.perf_counter() - began, 2),
         "weights": hash_weights(evaluation.encoder, evaluation.config),
         "features": {"train": train.key, "test": test.key},
-    }
-    record |= {
         "train": evaluation.train.source,
         "test": evaluation.test.source,
         "data": dataclasses.asdict(evaluation.config.data),
@@ -218,7 +222,7 @@ def _record(  # noqa: PLR0913
     write_score(file, record | {"machine": describe_machine()})
     if record["at_chance"]:
         log.warning(
-            "%s: %.3f is not above chance (%.3f) by more than two standard errors: check the labels, the data.* keys and the weights",
+            "%s: top-1 %.3f is not above chance (%.3f) by more than two standard errors. Check labels, data.* keys and weights",
             name,
             record["top1"],
             record["chance"],
@@ -227,40 +231,40 @@ def _record(  # noqa: PLR0913
 
 
 def write_score(file: Path, record: Record) -> None:
-    """Write a score into its folder, which has the mark of this command. Raises UserError if `file` is not a score."""
+    """Write a score into its folder, which this command owns. Raises UserError if `file` is something else."""
     with own_folder(file.parent, "hpm-video score", find_older_scores) as own:
         write_json(own.file(file.name), record)
 
 
 def find_older_scores(folder: Path) -> list[str]:
-    """Return the scores in a folder from before there were marks; other files there are the user's."""
+    """Return the scores in a folder written before marks existed; other files there are the user's."""
     files = [file for file in folder.glob("[!.]*.json") if file.is_file()]
     return [file.name for file in files if "head" in (read_settings(file) or {})]
 
 
 def check_labels(train: Features, test: Features) -> None:
-    """Raise UserError if these features cannot be scored."""
+    """Raise UserError if these features cannot give a score."""
     for part, features in (("training", train), ("test", test)):
         if not len(features.labels):
-            raise UserError(f"the {part} part has no readable clip: nothing to score")
+            raise UserError(f"the {part} split has no readable clip; expected at least one")
         unlabelled = int((features.labels < 0).sum())
         if unlabelled:
             first = features.paths[int((features.labels < 0).argmax())]
             raise UserError(
-                f"{unlabelled} of {len(features.labels)} clips of the {part} part have no label (the first: {first}); "
+                f"{unlabelled} of {len(features.labels)} clips of the {part} split have no label (the first: {first}); "
                 f"expected a label for each. {LABELS_HINT}"
             )
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes)) or ["the same names in another order"]
-        raise UserError(f"training and test part have different classes: {_some(odd)}")
+        raise UserError(
+            f"training and test split have different classes: {_some(odd)}; expected the same, in one order"
+        )
     missing = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
     if missing:
         names = [train.classes[i] if i < len(train.classes) else str(i) for i in missing]
-        raise UserError(f"no training sample of {_some(names)}, which the test part has: it cannot be learned")
+        raise UserError(f"no training sample of {_some(names)}; expected one of each class of the test split")
     if len(set(train.labels.tolist())) < 2:
-        raise UserError(
-            f"all training clips have the same label, so there is nothing to tell apart; expected two classes. {LABELS_HINT}"
-        )
+        raise UserError(f"all training clips have the same label; expected at least two classes. {LABELS_HINT}")
 
 
 def _some(names: list[str]) -> str:

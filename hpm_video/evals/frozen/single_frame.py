@@ -1,4 +1,4 @@
-"""Guess the label from one frame: the control beside every score of motion."""
+"""Predict the label from one frame: the control for scores of motion."""
 
 import numpy as np
 import torch
@@ -10,10 +10,10 @@ from hpm_video.evals.frozen.clips import Clips
 
 
 def single_frame_scores(train: Clips, test: Clips, seed: int = 0) -> dict[str, float]:
-    """Return the accuracy of the better of two random forests on one frame: on its pixels and on its outline.
+    """Return the accuracy of the better of two random forests on one frame: on its pixels, and on its outline.
 
-    first, middle, last: the frame of that time. any: every second frame, in training and in the test. A forest on
-    pixels alone proves too little: it stays at chance if place and size of the object tell the class.
+    first, middle, last: the frame at that time. any: every second frame, in training and test. A forest on pixels alone
+    is too weak a control: it stays at chance even if the object's place and size reveal the class.
     """
     from sklearn.ensemble import RandomForestClassifier
 
@@ -32,13 +32,13 @@ def single_frame_scores(train: Clips, test: Clips, seed: int = 0) -> dict[str, f
 
 
 def coarse_pixels(frames: UInt8[Tensor, "n C H W"], side: int = 16) -> Float[ndarray, "n F"]:
-    """Return each frame as side x side average colours."""
+    """Return the average colours of each frame in a grid of side x side."""
     return torch.nn.functional.adaptive_avg_pool2d(frames.float(), side).flatten(1).numpy()
 
 
 def outline(frames: UInt8[Tensor, "n C H W"], side: int = 32) -> Float[ndarray, "n F"]:
-    """Return the distance of each pixel from the colour of the frame's border (median): an 8 x 8 picture, sums of
-    rows and columns, and quantiles. If an object stands on plain ground, this is its place and size."""
+    """Return the distance of pixels from the median colour of the frame's border: as an 8 x 8 picture, means of rows and
+    columns, and quantiles. For an object on a plain background, this is its place and size."""
     small = torch.nn.functional.adaptive_avg_pool2d(frames.float(), side)  # [n, C, side, side]
     border = torch.cat([small[:, :, 0], small[:, :, -1], small[..., 0], small[..., -1]], dim=-1)
     far = (small - border.median(-1).values[:, :, None, None]).abs().sum(1)  # [n, side, side]

@@ -1,4 +1,4 @@
-"""All tokens of the videos of a set, for the attentive probe: from a cache if they fit, else computed in each epoch."""
+"""Provide all tokens of a set for the attentive probe: from a cache if they fit, else computed in each epoch."""
 
 import logging
 import shutil
@@ -23,12 +23,12 @@ log = logging.getLogger("hpm_video")
 
 
 class TokenDataset:
-    """Labels and failures of each row. Called with rows, it yields batches of those that can be read, in this order."""
+    """Labels and failures of each row. A call with rows yields batches of the readable ones, in the same order."""
 
     def __init__(self, parts: Parts, key: str) -> None:
-        """Take labels and failures from `parts`, any cached features of the source; `key` is theirs."""
+        """Take labels and failures from `parts`: cached features of the source, of any pooling, with this key."""
         self.key, self.failures = key, list[Failure]()
-        self.labels = np.full(parts.num_rows, -1, np.int64)  # -1: cannot be read, or has none
+        self.labels = np.full(parts.num_rows, -1, np.int64)  # -1: unreadable or unlabelled
         self.places: dict[int, tuple[int, int]] = {}  # readable row -> (part, place in it)
         for number, part in enumerate(parts.read()):
             self.labels[part.rows] = part.labels
@@ -49,23 +49,23 @@ class TokenDataset:
 
 
 class StoredTokens(TokenDataset):
-    """Tokens in a cache; only those of a batch are in memory."""
+    """Tokens in a cache; memory holds one batch."""
 
     def __init__(self, parts: Parts, key: str) -> None:
         super().__init__(parts, key)
         self.files = [safe_open(parts.file(number), "pt") for number in range(len(parts))]
 
     def __call__(self, rows: Int[ndarray, " m"]) -> Batches:
-        wanted = self._readable(rows)
-        for start in range(0, len(wanted), BATCH_SIZE):
-            some = wanted[start : start + BATCH_SIZE]
+        readable = self._readable(rows)
+        for start in range(0, len(readable), BATCH_SIZE):
+            some = readable[start : start + BATCH_SIZE]
             places = [self.places[row] for row in some]
             tokens = torch.cat([self.files[part].get_slice("values")[place : place + 1] for part, place in places])
             yield np.array(some), tokens.flatten(1, 3).float()
 
 
 class FreshTokens(TokenDataset):
-    """Tokens that are computed in each epoch; the cache of pooled features tells which rows can be read."""
+    """Tokens that are computed in each epoch. The cache of pooled features tells which rows are readable."""
 
     def __init__(self, encoder: Encoder, source: Source, config: PretrainConfig, parts: Parts, key: str) -> None:
         super().__init__(parts, key)
@@ -81,8 +81,8 @@ class FreshTokens(TokenDataset):
 def open_tokens(
     folder: Path, encoder: Encoder, source: Source, config: PretrainConfig, max_cache_gib: float
 ) -> TokenDataset:
-    """Return the tokens of a source, stored in fp16 if that takes at most max_cache_gib and half of the free disk,
-    else computed."""
+    """Return the tokens of a source: stored in fp16 if they take at most max_cache_gib and half of the free disk space,
+    else computed in each epoch."""
     gib = len(source) * encoder.num_tokens * encoder.width * 2 / 2**30
     with disk_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def open_tokens(
     if gib <= min(max_cache_gib, free_gib / 2):
         return StoredTokens(*cached_parts(folder, encoder, source, config, "tokens"))
     log.info(
-        "tokens of %s would take %.1f GiB, more than %.1f (or half of the %.1f that are free): computed anew in each epoch",
+        "tokens of %s would take %.1f GiB, more than %.1f GiB or half of the free %.1f GiB: they are computed in each epoch",
         source.source,
         gib,
         max_cache_gib,

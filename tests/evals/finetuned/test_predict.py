@@ -132,7 +132,7 @@ def test_a_file_that_breaks_off_gives_the_windows_before(trained, long_video, mo
 
     monkeypatch.setattr(windows, "read_item", break_off)
     found = Predictor(one.run).predict(file)
-    assert found.begins_s == pytest.approx([0, 0.7, 1.4, 2.1, 2.8]) and "breaks off after 30 frames" in caplog.text
+    assert found.begins_s == pytest.approx([0, 0.7, 1.4, 2.1, 2.8]) and "is cut off after 30 frames" in caplog.text
 
 
 def answers(out: str) -> list[str]:

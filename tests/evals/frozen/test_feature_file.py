@@ -104,7 +104,7 @@ def test_goes_on_and_then_is_there(videos, make_run, tmp_path, monkeypatch) -> N
     for name in ("features", "times_s", "video"):
         assert np.array_equal(np.load(out)[name], np.load(whole)[name])
     monkeypatch.setattr(ClipDataset, "__getitem__", lambda *_: pytest.fail("read again"))
-    assert "is there already" in write_features([videos], run, out, windows=True, stride_s=0.3)
+    assert "already holds these features" in write_features([videos], run, out, windows=True, stride_s=0.3)
 
 
 def test_faults_are_told(videos, make_run, tmp_path, capsys) -> None:
@@ -112,7 +112,7 @@ def test_faults_are_told(videos, make_run, tmp_path, capsys) -> None:
     words = ["features", str(videos / "c.mp4"), "--run", str(run), "--out"]
     for more, message in (
         ([str(tmp_path / "f.txt")], "ends with .npz or .safetensors"),
-        ([str(tmp_path / "f.npz"), "--stride-s", "1"], "expected --windows too"),
+        ([str(tmp_path / "f.npz"), "--stride-s", "1"], "Try: add --windows"),
         ([str(tmp_path / "f.npz"), "--pool", "cls"], "no class token"),
         ([str(tmp_path / "f.npz")], "none of the 1 videos could be read"),
     ):

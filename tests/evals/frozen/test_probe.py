@@ -34,13 +34,13 @@ def features_of(blobs):
 
 def test_unusable_labels_are_named(features_of) -> None:
     good = features_of(30, 0)
-    with pytest.raises(UserError, match="30 of 30 clips of the test part have no label.*hpm-video data folder"):
+    with pytest.raises(UserError, match="30 of 30 clips of the test split have no label.*hpm-video data folder"):
         score_features(good, features_of(30, 1, labels=np.full(30, -1)))
     with pytest.raises(UserError, match="no training sample of 'c'"):
         score_features(features_of(30, 0, labels=np.arange(30) % 2), good)
     with pytest.raises(UserError, match="different classes"):
         score_features(good, features_of(30, 1, classes=["a", "b", "d"]))
-    with pytest.raises(UserError, match="nothing to tell apart"):
+    with pytest.raises(UserError, match="expected at least two classes"):
         check_labels(*[features_of(30, s, labels=np.zeros(30, int)) for s in (0, 1)])
 
 
@@ -62,14 +62,14 @@ def test_choice_at_the_edge_is_said(caplog) -> None:
     logging.getLogger("hpm_video").propagate = True
     assert not _describe_choice("C", 0.1, {0.1: 0.5, 1.0: 0.5, 10.0: 0.4})["at_edge"] and not caplog.text
     assert _describe_choice("C", 10.0, {0.1: 0.5, 1.0: 0.5, 10.0: 0.6})["at_edge"]
-    assert "C 10 is the best of the grid and at its edge" in caplog.text
+    assert "C 10 is the best value of the grid and at its edge" in caplog.text
 
 
 def test_commands_print_and_write_what_they_find(labelled_set, make_run, capsys) -> None:
     run, _ = make_run(data__root=str(labelled_set))
     assert main(["knn", str(run), "--pool", "mean"]) == 0
     told = capsys.readouterr().out
-    assert "top1: 1.000 (95 %: 1.000 to 1.000)\n" in told and "pooling: mean over all tokens, as published" in told
+    assert "top1: 1.000 (95 %: 1.000 to 1.000)\n" in told and "pooling: mean over all tokens, as in published" in told
     assert main(["probe", str(run), "--pool", "mean", "--epochs", "8"]) == 0
     told = capsys.readouterr().out
     assert "C: " in told and "lr: " in told
@@ -77,7 +77,7 @@ def test_commands_print_and_write_what_they_find(labelled_set, make_run, capsys)
     told = capsys.readouterr().out
     assert all(f"{name}: " in told for name in ("knn", "linear", "linear_C", "chance", "num_train"))
     assert (
-        "less its mean over time" in told and "do not compare this score with theirs" in told and "--pool mean" in told
+        "minus the mean over time" in told and "do not compare this score with theirs" in told and "--pool mean" in told
     )
     found = {f.name.rpartition("-")[0]: json.loads(f.read_text()) for f in (run / "scores").glob("[!.]*.json")}
     assert set(found) == {"knn-mean", "knn-motion", "linear-mean", "linear-motion", "attentive-tokens"}
@@ -98,7 +98,7 @@ def test_score_at_chance_warns(labelled_set, make_run, capsys) -> None:
     told = capsys.readouterr().out
     assert (
         "is not above chance (0.500) by more than two standard errors" in told
-        and "kNN: not certainly above chance (0.500" in told
+        and "kNN: may not be above chance (0.500" in told
     )
 
 
@@ -132,7 +132,7 @@ def test_a_score_is_in_the_report(labelled_set, tmp_path, capsys) -> None:
     assert f"{run} has no results.json, as the run has not finished. Rerun the command" in capsys.readouterr().out
     finished.rename(run / "results.json")
     assert main(["report", str(run), "--out", str(out)]) == 0
-    assert "scored before the end of training" in (out / "report.md").read_text()
+    assert "scored before training ended" in (out / "report.md").read_text()
     capsys.readouterr()
     assert main(["score", "--pool", "mean", str(run)]) == 0
     said = capsys.readouterr().out

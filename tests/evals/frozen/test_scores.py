@@ -25,7 +25,7 @@ def test_pictures_keep_what_is_visible(tiny_config, smooth_clip, local_engine) -
     rebuilt, hidden = rebuild(clip, journey, config), hide(clip, journey, config)
     assert torch.allclose(rebuilt[visible], clip[visible]) and torch.equal(hidden[visible], clip[visible])
     assert not torch.allclose(rebuilt[~visible], clip[~visible]) and (hidden[~visible].unique().numel() <= 3)
-    assert overlay(clip, torch.rand(2, 32), config).shape == clip.shape
+    assert overlay(clip, torch.rand(2, 32), config).shape == (2, 4, 16, 16, 3)
     perfect = journey._replace(output=journey.output._replace(pixels=journey.target.values))
     assert torch.allclose(rebuild(clip, perfect, config), clip, atol=1e-5)
 
@@ -39,19 +39,21 @@ def test_report_stands_alone_and_says_what_came_out(tmp_path) -> None:
     write_report(tmp_path / "report.html", results, {"Curves": b"png", "none": None})
     page = (tmp_path / "report.html").read_text()
     assert "http" not in page and "data:image/png;base64" in page and "a &lt;b&gt;" in page
-    assert "HPM is BELOW random masking by the linear probe (-0.250 +- 0.034)" in page
-    assert "HPM is level with untrained by the linear probe (-0.050 +- 0.035)" in page
-    assert "random masking is above untrained by the linear probe (+0.200" in page
+    assert "HPM is below random masking by linear probe (-0.250 ± 0.034)" in page
+    assert "HPM is level with untrained by linear probe (-0.050 ± 0.035)" in page
+    assert "random masking is above untrained by linear probe (+0.200" in page
     assert (
-        "A single frame does not tell the label: at most 0.260 (middle)" in page
-        and "1.020, the masks are harder" in page
+        "A single frame does not reveal the label: accuracy 0.260 (middle)" in page
+        and "1.020. The masks are harder" in page
     )
     runs = {"hpm": {"steps": 900, "seconds": 166.0}, "random": {"steps": 1688, "seconds": 228.0}}
     said = " ".join(summarise(results | {"runs": runs, "hardness_gain": [0.98], "single_frame": {"last": 0.36}}))
-    found = "HPM is level with random masking by the kNN (-0.050 +- 0.034): 0.350, 0.400 (untrained 0.300)."
+    found = "HPM is level with random masking by kNN (-0.050 ± 0.034): 0.350 and 0.400 (untrained 0.300)."
     assert said.startswith(found)
-    assert "Trained for equal multiply-adds: HPM 166 s (900 steps), random masking 228 s (1688 steps)." in said
-    assert "0.980, the masks are not harder" in said and "A single frame tells something of the label: 0.360" in said
+    assert "Training time at equal multiply-adds: HPM 166 s (900 steps), random masking 228 s (1,688 steps)." in said
+    assert (
+        "0.980. The masks are not harder" in said and "A single frame partly reveals the label: accuracy 0.360" in said
+    )
 
 
 def test_single_frame_check_sees_the_place_of_an_object_of_any_colour() -> None:
