@@ -67,17 +67,18 @@ def _block_to_html(block: Block) -> str:
             kind = ' class="small"' if small else ""
             return f"<p{kind}>{html.escape(text)}</p>"
         case Code(text):
-            return f"<pre>{html.escape(text)}</pre>"
+            return f'<pre tabindex="0">{html.escape(text)}</pre>'  # so that a keyboard can scroll it
         case Table(head, rows):
             lines = [_table_line("th", head), *(_table_line("td", row) for row in rows)]
-            return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+            return f'<div class="wide" tabindex="0"><table>{"".join(lines)}</table></div>'
         case Picture(title, png):
             title, encoded = html.escape(title), base64.b64encode(png).decode()
             return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{encoded}">'
 
 
 def _table_line(tag: str, cells: Iterable[str]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+    found = [(tag if cell else "td", html.escape(cell)) for cell in cells]  # an empty heading is none
+    return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for tag, cell in found) + "</tr>"
 
 
 def _block_to_markdown(block: Block) -> str:
@@ -97,9 +98,9 @@ def _block_to_markdown(block: Block) -> str:
 
 def write_html(file: Path, title: str, blocks: Iterable[Block]) -> None:
     """Write one HTML file, with the pictures in it."""
-    head = f'<head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style></head>'
+    head = f'<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title><style>{STYLE}</style></head>'
     body = "\n".join([f"<h1>{html.escape(title)}</h1>", *map(_block_to_html, blocks)])
-    write_text(file, f'<!doctype html><html lang="en">{head}<body>{body}</body></html>\n')
+    write_text(file, f'<!doctype html><html lang="en">{head}<body><main>{body}</main></body></html>\n')
 
 
 def write_markdown(file: Path, title: str, blocks: Sequence[Block]) -> None:

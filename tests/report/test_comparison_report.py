@@ -198,6 +198,13 @@ def test_html_stands_alone(report) -> None:
         assert imread(io.BytesIO(base64.b64decode(picture.partition(",")[2]))).ndim == 3
 
 
+def test_html_can_be_read_without_a_mouse_or_a_screen(report) -> None:
+    """What axe-core asks for: one main part, tables and code that a keyboard can scroll, no empty headings of columns."""
+    page = (report / "report.html").read_text()
+    assert page.count("<main>") == page.count("</main>") == 1 and "<th></th>" not in page
+    assert "<pre>" not in page and page.count('<div class="wide" tabindex="0">') == page.count("<table>") > 0
+
+
 def test_groups_are_compared_apart(make_run, tmp_path) -> None:
     runs = [make_run(n, knn=0.5, given={"data": {"name": n, "fingerprint": n}}) for n in ("one", "two")]
     write_comparison(runs, tmp_path / "out", group="data.name")
