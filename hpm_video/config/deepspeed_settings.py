@@ -9,12 +9,11 @@ from hpm_video.errors import UserError
 from hpm_video.reading import read_json
 
 MOST_REDUCED = 100_000_000  # numbers, 0.37 GiB
-DEFAULT_STAGE = 1
 
 
 def zero_stage(config: RunConfig) -> int:
-    """Return engine.zero_stage, or the stage that stands for null."""
-    return DEFAULT_STAGE if config.engine.zero_stage is None else config.engine.zero_stage
+    """Return engine.zero_stage, which is 1 for null."""
+    return 1 if config.engine.zero_stage is None else config.engine.zero_stage
 
 
 def bucket_size(num_parameters: int) -> int:

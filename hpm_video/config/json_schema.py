@@ -12,9 +12,7 @@ from hpm_video.config.run_sections import PretrainConfig
 from hpm_video.config.schema import all_fields, default_of, help_of
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
-PRESET = (
-    "a preset, or one of a method and one of a size: they stand for keys, of which the file can change single values"
-)
+PRESET = "a preset, or one of a method and one of a size; the other keys of the file change single values"
 PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 
 

@@ -57,10 +57,7 @@ def load_finetune_config(
 
 
 def _layers(
-    file: str | Path | None,
-    overrides: Iterable[str],
-    base: Mapping[str, Any] | None,
-    takes_presets: bool = False,
+    file: str | Path | None, overrides: Iterable[str], base: Mapping[str, Any] | None, takes_presets: bool = False
 ) -> Iterator[Layer]:
     """Yield the sources of values, from the one with the lowest priority to the one with the highest."""
     yield dict(base or {}), BASE
@@ -77,7 +74,7 @@ def _layers(
 def describe_keys(schema: type = PretrainConfig) -> str:
     """Return the text of --help: every key with default, type and help, and the presets of pretraining."""
     presets = [
-        "presets; one of the first six and one of the last two can be combined; in a YAML file: `preset: NAME` or [NAME, NAME]"
+        "presets (one of the first six and one of the last two can be combined; in a YAML file: `preset: NAME`):"
     ]
     for name, keys in PRESETS.items():
         use = f" ({PRESET_USES[name]})" if name in PRESET_USES else ""

@@ -34,11 +34,6 @@ class Pass(NamedTuple):
         """Tokens of the encoder, the class token included."""
         return self.num_visible + int(self.config.model.cls_token)
 
-    @property
-    def is_early(self) -> bool:
-        """True if the predictor sees the tokens of an early encoder block."""
-        return self.config.model.predictor_encoder_depth is not None
-
 
 class Stage(NamedTuple):
     """A stage of a step: its name, the name for the same parts of the teacher, these parts and their cost."""
@@ -89,7 +84,8 @@ def count_predictor(step: Pass) -> int:
     if not trains_predictor(step.config):
         return 0
     length = step.num_seen + step.num_decoded
-    own_map = step.num_seen * size.width * size.decoder_width if step.is_early else 0
+    is_early = model.predictor_encoder_depth is not None
+    own_map = step.num_seen * size.width * size.decoder_width if is_early else 0
     depth = size.decoder_depth if model.predictor_depth is None else model.predictor_depth
     num_scored = length if step.is_teacher else step.num_decoded
     return own_map + depth * block_macs(length, size.decoder_width, size.mlp_ratio) + num_scored * size.decoder_width

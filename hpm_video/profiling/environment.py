@@ -112,14 +112,9 @@ def try_reader(argument: Argument) -> dict:
 def try_import(argument: Argument) -> dict:
     """Import a library."""
     importlib.import_module(argument["name"])
-    if argument["name"] == "deepspeed" and not launcher_is_found():
+    if argument["name"] == "deepspeed" and shutil.which("deepspeed") is None:
         return {"note": "imports; its launcher is not on PATH: activate the environment, or use its full path"}
     return {"note": "imports"}
-
-
-def launcher_is_found() -> bool:
-    """Return True if DeepSpeed's launcher is on PATH."""
-    return shutil.which("deepspeed") is not None
 
 
 def machine_rows() -> list[list[str]]:
