@@ -25,7 +25,7 @@ from compare_data import Task, write_data
 from compare_scores import score_job, write_differences, write_tables
 
 from hpm_video.config import PretrainConfig, load_config
-from hpm_video.costs.flops import run_flops
+from hpm_video.costs.flops import equal_steps
 from hpm_video.files import write_json, write_text
 from hpm_video.own_folder import OwnFolder, top_names
 from hpm_video.types import UserError
@@ -125,8 +125,8 @@ STUDIES = {
 def equal_compute_steps(data: str, variant: str, out: Path, compared: Comparison) -> int:
     """Return the number of steps of this variant that costs as much as the standard at equal steps, rounded."""
     steps = compared.steps[data]
-    budget, one = (run_flops(compared.config_of(data, v, 0, out, steps), steps) for v in (compared.standard, variant))
-    return round(steps * budget / one)
+    config, standard = (compared.config_of(data, v, 0, out, steps) for v in (variant, compared.standard))
+    return equal_steps(config, standard, steps)
 
 
 def plan(data_sets: list[str], seeds: int, out: Path, compared: Comparison) -> list[Job]:

@@ -96,7 +96,7 @@ class Demo:
 
     def pretrain_all(self) -> dict[str, dict[str, Any]]:
         """Pretrain in each way, for as many steps as cost the multiply-adds of the first."""
-        steps = equal_steps(self.extra)
+        steps = plan_steps(self.extra)
         return {
             name: self.timed(f"pretraining: {name}", partial(self.pretrain, name, *keys, f"train.steps={steps[name]}"))
             for name, keys in RUNS.items()
@@ -169,10 +169,10 @@ def find_older_demo(folder: Path) -> list[str] | None:
     return top_names(folder, *WRITTEN, "data", *RUNS)
 
 
-def equal_steps(extra: list[str]) -> dict[str, int]:
+def plan_steps(extra: list[str]) -> dict[str, int]:
     """Return the steps of each way to pretrain: those of the first, or as many as cost the same multiply-adds."""
     from hpm_video.config import load_config
-    from hpm_video.costs.flops import run_flops
+    from hpm_video.costs.flops import equal_steps
 
     file = HOME / "configs" / "pretrain" / "demo.yaml"
     configs = {
@@ -180,8 +180,7 @@ def equal_steps(extra: list[str]) -> dict[str, int]:
     }
     steps = configs["hpm"].train.steps
     assert steps is not None, "configs/pretrain/demo.yaml says train.steps"
-    costs = {name: run_flops(config, steps) for name, config in configs.items()}
-    return {name: max(1, round(steps * costs["hpm"] / cost)) for name, cost in costs.items()}
+    return {name: equal_steps(config, configs["hpm"], steps) for name, config in configs.items()}
 
 
 def free_port() -> int:

@@ -32,7 +32,7 @@ from arena_page import primary  # noqa: E402
 from arena_run import Job, Sizes, config_of, load_kind, run_job  # noqa: E402
 from arena_variants import BASE, STUDIES, UNTRAINED, VARIANTS, Study  # noqa: E402
 
-from hpm_video.costs.flops import run_flops  # noqa: E402
+from hpm_video.costs.flops import equal_steps  # noqa: E402
 from hpm_video.errors import UserError  # noqa: E402
 from hpm_video.evals.frozen.features import find_device  # noqa: E402
 from hpm_video.files import write_json  # noqa: E402
@@ -53,8 +53,8 @@ def steps_of(variant: str, steps: int, equal_compute: bool, scale: tuple[str, ..
         return 1
     if not equal_compute:
         return steps
-    costs = [run_flops(config_of((*scale, *VARIANTS[name]), steps=steps), steps) for name in (BASE, variant)]
-    return max(1, round(steps * costs[0] / costs[1]))
+    config, standard = (config_of((*scale, *VARIANTS[name]), steps=steps) for name in (variant, BASE))
+    return equal_steps(config, standard, steps)
 
 
 def plan(studies: list[Study], seeds: range, steps: int, common: dict[str, Any]) -> list[Job]:

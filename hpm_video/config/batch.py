@@ -22,8 +22,8 @@ class Split(NamedTuple):
 def split_batch(batch_size: int, most: int | str | None, world_size: int) -> Split:
     """Return the split with the largest micro batch of at most `most` clips that divides a rank's share.
 
-    None, and an `auto` that is not settled yet (`hpm_video.train.micro_batch`), mean the whole share. Raises UserError if the
-    ranks do not divide batch_size.
+    None means the whole share; so does an `auto` that `hpm_video.train.micro_batch` has not replaced yet. Raises UserError if
+    batch_size is not a multiple of the ranks.
     """
     if batch_size % world_size:
         raise UserError(f"optim.batch_size: {batch_size} is not a multiple of the {world_size} ranks")

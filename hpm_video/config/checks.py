@@ -42,25 +42,25 @@ def check_combinations(config: PretrainConfig) -> None:
 
 
 def _check_savings(config: PretrainConfig, geometry: Geometry) -> None:
-    """Raise UserError if the settings that make HPM cheaper leave it too little."""
-    model, looked_at, num_steps = config.model, config.teacher.num_steps, geometry.grid[0]
-    if looked_at is not None and config.mask.unit != "tube":
-        raise UserError(f"teacher.num_steps: {looked_at}, but mask.unit is {config.mask.unit}; expected tube, or null")
-    if looked_at is not None and looked_at > num_steps:
-        raise UserError(f"teacher.num_steps: {looked_at}; expected at most {num_steps}, the clip's steps in time")
+    """Raise UserError if settings that make HPM cheaper contradict each other or leave too little to rank."""
+    model, seen, num_steps = config.model, config.teacher.num_steps, geometry.grid[0]
+    if seen is not None and config.mask.unit != "tube":
+        raise UserError(f"teacher.num_steps: {seen}, but mask.unit is {config.mask.unit}; expected tube, or null")
+    if seen is not None and seen > num_steps:
+        raise UserError(f"teacher.num_steps: {seen}; expected at most {num_steps}, the clip's steps in time")
     if model.predictor_shared_depth and model.predictor_encoder_depth is not None:
         raise UserError(
             "model.predictor_encoder_depth, model.predictor_shared_depth: both are set; expected one, as the decoder's first "
             "blocks see the whole encoder"
         )
     check_shared_depth(model.predictor_shared_depth, model.decoder_attention)
-    ranks = trains_predictor(config) and geometry.num_masked > 1  # else another check refuses it
+    ranks = trains_predictor(config) and geometry.num_masked > 1  # one masked unit: `check_combinations` refuses it
     if geometry.num_decoded < 1 or (ranks and geometry.num_decoded_units < 2):
         raise UserError(f"mask.decoded_share: {config.mask.decoded_share} leaves too little to rank; expected more")
 
 
 def check_shared_depth(shared_depth: int, decoder_attention: str) -> None:
-    """Raise UserError if the predictor would stand on cross-attention blocks, in which the visible tokens do not change."""
+    """Raise UserError if the predictor would take the output of cross-attention blocks, which do not change the visible tokens."""
     if shared_depth and decoder_attention == "cross":
         raise UserError(
             f"model.predictor_shared_depth: {shared_depth} with model.decoder_attention=cross; expected 0. "
@@ -69,7 +69,7 @@ def check_shared_depth(shared_depth: int, decoder_attention: str) -> None:
 
 
 def check_clip(config: RunConfig) -> Geometry:
-    """Return the geometry of the clips of any run. Raise UserError if model and clips do not fit each other."""
+    """Check the keys that all runs have, and return the geometry of the clips. Raises UserError."""
     geometry = Geometry.of(config)
     read_clip_rule(config.data.clips)
     if config.model.positions == "sincos2d" and geometry.grid[0] != 1:
@@ -92,7 +92,7 @@ def check_clip(config: RunConfig) -> Geometry:
 
 
 def _check_shares(config: RunConfig) -> None:
-    """Raise UserError for lists of shares outside their bounds: crops, and the betas of AdamW."""
+    """Raise UserError if shares are out of bounds: crops, the betas of AdamW, mixup and cutmix."""
     if not all(0 <= beta < 1 for beta in config.optim.betas):
         raise UserError(f"optim.betas: {config.optim.betas}; expected two values from 0 to below 1, as [0.9, 0.95]")
     scales = config.data.crop_scales
@@ -102,8 +102,10 @@ def _check_shares(config: RunConfig) -> None:
     if isinstance(config, FinetuneConfig):
         areas["augment.crop_area"] = config.augment.crop_area
         for name in ("mixup_alpha", "cutmix_alpha"):
-            if 0 < (alpha := getattr(config.augment, name)) < LEAST_ALPHA:  # Beta(alpha, alpha) is not a number then
+            if 0 < (alpha := getattr(config.augment, name)) < LEAST_ALPHA:  # Beta(alpha, alpha) is NaN for smaller ones
                 raise UserError(f"augment.{name}: {alpha}; expected 0, or at least {LEAST_ALPHA}")
     for name, (least, most) in areas.items():
         if not 0 < least <= most <= 1:
-            raise UserError(f"{name}: {[least, most]}; expected the least share, then the most: above 0 and at most 1")
+            raise UserError(
+                f"{name}: {[least, most]}; expected the smallest share, then the largest: above 0 and at most 1"
+            )

@@ -1,7 +1,7 @@
 """The tables of the method: mask strategies, sources of difficulty, choices of what is decoded, and targets.
 
-One row per choice; its implementation is one file in hpm_video/method. The rows say what a choice needs, so that no other
-module asks for a name.
+One row per choice; its implementation is one file in hpm_video/method. A row also says what its choice needs, so that no other
+module has to compare names.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ METHOD = "hpm_video.method"
 class StrategyRow(Row):
     """A mask strategy: `choose(difficulty [B, U] or None, keys [B, U], plan) -> masked_units [B, U]`, see `MaskStrategy`."""
 
-    needs_difficulty: bool = False  # mask.difficulty is asked while the step has a hard share above 0
-    trains_predictor: bool = False  # even if nothing reads its predictions
+    needs_difficulty: bool = False  # mask.difficulty is computed in steps with a hard share above 0
+    trains_predictor: bool = False  # even if nothing uses its predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,21 +26,21 @@ class SourceRow(Row):
     """A source of difficulty: `make(context) -> DifficultySource`."""
 
     needs_teacher: bool = False  # the EMA of the student
-    needs_predictor: bool = False  # and the loss that trains it
-    knows_other_clips: bool = True  # than those of the training data: held-out ones
-    bytes_per_unit: int = 0  # that are kept for each unit of each sample of the training data
+    needs_predictor: bool = False  # and the loss that trains the predictor
+    knows_other_clips: bool = True  # gives difficulties of clips outside the training data too (held-out clips)
+    bytes_per_unit: int = 0  # kept in memory for each unit of each training sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeRow(Row):
     """A choice of the decoded tokens: `choose(hidden, phases, plan, difficulty) -> Decoded`, see `DecodeChoice`."""
 
-    needs_difficulty: bool = False  # mask.difficulty is asked in every step
-    whole_units: bool = False  # mask.decoded_share is of the masked units, not of the tokens of each
+    needs_difficulty: bool = False  # mask.difficulty is computed in every step
+    whole_units: bool = False  # mask.decoded_share counts masked units, not the tokens of each
 
 
 class FrozenViT(NamedTuple):
-    """An image model of timm that gives a target; one frame of each time step passes through it."""
+    """An image model of timm whose features are a target; it sees one frame of each time step."""
 
     timm_name: str
     width: int = 768
@@ -52,45 +52,45 @@ class FrozenViT(NamedTuple):
 class TargetRow(Row):
     """A target: `make(config, teacher or None, device)`, which returns a callable (clip, decoded) -> `Target`.
 
-    width: how many numbers are predicted of a token, from the configuration and the width of the encoder; None = its pixel
-    values.
+    width: returns how many numbers are predicted for a token, from the configuration and the encoder's width; None = as many
+    as the token has pixel values.
     """
 
     width: Callable[[Any, int], int] | None = None
     is_pixels: bool = False  # predictions can be drawn, and exported as pixels
-    is_normalised: bool = False  # pixels without the mean and standard deviation of their patch
+    is_normalised: bool = False  # pixels, normalised by the mean and standard deviation of their token
     needs_teacher: bool = False
-    network: FrozenViT | None = None  # with weights of objective.target_weights
+    network: FrozenViT | None = None  # its weights: objective.target_weights
 
 
 MASK_STRATEGIES = Table(
     hpm=StrategyRow(
-        help="the hardest units and random others",
+        help="units chosen by difficulty, hard or easy ones first (mask.sharpness), and random others",
         implementation=f"{METHOD}.masking.strategies:mask_hard",
         needs_difficulty=True,
     ),
     predictor_only=StrategyRow(
-        help="random masks, predictor trained",
+        help="random masks, with a loss predictor that is trained but not used (a control)",
         implementation=f"{METHOD}.masking.strategies:mask_uniform",
         trains_predictor=True,
     ),
-    random=StrategyRow(help="VideoMAE, MAE", implementation=f"{METHOD}.masking.strategies:mask_uniform"),
+    random=StrategyRow(help="random masks (VideoMAE, MAE)", implementation=f"{METHOD}.masking.strategies:mask_uniform"),
     inverted=StrategyRow(
-        help="the hardest units are kept visible",
+        help="the hardest units stay visible (a control)",
         implementation=f"{METHOD}.masking.strategies:mask_inverted",
         needs_difficulty=True,
     ),
     split=StrategyRow(
-        help="mask.visible_hard_share of the visible units are from the harder half",
+        help="mask.visible_hard_share of the visible units come from the harder half of the clip",
         implementation=f"{METHOD}.masking.strategies:mask_split",
         needs_difficulty=True,
     ),
 )
 
 MASK_PATTERNS = Table(
-    scattered=Row(help="each unit for itself (VideoMAE, MAE)", implementation=f"{METHOD}.masking.patterns:scattered"),
+    scattered=Row(help="single units (VideoMAE, MAE)", implementation=f"{METHOD}.masking.patterns:scattered"),
     band_pass=Row(
-        help="holes and islands of two or three units (ColorMAE)",
+        help="masked and visible groups of two or three units (ColorMAE)",
         implementation=f"{METHOD}.masking.patterns:band_pass",
     ),
     multi_block=Row(help="large rectangles (V-JEPA)", implementation=f"{METHOD}.masking.patterns:multi_block"),
@@ -98,14 +98,16 @@ MASK_PATTERNS = Table(
 
 DIFFICULTY_SOURCES = Table(
     teacher=SourceRow(
-        help="loss that the EMA teacher predicts (HPM)",
+        help="the loss that the EMA teacher predicts (HPM)",
         implementation=f"{METHOD}.difficulty.predicted:PredictedLoss",
         needs_teacher=True,
         needs_predictor=True,
     ),
-    motion=SourceRow(help="frame differences, at no cost", implementation=f"{METHOD}.difficulty.motion:Motion"),
+    motion=SourceRow(
+        help="differences between frames, at no cost", implementation=f"{METHOD}.difficulty.motion:Motion"
+    ),
     memory=SourceRow(
-        help="losses that earlier visits of the clip left, 2 bytes a unit and clip",
+        help="the losses of earlier visits to the same clip, kept in 2 bytes per unit and clip",
         implementation=f"{METHOD}.difficulty.memory:RememberedLoss",
         knows_other_clips=False,
         bytes_per_unit=2,
@@ -114,22 +116,22 @@ DIFFICULTY_SOURCES = Table(
 
 DECODE_CHOICES = Table(
     even=DecodeRow(
-        help="tokens of each masked unit at even distances, from a random one on",
+        help="evenly spaced tokens of each masked unit, with a random start",
         implementation=f"{METHOD}.masking.decoding:decode_evenly",
     ),
     units=DecodeRow(
-        help="whole masked units, uniformly",
+        help="whole masked units, drawn uniformly",
         implementation=f"{METHOD}.masking.decoding:decode_evenly",
         whole_units=True,
     ),
     difficulty=DecodeRow(
-        help="whole masked units, hard ones more often, with losses weighted so that their expectation is that of all tokens",
+        help="whole masked units, hard ones more often, with losses weighted so that the expected loss is that of all tokens",
         implementation=f"{METHOD}.masking.decoding:decode_by_difficulty",
         needs_difficulty=True,
         whole_units=True,
     ),
     hardest=DecodeRow(
-        help="the most difficult masked units, whose loss is then the objective",
+        help="the hardest masked units, so that only their loss is trained on",
         implementation=f"{METHOD}.masking.decoding:decode_hardest",
         needs_difficulty=True,
         whole_units=True,
@@ -140,15 +142,15 @@ PIXELS = f"{METHOD}.targets.pixels:PixelTarget"
 IMAGE_MODEL = f"{METHOD}.targets.image_models:make_image_target"
 
 TARGETS = Table(
-    raw=TargetRow(help="pixels", implementation=PIXELS, is_pixels=True),
+    raw=TargetRow(help="pixel values", implementation=PIXELS, is_pixels=True),
     norm_token=TargetRow(
-        help="pixels, all values of a token normalised together (MAE)",
+        help="pixel values, all values of a token normalised together (MAE)",
         implementation=PIXELS,
         is_pixels=True,
         is_normalised=True,
     ),
     norm_channel=TargetRow(
-        help="pixels, each channel of a token normalised (VideoMAE)",
+        help="pixel values, each channel of a token normalised (VideoMAE)",
         implementation=PIXELS,
         is_pixels=True,
         is_normalised=True,

@@ -1,4 +1,4 @@
-"""Rules by which films become pieces: the key data.clips."""
+"""The rules of data.clips, which cut films into pieces."""
 
 import math
 from typing import NamedTuple
@@ -13,7 +13,7 @@ class ClipRule(NamedTuple):
     """A rule that cuts a film into pieces.
 
     uniform: the whole film, in pieces of `seconds`. constant_clips_per_video: `number` pieces of `seconds`, evenly spread,
-    by pytorchvideo's sampler of that name.
+    as by pytorchvideo's sampler of the same name.
     """
 
     kind: str
@@ -22,7 +22,7 @@ class ClipRule(NamedTuple):
 
 
 def read_clip_rule(text: str | None) -> ClipRule | None:
-    """Return what data.clips says; None for whole files. Raises UserError."""
+    """Return the rule of data.clips; None for whole files. Raises UserError."""
     if text is None:
         return None
     kind, *values = text.split(":")

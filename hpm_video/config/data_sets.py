@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, NamedTuple
 
 from hpm_video.config.tables import Row, Table
@@ -21,69 +20,64 @@ class SamplingProtocol(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet(Row):
-    """A data set. A set with a `layout` is read as it is, without a recipe: catalog/layouts.py says what its module has.
-    `help` is its name in messages."""
+    """A data set; `help` is its name in messages.
+
+    A set with a `layout` is read as it was downloaded, without a recipe: catalog/layouts.py lists what its module defines.
+    """
 
     protocol: SamplingProtocol | None = None
     left_right: bool = False  # the labels distinguish left from right: a flip would change the class
     layout: str = ""  # files by which data.format=auto recognises a folder of the set
 
-    def load(self) -> Any:
-        """Import the module of the set."""
-        return import_module(self.implementation)
-
 
 CATALOG = "hpm_video.catalog"
-DATA_SETS = (
-    Table(  # the names of the manifests of a set begin with its own; protocols: VideoMAE, arXiv 2203.12602, appendix
-        ssv2=DataSet(
-            help="SSv2",
-            implementation=f"{CATALOG}.ssv2",
-            protocol=SamplingProtocol("segments", 2, 3),
-            left_right=True,
-            layout="labels.json + train.json",
-        ),
-        kinetics=DataSet(
-            help="Kinetics", implementation=f"{CATALOG}.kinetics", protocol=SamplingProtocol("dense", 5, 3)
-        ),
-        ucf101=DataSet(help="UCF101", implementation=f"{CATALOG}.ucf101", protocol=SamplingProtocol("dense", 5, 3)),
-        hmdb51=DataSet(help="HMDB51", implementation=f"{CATALOG}.hmdb51", protocol=SamplingProtocol("dense", 10, 3)),
-        imagenet=DataSet(
-            help="ImageNet-1k", implementation=f"{CATALOG}.imagenet", protocol=SamplingProtocol("segments", 1, 1)
-        ),
-    )
+# The names of a set's manifests begin with its name here. Protocols: VideoMAE, arXiv 2203.12602, appendix
+DATA_SETS = Table(
+    ssv2=DataSet(
+        help="SSv2",
+        implementation=f"{CATALOG}.ssv2",
+        protocol=SamplingProtocol("segments", 2, 3),
+        left_right=True,
+        layout="labels.json + train.json",
+    ),
+    kinetics=DataSet(help="Kinetics", implementation=f"{CATALOG}.kinetics", protocol=SamplingProtocol("dense", 5, 3)),
+    ucf101=DataSet(help="UCF101", implementation=f"{CATALOG}.ucf101", protocol=SamplingProtocol("dense", 5, 3)),
+    hmdb51=DataSet(help="HMDB51", implementation=f"{CATALOG}.hmdb51", protocol=SamplingProtocol("dense", 10, 3)),
+    imagenet=DataSet(
+        help="ImageNet-1k", implementation=f"{CATALOG}.imagenet", protocol=SamplingProtocol("segments", 1, 1)
+    ),
 )
-UNKNOWN = SamplingProtocol("segments", 2, 3)  # for a set without a protocol; its use is reported
+UNKNOWN = SamplingProtocol("segments", 2, 3)  # for a set without a protocol; its use is logged
 
 
 def list_layouts() -> dict[str, DataSet]:
-    """Return the sets that are read as they are, by name."""
+    """Return the sets that need no recipe, by name."""
     return {name: row for name, row in DATA_SETS.items() if row.layout}
 
 
 def describe_layouts(rows: Iterable[DataSet], separator: str = ", ") -> str:
-    """Return the files of the layouts of some sets, in words."""
+    """Return the files that distinguish the given sets, in words."""
     return separator.join(f"{row.help}'s {row.layout}" for row in rows)
 
 
 def find_data_set(name: str) -> DataSet | None:
-    """Return the known set whose manifests have such a name: ucf101 for ucf101_split2."""
+    """Return the known set whose name a manifest's name begins with: ucf101 for ucf101_split2."""
     return next((row for known, row in DATA_SETS.items() if name.startswith(known)), None)
 
 
 def find_protocol(name: str) -> SamplingProtocol | None:
-    """Return the protocol of the known set of this name."""
+    """Return the protocol of that set."""
     row = find_data_set(name)
     return row.protocol if row else None
 
 
 def protocol_entry(protocol: SamplingProtocol | None) -> dict[str, Any]:
-    """Return the entry of the header of a manifest or of shards; nothing if the set has no protocol."""
+    """Return the entry for the header of a manifest or of shards; {} if the set has no protocol."""
     return {} if protocol is None else {"protocol": protocol._asdict()}
 
 
 def read_protocol(header: Mapping[str, Any], where: str) -> SamplingProtocol | None:
-    """Return the protocol in a header; in one without, as earlier versions wrote it, that of the known set of its name.
+    """Return the protocol in a header. Earlier versions wrote none: then the name of the set tells it.
 
     Raises UserError if it is damaged; `where`: the file, for the message.
     """

@@ -9,18 +9,17 @@ from hpm_video.errors import UserError
 from hpm_video.reading import read_json
 
 MOST_REDUCED = 100_000_000  # numbers, 0.37 GiB
-DEFAULT_STAGE = 1
 
 
 def zero_stage(config: RunConfig) -> int:
-    """Return engine.zero_stage, or the stage that stands for null."""
-    return DEFAULT_STAGE if config.engine.zero_stage is None else config.engine.zero_stage
+    """Return engine.zero_stage, which is 1 for null."""
+    return 1 if config.engine.zero_stage is None else config.engine.zero_stage
 
 
 def bucket_size(num_parameters: int) -> int:
-    """Return the size of DeepSpeed's buffer to reduce gradients, in numbers; every rank allocates it.
+    """Return the size of the buffer in which DeepSpeed reduces gradients, in numbers; every rank allocates it.
 
-    It holds all gradients, at most MOST_REDUCED. DeepSpeed's default (5e8) takes 1.9 GiB per rank for a model of any size.
+    It holds all gradients, at most MOST_REDUCED. DeepSpeed's default (5e8) takes 1.9 GiB per rank, however small the model is.
     """
     return min(num_parameters, MOST_REDUCED)
 
@@ -31,23 +30,22 @@ def deepspeed_settings(config: RunConfig, split: Split, bf16: bool, num_paramete
         "train_batch_size": split.batch_size,
         "train_micro_batch_size_per_gpu": split.micro,
         "gradient_accumulation_steps": split.rounds,
-        "managed_gradient_accumulation": False,  # each step() is the boundary: a left-out micro batch shifts nothing
+        "managed_gradient_accumulation": False,  # each step() ends a batch, even if a micro batch was left out
         "zero_optimization": {"stage": zero_stage(config), "overlap_comm": False},
         "steps_per_print": 10**9,
         "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},
     }
     if config.optim.clip_norm is not None and zero_stage(config) > 0:
         ours["gradient_clipping"] = config.optim.clip_norm
+    if config.engine.deepspeed_json is not None:
+        file = Path(config.engine.deepspeed_json)
+        try:
+            theirs = read_json(file, dict, "settings of DeepSpeed, a JSON object")
+        except UserError as error:
+            raise UserError(f"engine.deepspeed_json: {error}") from error
+        ours = _merge_settings(ours, theirs, file, "")
     buckets = {"reduce_bucket_size": bucket_size(num_parameters)}
-    if config.engine.deepspeed_json is None:
-        return ours | {"zero_optimization": buckets | ours["zero_optimization"]}
-    file = Path(config.engine.deepspeed_json)
-    try:
-        theirs = read_json(file, dict, "settings of DeepSpeed, a JSON object")
-    except UserError as error:
-        raise UserError(f"engine.deepspeed_json: {error}") from error
-    merged = _merge_settings(ours, theirs, file, "")
-    return merged | {"zero_optimization": buckets | merged["zero_optimization"]}
+    return ours | {"zero_optimization": buckets | ours["zero_optimization"]}
 
 
 OWNED = {

@@ -1,4 +1,4 @@
-"""The numbers that follow from a configuration: grid, units, masked and decoded tokens. No other room computes them."""
+"""The numbers that follow from a configuration: grid, units, masked and decoded tokens. No other module computes them."""
 
 import math
 from dataclasses import dataclass, replace
@@ -20,19 +20,19 @@ def cut_grid(size: tuple[int, int, int], tubelet: int, patch_px: int) -> Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """The cut of a clip into tokens and of tokens into units, and the numbers of units that are masked and decoded.
+    """The tokens of a clip, the units of tokens, and the numbers of units that are masked and decoded.
 
-    Resolve it once, with `of` or `of_images`, and pass it on. Raises UserError if the sizes do not divide each other.
+    Compute it once, with `of` or `of_images`, and pass it on. Raises UserError if the sizes do not divide each other.
     """
 
     clip_shape: tuple[int, int, int, int]  # (C, T, H, W): channels, frames, pixels, pixels
     tubelet: int  # frames of a token
     patch_px: int  # side of a token, pixels
-    position_grid: Grid | None = None  # the grid for which fixed positions are made; None = the clip's own
+    position_grid: Grid | None = None  # the grid for which fixed positions are computed; None = the clip's own
     block: Grid = (1, 1, 1)  # tokens of a unit in time, height, width
     num_masked: int = 0  # masked units of a clip; fine-tuning masks none
     num_decoded_units: int = 0  # masked units of a clip that are decoded
-    decoded_per_unit: int = 0  # tokens decoded of each of those
+    decoded_per_unit: int = 0  # decoded tokens of each of these units
 
     @classmethod
     def of(cls, config: RunConfig) -> "Geometry":
@@ -89,7 +89,7 @@ class Geometry:
 
     @property
     def values_per_clip(self) -> int:
-        """Return the number of values of a clip."""
+        """Pixel values of a clip, all channels."""
         return math.prod(self.clip_shape)
 
     @property
@@ -119,20 +119,20 @@ class Geometry:
         return self.num_decoded_units * self.decoded_per_unit
 
     @property
-    def asked_per_unit(self) -> int:
-        """Return how many tokens of a hidden unit a teacher predicts: as many of all units as the student decodes of some."""
+    def decoded_per_masked_unit(self) -> int:
+        """Decoded tokens per masked unit, on average; a teacher predicts as many of each unit that it does not see."""
         return max(1, round(self.num_decoded / max(1, self.num_masked)))
 
 
 def _add_masks(geometry: Geometry, mask: MaskConfig) -> Geometry:
-    """Return the geometry with units, masked and decoded tokens. 196 tubes at ratio 0.9 give 176 masked, as VideoMAE."""
+    """Return the geometry with units, masked and decoded tokens. 196 tubes at ratio 0.9 give 176 masked, as in VideoMAE."""
     dt, dh, dw = mask.block
     blocks = {"tube": (geometry.grid[0], 1, 1), "token": (1, 1, 1), "block": (dt, dh, dw)}
     geometry = replace(geometry, block=blocks[mask.unit])
     num_masked = int(round(mask.ratio * geometry.num_units, 6))
     if mask.round_down == "visible":
         num_masked = geometry.num_units - int(round((1 - mask.ratio) * geometry.num_units, 6))
-    # a share of the tokens of every masked unit, or of the masked units (if a unit is one token, or mask.decode says so)
+    # decoded_share counts masked units if a unit is one token or mask.decode takes whole units, else tokens of each unit
     num_decoded_units, decoded_per_unit = round(mask.decoded_share * num_masked), geometry.unit_size
     if geometry.unit_size > 1 and not DECODE_CHOICES[mask.decode].whole_units:
         share = mask.decoded_share
@@ -143,19 +143,19 @@ def _add_masks(geometry: Geometry, mask: MaskConfig) -> Geometry:
 
 
 def has_images(config: RunConfig) -> bool:
-    """Return True if a run trains on images besides its videos."""
+    """Return True if a run trains on images in addition to its videos."""
     return isinstance(config, PretrainConfig) and config.images.root is not None and config.images.share > 0
 
 
 def image_data(config: PretrainConfig) -> DataConfig:
-    """Return how the clips of `images` are read: as one time step of equal frames."""
+    """Return the data settings of the clips of `images`: one time step of equal frames."""
     images, data = config.images, config.data
     data = replace(data, root=images.root or data.root, format=images.format, annotations=images.annotations)
     return replace(data, num_frames=config.model.tubelet, sampling="segments", fps=None, clips=None, repeats=1)
 
 
 def image_config(config: PretrainConfig) -> PretrainConfig:
-    """Return the configuration that the clips of `images` see: the same model and units, on a grid of one time step."""
+    """Return the configuration for the clips of `images`: the same model and units, on a grid of one time step."""
     mask = replace(config.mask, block=[1, *config.mask.block[1:]])
-    teacher = replace(config.teacher, num_steps=None)  # one step leaves no choice
+    teacher = replace(config.teacher, num_steps=None)  # there is only one step
     return replace(config, data=image_data(config), images=ImagesConfig(), mask=mask, teacher=teacher)

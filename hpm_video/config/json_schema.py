@@ -7,15 +7,21 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from hpm_video.config.presets import PRESETS
+from hpm_video.config.run_sections import PretrainConfig
 from hpm_video.config.schema import all_fields, default_of, help_of
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
+PRESET = "a preset, or one of a method and one of a size; the other keys of the file change single values"
 PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 
 
 def json_schema(schema: type) -> dict[str, Any]:
     """Return the JSON schema of a configuration file: its sections, and each key with type, bounds, default and help."""
     sections: dict[str, Any] = {}
+    if schema is PretrainConfig:
+        preset = {"enum": [*PRESETS]}
+        sections["preset"] = {"description": PRESET, "anyOf": [preset, {"type": "array", "items": preset}]}
     for name, f in all_fields(schema):
         section, leaf = name.split(".")
         found = sections.setdefault(
@@ -40,7 +46,7 @@ def _describe(f: dataclasses.Field) -> dict[str, Any]:
 
 
 def _option(kind: Any, f: dataclasses.Field) -> dict[str, Any]:
-    """Return the values of one of the types of a key."""
+    """Return the schema of one of the types of a key."""
     if typing.get_origin(kind) is list:
         return {"type": "array", "items": _option(typing.get_args(kind)[0], f), **_lengths(f)}
     option: dict[str, Any] = {"type": PLAIN[kind]}
@@ -53,7 +59,7 @@ def _option(kind: Any, f: dataclasses.Field) -> dict[str, Any]:
 
 
 def _lengths(f: dataclasses.Field) -> dict[str, int]:
-    """Return how many values a list takes: those of its default, or at least one."""
+    """Return the bounds on the length of a list: that of its default, or at least one value."""
     default = default_of(f)
     if f.metadata["any_length"] or not isinstance(default, list):
         return {"minItems": 1}

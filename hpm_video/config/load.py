@@ -1,6 +1,6 @@
-"""Load a configuration: defaults, a YAML file, dotted overrides."""
+"""Load a configuration: defaults, a YAML file, dotted overrides, presets."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 
 from hpm_video.config.checks import check_clip, check_combinations
 from hpm_video.config.data_sections import DataConfig
-from hpm_video.config.presets import PRESET_USES, PRESETS, without_presets
+from hpm_video.config.presets import PRESET_USES, PRESETS, expand_presets
 from hpm_video.config.run_sections import FinetuneConfig, PretrainConfig, RunConfig
-from hpm_video.config.schema import describe_fields, read_values
+from hpm_video.config.schema import BASE, Layer, describe_fields, read_file, read_override, read_values
 from hpm_video.errors import UserError
 
 AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)
@@ -24,10 +24,11 @@ def load_config(
 ) -> PretrainConfig:
     """Load a configuration of pretraining: defaults <- `base` <- YAML file <- dotted overrides.
 
-    base: settings that the weights of init determine. The override preset=NAME stands for those of PRESETS. Unless `check`
-    is off, keys are checked against each other. Raises UserError.
+    base: settings that the weights of init determine. The override preset=NAME stands for the keys of a preset; so does
+    `preset: NAME` (or a list of names) in the file, whose other keys come after it. Unless `check` is off, keys are checked
+    against each other. Raises UserError.
     """
-    config = read_values(PretrainConfig, None if file is None else Path(file), without_presets(overrides), base)
+    config = read_values(PretrainConfig, _layers(file, expand_presets(overrides), base, takes_presets=True))
     if check:
         check_combinations(config)
     return config
@@ -40,7 +41,7 @@ def load_finetune_config(
     check: bool = True,
 ) -> FinetuneConfig:
     """Load a configuration of fine-tuning, as `load_config` does. Raises UserError."""
-    config = read_values(FinetuneConfig, None if file is None else Path(file), overrides, base)
+    config = read_values(FinetuneConfig, _layers(file, overrides, base))
     if not check:
         return config
     check_clip(config)
@@ -55,9 +56,26 @@ def load_finetune_config(
     return config
 
 
+def _layers(
+    file: str | Path | None, overrides: Iterable[str], base: Mapping[str, Any] | None, takes_presets: bool = False
+) -> Iterator[Layer]:
+    """Yield the sources of values, from the one with the lowest priority to the one with the highest."""
+    yield dict(base or {}), BASE
+    if file is not None:
+        tree = read_file(Path(file))
+        names = tree.pop("preset", []) if takes_presets else []
+        for key in expand_presets(f"preset={name}" for name in (names if isinstance(names, list) else [names])):
+            yield read_override(key), f"{file}"
+        yield tree, f"{file}"
+    for override in overrides:
+        yield read_override(override), "the command line"
+
+
 def describe_keys(schema: type = PretrainConfig) -> str:
     """Return the text of --help: every key with default, type and help, and the presets of pretraining."""
-    presets = ["presets (one of the first six and one of the last two can be combined):"]
+    presets = [
+        "presets (one of the first six and one of the last two can be combined; in a YAML file: `preset: NAME`):"
+    ]
     for name, keys in PRESETS.items():
         use = f" ({PRESET_USES[name]})" if name in PRESET_USES else ""
         presets.append(f"preset={name}{use}: {' '.join(f'{k}={v}' for k, v in keys.items())}")

@@ -12,26 +12,26 @@ class EncoderConfig:
 
     size: str = key(
         "b",
-        "encoder, width x blocks: ti 192x12, s 384x12, b 768x12, l 1024x24, h 1280x32, g 1408x40 (with patch_px=14)",
+        "encoder size, width x blocks: ti 192x12, s 384x12, b 768x12, l 1024x24, h 1280x32, g 1408x40 (with patch_px=14)",
         ["ti", "s", "b", "l", "h", "g"],
     )
     patch_px: int = key(16, "side of a patch, pixels", least=1, most=1024)
-    tubelet: int = key(2, "frames of a token (1 for images)", least=1, most=1024)
-    width: int | None = key(None, "encoder width; null = of the size", least=1, most=65_536)
-    depth: int | None = key(None, "encoder blocks; null = of the size", least=1, most=1024)
-    num_heads: int | None = key(None, "encoder heads; null = of the size", least=1, most=65_536)
+    tubelet: int = key(2, "frames per token (1 for images)", least=1, most=1024)
+    width: int | None = key(None, "width of the encoder; null = that of model.size", least=1, most=65_536)
+    depth: int | None = key(None, "blocks of the encoder; null = those of model.size", least=1, most=1024)
+    num_heads: int | None = key(None, "heads of the encoder; null = those of model.size", least=1, most=65_536)
     positions: str = key(
         "sincos1d",
-        "sincos1d (VideoMAE), sincos2d (MAE, one frame), sincos3d (separable space-time), learned",
+        "position embedding: sincos1d (VideoMAE), sincos2d (MAE, one frame), sincos3d (separable space-time) or learned",
         ["sincos1d", "sincos2d", "sincos3d", "learned"],
     )
     position_grid: list[int] | None = key(
         None,
-        "grid (tokens in time, height, width) for which fixed positions are made, then interpolated to the clip's; null = the "
-        "clip's own grid (fine-tuning takes it from the weights)",
+        "grid (tokens in time, height, width) for which fixed positions are computed, to be interpolated to the clip's grid; "
+        "null = the clip's own grid (fine-tuning takes it from the weights)",
         any_length=True,
     )
-    cls_token: bool = key(False, "add a class token before the patch tokens (MAE has one, VideoMAE none)")
+    cls_token: bool = key(False, "add a class token before the patch tokens (as MAE, unlike VideoMAE)")
     drop_path: float = key(
         0.0, "stochastic depth: rate of the last block; rates rise linearly from 0", least=0, most=0.99
     )
@@ -44,33 +44,37 @@ class EncoderConfig:
 class ModelConfig(EncoderConfig):
     """The encoder, and the decoder and predictor of pretraining."""
 
-    decoder_width: int | None = key(None, "pixel decoder and predictor width; null = of the size", least=1, most=65_536)
-    decoder_depth: int | None = key(
-        None, "pixel decoder blocks; null = of the size: 12 for l, h (VideoMAE), else 4", least=0, most=1024
+    decoder_width: int | None = key(
+        None, "decoder and predictor width; null = that of model.size", least=1, most=65_536
     )
-    decoder_heads: int | None = key(None, "pixel decoder and predictor heads; null = of the size", least=1, most=65_536)
+    decoder_depth: int | None = key(
+        None, "pixel decoder blocks; null = those of model.size: 12 for l, h (VideoMAE), else 4", least=0, most=1024
+    )
+    decoder_heads: int | None = key(
+        None, "decoder and predictor heads; null = those of model.size", least=1, most=65_536
+    )
     decoder_attention: str = key(
         "cross",
-        "self: visible and mask tokens attend to each other (VideoMAE); cross: mask tokens attend to the visible tokens alone "
-        "(CrossMAE's idea), so that the prediction of a token does not depend on which others are decoded",
+        "attention of the pixel decoder; self: visible and mask tokens attend to each other (VideoMAE); cross: mask tokens attend "
+        "to the visible tokens only (as in CrossMAE), so that a prediction does not depend on which other tokens are decoded",
         ["self", "cross"],
         older="self",
     )
     predictor_depth: int | None = key(
-        1, "blocks of the loss predictor; null = as many as the pixel decoder has (paper)", least=0, most=1024
+        1, "blocks of the loss predictor; null = as many as in the pixel decoder (paper)", least=0, most=1024
     )
     predictor_encoder_depth: int | None = key(
         None,
-        "the predictor sees the tokens after this many encoder blocks, through its own norm and linear map; null = after all",
+        "the predictor reads the tokens after this many encoder blocks, by a norm and a linear map of its own; null = after all",
         least=1,
     )
     predictor_shared_depth: int = key(
-        0, "number of first blocks of the pixel decoder whose output the predictor takes", least=0
+        0, "blocks of the pixel decoder that the predictor shares, as it reads their output; 0 = none", least=0
     )
     first_weights: str = key(
         "mae",
-        "random initialisation: mae (Xavier linear maps, normal tokens); hpm (as mae; the loss head is the mean of one row for "
-        "each value of a token); videomae (torch's own for patch embedding and decoder map, tokens cut at one standard deviation)",
+        "random initialisation; mae: Xavier linear maps, normal tokens; hpm: as mae, but the loss head is the mean of one row for "
+        "each value of a token; videomae: torch's defaults for patch embedding and decoder map, tokens cut at one standard deviation",
         ["mae", "hpm", "videomae"],
     )
 
@@ -81,13 +85,13 @@ class ClassifierConfig(EncoderConfig):
 
     pooling: str = key(
         "mean",
-        "input of the head: mean over the tokens, then a norm (VideoMAE); or cls, the class token",
+        "input of the head: mean (over the tokens, then a norm; VideoMAE) or cls (the class token)",
         ["mean", "cls"],
     )
     drop_path: float = key(
         0.1, "stochastic depth: rate of the last block; rates rise linearly from 0", least=0, most=0.99
     )
-    head_init: float = key(1e-3, "factor on the first weights of the head (VideoMAE)", least=0)
+    head_init: float = key(1e-3, "factor on the initial weights of the head (VideoMAE)", least=0)
     head_dropout: float = key(
         0.0, "dropout before the head (VideoMAE: 0.5 for UCF101 and for ViT-H)", least=0, most=0.99
     )
@@ -100,15 +104,15 @@ class MaskConfig:
     mode: str = key("hpm", "which units are masked", MASK_STRATEGIES)
     difficulty: str = key("memory", "where the difficulty of units comes from", DIFFICULTY_SOURCES, older="teacher")
     unit: str = key(
-        "tube", "tokens masked together: tube (a place over all time), token, block", ["tube", "token", "block"]
+        "tube", "tokens masked together: tube (a place over all time), token or block", ["tube", "token", "block"]
     )
     pattern: str = key("scattered", "how random choices are spread over the clip", MASK_PATTERNS)
     block: list[int] = key([1, 1, 1], "with unit=block: tokens of a unit in time, height, width")
     ratio: float = key(0.9, "share of the units that are masked", least=0, most=1)
     decoded_share: float = key(
         0.25,
-        "share of the tokens of each masked unit that are decoded and ranked (of the masked units, if a unit is one token or "
-        "mask.decode chooses whole units)",
+        "share of the tokens of each masked unit that is decoded and ranked; if a unit is one token, or mask.decode takes whole "
+        "units, the share of the masked units",
         least=0,
         most=1,
         older=0.5,
@@ -137,14 +141,14 @@ class MaskConfig:
     )
     sharpness: float | None = key(
         -3.0,
-        "with mode=hpm: hard units are drawn, with odds of exp(sharpness) for the hardest over the easiest: 0 = random masks, "
-        "below 0 = easy units; null = the hardest are taken",
+        "with mode=hpm: units are drawn by difficulty, with odds of exp(sharpness) for the hardest against the easiest: above 0 "
+        "hard units first, 0 random masks, below 0 easy units first; null = the hardest are taken, nothing is drawn",
         least=-1e6,
         most=1e6,
         older=None,
     )
     visible_hard_share: float = key(
-        0.5, "with mode=split: share of the visible units that are from the harder half of the clip", least=0, most=1
+        0.5, "with mode=split: share of the visible units that come from the harder half of the clip", least=0, most=1
     )
 
 
@@ -158,19 +162,19 @@ class TeacherConfig:
 
     view: str = key(
         "partial",
-        "tokens that the teacher sees: all (paper), or partial: a random share of the units, as a student sees",
+        "tokens that the teacher sees: all (paper) or partial (a random share of the units, as the student does)",
         ["all", "partial"],
     )
     visible_share: float | None = key(
         None, "with view=partial: share of the units that the teacher sees; null = 1 - mask.ratio", least=0, most=1
     )
-    num_views: int = key(1, "with view=partial: random views whose predictions are averaged", least=1, most=1000)
+    num_views: int = key(1, "with view=partial: random views, whose predictions are averaged", least=1, most=1000)
     num_steps: int | None = key(
-        None, "with unit=tube: time steps, evenly spaced, that the teacher sees; null = all", least=1
+        None, "with unit=tube: number of time steps, evenly spaced, that the teacher sees; null = all", least=1
     )
     aggregate: str = key(
         "mean",
-        "how the difficulty of a unit follows from its tokens: mean, max, or topk (mean of the top_k largest)",
+        "difficulty of a unit, from those of its tokens: mean, max or topk (mean of the top_k largest)",
         ["mean", "max", "topk"],
     )
     top_k: int = key(2, "with aggregate=topk: number of hardest tokens of a unit", least=1)
@@ -189,19 +193,21 @@ class ObjectiveConfig:
     'norm_channel'
     """
 
-    target: str = key("norm_channel", "what is predicted of a masked token", TARGETS)
+    target: str = key("norm_channel", "what is predicted for a masked token", TARGETS)
     target_weights: str | None = key(None, "file of the weights of dino or clip (nothing is downloaded)", path=True)
     clip_features: str = key(
         "projected",
-        "with target=clip: projected (HPM: QuickGELU, after CLIP's projection, width 512, ImageNet's mean and std) or last (as "
-        "runs older than this key: plain GELU, before the projection, width 768, CLIP's mean and std)",
+        "with target=clip; projected: as in HPM (QuickGELU, after CLIP's projection, width 512, ImageNet's mean and std); last: as "
+        "before this key existed (plain GELU, before the projection, width 768, CLIP's mean and std)",
         ["projected", "last"],
+        older="last",
+        older_if=("objective.target", "clip"),
     )
     ranking: str = key(
         "relative",
         "loss of the predictor: relative (all pairs of masked units) or absolute (z-scored true loss)",
         ["relative", "absolute"],
     )
-    level: str = key("unit", "rank masked units or masked tokens", ["unit", "token"])
+    level: str = key("unit", "what the predictor ranks: masked units or masked tokens", ["unit", "token"])
     ranking_weight: float = key(1.0, "weight of the predictor's loss (paper: 1)", least=0)
-    ranking_reaches_encoder: bool = key(False, "the predictor's gradient trains the encoder too (paper: true)")
+    ranking_reaches_encoder: bool = key(False, "let the predictor's gradient train the encoder too (paper: true)")

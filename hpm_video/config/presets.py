@@ -4,10 +4,11 @@ import logging
 from collections.abc import Iterable
 
 from hpm_video.errors import UserError
+from hpm_video.reading import brief
 
 log = logging.getLogger("hpm_video")
 
-# The best decoder of the arena (benchmarks/results/arena_cpu_202611.md), and the masks of HPM as published
+# The best decoder of the arena (benchmarks/results/arena_cpu_202611.md), and HPM's masks as published
 QUARTER_CROSS = {"mask.decoded_share": "0.25", "model.decoder_attention": "cross"}
 HARDEST_HALF = {
     "mask.mode": "hpm",
@@ -16,8 +17,8 @@ HARDEST_HALF = {
     "mask.hard_share_start": "0.0",
     "mask.hard_share_end": "0.5",
 }
-# hpm to videomae set the method and what it costs (the defaults are those of hpm); small and tiny set the size of a run. The two
-# kinds share no key, so one of each can stand on one command line.
+# hpm to videomae set the method, which decides what a step costs (the defaults are those of hpm); small and tiny set the size of a
+# run. The two kinds share no key, so that one of each can be combined.
 PRESETS: dict[str, dict[str, str]] = {
     "hpm": {
         "mask.mode": "hpm",
@@ -91,12 +92,10 @@ PRESET_USES = {
     "small": "one GPU of 8 to 12 GB, hours to a day for a few thousand videos",
     "tiny": "the CPU of a laptop, a first result in minutes",
 }
+RENAMED = {"random": "random_half", "hpm_memory": "hpm"}  # older names, which keep working
 
 
-RENAMED = {"random": "random_half", "hpm_memory": "hpm"}  # names of before, which keep working
-
-
-def without_presets(overrides: Iterable[str]) -> list[str]:
+def expand_presets(overrides: Iterable[str]) -> list[str]:
     """Replace each preset=NAME by its keys; later overrides change single values. Raises UserError for an unknown name."""
     found: list[str] = []
     for override in overrides:
@@ -108,6 +107,6 @@ def without_presets(overrides: Iterable[str]) -> list[str]:
             log.warning("preset=%s is now called preset=%s", value, RENAMED[value])
             value = RENAMED[value]
         if value not in PRESETS:
-            raise UserError(f"preset: '{value}'; expected one of {', '.join(PRESETS)}")
+            raise UserError(f"preset: {brief(value)}; expected one of {', '.join(PRESETS)}")
         found += [f"{key}={setting}" for key, setting in PRESETS[value].items()]
     return found

@@ -1,27 +1,23 @@
 """The readers of videos. To add one, write its module in data/readers/ and add its row here."""
 
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
 
 from hpm_video.config.tables import Row, Table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reader(Row):
-    """A codec library. Its module has `load()`, which imports the library or raises, and `read(media, choose, fps, limits)`,
-    which returns frames uint8 [T, H, W, 3] or raises UnreadableVideo; to read pieces of films it takes `span` too. `help` is
-    its name in messages."""
+    """A library that decodes videos; `help` is its name in messages.
 
-    library: str  # what is imported and whose version is reported
+    Its module has `load()`, which imports the library or raises, and `read(media, choose, fps, limits)`, which returns frames
+    uint8 [T, H, W, 3] or raises UnreadableVideo. A reader that can read pieces of films takes `span` too.
+    """
+
+    library: str  # the package that is imported, and whose version is reported
     in_auto: bool = False  # data.reader=auto tries these readers, in the order of the rows
 
-    def load(self) -> Any:
-        """Import the module of the reader."""
-        return import_module(self.implementation)
 
-
-READERS = Table(  # the first one is always installed; it reads the files that another one cannot read
+READERS = Table(  # the first one is always installed, and reads the files that the others cannot read
     pyav=Reader(help="PyAV", implementation="hpm_video.data.readers.pyav", library="av", in_auto=True),
     torchcodec=Reader(
         help="torchcodec", implementation="hpm_video.data.readers.torchcodec", library="torchcodec", in_auto=True

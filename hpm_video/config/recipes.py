@@ -1,6 +1,6 @@
 """Find the recipes by name: settings of whole runs (configs/) and readers of data sets (datasets/).
 
-In a checkout they lie beside the library. An installed package has copies of them in hpm_video/_recipes (setup.py).
+In a checkout they are next to the library. An installed package has copies of them in hpm_video/_recipes (setup.py).
 """
 
 from pathlib import Path
@@ -53,7 +53,7 @@ def list_data_sets() -> list[str]:
 
 
 def find_data_recipe(name: str) -> Path:
-    """Return the program that reads a data set. Raises UserError for an unknown name."""
+    """Return the program that writes the manifest of a data set. Raises UserError for an unknown name."""
     home = recipes_home()
     _check_name("NAME", name, list_data_sets())
     return home / "datasets" / name / "prepare.py"

@@ -8,6 +8,10 @@ from hpm_video.config.data_sections import AugmentConfig, DataConfig, ImagesConf
 from hpm_video.config.model_sections import ClassifierConfig, MaskConfig, ModelConfig, ObjectiveConfig, TeacherConfig
 from hpm_video.config.schema import key
 
+BASE_LR = "learning rate for 256 clips; lr = base_lr * batch_size / 256"
+MIN_LR = "learning rate at the end of the cosine schedule, for 256 clips"
+EPOCHS = "passes over the data, counted in clips: with data.repeats=r an epoch decodes 1 / r of the videos"
+
 
 @dataclass(kw_only=True)
 class OptimConfig:
@@ -16,12 +20,12 @@ class OptimConfig:
     batch_size: int = key(
         256, "clips per optimizer step, over all ranks and accumulation rounds", least=1, most=10_000_000
     )
-    base_lr: float = key(1.5e-4, "learning rate for 256 clips; lr = base_lr * batch_size / 256", least=0)
-    min_lr: float = key(1e-5, "learning rate at the end of the cosine, for 256 clips", least=0)
+    base_lr: float = key(1.5e-4, BASE_LR, least=0)
+    min_lr: float = key(1e-5, MIN_LR, least=0)
     betas: list[float] = key([0.9, 0.95], "betas of AdamW")
     eps: float = key(1e-8, "epsilon of AdamW", least=0)
     weight_decay: float = key(
-        0.05, "weight decay of AdamW; none for biases, norms, positions and single tokens", least=0
+        0.05, "weight decay of AdamW; none for biases, norms, positions, and class and mask token", least=0
     )
     decay_tokens: bool = key(False, "apply weight decay to the class and mask token too (MAE, HPM)")
     warmup_share: float = key(
@@ -34,47 +38,43 @@ class OptimConfig:
 class FinetuneOptimConfig(OptimConfig):
     """Keys of the optimizer in fine-tuning."""
 
-    base_lr: float = key(1e-3, "learning rate for 256 clips; lr = base_lr * batch_size / 256", least=0)
-    min_lr: float = key(1e-6, "learning rate at the end of the cosine, for 256 clips", least=0)
+    base_lr: float = key(1e-3, BASE_LR, least=0)
+    min_lr: float = key(1e-6, MIN_LR, least=0)
     betas: list[float] = key([0.9, 0.999], "betas of AdamW")
     warmup_share: float = key(
         0.1, "share of the run in which the learning rate rises (VideoMAE: 5 of 50 epochs)", least=0, most=1
     )
     layer_decay: float = key(
         0.75,
-        "learning rate of block k of n: layer_decay ** (n + 1 - k) times the head's; of the embedding as if k = 0; 1 = equal",
+        "layer-wise decay: the learning rate of block k of n is layer_decay ** (n + 1 - k) times that of the head; the embedding "
+        "is block 0; 1 = equal rates",
         least=0.01,
         most=1,
     )
     average_decay: float | None = key(
-        None, "decay of an EMA of the weights, which is then tested (0.9999); null = none", least=0, most=1
+        None, "decay of an EMA of the weights, which is tested in their place (as 0.9999); null = none", least=0, most=1
     )
 
 
 @dataclass(kw_only=True)
 class TrainConfig:
-    """Length of a run, and what it writes when."""
+    """The length of a run, and when it writes what."""
 
     output: str = key(MISSING, "folder of the run; rerunning with the same folder resumes", path=True)
-    epochs: float = key(
-        800.0,
-        "passes over the data, counted in clips: with data.repeats r each decodes 1 / r of them",
-        least=0,
-        most=1_000_000,
-    )
+    epochs: float = key(800.0, EPOCHS, least=0, most=1_000_000)
     steps: int | None = key(None, "optimizer steps; overrides epochs", least=1)
     accept: str = key(
         "none",
-        "what may differ from the run in train.output on resume: data (files were added or changed), steps (train.steps or "
-        "train.epochs), all; noted in RUN/results.json",
+        "what may have changed when a run resumes: data (files were added or changed), steps (train.steps or train.epochs) or "
+        "all; recorded in RUN/results.json",
         ["none", "data", "steps", "all"],
     )
-    seed: int = key(0, "seed of weights, order, crops and masks", least=0)
+    seed: int = key(0, "seed of weights, order of the clips, crops and masks", least=0)
     log_every_steps: int = key(20, "steps between log lines", least=1)
     trackers: str | None = key(
         None,
-        "trackers that are told of each row of metrics, separated by commas: mlflow, trackio, wandb (pip install "
-        "'hpm-video[trackers]'); null = RUN/metrics.jsonl and RUN/tensorboard alone",
+        "trackers that receive each row of metrics, separated by commas: mlflow, trackio, wandb (pip install "
+        "'hpm-video[trackers]'); null = RUN/metrics.jsonl and RUN/tensorboard only",
     )
     measure_every_steps: int = key(
         200, "steps between measurements on held-out clips (hardness gain, gradient shares)", least=1
@@ -100,12 +100,7 @@ class PretrainTrainConfig(TrainConfig):
 class FinetuneTrainConfig(TrainConfig):
     """Keys of the training loop in fine-tuning."""
 
-    epochs: float = key(
-        50.0,
-        "passes over the data, counted in clips: with data.repeats r each decodes 1 / r of them",
-        least=0,
-        most=1_000_000,
-    )
+    epochs: float = key(50.0, EPOCHS, least=0, most=1_000_000)
     measure_every_steps: int = key(1000, "steps between quick tests on data.num_held_out validation clips", least=1)
 
 
@@ -115,8 +110,8 @@ class InitConfig:
 
     weights: str | None = key(
         None,
-        "weights to start from (pretraining: decoder, predictor and teacher too, if they fit): a run folder, a file of weights "
-        "or several with an index, a checkpoint folder of DeepSpeed or torch, or hf://ORG/NAME; null = random initialisation",
+        "weights to start from: a run folder, a file of weights, several files with an index, a checkpoint folder of DeepSpeed or "
+        "torch, or hf://ORG/NAME; null = random initialisation. Pretraining loads decoder, predictor and teacher too, if they fit",
         path=True,
     )
     trust_pickle: bool = key(
@@ -129,10 +124,10 @@ class InitConfig:
 class TestConfig:
     """The multi-view test of a fine-tuned model."""
 
-    __test__ = False  # pytest shall not collect it
+    __test__ = False  # pytest must not collect it
 
     split: str = key(
-        "auto", "split to test on; auto: test if it has labels, else validation", ["auto", "validation", "test"]
+        "auto", "split to test on; auto = test if it has labels, else validation", ["auto", "validation", "test"]
     )
     num_clips: int | None = key(
         None,
@@ -157,8 +152,8 @@ class EngineConfig:
 
     kind: str = key(
         "auto",
-        "plain (one process), ddp, fsdp or deepspeed; auto: deepspeed if its launcher or zero_stage asks for it, ddp for other "
-        "launchers of several processes, else plain",
+        "plain (one process), ddp, fsdp or deepspeed; auto = deepspeed under its launcher, or if zero_stage is set and there are "
+        "several processes; else ddp for several processes, plain for one",
         ["auto", "plain", "ddp", "fsdp", "deepspeed"],
     )
     zero_stage: int | None = key(None, "DeepSpeed ZeRO stage; null = 1", least=0, most=3)
@@ -167,33 +162,36 @@ class EngineConfig:
     )
     timeout_s: float = key(
         1800.0,
-        "several processes: most seconds that one waits for the others, as while rank 0 saves",
+        "several processes: longest time that one waits for the others, such as while rank 0 saves, seconds",
         least=1,
         most=86_400,
     )
     lost_after_s: float = key(
-        60.0, "several processes: end all of them if one gives no sign of life for so long", least=1, most=86_400
+        60.0,
+        "several processes: end all of them if one gives no sign of life for this long, seconds",
+        least=1,
+        most=86_400,
     )
     micro_batch_size: int | str | None = key(
         "auto",
-        "most clips per forward pass of a rank (fewer than batch_size / ranks = gradient accumulation); auto = as many as fit in "
-        "the free memory, kept with the run; null = batch_size / ranks",
+        "most clips per forward pass of a rank; fewer than batch_size / ranks means gradient accumulation; auto = as many as fit "
+        "in the free memory, kept with the run; null = batch_size / ranks",
         ["auto"],
         least=1,
     )
     precision: str = key(
-        "auto", "auto: bf16 on a GPU, else fp32; bf16 = autocast, weights stay fp32", ["auto", "fp32", "bf16"]
+        "auto", "auto = bf16 on a GPU, else fp32; bf16 = autocast, weights stay fp32", ["auto", "fp32", "bf16"]
     )
     deepspeed_json: str | None = key(
-        None, "file of more DeepSpeed settings; an error if it sets a key that other keys here determine", path=True
+        None, "JSON file of further DeepSpeed settings; it cannot set what other keys here determine", path=True
     )
     compile: bool = key(
         False, "compile the transformer blocks of student and teacher, and the targets of pixels (torch.compile)"
     )
     graphs: str = key(
         "auto",
-        "CUDA graphs: auto = the plain engine on a GPU records a micro step and replays it, if a trial reproduces the loss; "
-        "never = no graphs",
+        "CUDA graphs; auto = the plain engine on a GPU records a micro step and replays it, if a trial reproduces the loss; never = "
+        "no graphs",
         ["auto", "never"],
     )
     num_threads: int | None = key(None, "CPU threads per rank; null = cores / ranks of the machine", least=1, most=1024)

@@ -1,7 +1,8 @@
 """Read values into a schema of dataclasses: one section for each part of a run, one field for each key.
 
-Values come from the dataclass defaults, then a YAML file, then dotted overrides (`optim.batch_size=64`). An unknown key and a
-value of the wrong type or out of bounds raise a `UserError` that names the key, the value and what was expected.
+Values come from the defaults of the dataclasses, then from layers such as a YAML file and dotted overrides
+(`optim.batch_size=64`). An unknown key and a value of the wrong type or out of bounds raise a `UserError` that names the key,
+the value and what was expected.
 """
 
 import copy
@@ -10,7 +11,7 @@ import difflib
 import math
 import os
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import field
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from hpm_video.files import expand_home
 from hpm_video.reading import brief, check_references, one_line, read_value, read_yaml
 
 BASE = "the pretrained weights"
+Layer = tuple[Any, str]  # sections of keys, and where they come from, for messages
 MOST_INT, MOST_ITEMS = 2**63 - 1, 100
 MOST_CHARACTERS, MOST_NAME_BYTES = 4000, 255  # of paths, on the usual file systems
 
@@ -38,44 +40,41 @@ def key(  # noqa: PLR0913
     any_length: bool = False,
     path: bool = False,
     older: Any = MISSING,
+    older_if: tuple[str, Any] | None = None,
 ) -> Any:
     """Return a field of the schema: default, one line of help with the unit, and the values it takes.
 
-    A list has as many values as its default; with `any_length`, at least one. In a `path` a leading ~ is the home folder.
-    `choices` of a table are those that it has when they are read. older: the default of earlier versions, if it was another one.
+    A list has as many values as its default; with `any_length`, at least one. In a `path` a leading ~ is the home folder. The
+    choices of a table include rows that are added later. older: the default of earlier versions, if it has changed. older_if
+    (key, value): earlier versions had no such key, and behaved like `older` in runs that set that other key to this value.
     """
     choices = choices if isinstance(choices, Table) else tuple(choices)
     metadata = {"help": help, "choices": choices, "least": least, "most": most, "any_length": any_length}
-    metadata |= {"path": path} | ({} if older is MISSING else {"older": older})
+    metadata |= {"path": path, "older": older, "older_if": older_if}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
-def older_defaults(schema: type) -> dict[str, dict[str, Any]]:
-    """Return the defaults of earlier versions, section -> key -> value, of the keys whose default has changed."""
+def older_defaults(schema: type, tree: Any = None) -> dict[str, dict[str, Any]]:
+    """Return the defaults of earlier versions that differ from today's, section -> key -> value. tree: the file of a run, for
+    keys that were added since (`older_if`)."""
+    given = dict(_leaves(schema, tree)) if isinstance(tree, dict) else {}
     found: dict[str, dict[str, Any]] = {}
     for name, f in all_fields(schema):
-        if "older" in f.metadata:
+        condition = f.metadata["older_if"]
+        applies = condition is None or (name not in given and given.get(condition[0]) == condition[1])
+        if f.metadata["older"] != MISSING and applies:
             section, leaf = name.split(".")
             found.setdefault(section, {})[leaf] = f.metadata["older"]
     return found
 
 
-def read_values(
-    schema: type, file: Path | None, overrides: Iterable[str], base: Mapping[str, Any] | None = None
-) -> Any:
-    """Return an instance of the schema: defaults <- base <- YAML file <- dotted overrides. Raises UserError for a wrong key."""
+def read_values(schema: type, layers: Iterable[Layer]) -> Any:
+    """Return an instance of the schema: the defaults, with each layer on top of the one before. Raises UserError."""
     merged = copy.deepcopy(_empty(schema))
-    if base:
-        _merge(schema, merged, dict(base), BASE)
-    if file is not None:
-        tree = read_yaml(file)
-        if not isinstance(tree, dict):
-            raise UserError(f"configuration file {file} is a list; expected sections of KEY: VALUE, as in --help")
-        _merge(schema, merged, tree, f"{file}")
-    for override in overrides:
-        _merge(schema, merged, _read_override(override), "the command line")
+    for tree, source in layers:
+        _merge(schema, merged, tree, source)
     known = dict(all_fields(schema))
     try:
         config = OmegaConf.to_object(merged)
@@ -97,7 +96,16 @@ def _empty(schema: type) -> DictConfig:
     return OmegaConf.structured(schema)
 
 
-def _read_override(override: str) -> Any:
+def read_file(file: Path) -> dict[str, Any]:
+    """Return the sections of a YAML file. Raises UserError."""
+    tree = read_yaml(file)
+    if not isinstance(tree, dict):
+        raise UserError(f"configuration file {file} is a list; expected sections of KEY: VALUE, as in --help")
+    return tree
+
+
+def read_override(override: str) -> dict[str, Any]:
+    """Return SECTION.KEY=VALUE as a section with one key. Raises UserError."""
     name, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"{brief(override)}: expected KEY=VALUE, as in optim.batch_size=64")
@@ -143,7 +151,7 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def _leaves(schema: type, tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Return dotted names and values of a nested dict; only the sections of the schema are descended into."""
+    """Return the dotted names and values of a tree; a dict that is not a section of the schema is a value."""
     sections = {f.name for f in dataclasses.fields(schema)}
     found = []
     for name, value in (tree or {}).items():
@@ -189,7 +197,7 @@ def describe_fields(schema: type) -> str:
 
 
 def help_of(f: dataclasses.Field) -> str:
-    """Return the help of a key, with that of each row if its choices are a table."""
+    """Return the help of a key, with the help of each choice if they are a table."""
     text, choices = f.metadata["help"], f.metadata["choices"]
     return f"{text}: {choices.describe()}" if isinstance(choices, Table) else text
 
@@ -203,7 +211,7 @@ def _shown(default: Any) -> str:
 
 
 def check_values(config: Any) -> None:
-    """Raise UserError if a key is not one of its choices or out of its bounds."""
+    """Raise UserError if the value of a key is not one of its choices, or out of bounds."""
     for name, f in all_fields(type(config)):
         section, leaf = name.split(".")
         value = getattr(getattr(config, section), leaf)
@@ -217,7 +225,7 @@ def check_values(config: Any) -> None:
 
 
 def _check_bounds(name: str, f: dataclasses.Field, value: Any) -> None:
-    """Raise UserError if a number is not finite, or below or above what the key takes."""
+    """Raise UserError if a number is not finite or out of bounds."""
     wanted, least, most = f.metadata["help"], f.metadata["least"], f.metadata["most"]
     for number in value if isinstance(value, list) else [value]:
         if not isinstance(number, int | float):
@@ -237,7 +245,7 @@ def _check_bounds(name: str, f: dataclasses.Field, value: Any) -> None:
 
 
 def _check_text(name: str, f: dataclasses.Field, value: str) -> None:
-    """Raise UserError for a text that is not one of the choices, or that no file system takes as a name."""
+    """Raise UserError if a text is not one of the choices, or cannot be the name of a file."""
     wanted = f.metadata["help"]
     if f.metadata["choices"]:
         if value not in f.metadata["choices"]:
@@ -253,7 +261,7 @@ def _check_text(name: str, f: dataclasses.Field, value: str) -> None:
 
 
 def _named_choices(f: dataclasses.Field) -> str:
-    """Return the choices of a key in words; some keys take a number as well."""
+    """Return the choices of a key in words, with the number that some keys take instead."""
     named, least = ", ".join(f.metadata["choices"]), f.metadata["least"]
     return f"one of {named}" if least is None else f"{named} or a whole number of at least {least}"
 

@@ -1,7 +1,7 @@
-"""Tables of named rows: what a key of the schema can be set to, and where each choice is implemented.
+"""Tables of named rows: the values that a key of the schema can have, and where each of them is implemented.
 
-A row is plain data, so that choices, help and checks need no import of the method. A new choice is one file with its
-implementation and one row; a program of its own adds its row with `TABLE.add(name, row)` before it loads a configuration.
+A row is plain data, so that choices, help and checks need not import the implementations. A new choice is one file with its
+implementation and one row. A program outside this package calls `TABLE.add(name, row)` before it loads a configuration.
 """
 
 import importlib
@@ -12,17 +12,18 @@ from typing import Any, Generic, TypeVar
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A choice: one line of help, and its implementation (the object, or "package.module:name", imported at first use)."""
+    """A choice: one line of help, and its implementation: an object, "package.module" or "package.module:name"."""
 
     help: str
     implementation: Any
 
     def load(self) -> Any:
-        """Import the implementation. Raises ImportError or AttributeError if it does not exist."""
+        """Return the implementation, imported if need be. Raises ImportError or AttributeError if it does not exist."""
         if not isinstance(self.implementation, str):
             return self.implementation
-        module, _, name = self.implementation.partition(":")
-        return getattr(importlib.import_module(module), name)
+        place, _, name = self.implementation.partition(":")
+        module = importlib.import_module(place)
+        return getattr(module, name) if name else module
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)
@@ -35,7 +36,7 @@ class Table(Mapping[str, AnyRow], Generic[AnyRow]):
         self.rows = dict(rows)
 
     def add(self, name: str, row: AnyRow) -> None:
-        """Add a choice. Raises ValueError if the name is taken: a run's configuration must keep its meaning."""
+        """Add a choice. Raises ValueError if the name is taken, as configurations of older runs must keep their meaning."""
         if name in self.rows:
             raise ValueError(f"{name}: already a choice; expected another name than {', '.join(self.rows)}")
         self.rows[name] = row

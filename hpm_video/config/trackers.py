@@ -1,4 +1,4 @@
-"""The trackers that train.trackers names, beside RUN/metrics.jsonl and RUN/tensorboard, which every run writes."""
+"""The trackers of train.trackers. Every run also writes RUN/metrics.jsonl and RUN/tensorboard."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ ADAPTERS = "hpm_video.train.trackers"
 class TrackerRow(Row):
     """A tracker: `make(run folder, configuration) -> Tracker`."""
 
-    library: str  # what the adapter imports when it is made
+    library: str  # the package that the adapter imports
 
 
 TRACKERS = Table(
@@ -24,7 +24,7 @@ TRACKERS = Table(
 
 
 def list_trackers(names: str | None) -> list[str]:
-    """Return the names of train.trackers. Raises UserError for one that is not a row of TRACKERS."""
+    """Return the names of train.trackers. Raises UserError if one of them is not a row of TRACKERS."""
     found = [] if names is None else [name.strip() for name in names.split(",")]
     for name in found:
         if name not in TRACKERS:
@@ -33,7 +33,7 @@ def list_trackers(names: str | None) -> list[str]:
 
 
 def check_installed(names: str | None) -> None:
-    """Raise UserError if the library of a tracker is not installed. Imports none of them."""
+    """Raise UserError if the library of a tracker is not installed, without importing any."""
     for name in list_trackers(names):
         if find_spec(TRACKERS[name].library) is None:
             raise UserError(

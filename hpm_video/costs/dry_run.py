@@ -1,6 +1,6 @@
-"""Run a training step on tensors that have shapes and no memory, and report what each stage computes, moves and keeps.
+"""Run a training step on tensors that have shapes but no memory, and report what each stage computes, moves and keeps.
 
-Takes seconds for a model of any size, on any machine. What is counted, and how: `hpm_video/costs/meter.py`.
+This takes seconds for a model of any size, on any machine. What is counted, and how: `hpm_video/costs/meter.py`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,11 +33,11 @@ class DryRun:
     """The costs of one micro batch; `peak_bytes` is on top of weights, gradients, optimizer and teacher."""
 
     num_clips: int
-    forward: Mapping[str, Cost]  # by stage; the teacher's where this step asks it
+    forward: Mapping[str, Cost]  # by stage; with the teacher's if the step needs it
     backward: Mapping[str, Cost]
-    saved_bytes: int  # kept by the forward pass for the backward pass, parameters left out
-    peak_bytes: int  # the most that lives at one time: what is saved, and temporary tensors
-    num_parameters: Mapping[str, int]  # of each part of the student (`encoder`, ...), and `student`, `teacher`
+    saved_bytes: int  # kept by the forward pass for the backward pass, without parameters
+    peak_bytes: int  # the most that is alive at one time: saved and temporary tensors
+    num_parameters: Mapping[str, int]  # of each part of the student (`encoder`, ...), of `student` and `teacher`
 
     @property
     def macs(self) -> float:
@@ -46,12 +46,12 @@ class DryRun:
 
     @property
     def ema_bytes(self) -> int:
-        """Bytes moved by an EMA update: the student's weights are read, the teacher's read and written, all fp32."""
+        """Bytes that an EMA update moves: the student's weights are read, the teacher's read and written, all fp32."""
         return 12 * self.num_parameters.get("teacher", 0)
 
     @property
     def optimizer_bytes(self) -> int:
-        """Bytes moved by an update of AdamW: gradients are read, weights and two moments read and written."""
+        """Bytes that an update of AdamW moves: gradients are read, weights and two moments read and written."""
         return 28 * self.num_parameters["student"]
 
 
@@ -77,14 +77,14 @@ class Machine:
 
 
 def dry_run(config: PretrainConfig, num_clips: int, bf16: bool) -> DryRun:
-    """Run a step of the end of a run, in which the teacher is asked. Raises UserError as `Student.of` does."""
+    """Run a step as at the end of a run, with the teacher. Raises UserError as `Student.of` does."""
     geometry = Geometry.of(config)
     with META:
         student = Student.of(config)
     step = _build_step(config, student)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _place(geometry, student, step)
-        for parameter in student.parameters():  # as it is from the second accumulation round on
+        for parameter in student.parameters():  # as from the second accumulation round on
             parameter.grad = torch.empty_like(parameter)
         clip = _empty_clips(geometry, num_clips)
         with Meter() as meter:
@@ -131,7 +131,7 @@ def _empty_clips(geometry: Geometry, num_clips: int) -> Tensor:
 
 
 def _build_step(config: PretrainConfig, student: Student) -> PretrainStep:
-    """Return the step. A network whose features are the target needs a file of weights: features of its shape replace it."""
+    """Return the step. A target network would need a file of weights, so tensors with the shape of its features replace it."""
     if TARGETS[config.objective.target].network is None:
         return PretrainStep(config, student, META)
     step = PretrainStep(replace(config, objective=replace(config.objective, target="raw")), student, META)
@@ -153,7 +153,7 @@ def _place(geometry: Geometry, student: Student, step: PretrainStep) -> None:
 def _run_step(
     step: PretrainStep, student: Student, clip: Tensor, bf16: bool, meter: Meter
 ) -> tuple[dict[str, Cost], dict[str, Cost], int]:
-    """Return the costs of the forward pass, those of the backward pass, and the bytes saved between them."""
+    """Return the costs of the forward pass and of the backward pass, and the bytes saved in between."""
     _watch(meter, student, is_teacher=False)
     if step.teacher is not None:
         _watch(meter, step.teacher.network, is_teacher=True)
@@ -166,9 +166,9 @@ def _run_step(
 
     rows, num_hard = BatchSlice(0, len(clip), len(clip)), step.num_hard(1.0)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        journey = step.forward(Machine(student, bf16), clip, rows, 0, num_hard)
+        result = step.forward(Machine(student, bf16), clip, rows, 0, num_hard)
     forward = meter.take_costs()
-    journey.losses.total.backward()
+    result.losses.total.backward()
     return forward, meter.take_costs(), sum(saved.values())
 
 
@@ -196,7 +196,7 @@ def _watch(meter: Meter, network: Student, is_teacher: bool) -> None:
 
 
 def _target_cost(config: PretrainConfig, num_clips: int) -> Cost:
-    """Return the cost of the target network. teacher_features is among the teacher's; the bytes of others are unknown."""
+    """Return the cost of the target network, whose bytes are unknown. The teacher's stages include that of teacher_features."""
     return Cost(num_clips * count_target(config)) if TARGETS[config.objective.target].network else Cost()
 
 

@@ -18,9 +18,10 @@ from hpm_video.models.encoder import resolve_size
 
 @dataclass(frozen=True)
 class StepCost:
-    """Multiply-adds of one clip, forward only, by stage. With several masks a clip, the student's are for all of them.
+    """Multiply-adds of one clip, forward only, by stage.
 
-    The teacher's are of a step in which it runs; the target's, of the network that gives its features, of every step.
+    With several masks per clip, the student's are the sum over all of them. The teacher's are those of a step in which it runs.
+    The target's are those of the network whose features are the target; it runs in every step.
     """
 
     stages: Mapping[str, int]
@@ -41,12 +42,12 @@ class StepCost:
         return self.stages[TARGET]
 
     def step(self, teacher_share: float = 1.0) -> float:
-        """Return a training step's: three times the student's forward pass, and the teacher's in a share of the steps."""
+        """Multiply-adds of a training step: three times the student's forward pass, the teacher's in a share of the steps, the target's."""
         return 3 * self.forward + teacher_share * self.teacher + self.target
 
 
 def count_step(config: PretrainConfig, geometry: Geometry | None = None) -> StepCost:
-    """Count a step on clips of this geometry; None = the run's videos. Raises UserError as the checks of a configuration do."""
+    """Count a step on clips of this geometry; None = those of the run's videos. Raises UserError as `Geometry` does."""
     geometry = geometry or Geometry.of(config)
     student = Pass(config, geometry, geometry.num_visible, geometry.num_decoded)
     stages = {stage.name: config.mask.masks_per_clip * stage.count(student) for stage in STAGES}
@@ -57,39 +58,44 @@ def count_step(config: PretrainConfig, geometry: Geometry | None = None) -> Step
 
 
 def _teacher_pass(config: PretrainConfig, geometry: Geometry) -> tuple[int, Pass]:
-    """Return the number of views of a clip (0 if no teacher runs) and the pass over one of them."""
+    """Return the number of views of a clip that the teacher sees (0 without a teacher), and the pass over one of them."""
     num_units, unit_size, share = geometry.num_units, geometry.unit_size, config.teacher.visible_share
     seen = num_units
     if config.teacher.view == "partial":
         seen = num_units - geometry.num_masked if share is None else max(1, round(share * num_units))
     steps = unit_size if config.teacher.num_steps is None else min(unit_size, config.teacher.num_steps)
-    asked = min(steps, geometry.asked_per_unit) * (num_units - seen)
+    predicted = min(steps, geometry.decoded_per_masked_unit) * (num_units - seen)
     num_views = config.teacher.num_views if seen < num_units else 1
-    return num_views if asks_teacher(config) else 0, Pass(config, geometry, steps * seen, asked, is_teacher=True)
+    return num_views if asks_teacher(config) else 0, Pass(config, geometry, steps * seen, predicted, is_teacher=True)
 
 
 def teacher_share(config: PretrainConfig, steps: int, geometry: Geometry | None = None) -> float:
-    """Return the share of the steps in which the teacher runs: those with at least one unit chosen by difficulty, or all if
-    difficulty chooses what is decoded."""
+    """Return the share of the steps in which the teacher runs: those in which difficulty chooses a masked unit, or all if it
+    chooses decoded tokens."""
     if not asks_teacher(config):
         return 0.0
     if decodes_by_difficulty(config):
         return 1.0
     mask, num_masked = config.mask, (geometry or Geometry.of(config)).num_masked
-    asked = [num_hard_at(s / steps, mask.hard_share_start, mask.hard_share_end, num_masked) > 0 for s in range(steps)]
-    return float(np.mean(asked))
+    runs = [num_hard_at(s / steps, mask.hard_share_start, mask.hard_share_end, num_masked) > 0 for s in range(steps)]
+    return float(np.mean(runs))
 
 
 def run_flops(config: PretrainConfig, steps: int) -> float:
-    """Return the FLOPs of a run of so many steps, two for each multiply-add; images.share of the steps are on images."""
+    """Return the FLOPs of a run of this many steps, two for each multiply-add; images.share of the steps are on images."""
     share = config.images.share if has_images(config) else 0.0
     kinds = [(1 - share, Geometry.of(config))] + ([(share, Geometry.of_images(config))] if share else [])
     macs = sum(part * count_step(config, kind).step(teacher_share(config, steps, kind)) for part, kind in kinds)
     return 2.0 * steps * config.optim.batch_size * macs
 
 
+def equal_steps(config: PretrainConfig, standard: PretrainConfig, steps: int) -> int:
+    """Return how many steps of `config` cost as many multiply-adds as `steps` steps of `standard`, rounded, at least 1."""
+    return max(1, round(steps * run_flops(standard, steps) / run_flops(config, steps)))
+
+
 def count_classifier(config: FinetuneConfig, num_classes: int) -> int:
-    """Count the multiply-adds of one clip, forward: every token is seen."""
+    """Count the multiply-adds of one clip in a forward pass over all of its tokens."""
     model, size, geometry = config.model, resolve_size(config.model), Geometry.of(config)
     blocks = size.depth * block_macs(geometry.num_tokens + int(model.cls_token), size.width, size.mlp_ratio)
     return geometry.num_tokens * geometry.values_per_token * size.width + blocks + size.width * num_classes

@@ -1,4 +1,4 @@
-"""Estimate the memory of a rank while it trains, in bytes, before it has run; and measure what is free.
+"""Estimate the memory in bytes that a rank needs to train, before it runs, and measure what is free.
 
 Weights, gradients and moments follow the rules of `bytes_per_parameter`; activations come from a dry run. Not counted: gaps
 of the allocator, workspaces of kernels, the CUDA context (about 0.5 GiB), a compiled model. `estimate_need` adds clips and
@@ -31,15 +31,15 @@ from hpm_video.runs.launchers import name_engine
 GIB = 2**30
 MARGINS = {"cuda": 0.85, "cpu": 0.8}  # share of the free memory that a choice may fill
 WORKER_BYTES = GIB // 4  # of a loader process: decoders and libraries
-CLIP_COPIES = 4  # a clip on its device: as it came, normalised, erased, mixed; all counted as fp32
-BF16_BYTES = 1.9  # of each parameter that autocast copies: all but norms and biases
-READ_AHEAD = 4  # batches that each reading process may hold
+CLIP_COPIES = 4  # of a clip on its device: as loaded, normalised, erased, mixed; all counted as fp32
+BF16_BYTES = 1.9  # per parameter, for the copies of autocast: all but norms and biases
+READ_AHEAD = 4  # batches that each loader process can hold
 
 
 def bytes_per_parameter(layout: str, num_ranks: int) -> dict[str, float]:
     """Return the bytes per parameter at the end of a backward pass, with fp32 weights. `layout`: see `layout_of`.
 
-    Measured with DeepSpeed 0.19 on 1, 2 and 4 ranks, as it keeps copies that its documents do not name.
+    Measured with DeepSpeed 0.19 on 1, 2 and 4 ranks, as it keeps copies that its documentation does not mention.
     """
     share = 1 / num_ranks
     weights, gradients, moments, copied, reduced = {
@@ -56,22 +56,26 @@ def bytes_per_parameter(layout: str, num_ranks: int) -> dict[str, float]:
 
 
 def layout_of(config: RunConfig, num_ranks: int) -> str:
-    """Return how a number of ranks share the states: plain, ddp, fsdp, or ZeRO- and the stage."""
+    """Return how the ranks share weights, gradients and moments: plain, ddp, fsdp, or ZeRO- and the stage."""
     engine = name_engine(config, num_ranks)
     return f"ZeRO-{zero_stage(config)}" if engine == "deepspeed" else engine
 
 
 def gathered_numbers(config: RunConfig, layout: str, count: int) -> int:
-    """Return how many weights and gradients of other ranks a rank holds at once, at most: DeepSpeed's
-    stage3_max_live_parameters; with FSDP both of three blocks, and what is in no block, about one more."""
+    """Return how many weights and gradients of other ranks a rank holds at once, at most.
+
+    With ZeRO-3 that is stage3_max_live_parameters; with FSDP those of three blocks, and about one more block for the rest.
+    """
     if layout == "fsdp":
         return round(2 * count * min(1.0, 4 / resolve_size(config.model).depth))
     return min(count, 10**9) if layout == "ZeRO-3" else 0
 
 
 def estimate_memory(config: RunConfig, run: DryRun, num_ranks: int, num_samples: int = 0) -> dict[str, int]:
-    """Return the bytes of one rank by purpose, without zeros. num_samples: of the training data; 0 if they are not known yet.
-    Raises UserError as the engine's settings do."""
+    """Return the bytes of one rank by purpose, without zeros. num_samples: of the training data; 0 if not known yet.
+
+    Raises UserError as `deepspeed_settings` does.
+    """
     layout, count = layout_of(config, num_ranks), run.num_parameters
     found = {name: size * count["student"] for name, size in bytes_per_parameter(layout, num_ranks).items()}
     if layout in ("ZeRO-1", "ZeRO-2", "ZeRO-3"):
@@ -96,8 +100,7 @@ def count_target_parameters(config: RunConfig) -> int:
 
 
 def table_bytes(config: RunConfig, num_samples: int) -> int:
-    """Return the size of what a source of difficulty keeps for each training sample, in memory and in a checkpoint; 0 if it
-    keeps nothing."""
+    """Return the size of the table that the source of difficulty keeps in memory and in checkpoints; 0 without a table."""
     row = difficulty_source(config) if isinstance(config, PretrainConfig) else None
     return row.bytes_per_unit * Geometry.of(config).num_units * num_samples if row is not None else 0
 
@@ -121,7 +124,7 @@ class Need(NamedTuple):
 def estimate_need(
     config: RunConfig, run: DryRun, num_ranks: int, on_cpu: bool, bf16: bool = False, num_samples: int = 0
 ) -> Need:
-    """Return the need of a rank, from a dry run of one clip, in which bf16 copies of the weights are most of the peak.
+    """Return the need of a rank, from a dry run of one clip. With bf16, most of its peak are copies of the weights.
 
     On a CPU, main memory also holds the loader processes, their batches, and the copies from which a checkpoint is written.
     """
@@ -142,8 +145,8 @@ def estimate_need(
 def bound_activations(config: RunConfig) -> int:
     """Return an upper bound on the bytes of activations of one clip, without a dry run: about ten times too high.
 
-    A block of width D takes 12 multiply-adds for each token and squared channel, and keeps about 20 numbers of fp32 for
-    each channel of a token: 7 bytes for each multiply-add / D. Embeddings and heads keep up to 24.
+    A block of width D takes 12 D^2 multiply-adds for each token, and keeps about 20 D numbers of fp32 for it: 7 bytes for
+    each multiply-add / D. Embeddings and heads keep up to 24.
     """
     size = resolve_size(config.model)
     if isinstance(config, PretrainConfig):
@@ -163,12 +166,12 @@ def free_device_memory(number: int = 0) -> float:
         return free_memory()
     try:
         return float(torch.cuda.mem_get_info(number)[0])
-    except RuntimeError:  # of a device that others hold for themselves
+    except RuntimeError:  # another process holds the device for itself
         return 0.0
 
 
 def free_memory() -> float:
-    """Return the bytes of main memory that this process can still get, within the limits of its container or job."""
+    """Return the bytes of main memory that this process can still allocate, within the limits of its container or job."""
     free = float("inf")
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -181,9 +184,9 @@ def free_memory() -> float:
 
 
 def _free_of_groups(root: Path, groups: Path) -> Iterator[float]:
-    """Yield the free bytes of each control group of this process and those above it, versions 1 and 2.
+    """Yield the free bytes of the control groups of this process and of their parents, versions 1 and 2.
 
-    Pages of files that were read and can be dropped count as free.
+    Cached pages of files, which the kernel can drop, count as free.
     """
     places = {root, root / "memory"}
     with contextlib.suppress(OSError):
@@ -208,21 +211,21 @@ def _dropped_pages(file: Path) -> float:
 
 
 def describe_shortage(error: BaseException) -> str | None:
-    """Return a message with the requested and the free memory if the error means that memory has run out; else None."""
+    """Return a message with the requested and the free memory if the error means that memory ran out; else None."""
     text = str(error)
     no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or getattr(error, "errno", 0) == errno.ENOMEM
     words = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "bad_alloc")
     if not no_memory and not (isinstance(error, RuntimeError) and any(word in text for word in words)):
         return None
     on_gpu = isinstance(error, torch.OutOfMemoryError) or "CUDA" in text or "CUBLAS" in text
-    asked = re.search(r"(?:allocate|allocated) (\d[\d.,]*) ?(bytes|[KMGTPE]iB)", text)
-    requested = f"{_tell_request(*asked.groups())} were requested, " if asked else ""
+    request = re.search(r"(?:allocate|allocated) (\d[\d.,]*) ?(bytes|[KMGTPE]iB)", text)
+    requested = f"{_in_gib(*request.groups())} were requested, " if request else ""
     number = torch.cuda.current_device() if on_gpu and torch.cuda.is_available() else 0
     free = free_device_memory(number) if on_gpu else free_memory()
     where = "on the GPU" if on_gpu else "of main memory"
     return f"out of memory: {requested}{free / GIB:.3g} GiB {where} are free"
 
 
-def _tell_request(number: str, unit: str) -> str:
+def _in_gib(number: str, unit: str) -> str:
     power = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB").index(unit)
     return f"{float(number.replace(',', '')) * 1024**power / GIB:,.3g} GiB"

@@ -1,11 +1,11 @@
-"""Meter what runs: the multiply-adds and bytes of each stage of a step, and the bytes of new tensors that are alive.
+"""Measure what runs: the multiply-adds and bytes of each stage of a step, and the bytes of new tensors that are alive.
 
 Multiply-adds: linear maps and the two products of attention, by the formulas of torch.utils.flop_counter (half of its FLOPs).
 The backward pass of fused attention computes the scores once more: five products for the two of the forward pass.
 
 Bytes: each operation reads its inputs and writes its outputs once, as PyTorch's kernels do without torch.compile. Views are
-free, a broadcast input counts as stored, indexing reads only what it takes, attention is one operation. Caches are not
-modelled, so the bytes are an upper bound for small tensors.
+free, a broadcast input counts with its stored size, indexing reads only what it takes, and attention is one operation. Caches
+are not modelled, so the bytes of small tensors are an upper bound.
 """
 
 import weakref
@@ -32,16 +32,16 @@ class Cost(NamedTuple):
 
 
 class Meter(TorchDispatchMode):
-    """Book what runs on the stage that was entered last, and follow how many bytes of new tensors are alive.
+    """Add what runs to the stage that was entered last, and count how many bytes of new tensors are alive.
 
-    Torch's FlopCounterMode itself keeps tensors alive when blocks are recomputed; its formulas are used without it.
+    Only the formulas of torch's FlopCounterMode are used, as the mode itself keeps tensors alive when blocks are recomputed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.stage, self.costs = REST, dict.fromkeys(STAGE_NAMES, Cost())
         self.alive = self.peak = 0
-        self.known: set[int] = set()  # storages that are counted, or that were there before
+        self.known: set[int] = set()  # storages that are alive and counted
 
     def take_costs(self) -> dict[str, Cost]:
         """Return the costs by stage since the last call."""
@@ -78,7 +78,7 @@ class Meter(TorchDispatchMode):
 
 
 _ATEN = torch.ops.aten
-_TAKING = (_ATEN.index.Tensor, _ATEN.index_select.default, _ATEN.gather.default)  # from their first input
+_TAKING = (_ATEN.index.Tensor, _ATEN.index_select.default, _ATEN.gather.default)  # a part of their first input
 
 
 def _count_flops(func: Any, args: tuple, kwargs: Mapping[str, Any], result: Any) -> int:
@@ -109,7 +109,7 @@ def _attention_backward_flops(gradient: Tensor, query: Tensor, key: Tensor, valu
     return 2 * b * heads * length * key.shape[2] * (3 * width + 2 * value.shape[3])
 
 
-_ATTENTION: dict[Any, Callable[..., int]] = {  # torch has formulas for the kernels of GPUs alone
+_ATTENTION: dict[Any, Callable[..., int]] = {  # torch has formulas only for the kernels of GPUs
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
 }

@@ -34,18 +34,13 @@ class Pass(NamedTuple):
         """Tokens of the encoder, the class token included."""
         return self.num_visible + int(self.config.model.cls_token)
 
-    @property
-    def is_early(self) -> bool:
-        """True if the predictor sees the tokens of an early encoder block."""
-        return self.config.model.predictor_encoder_depth is not None
-
 
 class Stage(NamedTuple):
-    """A stage of a step: its name, the name of the teacher's stage that the same parts belong to, its parts and its cost."""
+    """A stage of a step: its name, the name for the same parts of the teacher, these parts and their cost."""
 
     name: str
     teacher_name: str
-    parts: Callable[[Student], list[nn.Module]]  # blocks too: a predictor may stand on the first of them alone
+    parts: Callable[[Student], list[nn.Module]]  # their blocks too, as a predictor can use the first blocks only
     count: Callable[[Pass], int]  # multiply-adds of one pass over one clip, forward
 
 
@@ -61,7 +56,7 @@ def cross_block_macs(num_queries: int, num_context: int, width: int, mlp_ratio: 
 
 
 def count_embedding(step: Pass) -> int:
-    """Count the map of the pixels of the visible tokens."""
+    """Count the linear map of the visible tokens' pixels."""
     return step.num_visible * step.geometry.values_per_token * resolve_size(step.config.model).width
 
 
@@ -75,7 +70,7 @@ def count_encoder(step: Pass) -> int:
 
 
 def count_decoder(step: Pass) -> int:
-    """Count the pixel decoder's blocks; a teacher has only those that its predictor stands on."""
+    """Count the pixel decoder's blocks; a teacher has only those that its predictor shares."""
     model, size = step.config.model, resolve_size(step.config.model)
     depth = model.predictor_shared_depth if step.is_teacher else size.decoder_depth
     if model.decoder_attention == "cross":
@@ -84,19 +79,20 @@ def count_decoder(step: Pass) -> int:
 
 
 def count_predictor(step: Pass) -> int:
-    """Count the predictor's own map of early tokens, its blocks, and its head; a teacher scores the visible tokens too."""
+    """Count the predictor's map of early tokens, its blocks and its head; a teacher's head scores the visible tokens too."""
     model, size = step.config.model, resolve_size(step.config.model)
     if not trains_predictor(step.config):
         return 0
     length = step.num_seen + step.num_decoded
-    own_map = step.num_seen * size.width * size.decoder_width if step.is_early else 0
+    is_early = model.predictor_encoder_depth is not None
+    own_map = step.num_seen * size.width * size.decoder_width if is_early else 0
     depth = size.decoder_depth if model.predictor_depth is None else model.predictor_depth
     num_scored = length if step.is_teacher else step.num_decoded
     return own_map + depth * block_macs(length, size.decoder_width, size.mlp_ratio) + num_scored * size.decoder_width
 
 
 def count_head(step: Pass) -> int:
-    """Count the map to the values of the decoded tokens; a teacher has none."""
+    """Count the linear map to the values of the decoded tokens; a teacher has none."""
     values = 0 if step.is_teacher else target_width(step.config)
     return step.num_decoded * resolve_size(step.config.model).decoder_width * values
 

@@ -1,5 +1,4 @@
-"""Costs of a configuration before it is started: multiply-adds, memory, and (from a short trial) time on this
-machine."""
+"""Estimate what a configuration costs before it runs: multiply-adds, memory, and (from a short trial) time on this machine."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,10 +24,10 @@ from hpm_video.train.micro_batch import Budget
 from hpm_video.train.run import num_steps
 
 STEP_LIMIT_S, LOADER_LIMIT_S, HARD_LIMIT_S = 10.0, 6.0, 120.0
-MACS_A_SECOND, TRIAL_STEP_S = 40e9, 3.0  # a guess for CPUs, to choose how many clips are tried
+MACS_A_SECOND, TRIAL_STEP_S = 40e9, 3.0  # a guess for CPUs, to choose the number of clips of a trial
 ENGINE_NAMES = {"ddp": "DDP", "fsdp": "FSDP"}
-REPEATS = 4  # data.repeats of a second look, if reading is the limit
-PREPARED = 5  # how many times as fast a prepared copy is read: benchmarks/results/loader_cpu_202611.md
+REPEATS = 4  # data.repeats of a second trial, if reading is the limit
+PREPARED = 5  # speed-up of reading a prepared copy: benchmarks/results/loader_cpu_202611.md
 
 
 class Pace(NamedTuple):
@@ -44,8 +43,10 @@ class Pace(NamedTuple):
         return self.step is not None and self.loader is not None and self.loader < self.step
 
     def of(self, num_ranks: int, reads_beside: bool) -> float | None:
-        """Return the clips per second of `num_ranks` processes that do not slow each other. Reading runs beside the
-        steps, or (without workers) between them."""
+        """Return the clips per second of `num_ranks` processes that do not slow each other down.
+
+        reads_beside: loader processes read during the steps; else clips are read between the steps.
+        """
         if self.step is None or self.loader is None:
             return None if self.step is None else num_ranks * self.step
         both = min(self.step, self.loader) if reads_beside else 1 / (1 / self.step + 1 / self.loader)
@@ -53,13 +54,15 @@ class Pace(NamedTuple):
 
 
 def precision_of(config: PretrainConfig) -> str:
-    """Return bf16 or fp32, the precision of this configuration on this machine."""
+    """Return the precision of this configuration on this machine: bf16 or fp32."""
     return "bf16" if use_bf16(config, find_device()) else "fp32"
 
 
 def settle_passes(found: Diagnostics, config: PretrainConfig, num_ranks: int) -> PretrainConfig:
-    """Replace engine.micro_batch_size=auto by the number that training would choose here; by one if not even that
-    fits. A run of several ranks that is planned for another machine takes all clips at once."""
+    """Replace engine.micro_batch_size=auto by the number that training would choose here, or by one if none fits.
+
+    A run of several ranks on a machine without a GPU is planned for another machine: it keeps auto, all clips at once.
+    """
     if config.engine.micro_batch_size != "auto" or (num_ranks > 1 and not torch.cuda.is_available()):
         return config
     budget = Budget(config, find_device(), num_ranks, free_device_memory())
@@ -71,7 +74,7 @@ def settle_passes(found: Diagnostics, config: PretrainConfig, num_ranks: int) ->
 
 
 def report_model(found: Diagnostics, config: PretrainConfig, num_ranks: int) -> DryRun:
-    """Report size and multiply-adds of one forward pass of one rank; return the dry run."""
+    """Report the size of the model and the cost of one micro batch of a rank; return the dry run."""
     micro = split_batch(config.optim.batch_size, config.engine.micro_batch_size, num_ranks).micro
     precision = precision_of(config)
     run = dry_run(config, micro, precision == "bf16")
@@ -91,14 +94,14 @@ def report_model(found: Diagnostics, config: PretrainConfig, num_ranks: int) -> 
         f"multiply-adds of one clip, {run.macs / random.macs:.2f} x those of mask.mode=random; bytes in {precision}, "
         f"{format_count(micro, 'clip')} a pass"
     )
-    found.line(f"each update moves besides: EMA {tell_size(run.ema_bytes)}, AdamW {tell_size(run.optimizer_bytes)}")
+    found.line(f"each update also moves: EMA {tell_size(run.ema_bytes)}, AdamW {tell_size(run.optimizer_bytes)}")
     if has_images(config):
-        found.line(f"all this for videos; images, {config.images.share:.0%} of the steps, cost less")
+        found.line(f"these are the costs of videos; images, {config.images.share:.0%} of the steps, cost less")
     return run
 
 
 def stage_rows(run: DryRun) -> list[list[str]]:
-    """Return the rows of a table for one clip: multiply-adds forward, in the whole step, their share, bytes moved."""
+    """Return the table of one clip by stage: multiply-adds of forward pass and step, share of the step, bytes moved."""
     costs = {stage: (forward, forward + run.backward.get(stage, (0, 0))) for stage, forward in run.forward.items()}
     whole = [Cost(*map(sum, zip(*column, strict=True))) for column in zip(*costs.values(), strict=True)]
     costs["all"] = (whole[0], whole[1])
@@ -112,8 +115,10 @@ def stage_rows(run: DryRun) -> list[list[str]]:
 
 
 def report_memory(found: Diagnostics, config: PretrainConfig, run: DryRun, num_ranks: int, num_videos: int = 0) -> int:
-    """Report the memory of a run; return how many clips a pass of one process has room for here. Too little memory
-    is a fault, except on a machine without a GPU for a run of several ranks, which is planned for another."""
+    """Report the memory of a run; return how many clips per pass fit on this machine.
+
+    Too little memory is a fault. A run of several ranks on a machine without a GPU has none, as it is planned for another.
+    """
     parts = estimate_memory(config, run, num_ranks, num_videos)
     layout, total, free = layout_of(config, num_ranks), sum(parts.values()), free_device_memory()
     rows = [[name, format_memory(size)] for name, size in parts.items()]
@@ -135,7 +140,7 @@ def report_memory(found: Diagnostics, config: PretrainConfig, run: DryRun, num_r
 def report_time(  # noqa: PLR0913
     found: Diagnostics, config: PretrainConfig, run: DryRun, num_videos: int | None, num_ranks: int, most_clips: int
 ) -> None:
-    """Try steps and reading, and report the time of an epoch and of the run. `num_ranks`: ranks that run here."""
+    """Time some steps and some reading, and report the time of an epoch and of the run. `num_ranks`: ranks that run here."""
     if not most_clips:
         found.line("not measured: the model does not fit in memory")
         return
@@ -191,20 +196,20 @@ def _report_loader(found: Diagnostics, loader: Answer, num_workers: int) -> floa
 
 
 def close_gap(config: PretrainConfig, pace: Pace, num_cores: int) -> list[str]:
-    """Return what makes the loader as fast as the steps, and how far each goes alone. num_cores: of one rank."""
+    """Return the ways to a faster loader, with the gain of each alone. num_cores: of one rank."""
     assert pace.step is not None and pace.loader is not None
     gap, workers, ways = pace.step / pace.loader, count_workers(config.data.num_workers), []
 
-    def tell(way: str, factor: float, how: str) -> None:
+    def add(way: str, factor: float, how: str) -> None:
         reached = "closes the gap" if factor >= gap else f"{min(1.0, factor / gap):.0%} of what the steps take"
         ways.append(f"{way}: {factor:.1f} times as fast ({how}), {reached}")
 
     more = min(num_cores, MOST_WORKERS)
     if workers and more > workers:
-        tell(f"data.num_workers={more}", more / workers, f"if {more} cores of the rank are free")
+        add(f"data.num_workers={more}", more / workers, f"if {more} cores of the rank are free")
     if pace.repeated is not None and pace.repeated > pace.loader:
-        tell(f"data.repeats={REPEATS}", pace.repeated / pace.loader, "measured now")
-    tell("hpm-video prepare FOLDER OUT, a small copy", PREPARED, "of H.264 of 320 px, on another machine")
+        add(f"data.repeats={REPEATS}", pace.repeated / pace.loader, "measured now")
+    add("hpm-video prepare FOLDER OUT, a small copy", PREPARED, "of H.264 of 320 px, on another machine")
     ways.append("many small files on a network disk: hpm-video pack FOLDER OUT, tar shards that are read in order")
     return ways
 
@@ -230,7 +235,7 @@ def _report_pace(
     if num_videos is None:
         found.line(f"100,000 clips   {format_duration(100_000 / together)} {where}, if reading is quick enough")
         return
-    where += "" if pace.loader is not None else ", reading left out"
+    where += "" if pace.loader is not None else ", without reading"
     steps = num_steps(config, num_videos)
     found.line(f"an epoch        {format_duration(num_videos / together)} {where} ({num_videos:,} clips)")
     found.line(f"the whole run   {format_duration(steps * config.optim.batch_size / together)} ({steps:,} steps)")

@@ -1,18 +1,18 @@
-"""Lines about a machine, written one by one, and the faults that are found."""
+"""Write a report line by line, collect its faults, and format its numbers."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from hpm_video.costs.memory import GIB
 from hpm_video.data.readers.media import first_line
 from hpm_video.errors import UserError
 from hpm_video.progress import tell_time
 
-GIB = 2**30
-Told = TypeVar("Told")
+Result = TypeVar("Result")
 
 
 class Diagnostics:
-    """Lines that are written as soon as they are known, and the faults to list at the end."""
+    """A report whose lines are written at once, and the faults to list at its end."""
 
     def __init__(self, say: Callable[[str], object]) -> None:
         self._say, self.faults = say, list[str]()
@@ -33,13 +33,13 @@ class Diagnostics:
         """Add a fault to the list at the end."""
         self.faults.append(text)
 
-    def attempt(self, part: str, work: Callable[[], Told]) -> Told | None:
-        """Return the result of `work`, or None if it fails: that is a fault, and the next part is looked at."""
+    def attempt(self, part: str, work: Callable[[], Result]) -> Result | None:
+        """Return the result of `work`. If it fails, report a fault and return None, so that the next part can follow."""
         try:
             return work()
         except UserError as error:
             reason = str(error)
-        except Exception as error:  # whatever is broken, nobody is helped by a traceback
+        except Exception as error:  # a traceback would not help the user
             reason = f"{part}: {type(error).__name__}: {first_line(error)}"
         self.line(reason)
         self.fault(reason)
@@ -47,7 +47,7 @@ class Diagnostics:
 
 
 def lay_out(rows: Iterable[Sequence[str]], numbers: bool = False) -> str:
-    """Return lines with aligned columns; `numbers`: all columns but the first are aligned to the right."""
+    """Return lines with aligned columns. `numbers`: all columns except the first are aligned to the right."""
     rows = [list(row) for row in rows]
     widths = [max(len(row[n]) for row in rows if n < len(row)) for n in range(max(map(len, rows), default=0))]
     lines = []

@@ -1,4 +1,4 @@
-"""The software of this machine: each thing is really used, in a process of its own."""
+"""Check the software of this machine: each library is tried out, in a process of its own."""
 
 import importlib
 import platform
@@ -32,32 +32,31 @@ TINY = (
 
 
 class Check(NamedTuple):
-    """A thing that is tried out. `needed`: what does not work without it; None if it is only good to have."""
+    """A check of a library. `needed`: what does not work without it; None if it is only useful."""
 
     name: str
-    library: str  # whose version is told
+    library: str  # its version is reported
     function: Callable[[Argument], dict]
     argument: dict[str, Any]
     needed: str | None
-    use: str  # what it is good for
+    use: str  # what it is useful for
 
 
 class Found(NamedTuple):
-    """The result of a check: a text, and the fault if it failed."""
+    """The result of a check: a note, and the fault if it failed."""
 
     check: Check
-    told: str
+    note: str
     fault: str | None
 
 
 def list_checks(config: PretrainConfig | None, num_ranks: int, folder: Path) -> list[Check]:
-    """Return the checks that this configuration needs, and those that are good to have. Files for them are written
-    into `folder`."""
+    """Return the checks of what this configuration needs and of what is only useful. Writes files for them into `folder`."""
     reader = config.data.reader if config else "auto"
     deepspeed = config is not None and layout_of(config, num_ranks).startswith("ZeRO")
     bf16 = use_bf16(config, find_device()) if config else False
     checks = [
-        Check(name, row.library, try_reader, {"reader": name}, _of_reader(name, reader), "reads videos")
+        Check(name, row.library, try_reader, {"reader": name}, _needs_reader(name, reader), "reads videos")
         for name, row in READERS.items()
     ]
     needed = f"{num_ranks} processes, engine.kind=deepspeed" if deepspeed else None
@@ -73,13 +72,13 @@ def list_checks(config: PretrainConfig | None, num_ranks: int, folder: Path) -> 
     return checks
 
 
-def _of_reader(name: str, chosen: str) -> str | None:
+def _needs_reader(name: str, chosen: str) -> str | None:
     if name == FALLBACK:
         return "reading videos"
     return f"data.reader={chosen}" if name == chosen else None
 
 
-def look(config: PretrainConfig | None, num_ranks: int) -> Iterator[Found]:
+def run_checks(config: PretrainConfig | None, num_ranks: int) -> Iterator[Found]:
     """Run all checks at the same time; yield their results in order."""
     with ExitStack() as stack:
         folder = stack.enter_context(temporary_folder())
@@ -89,11 +88,11 @@ def look(config: PretrainConfig | None, num_ranks: int) -> Iterator[Found]:
         ]
         for check, process in started:
             answer = process.answer()
-            yield Found(check, answer.value.get("told", ""), answer.fault)
+            yield Found(check, answer.value.get("note", ""), answer.fault)
 
 
 def try_reader(argument: Argument) -> dict:
-    """Write a clip of 16 frames that get lighter, and read some of them back with this reader alone."""
+    """Write a clip of 16 frames that get brighter, and read some of them back with this reader alone."""
     from hpm_video.preprocess.encode import write_video
 
     reader = READERS[argument["reader"]].load()
@@ -107,24 +106,19 @@ def try_reader(argument: Argument) -> dict:
     wrong = np.abs(found.mean((1, 2, 3)) - levels[[0, 7, 15]]).max()
     if wrong > 6:
         raise ValueError(f"gives other frames than were written (off by {wrong:.0f} of 255)")
-    return {"told": "wrote and read H.264" if argument["reader"] == FALLBACK else "read H.264"}
+    return {"note": "wrote and read H.264" if argument["reader"] == FALLBACK else "read H.264"}
 
 
 def try_import(argument: Argument) -> dict:
     """Import a library."""
     importlib.import_module(argument["name"])
-    if argument["name"] == "deepspeed" and not launcher_is_found():
-        return {"told": "imports; its launcher is not on PATH: activate the environment, or give its whole path"}
-    return {"told": "imports"}
-
-
-def launcher_is_found() -> bool:
-    """Return True if DeepSpeed's launcher is on PATH."""
-    return shutil.which("deepspeed") is not None
+    if argument["name"] == "deepspeed" and shutil.which("deepspeed") is None:
+        return {"note": "imports; its launcher is not on PATH: activate the environment, or use its full path"}
+    return {"note": "imports"}
 
 
 def machine_rows() -> list[list[str]]:
-    """Return names and values of what the machine has; sizes in GiB."""
+    """Return the table of the machine: names and values, sizes in GiB."""
     hardware, commit = describe_hardware(), source_commit()
     where = f" ({commit['commit'][:7]}{', changed' if commit['dirty'] else ''})" if commit else ""
     rows = [

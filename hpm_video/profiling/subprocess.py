@@ -1,6 +1,6 @@
-"""A function in a process of its own: whatever a library does there (crash, hang, print), this process gets an answer and continues.
+"""Call a function in a process of its own: if a library crashes, hangs or prints there, this process gets an answer and continues.
 
-The other end is this module run as a program: `python -m hpm_video.profiling.subprocess MODULE:FUNCTION`, argument and answer as JSON.
+The other process runs this module: `python -m hpm_video.profiling.subprocess MODULE:FUNCTION`, argument and answer as JSON.
 """
 
 import contextlib
@@ -23,25 +23,23 @@ Argument = Mapping[str, Any]
 
 
 class Answer(NamedTuple):
-    """The return value of the function, or in words why there is none."""
+    """The return value of the function, or the reason why there is none."""
 
     value: dict[str, Any]
     fault: str | None = None
 
 
 class Subprocess:
-    """A call of a function in a process of its own. It starts at once; `answer` waits. The process and its children
-    end with the block."""
+    """A call of a function in a process of its own, which starts at once. It and its children are killed at the end of the block."""
 
     def __init__(self, function: Callable[[Argument], dict], argument: Argument, limit_s: float) -> None:
-        """Start the call. `function` is one of a module of this package, called with values that JSON can hold;
-        limit_s counts from now."""
-        words = [sys.executable, "-m", "hpm_video.profiling.subprocess", f"{function.__module__}:{function.__name__}"]
-        self.said, self.until, self.limit_s = tempfile.TemporaryFile(), time.monotonic() + limit_s, limit_s
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.said}
-        self.process = subprocess.Popen(words, start_new_session=True, **pipes)
+        """Start the call. `function`: of a module; `argument`: values that JSON can hold; the time limit starts now."""
+        command = [sys.executable, "-m", "hpm_video.profiling.subprocess", f"{function.__module__}:{function.__name__}"]
+        self.stderr, self.until, self.limit_s = tempfile.TemporaryFile(), time.monotonic() + limit_s, limit_s
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.stderr}
+        self.process = subprocess.Popen(command, start_new_session=True, **pipes)
         assert self.process.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended already: `answer` says how
+        with contextlib.suppress(OSError):  # it has ended already: `answer` tells how
             self.process.stdin.write(json.dumps(argument).encode())
             self.process.stdin.close()
         self.process.stdin = None
@@ -53,12 +51,12 @@ class Subprocess:
         with contextlib.suppress(OSError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self.said.close()
+        self.stderr.close()
         if self.process.stdout is not None:
             self.process.stdout.close()
 
     def answer(self) -> Answer:
-        """Wait for the function and return its answer, at most until the time limit."""
+        """Wait until the function returns or the time limit is reached, and return the answer."""
         try:
             out, _ = self.process.communicate(timeout=max(0.1, self.until - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -66,21 +64,21 @@ class Subprocess:
         try:
             return Answer(**json.loads(out))
         except (ValueError, TypeError):
-            return Answer({}, self._how_it_ended())
+            return Answer({}, self._describe_end())
 
-    def _how_it_ended(self) -> str:
+    def _describe_end(self) -> str:
         status = self.process.returncode
-        self.said.seek(0)
-        lines = self.said.read().decode(errors="replace").strip().splitlines()
-        said = f": {lines[-1].strip()[:200]}" if lines else ""
+        self.stderr.seek(0)
+        lines = self.stderr.read().decode(errors="replace").strip().splitlines()
+        message = f": {lines[-1].strip()[:200]}" if lines else ""
         if status < 0:
             hint = " (out of memory?)" if -status == signal.SIGKILL else ""
-            return f"ended by {signal.Signals(-status).name}{hint}{said}"
-        return f"ended with exit status {status}{said}"
+            return f"ended by {signal.Signals(-status).name}{hint}{message}"
+        return f"ended with exit status {status}{message}"
 
 
 def main(name: str) -> None:
-    """Read the argument from stdin, and write the answer to stdout, where nothing else can write."""
+    """Call the function with the argument on stdin, and write the answer to stdout; all other output goes to stderr."""
     out = os.dup(1)
     os.dup2(2, 1)
     module, _, function = name.partition(":")

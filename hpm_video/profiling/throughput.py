@@ -1,5 +1,4 @@
-"""The throughput of this machine: some steps of a real model on random clips, some batches of real data. Run as a
-`Subprocess`."""
+"""Time some steps of a real model on random clips, and some batches of real data. Each function runs in a `Subprocess`."""
 
 import time
 from dataclasses import replace
@@ -27,10 +26,11 @@ MOST_STEPS, CLIPS_A_BATCH = 20, 4  # of a trial
 
 
 def time_steps(argument: Argument) -> dict:
-    """config (file), num_clips, limit_s -> seconds of each step after the first, num_clips, memory_gib, told.
+    """Time whole steps of one process, as at the end of a run: difficulties, masks, losses, backward pass, update, teacher.
 
-    Whole steps of one process, as at the end of a run: difficulties, masks, losses, backward pass, update, teacher. Only the
-    first where that takes longer than limit_s. Where the GPU's memory is too small, with half the clips. Raises UserError: no memory, a loss not finite.
+    argument: config (a file), num_clips, limit_s. Returns seconds (of each step after the first; of the first if that alone
+    takes longer than limit_s), num_clips (halved as long as the GPU's memory is too small), memory_gib, note. Raises UserError
+    if not even one clip fits, or the loss is not finite.
     """
     config, num_clips = load_config(argument["config"]), argument["num_clips"]
     device = prepare_process(replace(config, engine=replace(config.engine, kind="plain")))
@@ -64,14 +64,14 @@ def _run_steps(config: PretrainConfig, device: torch.device, num_clips: int, lim
         seconds.append(time.perf_counter() - start)
     if not np.isfinite(losses).all():
         raise UserError(f"the loss of a random clip is {losses[-1]}; expected a number")
-    told = f"{len(seconds)} steps of a tiny model on {device}, timm {version('timm')}"
-    return {"seconds": seconds[1:] or seconds, "num_clips": num_clips, "memory_gib": peak_memory_gib(), "told": told}
+    note = f"{len(seconds)} steps of a tiny model on {device}, timm {version('timm')}"
+    return {"seconds": seconds[1:] or seconds, "num_clips": num_clips, "memory_gib": peak_memory_gib(), "note": note}
 
 
 def time_loader(argument: Argument) -> dict:
-    """config (file), limit_s -> clips_per_s of the reading processes of one rank, num_clips, bad: names and reasons.
+    """Time the loader processes of one rank in small batches, from the first batch on, when the processes have started.
 
-    Small batches; measured from the first one on, which all processes need time to start for.
+    argument: config (a file), limit_s. Returns clips_per_s, num_clips, bad (names of unreadable files with the reasons).
     """
     config = load_config(argument["config"])
     dataset = ClipDataset(

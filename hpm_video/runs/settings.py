@@ -29,21 +29,11 @@ def load_classes(run: Path) -> list[str]:
 
 
 def read_config(run: Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Return the configuration of a run of either kind; keys that it does not have are what they were then. Raises UserError."""
+    """Return the configuration of a run of either kind. Keys that its file lacks have their older defaults. Raises UserError."""
     file = run / CONFIG
     if find_kind(run) == "finetune":
-        return load_finetune_config(file, overrides, older_defaults(FinetuneConfig))
-    older = older_defaults(PretrainConfig)
-    return load_config(
-        file, overrides, older | ({"objective": {"clip_features": "last"}} if _has_older_clip(file) else {})
-    )
-
-
-def _has_older_clip(file: Path) -> bool:
-    """Return True if a run predicts CLIP's features, and is from before there was a choice of them."""
-    tree = read_yaml(file)
-    objective = tree.get("objective") if isinstance(tree, dict) else None
-    return isinstance(objective, dict) and objective.get("target") == "clip" and "clip_features" not in objective
+        return load_finetune_config(file, overrides, older_defaults(FinetuneConfig, read_yaml(file)))
+    return load_config(file, overrides, older_defaults(PretrainConfig, read_yaml(file)))
 
 
 def load_run_config(run: Path, overrides: Iterable[str] = ()) -> PretrainConfig:

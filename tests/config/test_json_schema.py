@@ -37,6 +37,7 @@ def test_every_key_is_described() -> None:
         {"data": {"frame_size_px": [32]}},
         {"optim": {"batch_size": "64"}},
         {"data": {"num_workers": "many"}},
+        {"preset": "none_such"},
     ],
     ids=str,
 )
@@ -49,3 +50,10 @@ def test_a_number_or_a_word() -> None:
     for value in (3, "auto"):
         jsonschema.validate({"data": {"num_workers": value}}, SCHEMAS["pretrain"])
     jsonschema.validate({"mask": {"sharpness": None}, "data": None}, SCHEMAS["pretrain"])
+
+
+def test_presets_are_for_pretraining() -> None:
+    for presets in ("hpm", ["hpm", "tiny"]):
+        jsonschema.validate({"preset": presets}, SCHEMAS["pretrain"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"preset": "hpm"}, SCHEMAS["finetune"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hpm_video.config import PretrainConfig, load_config, to_yaml
+from hpm_video.config import PretrainConfig, load_config, load_finetune_config, to_yaml
 from hpm_video.config.load import describe_keys
 from hpm_video.config.presets import PRESET_USES, PRESETS, QUARTER_CROSS
 from hpm_video.types import UserError
@@ -181,6 +181,23 @@ def test_micro_batch_size_is_auto_a_number_or_null(given: str, value: object, tm
 def test_the_old_name_of_a_preset_works_with_a_note(old, new, caplog) -> None:
     assert load_config(overrides=[*REQUIRED, f"preset={old}"]) == load_config(overrides=[*REQUIRED, f"preset={new}"])
     assert [record.getMessage() for record in caplog.records] == [f"preset={old} is now called preset={new}"]
+
+
+def test_a_file_takes_presets_below_its_own_keys(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("mask: {ratio: 0.5, sharpness: -1}\npreset: [hpm_paper, tiny]\n")
+    expected = load_config(
+        overrides=[*REQUIRED, "preset=hpm_paper", "preset=tiny", "mask.ratio=0.5", "mask.sharpness=-1"]
+    )
+    assert load_config(file, REQUIRED) == expected and expected.teacher.view == "all"
+    assert load_config(file, [*REQUIRED, "mask.ratio=0.8", "preset=tiny"]).mask.ratio == 0.75  # in their order
+    assert load_config(file, REQUIRED, {"teacher": {"view": "partial"}, "model": {"tubelet": 1}}).model.tubelet == 1
+    for wrong in ("none_such", "[hpm, none_such]", "{hpm: 1}", "null"):
+        file.write_text(f"preset: {wrong}\n")
+        with pytest.raises(UserError, match="^preset: .*; expected one of hpm, hpm_teacher, "):
+            load_config(file, REQUIRED)
+    with pytest.raises(UserError, match="unknown key 'preset'"):
+        load_finetune_config(file, REQUIRED)
 
 
 METHODS = [name for name in PRESETS if name not in PRESET_USES]

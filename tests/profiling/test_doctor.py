@@ -27,7 +27,7 @@ def quick(monkeypatch):
     def run_here(function, argument):
         return Answer(function(argument))
 
-    monkeypatch.setattr(doctor, "look", lambda config, num_ranks: iter([Found(CHECK, "imports", None)]))
+    monkeypatch.setattr(doctor, "run_checks", lambda config, num_ranks: iter([Found(CHECK, "imports", None)]))
     monkeypatch.setattr(forecast, "_try", run_here)
     monkeypatch.setattr(forecast, "STEP_LIMIT_S", 0.0)
     monkeypatch.setattr(forecast, "LOADER_LIMIT_S", 0.05)
@@ -56,7 +56,7 @@ def test_bare(capsys) -> None:
 def test_faults_are_listed_and_what_nobody_needs_is_none(monkeypatch, capsys) -> None:
     absent = CHECK._replace(name="no_such", library="no_such_library")
     found = [Found(CHECK._replace(needed="training"), "", "ended by SIGSEGV"), Found(absent, "", "ImportError: x")]
-    monkeypatch.setattr(doctor, "look", lambda config, num_ranks: iter(found))
+    monkeypatch.setattr(doctor, "run_checks", lambda config, num_ranks: iter(found))
     assert cli.main(["doctor"]) == 1
     head, result = capsys.readouterr().out.split("Result\n")
     assert "no    no_such               not installed (no_such_library) (not needed here; for: sums)" in head
@@ -136,7 +136,9 @@ def test_auto_is_what_training_would_choose(told, monkeypatch) -> None:
 
 
 def test_a_preset_can_be_looked_at(capsys, monkeypatch) -> None:
-    monkeypatch.setattr(doctor, "look_at", lambda found, config, *_: found.line(f"depth {config.model.depth}"))
+    monkeypatch.setattr(
+        doctor, "report_configuration", lambda found, config, *_: found.line(f"depth {config.model.depth}")
+    )
     assert cli.main(["doctor", "preset=videomae", "preset=tiny"]) == 0
     assert "depth 4" in capsys.readouterr().out
 
@@ -207,7 +209,7 @@ def test_a_loader_that_is_the_limit_is_measured_with_repeats_too(told, monkeypat
 
     def answer(function, argument) -> Answer:
         if function is forecast.time_steps:
-            return Answer({"seconds": [0.1], "num_clips": 8, "memory_gib": 0.0, "told": ""})
+            return Answer({"seconds": [0.1], "num_clips": 8, "memory_gib": 0.0, "note": ""})
         asked.append(load_config(argument["config"]).data.repeats)
         return Answer({"clips_per_s": 20.0 * asked[-1], "num_clips": 9, "bad": []})
 

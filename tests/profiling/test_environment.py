@@ -16,7 +16,7 @@ from hpm_video.profiling.environment import free_memory, list_checks, machine_ro
 def test_a_reader_is_really_used(reader, monkeypatch) -> None:
     if not is_installed(reader):
         pytest.skip(f"{reader} is not installed or does not load")
-    assert "read H.264" in try_reader({"reader": reader})["told"]
+    assert "read H.264" in try_reader({"reader": reader})["note"]
     module = importlib.import_module(f"hpm_video.data.readers.{reader}")
     read = module.read
     monkeypatch.setattr(module, "read", lambda file, choose: read(file, lambda count: np.array([0, 6, count - 1])))
@@ -48,7 +48,7 @@ def test_what_is_needed_follows_from_the_configuration(tiny_config) -> None:
 
 
 def test_an_import_that_fails_raises() -> None:
-    assert try_import({"name": "json"}) == {"told": "imports"}
+    assert try_import({"name": "json"}) == {"note": "imports"}
     with pytest.raises(ImportError):
         try_import({"name": "no_such_library"})
 
