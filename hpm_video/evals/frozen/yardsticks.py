@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -41,7 +41,7 @@ class SupervisedEncoder(Encoder):
     def __init__(self, name: str, network: nn.Module) -> None:
         """Take the network and drop its last layers in place."""
         nn.Module.__init__(self)
-        head = network.head if hasattr(network, "head") else network.blocks[-1]
+        head: Any = network.head if hasattr(network, "head") else list(network.blocks.children())[-1]
         head.proj, head.activation = nn.Identity(), None
         self.network, self.cls_token = network, None
         self.grid, self.width = (1, 1, 1), YARDSTICKS[name].width
