@@ -12,10 +12,15 @@ from hpm_video.runs.kind import check_run
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     score.add_arguments(parser)
-    parser.add_argument("--head", choices=["linear", "attentive", "both"], default="both", help="both")
-    parser.add_argument("--epochs", type=positive(int), default=20, help="of the attentive probe (20)")
-    tokens = "attentive: most GiB of tokens kept in RUN/features; beyond it they are computed in each epoch (50)"
-    parser.add_argument("--cache-gib", type=positive(float), default=50.0, help=tokens)
+    parser.epilog = "example: hpm-video probe runs/mine data.root=LABELLED --head attentive"
+    text = "kind of probe (default both)"
+    parser.add_argument("--head", choices=["linear", "attentive", "both"], default="both", help=text)
+    text = "epochs of the attentive probe (default 20)"
+    parser.add_argument("--epochs", type=positive(int), default=20, metavar="N", help=text)
+    text = (
+        "attentive probe: most GiB of tokens kept in RUN/features; above that, compute them in each epoch (default 50)"
+    )
+    parser.add_argument("--cache-gib", type=positive(float), default=50.0, metavar="GIB", help=text)
 
 
 def run(given: argparse.Namespace) -> int:
