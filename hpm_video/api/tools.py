@@ -30,8 +30,10 @@ def predict(
 
 
 def export(run: str | Path, to: str = DEFAULT, out: str | Path | None = None) -> Path:
-    """Write the model of a run for another library, checked, as `hpm-video export` does; return the folder, or the file of
-    weights if it lies in the run. to: safetensors, hf, timm, onnx or videomae. out: the folder; None = RUN/TO. Raises UserError.
+    """Write the model of a run for another library and check it, as `hpm-video export` does. Raises UserError.
+
+    Return the folder, or for safetensors the file in the run. to: safetensors, hf, timm, onnx or videomae. out: the folder;
+    None = RUN/TO.
 
     >>> hv.export("runs/mine", to="videomae")
     PosixPath('runs/mine/videomae')
@@ -46,7 +48,7 @@ def export(run: str | Path, to: str = DEFAULT, out: str | Path | None = None) ->
 
 
 class Scan(NamedTuple):
-    """The result of `scan`: a folder that is a data.root of the good files, and the summary as text.
+    """The result of `scan`: a folder that serves as data.root with the good files, and the summary as text.
 
     >>> found = hv.Scan(Path("scan_videos"), "2 files")
     >>> found.folder.name
@@ -67,10 +69,10 @@ def scan(  # noqa: PLR0913
     time_limit_s: float = 60,
     progress: bool = False,
 ) -> Scan:
-    """Find the videos of a folder that cannot be read, and why, as `hpm-video scan` does.
+    """List the videos of a folder that cannot be read, and why, as `hpm-video scan` does. Raises UserError.
 
-    out: folder for the results; None = ./scan_NAME. full: decode every frame. images: look at pictures too. workers: processes;
-    None = one for each core. time_limit_s: after which a file is given up. progress: show how far it is. Raises UserError.
+    out: folder for the results; None = ./scan_NAME. full: decode every frame. images: check pictures too. workers: processes;
+    None = one for each core. time_limit_s: seconds after which a file is given up. progress: show the progress.
 
     >>> found = hv.scan("videos", "scanned", workers=1)
     >>> found.folder, "2 good, 0 bad" in found.summary
