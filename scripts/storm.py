@@ -9,11 +9,11 @@ last checkpoint equals the reference bit for bit. metrics.jsonl has every step o
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -113,27 +113,21 @@ class Storm:
         keys = [*KEYS, f"data.root={self.videos}", f"train.output={run}"]
         words = [sys.executable, str(Path(__file__).resolve()).replace("storm.py", "storm_child.py"), *keys]
         if self.engine != "plain":
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = str(probe.getsockname()[1])
+            from torch.distributed.elastic.utils.distributed import get_free_port
+
+            port = str(get_free_port())
             if self.engine.startswith("zero"):
                 words = [str(home / "deepspeed"), "--num_accelerators", "2", "--master_port", port, *words[1:]]
                 words.append(f"engine.zero_stage={self.engine[-1]}")
             else:
-                launcher = [
-                    sys.executable,
-                    "-m",
-                    "torch.distributed.run",
-                    "--nproc-per-node=2",
-                    f"--master-port={port}",
-                ]
-                words = [*launcher, *words[1:], f"engine.kind={self.engine}"]
+                launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+                words = [sys.executable, *launcher, *words[1:], f"engine.kind={self.engine}"]
         run.parent.mkdir(parents=True, exist_ok=True)
         with (self.out / f"{run.name}.log").open("a") as log:
             return subprocess.Popen(words, stdout=log, stderr=log, env=env, start_new_session=True)
 
     def kill_once(self, run: Path, target: str) -> int:
-        """Return 1 if something was killed, 0 if the run had ended before."""
+        """Kill a process of a run; return 1, or 0 if the run ended first."""
         moment = f"{target}:{self.rng.randrange(1, 12)}" if target in ("save", "rewrite") else ""
         before, wanted = count_rows(run), self.rng.randrange(0, 4)
         process = self.start(run, moment)
@@ -157,14 +151,12 @@ class Storm:
             self.ended = False
         for pid in find_marked(run):
             kill(pid)
-        return int(killed or process.wait() != 0)  # a moment after the last write of a run kills nothing
+        return int(killed or process.wait() != 0)  # a moment that comes after the run's last write kills nothing
 
 
 def kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def find_marked(run: Path) -> list[int]:
@@ -193,7 +185,7 @@ def find_victims(run: Path, target: str, launcher: int) -> list[int]:
 
 
 def has(words: tuple[bytes, ...], text: bytes) -> bool:
-    """Return whether one of these words is in a text."""
+    """Return True if one of these words is in a text."""
     return any(word in text for word in words)
 
 
@@ -224,7 +216,7 @@ def read_rows(run: Path) -> list[tuple]:
 
 
 def same_files(one: Path, other: Path) -> bool:
-    """Return whether the last checkpoints and the encoders are equal, byte for byte."""
+    """Return True if the last checkpoints and the encoders are equal, byte for byte."""
     step = f"checkpoints/step-{STEPS:08d}"
     names = [f"{step}/{part}.safetensors" for part in ("student", "teacher", "optimizer")] + ["encoder.safetensors"]
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-import socket
+import runpy
 import subprocess
 import sys
 import time
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from hpm_video.catalog.rows import Row
 from hpm_video.config import PretrainConfig, load_config, load_finetune_config, to_yaml
@@ -84,13 +85,12 @@ def same_weights_every_time() -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
-    """shared_data("odd_codecs"): a folder of shared/data, which lies beside the project; without it the test is skipped."""
+    """shared_data("odd_codecs"): that folder of shared/data, found as the arena finds it; else skip the test."""
+    script = Path(__file__).parents[1] / "benchmarks" / "studies" / "arena_clips.py"
+    find_shared = runpy.run_path(str(script))["find_shared"]
 
     def find(name: str) -> Path:
-        folder = Path(__file__).parents[2] / "shared" / "data" / name
-        if not folder.is_dir():
-            pytest.skip(f"the folder shared/data/{name} is not beside the project")
-        return folder
+        return find_shared(name) or pytest.skip(f"there is no folder shared/data/{name} in the project or above it")
 
     return find
 
@@ -134,9 +134,7 @@ def start_here() -> Callable[..., subprocess.Popen]:
     def start(*words: str, **options: Any) -> subprocess.Popen:
         env = {**os.environ, "PATH": f"{home}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
         if words[0] == "deepspeed":
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = str(probe.getsockname()[1])
+            port = str(get_free_port())
             words = (str(home / "deepspeed"), "--num_accelerators", "2", "--master_port", port, *words[1:])
         return subprocess.Popen(words, cwd=root, env=env, text=True, **options)
 

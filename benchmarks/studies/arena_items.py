@@ -31,7 +31,7 @@ def read_items(split: str) -> tuple[Tensor, ndarray]:
     folder = find_shared("fashion_mnist_t10k")
     if folder is None:
         raise UserError(
-            "fashion_mnist_t10k: not found; expected a folder shared/data/fashion_mnist_t10k in or beside the project"
+            "fashion_mnist_t10k: not found; expected a folder shared/data/fashion_mnist_t10k in the project or above it"
         )
     parts = (("images-idx3", 16), ("labels-idx1", 8))  # bytes before the values
     images, labels = (
