@@ -26,7 +26,7 @@ from hpm_video.runs.settings import check_overrides, load_run_config
 from hpm_video.weights.hub import fetch_model, is_on_hub
 from hpm_video.weights.load import load_classifier, load_encoder, load_foreign_encoder
 
-Input = Any  # str | Path | uint8 [T, H, W, 3] as an array or tensor | uint8 tensor [3, T, H, W]; beartype cannot tell them apart
+Input = Any  # str | Path | uint8 [T, H, W, 3] as an array or tensor | uint8 tensor [3, T, H, W]; beartype cannot distinguish them
 
 
 class Model:

@@ -1,4 +1,4 @@
-"""Use a run and look at data from Python: the functions behind `hpm-video predict`, `export` and `scan`."""
+"""Use a run and check data from Python: the functions behind `hpm-video predict`, `export` and `scan`."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,9 +41,9 @@ def export(run: str | Path, to: str = DEFAULT, out: str | Path | None = None) ->
     check_run(_path(run))
     from hpm_video.weights.export import export as write
 
-    told = write(_path(run), to, None if out is None else _path(out))
+    written = write(_path(run), to, None if out is None else _path(out))
     if EXPORTERS[to].in_run:
-        return Path(told)
+        return Path(written)
     return _path(run) / to if out is None else _path(out)
 
 
@@ -79,12 +79,12 @@ def scan(  # noqa: PLR0913
     (PosixPath('scanned'), True)
     """
     from hpm_video.cores import num_free_cores
-    from hpm_video.preprocess.scan import scan as look
+    from hpm_video.preprocess.scan import scan as scan_folder
 
     folder = _path(root)
     target = Path(f"scan_{folder.resolve().name}") if out is None else _path(out)
     with showing(progress):
-        return Scan(target, look(folder, target, full, images, workers or num_free_cores(), time_limit_s))
+        return Scan(target, scan_folder(folder, target, full, images, workers or num_free_cores(), time_limit_s))
 
 
 def _path(path: str | Path) -> Path:
