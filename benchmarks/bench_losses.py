@@ -1,4 +1,4 @@
-"""Measure time and memory of the ranking loss, forward and backward: in blocks of rows, and with all B x M x M pairs at once.
+"""Measure time and memory of the ranking loss, forward and backward: in blocks of rows, and on all B x M x M pairs at once.
 
     python benchmarks/bench_losses.py [--json] [--size s] [--batch 4] [--rounds 5]
 

@@ -170,8 +170,8 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     results = [count(size, kind, variant) for kind in KINDS for size in SIZES for variant in VARIANTS]
     if given.json:
-        told: Any = [r._asdict() | {"rows": [row._asdict() for row in r.rows]} for r in results]
-        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        content: Any = [r._asdict() | {"rows": [row._asdict() for row in r.rows]} for r in results]
+        sys.stdout.write(json.dumps(content, indent=1) + "\n")
     else:
         sys.stdout.write(to_markdown("What a step of pretraining computes and moves", to_blocks(results)))
 

@@ -1,4 +1,4 @@
-"""Share code of the speed benchmarks: interleaved repeats, ratios with their spread, the machine, one way to print."""
+"""Share code of the speed benchmarks: interleaved repeats, ratios with their spread, the machine, printing."""
 
 import argparse
 import json
@@ -91,7 +91,7 @@ def wait(device: torch.device) -> None:
 
 
 def product_rate(device: torch.device, bf16: bool, side: int = 0) -> float:
-    """Return the FLOPs per second of one large matrix product, the best of ten: the most that the machine gives."""
+    """Return the FLOPs per second of one large matrix product, the best of ten: the most that the machine reaches."""
     side = side or (8192 if device.type == "cuda" else 2048)
     a = torch.randn(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
     seconds = time_all({"product": lambda: a @ a}, 10, device)["product"]

@@ -24,7 +24,7 @@ class Skip(Exception):
 
 
 class Context:
-    """Keep the results of a stage. The file is whole at any time: it keeps every result if the process is killed."""
+    """Keep the results of a stage. The file is valid at any time and keeps every result if the process is killed."""
 
     def __init__(self, file: Path, device: str, tiny: bool, until: float) -> None:
         """Read `file`, which run.py wrote before the stage started. `until`: time.time() at which the stage is killed."""

@@ -170,15 +170,15 @@ def train(context: Context, root: Path, folder: Path, cores: int, sizes: Sizes) 
         with redirect_stdout(printed):
             status = hpm_video(["pretrain", *keys, f"data.repeats={repeats}", f"train.output={out}"])
         log.info("%s", printed.getvalue())
-        told: dict[str, Any] = {"batch": sizes.batch, "workers": workers, "seconds": time.perf_counter() - began}
+        result: dict[str, Any] = {"batch": sizes.batch, "workers": workers, "seconds": time.perf_counter() - began}
         if status:
-            told["fault"] = f"exit code {status} (see run.log)"
+            result["fault"] = f"exit code {status} (see run.log)"
         else:
-            told |= read_metrics(out / "metrics.jsonl")
-        runs[f"repeats {repeats}"] = told
+            result |= read_metrics(out / "metrics.jsonl")
+        runs[f"repeats {repeats}"] = result
         context.put(training=runs)
     context.put(training=runs)
-    return None if any("clips_per_s" in told for told in runs.values()) else "no training from files ended well"
+    return None if any("clips_per_s" in result for result in runs.values()) else "no training from files ended well"
 
 
 def read_metrics(file: Path) -> dict[str, Any]:
@@ -188,5 +188,5 @@ def read_metrics(file: Path) -> dict[str, Any]:
     steady = lines[2:-1] if len(lines) > 4 else lines[-1:]
     rates, waits = [sorted(line[name] for line in steady) for name in ("clips_per_s", "data_wait_share")]
     middle = len(steady) // 2
-    told = {"clips_per_s": rates[middle], "low": rates[0], "high": rates[-1], "wait_share": waits[middle]}
-    return told | {"memory_gib": lines[-1]["memory_gib"]}
+    figures = {"clips_per_s": rates[middle], "low": rates[0], "high": rates[-1], "wait_share": waits[middle]}
+    return figures | {"memory_gib": lines[-1]["memory_gib"]}
