@@ -21,6 +21,7 @@ import threading
 import time
 from pathlib import Path
 
+from hpm_video.commands.output import say
 from hpm_video.files import replacing, write_csv, write_json
 
 BLOCK = 1_000_000
@@ -154,8 +155,7 @@ def main() -> None:
                 variables = os.environ | {"HPM_VIDEO_CACHE": cache}
                 done = subprocess.run(command, env=variables, capture_output=True, text=True)
                 output = done.stdout.strip() or f"exit status {done.returncode}: {done.stderr.strip()[-300:]}"
-                sys.stdout.write(f"{case} process {number}: {output}\n")
-                sys.stdout.flush()
+                say(f"{case} process {number}: {output}")
 
 
 if __name__ == "__main__":

@@ -121,16 +121,8 @@ HOW_COUNTED = (
 
 
 def _summary(results: list[Result]) -> Table:
-    head = [
-        "model",
-        "variant",
-        "parameters, M",
-        "student's forward, G",
-        "step, G",
-        "ratio",
-        "without the unused, ratio",
-    ]
-    head += ["moved, GB", "ratio", "EMA, GB an update", "AdamW, GB an update"]
+    head = ["model", "variant", "parameters, M", "student's forward, G", "step, G", "ratio"]
+    head += ["without the unused, ratio", "moved, GB", "ratio", "EMA, GB an update", "AdamW, GB an update"]
     rows = []
     for r in results:
         base = next(x for x in results if (x.size, x.kind, x.variant) == (r.size, r.kind, BASE))

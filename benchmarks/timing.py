@@ -18,12 +18,8 @@ from hpm_video.runs.machine import describe_hardware, list_versions
 from hpm_video.train.engines.plain import use_bf16
 from hpm_video.types import UserError
 
-PEAKS = {
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "A100": A100_FLOPS,
-}  # makers' figures: dense bf16 FLOPs per second
+# makers' figures: dense bf16 FLOPs per second
+PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": A100_FLOPS}
 Seconds = dict[str, list[float]]  # by variant, one value per round
 
 

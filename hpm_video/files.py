@@ -47,7 +47,7 @@ def replacing(file: Path, tidy: bool = True) -> Iterator[Path]:
         if file.is_dir() and not file.is_symlink():
             raise UserError(f"{file} is a folder; expected a file, or nothing there")
         if tidy:
-            _remove_stale_drafts(file)
+            remove_drafts(file.parent, re.escape(f".{_short_stem(file)}"), re.escape(file.suffix))
         draft = draft_of(file)
         draft.unlink(missing_ok=True)
         draft.touch()
@@ -148,19 +148,9 @@ def _short_stem(file: Path) -> str:
     return file.stem if len(name) <= 180 else hashlib.blake2b(name, digest_size=16).hexdigest()
 
 
-def _remove_stale_drafts(file: Path) -> None:
-    """Delete the drafts of this file that killed processes of this host left."""
-    start, end = f".{_short_stem(file)}.{_host_mark()}-", f".draft{file.suffix}"
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(file.parent):
-            number = name[len(start) : len(name) - len(end)]
-            if name.startswith(start) and name.endswith(end) and number.isdecimal() and not is_alive(int(number)):
-                (file.parent / name).unlink(missing_ok=True)
-
-
-def remove_drafts(folder: Path) -> None:
-    """Delete all drafts in a folder that killed processes of this host left."""
-    pattern = re.compile(rf"\..+\.{_host_mark()}-(\d+)\.draft(\.[^.]*)?")
+def remove_drafts(folder: Path, stem: str = r"\..+", suffix: str = r"(?:\.[^.]*)?") -> None:
+    """Delete the drafts in a folder that killed processes of this host left. stem, suffix: patterns of their names."""
+    pattern = re.compile(rf"{stem}\.{_host_mark()}-(\d+)\.draft{suffix}")
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(folder):
             found = pattern.fullmatch(name)

@@ -21,6 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
+from hpm_video.commands.output import say
+from hpm_video.errors import UserError
+from hpm_video.files import write_json
+from hpm_video.own_folder import OwnFolder
+from hpm_video.preprocess.encode import write_video
+
 HOME = Path(__file__).resolve().parent.parent
 STEPS, LIMIT_S, START_LIMIT_S = 12, 60.0, 300.0
 KEYS = (
@@ -42,10 +48,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments and targets (0)")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="engines to test (all)")
     given = parser.parse_args()
-    from hpm_video.errors import UserError
-    from hpm_video.files import write_json
-    from hpm_video.own_folder import OwnFolder
-
     try:
         own = OwnFolder.claim(given.out, "storm")
     except UserError as error:
@@ -58,16 +60,12 @@ def main() -> int:
         rows.append(Storm(engine, videos, given.out / f"{engine}-{time.time_ns()}", rng).run(kills))
         write_json(own.file("storm.json"), rows)
     good = all(row["bitwise"] and row["rows_equal"] and row["ended"] for row in rows)
-    sys.stdout.write(
-        f"{sum(row['kills'] for row in rows)} kills; {'all runs equal their references' if good else 'FAULTS'}\n"
-    )
+    say(f"{sum(row['kills'] for row in rows)} kills; {'all runs equal their references' if good else 'FAULTS'}")
     return int(not good)
 
 
 def make_videos(root: Path) -> Path:
     """Write twelve small videos and return their folder."""
-    from hpm_video.preprocess.encode import write_video
-
     root.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     for number in range(12):
@@ -100,8 +98,7 @@ class Storm:
             run_number += 1
         row = {"engine": self.engine, "kills": done, "targets": targets, "bitwise": equal, "rows_equal": rows_equal}
         row["ended"] = self.ended
-        sys.stdout.write(json.dumps(row) + "\n")
-        sys.stdout.flush()
+        say(json.dumps(row))
         return row
 
     def start(self, run: Path, moment: str = "") -> subprocess.Popen:

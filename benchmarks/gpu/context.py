@@ -8,15 +8,9 @@ from typing import Any
 
 from hpm_video.files import write_json
 
-SMALL = [  # keys of the small form, for a CPU
-    "model.width=32",
-    "model.depth=2",
-    "model.num_heads=2",
-    "model.decoder_width=16",
-    "model.decoder_heads=2",
-    "model.patch_px=8",
-    "mask.ratio=0.75",
-]
+# keys of the small form, for a CPU
+SMALL = ["model.width=32", "model.depth=2", "model.num_heads=2", "model.decoder_width=16", "model.decoder_heads=2"]
+SMALL += ["model.patch_px=8", "mask.ratio=0.75"]
 
 
 class Skip(Exception):

@@ -148,18 +148,8 @@ def speed_blocks(speed: dict[str, Any], content: dict[str, Any]) -> list[Block]:
     """Return the rates of all steps."""
     if not speed.get("measured"):
         return [Heading("Speed"), Paragraph(f"{NOT}.")]
-    names = [
-        "model",
-        "step",
-        "mode",
-        "clips",
-        "clips/s",
-        "predicted",
-        "time / hf_videomae",
-        "MFU",
-        "of a product",
-        "peak GiB",
-    ]
+    names = ["model", "step", "mode", "clips", "clips/s", "predicted", "time / hf_videomae"]
+    names += ["MFU", "of a product", "peak GiB"]
     rows = [_speed_row(row, speed, content["predicted"]) for row in speed["measured"]]
     peak, used = speed.get("peak_flops"), content["predicted_with"]
     maker = f"{peak / 1e12:,.0f} TFLOP/s" if peak else "not known"

@@ -32,13 +32,8 @@ from hpm_video.own_folder import OwnFolder  # noqa: E402
 
 COMMAND, LOG, FORMAT = "benchmarks/gpu/run.py", "run.log", "hpm-video gpu stage 1"
 MINUTES = 8.0
-LIMITS_S = {
-    "truth": 90.0,
-    "speed": 150.0,
-    "profile": 60.0,
-    "feed": 60.0,
-    "arena": float("inf"),
-}  # out of MINUTES; inf: all that is left
+# of each stage, if MINUTES are given in total; inf: all that is left
+LIMITS_S = {"truth": 90.0, "speed": 150.0, "profile": 60.0, "feed": 60.0, "arena": float("inf")}
 EXAMINE_S, LEAST_S = 90.0, 5.0
 BASE = ("numpy", "yaml", "omegaconf", "filelock", "fsspec", "pyarrow", "safetensors", "jaxtyping", "einops")
 BASE += ("torch", "torchvision", "timm")

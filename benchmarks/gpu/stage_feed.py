@@ -140,25 +140,11 @@ def deliver(root: Path, workers: int, repeats: int, sizes: Sizes) -> float:
 def train(context: Context, root: Path, folder: Path, cores: int, sizes: Sizes) -> str | None:
     """Add clips per second and the share of waiting of whole runs. Return a fault if none of them ended well."""
     workers = 1 if context.tiny else cores
-    keys = [
-        "preset=hpm",
-        "engine.kind=plain",
-        f"data.root={root}",
-        f"data.num_frames={sizes.frames}",
-        "data.sampling=dense",
-    ]
-    keys += [f"data.frame_size_px=[{sizes.side},{sizes.side}]", f"data.num_workers={workers}", "data.stride=2"]
-    keys += [
-        f"optim.batch_size={sizes.batch}",
-        f"train.steps={sizes.steps}",
-        f"train.log_every_steps={sizes.log_every}",
-    ]
-    keys += [
-        "data.num_held_out=2",
-        "train.num_pictures=1",
-        "train.measure_every_steps=1000",
-        "train.save_every_steps=1000",
-    ]
+    keys = ["preset=hpm", "engine.kind=plain", f"data.root={root}", "data.sampling=dense", "data.stride=2"]
+    keys += [f"data.num_frames={sizes.frames}", f"data.frame_size_px=[{sizes.side},{sizes.side}]"]
+    keys += [f"data.num_workers={workers}", "data.num_held_out=2", f"optim.batch_size={sizes.batch}"]
+    keys += [f"train.steps={sizes.steps}", f"train.log_every_steps={sizes.log_every}", "train.num_pictures=1"]
+    keys += ["train.measure_every_steps=1000", "train.save_every_steps=1000"]
     keys += [*SMALL, "engine.num_threads=1"] if context.tiny else ["model.size=b"]
     runs: dict[str, Any] = {}
     for repeats in (1,) if context.tiny else (4, 1):

@@ -54,20 +54,9 @@ def _too_long(number: int, frame: Any) -> NoReturn:
 def main(context: Context) -> str | None:
     if context.device.type == "cpu":
         os.environ["HPM_GPU_TESTS_ON_CPU"] = "1"
-    words = [
-        *(str(TESTS / name) for name in FILES),
-        "-m",
-        "gpu",
-        "-v",
-        "--import-mode=importlib",
-        "-p",
-        "no:cacheprovider",
-    ]
-    words += [
-        "-o",
-        "addopts=",
-        f"--rootdir={TESTS.parents[1]}",
-    ]  # without the type hook, which would slow compiled code
+    words = [*(str(TESTS / name) for name in FILES), f"--rootdir={TESTS.parents[1]}", "-m", "gpu", "-v"]
+    words += ["--import-mode=importlib", "-p", "no:cacheprovider"]
+    words += ["-o", "addopts="]  # without the type hook, which would slow compiled code
     words += ["-k", TINY] if context.tiny else []
     recorder = Recorder(context)
     code = pytest.main(words, plugins=[recorder])

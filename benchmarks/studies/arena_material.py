@@ -9,7 +9,6 @@ velocities and for playback.
 
 import argparse
 import hashlib
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +22,10 @@ from arena_items import make_items
 from arena_motions import make_motions
 from arena_playback import make_playback
 
+from hpm_video.commands.output import say
 from hpm_video.errors import UserError
 from hpm_video.files import replacing
 
-__all__ = ["KINDS", "Kind", "Material", "load_material", "make_material", "share_of_motion"]
 VERSION = 3  # of the material; raise it if clips or targets change
 REAL_CLIPS = "surv_fight_vp9_240"
 
@@ -147,8 +146,7 @@ def main() -> None:
             lines, materials[kind] = check(kind, given.count, given.clips)
         except UserError as error:
             lines = [f"{kind}: skipped: {error}"]
-        sys.stdout.write("\n".join(lines) + "\n")
-        sys.stdout.flush()
+        say("\n".join(lines))
     if given.sheet and materials:
         draw_sheet(materials, given.sheet)
 

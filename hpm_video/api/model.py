@@ -1,5 +1,6 @@
 """Load a trained model from a folder, a file or the hub: features of any videos, and classes if it was fine-tuned."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hpm_video.config import DataConfig, RunConfig
 from hpm_video.config.geometry import Geometry
 from hpm_video.data.sampling import sample_frames
 from hpm_video.data.transforms import make_transform
-from hpm_video.errors import UserError
+from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.evals.frozen.cache import check_pooling, encode_clips
 from hpm_video.evals.frozen.clips import CLIPS_PER_BATCH, ClipBatch
 from hpm_video.evals.frozen.features import find_device
@@ -127,7 +128,6 @@ class Model:
         >>> sorted(found.classes), found.probabilities.shape
         (['clap', 'jump', 'wave'], (1, 3))
         """
-        from hpm_video.errors import UnreadableVideo
         from hpm_video.evals.finetuned.predict import Predictor, list_samples
 
         if self.run is None:
@@ -177,7 +177,7 @@ class Model:
             return
         from hpm_video.evals.frozen.feature_file import PlannedClips, plan_clips, read_clips
 
-        config = _with_workers(self.config.data, workers)
+        config = dataclasses.replace(self.config.data, num_workers=workers)
         plan = [
             clip for n, name in enumerate(names) for clip in plan_clips(n, _read_times(name, config), config, False)
         ]
@@ -190,7 +190,6 @@ class Model:
 def _read_times(name: str, config: DataConfig) -> dict[str, Any]:
     """Return the times of a video's frames. Raises UserError if it cannot be read."""
     from hpm_video.data.readers.limits import Limits
-    from hpm_video.errors import UnreadableVideo
     from hpm_video.preprocess.jobs import SPECIAL, is_special
     from hpm_video.preprocess.times import read_times
 
@@ -200,12 +199,6 @@ def _read_times(name: str, config: DataConfig) -> dict[str, Any]:
         return read_times(name, Limits.of(config))
     except UnreadableVideo as error:
         raise UserError(str(error)) from error
-
-
-def _with_workers(config: DataConfig, workers: int) -> DataConfig:
-    from dataclasses import replace
-
-    return replace(config, num_workers=workers)
 
 
 def _as_list(inputs: Any) -> list[Any]:
