@@ -66,7 +66,7 @@ VALIDATION_SHARE = Stream(2)  # samples of the validation split, if a data set c
 SHARD_ORDER = Stream(3)  # by epoch
 WINDOW_ORDER = Stream(4)  # by epoch and window: order of the samples of some shards
 KNN_CLIPS = Stream(5)  # clips that the kNN monitor uses
-IMAGE_STEPS = Stream(0x73746570, spawned=True)  # first step on images of a run on videos
+IMAGE_STEPS = Stream(0x73746570, spawned=True)  # offset of the steps on images in a run on videos
 IMAGES = Stream(0x696D6167, spawned=True)  # seed of the images of a run on videos
 PACKING = Stream(0x7061636B, spawned=True)  # order of the samples in shards
 TAR_ORDER = Stream(0x74617273, spawned=True)  # order of the training samples of other people's tars
@@ -100,7 +100,7 @@ def seed_dropout(seed: int, step: int, start: int) -> None:
 
 @contextmanager
 def first_weights(seed: int) -> Iterator[None]:
-    """Draw initial weights inside the block from this seed alone, the same on every rank; then restore all generators."""
+    """Draw initial weights inside the block from this seed alone, the same on every rank; then restore the CPU's generator."""
     import torch
 
     with torch.random.fork_rng(devices=[]):

@@ -92,7 +92,7 @@ class Demo:
         return {"steps": steps, "seconds": seconds, "ranks": results["world_size"]}
 
     def pretrain_all(self) -> dict[str, dict[str, Any]]:
-        """Pretrain in each way, for the steps that cost the multiply-adds of the first."""
+        """Pretrain in each way, for as many steps as cost the multiply-adds of the first."""
         steps = equal_steps(self.extra)
         return {
             name: self.timed(f"pretraining: {name}", partial(self.pretrain, name, *keys, f"train.steps={steps[name]}"))
