@@ -3,30 +3,28 @@
     python benchmarks/bench_engines.py [--json] [--size s] [--engines ddp fsdp ZeRO-1] [KEY=VALUE ...]
 
 Memory: the bytes of all tensors of a rank after the backward pass of the second step, each storage once. Activations are freed
-by then. Beside it what hpm_video/costs/memory.py computes for 2, 8 and 64 ranks, without activations.
+by then. For comparison: the estimate of hpm_video/costs/memory.py for 2, 8 and 64 ranks, without activations.
 Bytes: sent by a rank in one step of 1 and of 4 rounds, in units of the weights in fp32, as the network interface counts them.
 It needs two network namespaces (root, on Linux); without them the column stays empty.
-Save: the time for which `Saver.save` holds the training, and the time of the writing beside it.
+Save: the time for which `Saver.save` stops the training, and the time of writing in the background.
 It runs on two GPUs if there are two, else on the CPU over gloo.
 """
 
 import gc
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peers import LR, NOW, STEPS, make_clip, make_config
 from timing import describe, make_parser, prepare, start, tell
+from torch.distributed.elastic.utils.distributed import get_free_port
+from two_nodes import ADDRESSES, two_nodes
 
 from hpm_video.config import PretrainConfig
 from hpm_video.costs.dry_run import dry_run
@@ -63,7 +61,7 @@ def held_bytes() -> int:
         if not torch.is_tensor(thing):
             continue
         for tensor in (thing, thing.grad if thing.is_leaf else None):
-            local = getattr(tensor, "_local_tensor", tensor)  # of a DTensor
+            local = getattr(tensor, "_local_tensor", tensor)  # if it is a DTensor
             if local is not None and local.device.type != "meta":
                 storage = local.untyped_storage()
                 found[storage.data_ptr()] = storage.nbytes()
@@ -71,7 +69,7 @@ def held_bytes() -> int:
 
 
 class Rank:
-    """One of the two processes at work."""
+    """Run the training steps of one of the two processes."""
 
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
         gc.collect()
@@ -138,59 +136,25 @@ def work(sizes: tuple[str, int, int], engine: str, rounds: int, out: Path, keys:
     os._exit(0)  # threads of the process group sometimes abort the exit of the interpreter
 
 
-@contextmanager
-def two_nodes() -> Iterator[list[list[str]]]:
-    """Make two network namespaces with a cable; yield what starts a command in each. Without the right to it, nothing."""
-    names = [f"hpm{os.getpid() % 10_000}{letter}" for letter in "ab"]
-    allowed = os.geteuid() == 0 and shutil.which("ip") is not None
-    if not allowed or subprocess.run(["ip", "netns", "add", names[0]], check=False, capture_output=True).returncode:
-        yield [[], []]
-        return
-    try:
-        cable = f"ip link add eth0 netns {names[0]} type veth peer name eth0 netns {names[1]}"
-        for command in (f"ip netns add {names[1]}", cable):
-            subprocess.run(command.split(), check=True)
-        for number, name in enumerate(names):
-            for command in (f"addr add 10.78.0.{number + 1}/24 dev eth0", "link set eth0 up", "link set lo up"):
-                subprocess.run(["ip", "-n", name, *command.split()], check=True)
-        yield [["ip", "netns", "exec", name] for name in names]
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], check=False)
-
-
 def measure(sizes: tuple[str, int, int], engine: str, rounds: int, keys: list[str]) -> list[dict[str, Any]]:
     """Return the figures of two ranks. Raise UserError if one of them failed."""
     size, frames, side = sizes
-    with tempfile.TemporaryDirectory() as folder, two_nodes() as nodes, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-        probe.close()
-        words = [
-            sys.executable,
-            str(Path(__file__).resolve()),
-            f"--size={size}",
-            f"--frames={frames}",
-            f"--side={side}",
-        ]
-        words += [f"--work={folder}", f"--engines={engine}", f"--work-rounds={rounds}", *keys]
-        env = {
-            **os.environ,
-            "WORLD_SIZE": "2",
-            "MASTER_PORT": port,
-            "MASTER_ADDR": "10.78.0.1" if nodes[0] else "127.0.0.1",
-        }
-        env |= {"LOCAL_WORLD_SIZE": "1" if nodes[0] else "2"}
+    with tempfile.TemporaryDirectory() as folder, two_nodes() as nodes:
+        words = [sys.executable, str(Path(__file__).resolve()), f"--size={size}", f"--frames={frames}"]
+        words += [f"--side={side}", f"--work={folder}", f"--engines={engine}", f"--work-rounds={rounds}", *keys]
+        env = {**os.environ, "WORLD_SIZE": "2", "MASTER_PORT": str(get_free_port())}
+        env |= {"MASTER_ADDR": ADDRESSES[0] if nodes else "127.0.0.1", "LOCAL_WORLD_SIZE": "1" if nodes else "2"}
         if torch.cuda.device_count() < 2:
             env |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         started = []
-        for rank, node in enumerate(nodes):
-            own = {**env, "RANK": str(rank), "LOCAL_RANK": "0" if node else str(rank)}
-            started.append(subprocess.Popen([*node, *words], env=own, stderr=subprocess.PIPE, text=True))
-        said = [process.communicate()[1] for process in started]
+        for rank in range(2):
+            own = {**env, "RANK": str(rank), "LOCAL_RANK": "0" if nodes else str(rank)}
+            inside = ["ip", "netns", "exec", nodes[rank]] if nodes else []
+            started.append(subprocess.Popen([*inside, *words], env=own, stderr=subprocess.PIPE, text=True))
+        errors = [process.communicate()[1] for process in started]
         files = sorted(Path(folder).glob("rank-*.json"))
         if len(files) != 2:
-            raise UserError(f"{engine}: the two processes failed: {said[0].strip()[-500:]}")
+            raise UserError(f"{engine}: the two processes failed: {errors[0].strip()[-500:]}")
         return [json.loads(file.read_text()) for file in files]
 
 

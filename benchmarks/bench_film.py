@@ -1,12 +1,12 @@
-"""Measure what a clip at a random place of a long film costs, against the same in a short file of the same coding.
+"""Measure the cost of a clip at a random place of a long film, against one of a short file with the same coding.
 
     python benchmarks/bench_film.py [--json] [--minutes 30] [--clips 20] [--folder FOLDER]
 
-Two files of 1280 x 720 px, 25 frames a second, H.264 with x264's defaults (a key frame each 10 s): 10 seconds, and 30
-minutes, whose packets are those of one coded minute again and again. A clip is 16 frames, stride 4, at a random place.
+Two files of 1280 x 720 px, 25 frames per second, H.264 with x264's defaults (a key frame every 10 s): one of 10 seconds, and
+one of 30 minutes, which repeats the packets of one coded minute. A clip is 16 frames, stride 4, at a random place.
 Reported for each case: CPU seconds of the process (user and system) and bytes read (rchar of /proc/self/io), medians over
-the clips. *First read*: there is no index of the film yet. *Indexed*: by another process before, as each clip after the
-first one.
+the clips. *First read*: the film has no index yet. *Index from the disk*: another process has written it. *In memory*: as for
+each clip after the first.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def write_films(
 
 
 def _encode(file: Path, count: int, size: tuple[int, int], height: int) -> None:
-    """Write a texture that moves over the picture, with a little noise that is new in each frame."""
+    """Write a moving texture with a little noise that is new in each frame."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (size[0] // 16 + 1, size[1] // 8 + 1), dtype=np.uint8)
     picture = coarse.repeat(16, axis=0).repeat(16, axis=1)
@@ -63,7 +63,7 @@ def _encode(file: Path, count: int, size: tuple[int, int], height: int) -> None:
 
 
 def _repeat(source: Path, target: Path, count: int) -> Path:
-    """Write the first `count` frames of a film that shows `source` again and again, without coding them anew."""
+    """Write `count` frames of a film that repeats `source`, without encoding them again."""
     with av.open(str(source)) as given, av.open(str(target), "w") as made:
         stream = made.add_stream_from_template(given.streams.video[0])
         packets = [(bytes(p), p.pts, p.dts, p.is_keyframe) for p in given.demux(video=0) if p.size]
@@ -96,13 +96,12 @@ def count_read() -> int:
 
 
 def read_clip(file: Path, number: int) -> np.ndarray:
-    """Return a clip at a place that is drawn by its number."""
+    """Return a clip at a place drawn with its number as seed."""
     return read_frames(file, lambda n: sample_dense(n, NUM_FRAMES, STRIDE, np.random.default_rng(number)), "pyav")
 
 
 def compare(short: Path, long: Path, clips: int) -> dict[str, dict[str, float]]:
     """Return the figures of the short file, and of the long one without and with its index. $HPM_VIDEO_CACHE is a new folder."""
-
     cache = os.environ["HPM_VIDEO_CACHE"]
 
     def read_first(number: int) -> None:
@@ -132,7 +131,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     parser.add_argument("--minutes", type=float, default=30, help="length of the long film (30)")
     parser.add_argument("--clips", type=int, default=20, help="clips of each case (20)")
-    parser.add_argument("--folder", type=Path, help="where the films are written; they stay (a temporary folder)")
+    parser.add_argument("--folder", type=Path, help="folder for the films, which are kept (a temporary folder)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)

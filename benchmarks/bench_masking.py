@@ -1,4 +1,4 @@
-"""Measure the time of choosing hard masks for a batch: on the device for all clips at once, and in a loop over the clips.
+"""Measure the time to choose hard masks for a batch: on the device for all clips at once, and in a loop over the clips.
 
     python benchmarks/bench_masking.py [--json] [--rounds 20]
 

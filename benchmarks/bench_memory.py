@@ -1,4 +1,4 @@
-"""Measure the peak memory of a training step, by preset and against transformers' VideoMAE, beside its estimate.
+"""Measure the peak memory of a training step, by preset, against transformers' VideoMAE and against the estimate.
 
     python benchmarks/bench_memory.py [--json] [--size s] [--batch 4] [KEY=VALUE ...]
 
@@ -42,7 +42,7 @@ def measure(name: str, config: PretrainConfig, threads: int) -> int:
 
 
 def resident_bytes() -> int:
-    """Return the resident bytes of this process now; their peak if the system does not tell."""
+    """Return the resident bytes of this process now; their peak if the system does not report it."""
     status = Path("/proc/self/status")
     if not status.is_file():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -69,8 +69,8 @@ def main(arguments: list[str]) -> None:
             estimate = sum(estimate_memory(config, run, 1).values()) / MIB
         result["mib"][name] = {"measured": held, "estimated": estimate}
         base = result["mib"]["hf_videomae"]["measured"]
-        told = ["", ""] if estimate is None else [f"{estimate:.0f}", f"{held / estimate:.2f}"]
-        rows.append([name, f"{held:.0f}", f"{held / base:.2f}", *told])
+        estimated = ["", ""] if estimate is None else [f"{estimate:.0f}", f"{held / estimate:.2f}"]
+        rows.append([name, f"{held:.0f}", f"{held / base:.2f}", *estimated])
     head = ["step", "held, MiB", "of hf_videomae", "estimate, MiB", "held / estimate"]
     tell(f"Memory of a step, ViT-{given.size.upper()}, {given.batch} clips", result, [Table(head, rows)], given.json)
 

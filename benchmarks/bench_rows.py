@@ -1,13 +1,13 @@
-"""Measure what large sets cost before the first clip: CPU seconds and memory of each process of a node.
+"""Measure the cost of large data sets before the first clip: CPU seconds and memory of each process of a node.
 
     python benchmarks/bench_rows.py FOLDER [csv=10000000] [parquet=100000000] [folder=1000000] [--processes 3]
 
-Each case is written below FOLDER first, if it is not there: a manifest with a csv or Parquet table of so many rows, or a
-folder of so many empty files. Then processes open it one after the other, as the ranks of a node and a resume do: open, hold
-out 256 rows, describe the data (fingerprint), draw the order of an epoch. The first one fills a new cache, which is deleted
-behind the last. CPU: user and system, all threads. Memory: peaks above that behind the imports. Anonymous memory is the
-process's own. Mapped are pages of files, which the processes of a node share and the system may drop. The Parquet case takes
-6 GB of disk.
+Each case is first written to FOLDER, unless it exists: a manifest with a csv or Parquet table of that many rows, or a folder
+of that many empty files. Then processes open it one after the other, as the ranks of a node and a resumed run do: open, hold
+out 256 rows, describe the data (fingerprint), draw the order of an epoch. The first process fills a new cache, which is
+deleted after the last. CPU: user and system, all threads. Memory: peaks, less the memory after the imports. Anonymous memory
+is the process's own. Mapped memory is pages of files, which the processes of a node share and the system can drop. The Parquet
+case takes 6 GB of disk.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import threading
 import time
 from pathlib import Path
 
+from hpm_video.commands.output import say
 from hpm_video.files import replacing, write_csv, write_json
 
 BLOCK = 1_000_000
@@ -70,7 +71,7 @@ def _write_parquet(file: Path, num: int) -> None:
 
 
 def measure(folder: str) -> None:
-    """Open a set in this process and print what each stage took, as JSON."""
+    """Open a data set in this process and print the CPU seconds of each stage, as JSON."""
     from hpm_video.config import DataConfig
     from hpm_video.data.source import open_source
     from hpm_video.data.splits import hold_out
@@ -100,7 +101,7 @@ def measure(folder: str) -> None:
 
 
 class Peak(threading.Thread):
-    """Note the most memory of this process, in MiB above that at the start."""
+    """Record the peak memory of this process, in MiB above that at the start."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -109,7 +110,7 @@ class Peak(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Look every 10 ms."""
+        """Read the memory every 10 ms."""
         while not self.ended.wait(0.01):
             now = _memory()
             self.most = {name: max(most, now[name]) for name, most in self.most.items()}
@@ -122,9 +123,9 @@ class Peak(threading.Thread):
 
 
 def _memory() -> dict[str, int]:
-    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     kinds = {"anonymous_mib": "RssAnon", "mapped_mib": "RssFile"}
-    return {name: int(told[kind].split()[0]) // 1024 for name, kind in kinds.items()}
+    return {name: int(status[kind].split()[0]) // 1024 for name, kind in kinds.items()}
 
 
 def _cpu() -> float:
@@ -133,7 +134,7 @@ def _cpu() -> float:
 
 
 def main() -> None:
-    """Write the cases that are not there, open each in several processes, print a line for each."""
+    """Write the missing cases, open each in several processes, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("cases", nargs="*", default=["csv=10000000", "parquet=100000000", "folder=1000000"])
@@ -147,15 +148,14 @@ def main() -> None:
         folder = given.folder / case
         if not folder.is_dir():
             write_case(folder, kind, int(num))
-            time.sleep(3)  # a listing is kept only of folders that are still for a moment
+            time.sleep(3)  # the listing of a folder is cached only if it has not just changed
         with tempfile.TemporaryDirectory(dir=given.folder) as cache:
             for number in range(given.processes):
                 command = [sys.executable, __file__, str(folder), "--measure"]
                 variables = os.environ | {"HPM_VIDEO_CACHE": cache}
                 done = subprocess.run(command, env=variables, capture_output=True, text=True)
-                told = done.stdout.strip() or f"exit status {done.returncode}: {done.stderr.strip()[-300:]}"
-                sys.stdout.write(f"{case} process {number}: {told}\n")
-                sys.stdout.flush()
+                output = done.stdout.strip() or f"exit status {done.returncode}: {done.stderr.strip()[-300:]}"
+                say(f"{case} process {number}: {output}")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
     python benchmarks/bench_step.py [--json] [--size s] [--batch 2] [--rounds 3] [--scaling FOLDER] [--profile] [KEY=VALUE ...]
 
-A step holds difficulties, masks, forward and backward pass, AdamW and EMA, without data loading. It stands three quarters
-through a run, so that the teacher runs too.
+A step consists of difficulties, masks, forward and backward pass, AdamW and EMA, without data loading. It is taken at three
+quarters of a run, so that the teacher runs too.
 
 Steps: `videomae`, `random_half` (half of each masked tube decoded), `random_cross` (a quarter, by cross-attention), `hpm`,
-`hpm_teacher` and `hpm_paper` are presets. `naive_port` is the published procedure as it stands. `hf_videomae` is VideoMAEForPreTraining of
-transformers, with the same sizes, masks and optimizer.
+`hpm_teacher` and `hpm_paper` are presets. `naive_port` is the published procedure without savings. `hf_videomae` is
+VideoMAEForPreTraining of transformers, with the same sizes, masks and optimizer.
 
 MFU: the FLOPs that the step needs, in units of the rate of one large matrix product in this run. They are counted without
 recomputing; `naive_port` gets those of hpm_paper. On GPUs of `timing.PEAKS` a second column uses the maker's figure. On a GPU
@@ -103,11 +103,11 @@ def draw_scaling(found: dict[str, Any], file: Path) -> None:
 
     figure, places = pyplot.subplots(2, len(COUNTED), figsize=(15, 7), layout="constrained")
     for row, (kind, unit) in enumerate((("counted", "multiply-adds of a step"), ("timed", "seconds of a step"))):
-        for place, (axis, told) in zip(places[row], found[kind].items(), strict=True):
-            for preset, ys in told["curves"].items():
-                place.plot(told["x"], ys, "o-", label=f"{preset}: exponent {told['exponents'][preset]:.2f}")
-            place.set(xscale="log", yscale="log", xlabel=told["unit"], ylabel=unit, title=f"{kind}, by {axis}")
-            place.set_xticks(told["x"], [f"{x:g}" if axis != "size" else f"{x:.0f}" for x in told["x"]], minor=False)
+        for place, (axis, curve) in zip(places[row], found[kind].items(), strict=True):
+            for preset, ys in curve["curves"].items():
+                place.plot(curve["x"], ys, "o-", label=f"{preset}: exponent {curve['exponents'][preset]:.2f}")
+            place.set(xscale="log", yscale="log", xlabel=curve["unit"], ylabel=unit, title=f"{kind}, by {axis}")
+            place.set_xticks(curve["x"], [f"{x:g}" if axis != "size" else f"{x:.0f}" for x in curve["x"]], minor=False)
             place.set_xticks([], minor=True)
             place.legend(fontsize=8)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -129,12 +129,12 @@ def utilisation(flops: dict[str, float], rates: dict[str, Any], device: torch.de
     """Return the MFU of each step by its name; `flops` are those of one clip."""
     reached = product_rate(device, bf16)
     peak = peak_rate(device, bf16)
-    told: dict[str, Any] = {"product_flops": reached, "peak_flops": peak, "of_product": {}, "of_peak": {}}
+    mfu: dict[str, Any] = {"product_flops": reached, "peak_flops": peak, "of_product": {}, "of_peak": {}}
     for step, need in flops.items():
-        told["of_product"][step] = need * rates[step]["median"] / reached
+        mfu["of_product"][step] = need * rates[step]["median"] / reached
         if peak is not None:
-            told["of_peak"][step] = need * rates[step]["median"] / peak
-    return told
+            mfu["of_peak"][step] = need * rates[step]["median"] / peak
+    return mfu
 
 
 def profile(step: OurStep, device: torch.device) -> str:
@@ -165,9 +165,9 @@ def hours_blocks(result: dict[str, Any]) -> list[Block]:
 def scaling_blocks(scaling: dict[str, Any]) -> list[Block]:
     """Return the table of exponents."""
     rows = [
-        [f"{kind}, by {axis}", *(f"{told['exponents'][preset]:.2f}" for preset in CURVES)]
+        [f"{kind}, by {axis}", *(f"{curve['exponents'][preset]:.2f}" for preset in CURVES)]
         for kind, axes in scaling.items()
-        for axis, told in axes.items()
+        for axis, curve in axes.items()
     ]
     return [Heading("Exponents: cost = c x^k"), Table(["what grows", *CURVES], rows)]
 
@@ -197,14 +197,8 @@ def main(arguments: list[str]) -> None:
     result["mfu"] = utilisation(flops, rates, device, result["machine"]["precision"] == "bf16")
     if device.type == "cuda":
         result["gpu_hours"] = {name: gpu_hours(rate["median"]) for name, rate in rates.items()}
-    head = [
-        "step",
-        "clips/s",
-        "time / hf_videomae",
-        "time / videomae",
-        "MFU, of a matrix product",
-        "of the maker's peak",
-    ]
+    head = ["step", "clips/s", "time / hf_videomae", "time / videomae"]
+    head += ["MFU, of a matrix product", "of the maker's peak"]
     parts = [result[key] for key in ("clips_per_s", "time_by_hf_videomae", "time_by_videomae")]
     shares = [result["mfu"][key] for key in ("of_product", "of_peak")]
     rows = [

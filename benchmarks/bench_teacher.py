@@ -3,7 +3,7 @@
     python benchmarks/bench_teacher.py [--json] [--size s] [--batch 2] [--rounds 3] [KEY=VALUE ...]
 
 The script times predict_difficulty alone and a whole step with these settings, and counts the multiply-adds of both
-(hpm_video/costs/flops.py). The effect on features is another study: compare.py --study teacher.
+(hpm_video/costs/flops.py). Another study measures the effect on features: compare.py --study teacher.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ SETTINGS = {
 BASE = "VideoMAE step"
 
 
-def look(step: OurStep) -> Callable[[], torch.Tensor]:
+def teacher_pass(step: OurStep) -> Callable[[], torch.Tensor]:
     """Return a function that runs one teacher pass."""
     return lambda: step.step.difficulty_of(step.engine, step.clip)
 
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     variants: dict[str, Any] = {}
     for name, config in configs.items():
         whole = OurStep(config, device)
-        variants |= {name: whole} if name == BASE else {f"{name}: look": look(whole), f"{name}: step": whole}
+        variants |= {name: whole} if name == BASE else {f"{name}: look": teacher_pass(whole), f"{name}: step": whole}
     by_base = ratios(time_all(variants, given.rounds, device), BASE)
     counted = {name: count_step(config) for name, config in configs.items()}
     base = counted[BASE].step()
@@ -64,8 +64,8 @@ def main(arguments: list[str]) -> None:
         case |= {"look_counted": cost.teacher / base, "step_counted": cost.step() / base}
         result["settings"][name] = case
         rows.append([name, *(show(case[key]) for key in ("look", "look_counted", "step", "step_counted"))])
-    head = ["teacher", "look, time", "look, multiply-adds", "step, time", "step, multiply-adds"]
-    blocks = [Table(head, rows), Paragraph("In units of a VideoMAE step of the same sizes. Look: one teacher pass.")]
+    head = ["teacher", "pass, time", "pass, multiply-adds", "step, time", "step, multiply-adds"]
+    blocks = [Table(head, rows), Paragraph("In units of a VideoMAE step of the same sizes. Pass: one teacher pass.")]
     tell(f"A teacher pass, ViT-{given.size.upper()}", result, blocks, given.json)
 
 

@@ -24,6 +24,7 @@ import torch
 from compare_data import Task, write_data
 from compare_scores import score_job, write_differences, write_tables
 
+from hpm_video.commands.output import say
 from hpm_video.config import PretrainConfig, load_config
 from hpm_video.costs.flops import equal_steps
 from hpm_video.files import write_json, write_text
@@ -167,8 +168,7 @@ def pretrain_all(jobs: list[Job], num_workers: int) -> None:
         futures = {pool.submit(pretrain_job, job): job for job in left}
         for number, future in enumerate(as_completed(futures), 1):
             job = futures[future]
-            sys.stdout.write(f"{number}/{len(left)} {job.run.name} on {job.data}: {future.result()}\n")
-            sys.stdout.flush()
+            say(f"{number}/{len(left)} {job.run.name} on {job.data}: {future.result()}")
 
 
 def score_all(jobs: list[Job], tasks: list[Task], out: Path, num_workers: int, tune: bool) -> list[dict]:
@@ -184,10 +184,7 @@ def score_all(jobs: list[Job], tasks: list[Task], out: Path, num_workers: int, t
         for number, future in enumerate(as_completed(futures), 1):
             row = future.result()
             shown = "  ".join(f"{k} {row[k]:.3f}" for k in ("knn", "linear", "finetuned") if k in row)
-            sys.stdout.write(
-                f"{number}/{len(futures)} {row['variant']} {row['seed']} {row['compute']} {row['task']}: {shown}\n"
-            )
-            sys.stdout.flush()
+            say(f"{number}/{len(futures)} {row['variant']} {row['seed']} {row['compute']} {row['task']}: {shown}")
         return [future.result() for future in futures]
 
 
@@ -213,7 +210,7 @@ def main() -> int:
     write_json(own.file(f"results-{given.study}.json"), rows)
     tables = write_tables(rows, tasks, compared.variants, compared.standard)
     write_text(own.file(f"tables-{given.study}.md"), tables + write_differences(rows, compared.variants))
-    sys.stdout.write(f"{out / f'tables-{given.study}.md'}\n")
+    say(f"{out / f'tables-{given.study}.md'}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """Write the data of the comparison of masks: folds by camera or person, and playback as a task that needs no labels.
 
-Each set is written once under OUT/data, as manifests of ordinary files, so that the comparison runs the same commands as a
-user. Held-out videos are held out from pretraining too.
+Each set is written once to OUT/data, as manifests of ordinary files, so that the comparison runs the commands of a user.
+Held-out videos are not pretrained on either.
 """
 
 import csv
@@ -128,7 +128,7 @@ def write_synthetic(out: Path, num_folds: int) -> None:
 
 
 def write_data(surv: Path | None, weizmann: Path | None, out: Path, num_folds: int) -> list[Task]:
-    """Write all sets that are given under OUT, and return their tasks."""
+    """Write the given sets to OUT and return their tasks."""
     out.mkdir(parents=True, exist_ok=True)
     if surv is not None:
         write_surv(surv, out, num_folds)

@@ -43,7 +43,7 @@ VARIANTS = {
 }
 NUM_PROBED = 1000  # training images of each class of fashion for a probe
 HELD_SHARE = 1 / 3  # of the digits
-NUM_MASKS = 12  # random masks that the mean loss of a token is taken over
+NUM_MASKS = 12  # random masks for the mean loss of a token
 TASKS = {name: Task(name, name, "mean") for name in SETS}
 
 
@@ -102,7 +102,7 @@ def write_digits(out: Path, num_seeds: int) -> None:
 
 
 def write_data(fashion: Path | None, out: Path, num_seeds: int) -> list[Task]:
-    """Write all sets that are given under OUT, and return their tasks."""
+    """Write the given sets to OUT and return their tasks."""
     out.mkdir(parents=True, exist_ok=True)
     write_digits(out, num_seeds)
     if fashion is not None:

@@ -121,16 +121,8 @@ HOW_COUNTED = (
 
 
 def _summary(results: list[Result]) -> Table:
-    head = [
-        "model",
-        "variant",
-        "parameters, M",
-        "student's forward, G",
-        "step, G",
-        "ratio",
-        "without the unused, ratio",
-    ]
-    head += ["moved, GB", "ratio", "EMA, GB an update", "AdamW, GB an update"]
+    head = ["model", "variant", "parameters, M", "student's forward, G", "step, G", "ratio"]
+    head += ["without the unused, ratio", "moved, GB", "ratio", "EMA, GB an update", "AdamW, GB an update"]
     rows = []
     for r in results:
         base = next(x for x in results if (x.size, x.kind, x.variant) == (r.size, r.kind, BASE))
@@ -170,8 +162,8 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     results = [count(size, kind, variant) for kind in KINDS for size in SIZES for variant in VARIANTS]
     if given.json:
-        told: Any = [r._asdict() | {"rows": [row._asdict() for row in r.rows]} for r in results]
-        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        content: Any = [r._asdict() | {"rows": [row._asdict() for row in r.rows]} for r in results]
+        sys.stdout.write(json.dumps(content, indent=1) + "\n")
     else:
         sys.stdout.write(to_markdown("What a step of pretraining computes and moves", to_blocks(results)))
 

@@ -1,4 +1,4 @@
-"""Build whole training steps for timing: ours by preset, transformers' VideoMAE, and the published procedure as it stands.
+"""Build whole training steps for timing: ours by preset, transformers' VideoMAE, and the published procedure without savings.
 
 The last one (`NaivePort`) is the baseline: HPM for video must be cheaper than it.
 """
@@ -28,7 +28,7 @@ from hpm_video.types import Batch, BatchSlice
 
 NOW, STEPS = 750, 1000  # three quarters through a run: alpha is .375 of .5
 LR, MOMENTUM = 1e-5, 0.999
-NUM_SAMPLES = 1000  # of the training data, for what is remembered of each
+NUM_SAMPLES = 1000  # samples of the training data, for sources of difficulty that remember each sample
 
 
 def make_config(size: str, frames: int, side: int, batch: int, keys: Sequence[str] = ()) -> PretrainConfig:
@@ -45,7 +45,7 @@ def make_clip(config: PretrainConfig, device: torch.device) -> Tensor:
 
 
 class OurStep:
-    """Run a step of the training loop, without data and logs; with engine.graphs=auto as CUDA graphs, if possible."""
+    """Run a step of the training loop, without data and logs; with engine.graphs=auto as CUDA graphs if possible."""
 
     def __init__(self, config: PretrainConfig, device: torch.device, clip: Tensor | None = None) -> None:
         student = build_student(config)

@@ -1,4 +1,4 @@
-"""Share code of the speed benchmarks: interleaved repeats, ratios with their spread, the machine, one way to print."""
+"""Share code of the speed benchmarks: interleaved repeats, ratios with their spread, the machine, printing."""
 
 import argparse
 import json
@@ -18,12 +18,8 @@ from hpm_video.runs.machine import describe_hardware, list_versions
 from hpm_video.train.engines.plain import use_bf16
 from hpm_video.types import UserError
 
-PEAKS = {
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "A100": A100_FLOPS,
-}  # makers' figures: dense bf16 FLOPs per second
+# makers' figures: dense bf16 FLOPs per second
+PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": A100_FLOPS}
 Seconds = dict[str, list[float]]  # by variant, one value per round
 
 
@@ -91,7 +87,7 @@ def wait(device: torch.device) -> None:
 
 
 def product_rate(device: torch.device, bf16: bool, side: int = 0) -> float:
-    """Return the FLOPs per second of one large matrix product, the best of ten: the most that the machine gives."""
+    """Return the FLOPs per second of one large matrix product, the best of ten: the most that the machine reaches."""
     side = side or (8192 if device.type == "cuda" else 2048)
     a = torch.randn(side, side, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
     seconds = time_all({"product": lambda: a @ a}, 10, device)["product"]

@@ -1,6 +1,6 @@
 """Hard Patches Mining for self-supervised video (and image) representation learning.
 
-`import hpm_video as hv` is quick: each name is imported when it is first used. docs/python.md shows them at work.
+`import hpm_video as hv` is quick: each name is imported at its first use. docs/python.md has examples.
 """
 
 import importlib
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from hpm_video.train.trackers import Tracker as Tracker
 
 __version__ = "0.1.0"
-_HOMES = {  # name -> the module that it is imported from
+_HOMES = {  # public name -> module that defines it
     "load": "api.model",
     "Model": "api.model",
     "pretrain": "api.training",
@@ -50,7 +50,7 @@ _HOMES = {  # name -> the module that it is imported from
     "UserError": "errors",
     "Tracker": "train.trackers",
     "TensorBoard": "train.trackers",
-    # parts for a loop of one's own
+    # parts for your own training loop
     "Blocks": "models.layers",
     "Encoder": "models.encoder",
     "Predictor": "models.loss_predictor",
@@ -67,40 +67,12 @@ _HOMES = {  # name -> the module that it is imported from
     "ObjectiveConfig": "config.model_sections",
     "hpm_losses": "method.objectives",
 }
-__all__ = [  # noqa: F822  (they are imported by __getattr__)
-    "Blocks",
-    "Classifier",
-    "Encoder",
-    "MaskPlan",
-    "Model",
-    "ObjectiveConfig",
-    "Predictor",
-    "Run",
-    "Scan",
-    "Student",
-    "Teacher",
-    "TeacherConfig",
-    "TensorBoard",
-    "Tracker",
-    "UserError",
-    "export",
-    "finetune",
-    "hpm_losses",
-    "load",
-    "make_target",
-    "make_units",
-    "mask_hard",
-    "mask_random",
-    "predict",
-    "pretrain",
-    "scan",
-    "to_tokens",
-]
+__all__ = sorted(_HOMES)
 
-logging.getLogger("hpm_video").addHandler(logging.NullHandler())  # a library shows nothing unless its program asks
+logging.getLogger("hpm_video").addHandler(logging.NullHandler())  # a library logs nothing unless the program wants it
 
 
-if not TYPE_CHECKING:  # a checker would take any name for one of this module
+if not TYPE_CHECKING:  # else a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
         """Import a public name at its first use (PEP 562)."""
@@ -111,5 +83,5 @@ if not TYPE_CHECKING:  # a checker would take any name for one of this module
 
 
 def __dir__() -> list[str]:
-    """Return the public names, and those of the module itself."""
+    """Return the public names and those of the module itself."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""`python -m hpm_video` is the command `hpm-video`."""
+"""Run `python -m hpm_video` as the command `hpm-video`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""One door: `hpm-video --help` lists the commands."""
+"""The command line: `hpm-video --help` lists the commands."""
 
 import argparse
 import contextlib
@@ -17,14 +17,14 @@ from hpm_video.files import expand_home
 from hpm_video.runs.launchers import may_have_others
 from hpm_video.terminal import PlainStream, printable, suggest
 
-CLOSED_PIPE = 141  # as the shell counts a program that SIGPIPE ended
+CLOSED_PIPE = 141  # the exit status that a shell reports for a program ended by SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    0: done; 1: a fault the user can mend (one message, no traceback); 2: wrong arguments; 130: Ctrl-C; 141: a closed pipe
-    (`| head`); 143: stopped by a signal.
+    0: done; 1: an error that the user can fix (one message, no traceback); 2: wrong arguments; 130: Ctrl-C; 141: a closed
+    pipe (`| head`); 143: stopped by a signal.
     """
     return _guard(lambda: _run(parse_command(*split_command(arguments))))
 
@@ -42,12 +42,12 @@ def script_main(command: str, default_config: Path | None = None, arguments: Seq
 
 
 def split_command(arguments: Sequence[str] | None) -> tuple[str, list[str]]:
-    """Return the command and the words behind it. Ends the program for --help, --version and an unknown command."""
+    """Return the command and the words after it. Exit on --help, --version and an unknown command."""
     parser = argparse.ArgumentParser(
         prog="hpm-video",
         usage="hpm-video [--help] [--version] COMMAND ...",
-        description="Hard Patches Mining for video",
-        epilog=f"{describe_commands()}\n\nhpm-video COMMAND --help shows the options of a command",
+        description="Train video encoders without labels (Hard Patches Mining); score, fine-tune, use and export them.",
+        epilog=f"{describe_commands()}\n\noptions of a command: hpm-video COMMAND --help\nfirst run: hpm-video pretrain data.root=VIDEOS",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -62,10 +62,10 @@ def split_command(arguments: Sequence[str] | None) -> tuple[str, list[str]]:
 
 
 def parse_command(command: str, words: Sequence[str] | None, prog: str | None = None) -> argparse.Namespace:
-    """Parse the words of one command, options and keys in any order."""
+    """Parse the words of a command; options and keys can stand in any order."""
     parser = argparse.ArgumentParser(
         prog=prog or f"hpm-video {command}",
-        description=COMMANDS[command],
+        description=f"{COMMANDS[command][0].upper()}{COMMANDS[command][1:]}.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.register("type", Path, lambda text: Path(expand_home(text)))
@@ -78,7 +78,7 @@ def parse_command(command: str, words: Sequence[str] | None, prog: str | None = 
 
 
 def _run(given: argparse.Namespace) -> int:
-    """Run a command whose words are parsed. Errors that say that memory or the disk has run out become UserErrors."""
+    """Run a parsed command. Raise UserError if memory or the disk is full."""
     from hpm_video.train.metrics import start_logging
 
     start_logging(int(os.environ.get("RANK", "0")))
@@ -86,18 +86,18 @@ def _run(given: argparse.Namespace) -> int:
     try:
         return command.run(given)
     except (MemoryError, RuntimeError, OSError) as error:
-        told = _describe_fault(error, getattr(command, "LESS_MEMORY", "a smaller model"))
-        if told is None:
+        message = _describe_fault(error, getattr(command, "LESS_MEMORY", "a smaller model"))
+        if message is None:
             raise
-        raise UserError(told) from error
+        raise UserError(message) from error
 
 
 def _describe_fault(error: Exception, remedy: str) -> str | None:
-    """Return what to print about memory or a disk that is full; None for any other error."""
+    """Return the message for full memory or an error of the file system; None for any other error."""
     from hpm_video.costs.memory import describe_shortage
 
-    if told := describe_shortage(error):
-        return f"{told}. Try {remedy}"
+    if shortage := describe_shortage(error):
+        return f"{shortage}. Try {remedy}"
     if not isinstance(error, OSError) or isinstance(error, ConnectionError):
         return None
     where = "" if error.filename is None else f"{error.filename}: "
@@ -105,15 +105,15 @@ def _describe_fault(error: Exception, remedy: str) -> str | None:
 
 
 def _guard(run: Callable[[], int]) -> int:
-    """Turn faults, Ctrl-C and closed pipes into a line and an exit status."""
+    """Run a command; turn errors, Ctrl-C and closed pipes into one line and an exit status."""
     if may_have_others():
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's reducer warns of a setting that we mean
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's reducer warns about a setting that we want
     try:
         try:
             with contextlib.redirect_stdout(PlainStream(sys.stdout)):
                 status = run()
         finally:
-            sys.stdout.flush()  # here, not at the end of the interpreter, where a closed pipe is a traceback
+            sys.stdout.flush()  # here, because a closed pipe at the interpreter's exit prints a traceback
     except UserError as error:
         sys.stderr.write(f"error: {printable(str(error))}\n")
         status = 1
@@ -126,8 +126,8 @@ def _guard(run: Callable[[], int]) -> int:
         sys.stderr.write("stopped; what was saved is kept, and the same command resumes from it\n")
         status = 130
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # Do not wait for ranks that may still be in a collective, nor for the threads of the process group, which abort
-        # the interpreter's end now and then ("terminate called without an active exception"). All files are closed.
+        # Do not wait for ranks that may still be in a collective, nor for the threads of the process group, which sometimes
+        # abort the exit of the interpreter ("terminate called without an active exception"). All files are closed.
         if status in (0, STOPPED):
             from hpm_video.train.engines import heartbeat
 
@@ -139,7 +139,7 @@ def _guard(run: Callable[[], int]) -> int:
 
 
 def _is_closed(stream: TextIO) -> bool:
-    """Return True if nobody reads the other end of a pipe any more."""
+    """Return True if nobody reads the other end of a pipe."""
     poll = select.poll()
     poll.register(stream.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -1,4 +1,4 @@
-"""Cores of this machine, and how the processes of a run share them."""
+"""Count the cores of this machine and share them between the processes of a run."""
 
 import os
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ def num_free_cores() -> int:
 
 
 def local_world_size(env: Mapping[str, str] = os.environ) -> int:
-    """Return how many ranks share this machine, as torchrun or deepspeed tells; else all of them."""
+    """Return the number of ranks on this machine, as the launcher sets it; else the number of all ranks."""
     sizes = (env.get(name, "") for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE"))
     return next((int(size) for size in sizes if size.isdecimal() and int(size) > 0), 1)
 
 
-def count_workers(asked: int | str) -> int:
-    """Return the number of loader processes of a rank. auto: its share of the cores but one, at least 2, at most 16."""
-    if isinstance(asked, int):
-        return asked
+def count_workers(requested: int | str) -> int:
+    """Return the number of loader processes of a rank. "auto": its share of the cores less one, 2 to 16."""
+    if isinstance(requested, int):
+        return requested
     return max(2, min(MOST_WORKERS, num_free_cores() // local_world_size() - 1))

@@ -1,11 +1,11 @@
-"""The two faults that this program raises on purpose. Imports nothing heavy, so that messages and `--help` cost no time."""
+"""The two errors that this program raises on purpose. Imports nothing heavy, so that messages and `--help` are quick."""
 
 import importlib
 from typing import Any
 
 
 class UserError(Exception):
-    """Report a fault that the user can mend; the text says what is wrong, where, and what was expected. Shown without traceback.
+    """Report an error that the user can fix: what is wrong, where, and what was expected. Printed without a traceback.
 
     >>> try:
     ...     hv.load("nowhere")
@@ -16,7 +16,7 @@ class UserError(Exception):
 
 
 class UnreadableVideo(Exception):
-    """Report a file that gives no frames; `reason` is in plain words. `hopeless`: no other reader needs to try."""
+    """Report a file that gives no frames. reason: in plain words. hopeless: no other reader needs to try."""
 
     def __init__(self, path: str, reason: str, hopeless: bool = False) -> None:
         super().__init__(path, reason)
@@ -27,7 +27,7 @@ class UnreadableVideo(Exception):
 
 
 def import_for(asking: str, module: str, package: str = "") -> Any:
-    """Import a module of a library that not everybody has. Raises UserError that says what asks for it, and how to install it."""
+    """Import a module of an optional library. Raises UserError that names what needs it and how to install it."""
     library = module.partition(".")[0]
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Make figures of matplotlib without a display, and write them as PNG."""
+"""Make matplotlib figures without a display and write them as PNG."""
 
 import io
 from typing import Any
@@ -18,7 +18,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def one_panel(width: float, height: float) -> tuple[Any, Any]:
-    """Return a figure and the one panel that fills it. Sizes in inches."""
+    """Return a figure and the single panel that fills it. Sizes in inches."""
     figure = new_figure(width, height)
     return figure, figure.add_axes((0, 0, 1, 1))
 
@@ -32,7 +32,7 @@ def subplots(rows: int, columns: int, width: float, height: float) -> tuple[Any,
 
 
 def legend_below(figure: Any, axes: Any) -> None:
-    """Name every line once, below all panels."""
+    """Add a legend below all panels, with every line once."""
     pairs = [zip(*axis.get_legend_handles_labels(), strict=True) for row in axes for axis in row]
     named = {name: handle for panel in pairs for handle, name in panel}
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 4, "fontsize": 8, "frameon": False}

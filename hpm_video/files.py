@@ -1,7 +1,7 @@
-"""Writing: the one place that creates and replaces files.
+"""Create and replace files, the one place for it.
 
-The rule: a command replaces a file only by writing a draft, fsync and rename. So a kill, a crash or a full disk leaves the
-old file or the new one, whole. Every fault of the disk is a `UserError`. Folders of a command: `hpm_video/own_folder.py`.
+The rule: a command replaces a file only by writing a draft, fsync and rename. So a kill, a crash or a full disk leaves
+either the old file or the new one, whole. Every disk error is a `UserError`. For folders see `hpm_video/own_folder.py`.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from hpm_video.errors import UserError
 
 @contextlib.contextmanager
 def disk_faults(path: Path | str) -> Iterator[None]:
-    """Turn every OSError of the block into a UserError that names the path."""
+    """Turn each OSError of the block, except connection errors, into a UserError that names the path."""
     try:
         yield
     except OSError as error:
@@ -36,18 +36,18 @@ def disk_faults(path: Path | str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(file: Path, tidy: bool = True) -> Iterator[Path]:
-    """Yield the path of a draft beside `file`, with its suffix; at the end of the block it becomes `file`, at once.
+    """Yield the path of a draft next to `file`, with its suffix; at the end of the block it replaces `file` atomically.
 
     The draft is synced to the disk, gets the permissions of the umask, and is renamed over `file`. If the block raises,
-    the draft is deleted and `file` stays as it was. If `file` is a link, the link is replaced and its target is not touched.
-    tidy: drafts of `file` that killed processes have left are deleted, which lists the folder: False for one of very many.
-    Raises UserError for faults of the disk, or if `file` is a folder.
+    the draft is deleted and `file` does not change. If `file` is a link, the link is replaced and its target is not touched.
+    tidy: delete the drafts of `file` that killed processes have left; this lists the folder, so pass False for many files.
+    Raises UserError for disk errors, or if `file` is a folder.
     """
     with disk_faults(file):
         if file.is_dir() and not file.is_symlink():
             raise UserError(f"{file} is a folder; expected a file, or nothing there")
         if tidy:
-            _remove_stale_drafts(file)
+            remove_drafts(file.parent, re.escape(f".{_short_stem(file)}"), re.escape(file.suffix))
         draft = draft_of(file)
         draft.unlink(missing_ok=True)
         draft.touch()
@@ -56,10 +56,10 @@ def replacing(file: Path, tidy: bool = True) -> Iterator[Path]:
             try:
                 yield draft
             except Exception as error:
-                if type(error).__name__ == "SafetensorError":  # it wraps the faults of the disk
+                if type(error).__name__ == "SafetensorError":  # it wraps disk errors
                     raise OSError(0, str(error), str(file)) from error
                 raise
-            draft.chmod(mode)  # some libraries write a file of their own, for its owner only
+            draft.chmod(mode)  # some libraries write a new file that only its owner can read
             sync(draft)
             os.replace(draft, file)
             sync(file.parent)
@@ -69,34 +69,34 @@ def replacing(file: Path, tidy: bool = True) -> Iterator[Path]:
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """Write a whole file, or leave the one that is there. Raises UserError for faults of the disk."""
+    """Write a file atomically. Raises UserError for disk errors."""
     with replacing(file) as draft:
         draft.write_bytes(content)
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a whole UTF-8 file, or leave the one that is there; what is not UTF-8 is written with backslashes."""
+    """Write a UTF-8 file atomically; characters that are not UTF-8 are written with backslashes."""
     write_bytes(file, text.encode("utf-8", errors="backslashreplace"))
 
 
 def write_csv(file: Path, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Write a whole table, or leave the one that is there; what is not UTF-8 is written with backslashes."""
+    """Write a CSV table atomically; characters that are not UTF-8 are written with backslashes."""
     with replacing(file) as draft, draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
         plain = csv.writer(stream, lineterminator="\n")
         quoted = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         plain.writerow(columns)
         for row in rows:
-            cells = list(row)  # Python 3.11 leaves a carriage return without quotes, and cannot read it then
+            cells = list(row)  # Python 3.11 does not quote a carriage return, and cannot read it then
             (quoted if any(isinstance(cell, str) and "\r" in cell for cell in cells) else plain).writerow(cells)
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write a whole JSON file, or leave the one that is there. Numbers that are not finite become null."""
+    """Write a JSON file atomically. Numbers that are not finite become null."""
     write_text(file, json.dumps(to_json(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def to_json(content: Any) -> Any:
-    """Return the content with null in place of numbers that JSON does not know (NaN, infinity)."""
+    """Return the content with None for numbers that JSON does not have (NaN, infinity)."""
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, Mapping):
@@ -107,15 +107,14 @@ def to_json(content: Any) -> Any:
 
 
 def expand_home(path: str) -> str:
-    """Return a path with a leading ~ or ~NAME as the home folder; URLs, and names of no user, stay as they are."""
+    """Return a path with a leading ~ or ~USER replaced by the home folder. URLs and unknown users do not change."""
     return path if "://" in path else os.path.expanduser(path)
 
 
 def cache_folder(name: str) -> Path | None:
-    """Return a folder of the user's cache, which may not exist yet: what is in it can be made again.
+    """Return a folder of the user's cache, which need not exist yet; None if there is no cache.
 
-    It lies in $HPM_VIDEO_CACHE if that is set (empty: there is no cache), else in $XDG_CACHE_HOME/hpm_video or
-    ~/.cache/hpm_video.
+    It lies in $HPM_VIDEO_CACHE if that is set (empty: no cache), else in $XDG_CACHE_HOME/hpm_video or ~/.cache/hpm_video.
     """
     given = os.environ.get("HPM_VIDEO_CACHE")
     if given is not None:
@@ -125,7 +124,7 @@ def cache_folder(name: str) -> Path | None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk; some file systems cannot sync folders."""
+    """Sync a file or folder to the disk. Errors are ignored: some file systems cannot sync folders."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -139,29 +138,19 @@ def _host_mark() -> str:
 
 
 def draft_of(file: Path) -> Path:
-    """Return a hidden name that two processes never share: `.NAME.HOST-PID.draft.SUFFIX`."""
+    """Return a hidden name that no two processes share: `.NAME.HOST-PID.draft.SUFFIX`."""
     return file.with_name(f".{_short_stem(file)}.{_host_mark()}-{os.getpid()}.draft{file.suffix}")
 
 
 def _short_stem(file: Path) -> str:
-    """Return the stem, or a hash of it if a longer name would be too long for a file system."""
+    """Return the stem, or its hash if the name of the draft would be too long for a file system."""
     name = os.fsencode(file.stem)
     return file.stem if len(name) <= 180 else hashlib.blake2b(name, digest_size=16).hexdigest()
 
 
-def _remove_stale_drafts(file: Path) -> None:
-    """Delete the drafts of this file that killed processes of this host have left."""
-    start, end = f".{_short_stem(file)}.{_host_mark()}-", f".draft{file.suffix}"
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(file.parent):
-            number = name[len(start) : len(name) - len(end)]
-            if name.startswith(start) and name.endswith(end) and number.isdecimal() and not is_alive(int(number)):
-                (file.parent / name).unlink(missing_ok=True)
-
-
-def remove_drafts(folder: Path) -> None:
-    """Delete all drafts in a folder that killed processes of this host have left."""
-    pattern = re.compile(rf"\..+\.{_host_mark()}-(\d+)\.draft(\.[^.]*)?")
+def remove_drafts(folder: Path, stem: str = r"\..+", suffix: str = r"(?:\.[^.]*)?") -> None:
+    """Delete the drafts in a folder that killed processes of this host left. stem, suffix: patterns of their names."""
+    pattern = re.compile(rf"{stem}\.{_host_mark()}-(\d+)\.draft{suffix}")
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(folder):
             found = pattern.fullmatch(name)
@@ -170,20 +159,20 @@ def remove_drafts(folder: Path) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Return whether a process of this host runs; one that has ended and was not reaped (a zombie) does not."""
+    """Return True if a process of this host runs; a zombie does not."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
         return True
-    with contextlib.suppress(OSError, IndexError):  # no /proc: taken as running
+    with contextlib.suppress(OSError, IndexError):  # without /proc it counts as running
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Yield a folder that is deleted at the end of the block. Raises UserError if there is no place for one."""
+    """Yield a folder that is deleted at the end of the block. Raises UserError if it cannot be made."""
     with disk_faults(os.environ.get("TMPDIR", "/tmp")), tempfile.TemporaryDirectory() as folder:
         yield Path(folder)

@@ -1,4 +1,4 @@
-"""Fonts for names in any script, from those that are installed; what no font can draw is named in another way."""
+"""Fonts for names in any script, from the installed ones; a name that no font can draw gets another label."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ PLAIN = "DejaVu Sans"  # comes with matplotlib
 
 @contextlib.contextmanager
 def fonts_for(texts: Iterable[str]) -> Iterator[None]:
-    """Draw the texts of the block with the plain font and, for characters that it lacks, with installed ones that have them."""
+    """Draw texts inside the block in the plain font, and characters that it lacks in other installed fonts."""
     import matplotlib
 
     families = [PLAIN, *dict.fromkeys(font for font in map(_font_of, sorted(set("".join(texts)))) if font)]
@@ -23,24 +23,24 @@ def name_classes(classes: Sequence[str]) -> list[str]:
 
 
 def name_file(name: str, longest: int) -> str:
-    """Return the end of a file's name; ? for each character that cannot be drawn."""
+    """Return the end of a file's name, with ? for each character that cannot be drawn."""
     drawn = "".join(character if can_draw(character) else "?" for character in name)
     return _plain(drawn if len(drawn) <= longest else "…" + drawn[1 - longest :])
 
 
 def can_draw(text: str) -> bool:
-    """Return whether the installed fonts have every character of a text."""
+    """Return True if the installed fonts have every character of a text."""
     return all(_font_of(character) is not None for character in text)
 
 
 def _plain(text: str) -> str:
-    """Show a dollar sign as one, not as the begin of a formula."""
+    """Escape dollar signs, which would start a formula."""
     return text.replace("$", r"\$")
 
 
 @cache
 def _font_of(character: str) -> str | None:
-    """Return the family of a font that has this character: '' for the plain one, None if there is none."""
+    """Return the family of a font that has this character: '' for the plain font, None if no font has it."""
     if not character.isprintable():
         return None
     for family, characters in _charmaps():
@@ -50,7 +50,7 @@ def _font_of(character: str) -> str | None:
 
 
 def _charmaps() -> Iterator[tuple[str, frozenset[int]]]:
-    """Yield families with the characters that they have, the plain one first; a file is opened when its turn comes."""
+    """Yield font families with their characters, the plain one first. Each file is opened only when it is needed."""
     from matplotlib.font_manager import findfont, fontManager
 
     yield PLAIN, _characters_of(findfont(PLAIN))
@@ -62,7 +62,7 @@ def _charmaps() -> Iterator[tuple[str, frozenset[int]]]:
 
 
 def _draws_nothing(family: str) -> bool:
-    """Return whether a font claims every character, but draws boxes or blanks (Last Resort, Adobe Blank)."""
+    """Return True if a font claims every character but draws boxes or blanks (Last Resort, Adobe Blank)."""
     return any(name in family.lower().replace(" ", "") for name in ("lastresort", "adobeblank"))
 
 

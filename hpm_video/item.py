@@ -1,12 +1,11 @@
-"""One sample of a data set, before it is read. Knows nothing of torch, as the commands for data do."""
+"""One sample of a data set, before it is read. Does not import torch, as the commands for data do not."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 
 class Span(NamedTuple):
-    """A piece of a film, in seconds after its first frame; a frame belongs to it if it is first shown within
-    start_s <= time < stop_s."""
+    """A piece of a film, in seconds after its first frame: the frames with start_s <= time < stop_s."""
 
     start_s: float = 0.0
     stop_s: float | None = None  # None = to the end of the film
@@ -18,16 +17,16 @@ class Span(NamedTuple):
 class Item(NamedTuple):
     """One sample of a data set, ready to be read."""
 
-    name: str  # what messages call it
-    media: Path | bytes  # a file, a folder of frames, or what a file holds
+    name: str  # for messages
+    media: Path | bytes  # a file, a folder of frames, or the content of a file
     label: int  # -1 if there is none
-    first_frame: int = 0  # of a folder of frames: the first one that belongs to the sample
-    num_frames: int | None = None  # of a folder of frames: how many belong to it; None = all
-    fps: float | None = None  # as the manifest says
-    start_s: float | None = None  # of a film: where the sample begins, seconds after the first frame; None = the start
-    stop_s: float | None = None  # of a film: where it ends; None = the end
+    first_frame: int = 0  # in a folder of frames: the first frame of the sample
+    num_frames: int | None = None  # in a folder of frames: the number of its frames; None = all
+    fps: float | None = None  # from the manifest
+    start_s: float | None = None  # in a film: its start, seconds after the first frame; None = the start of the film
+    stop_s: float | None = None  # in a film: its end; None = the end of the film
 
     @property
     def span(self) -> Span | None:
-        """Return the piece of the film that is the sample; None = the whole film."""
+        """Return the piece of the film that makes up the sample; None = the whole film."""
         return None if self.start_s is None and self.stop_s is None else Span(self.start_s or 0.0, self.stop_s)

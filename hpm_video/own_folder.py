@@ -1,10 +1,10 @@
-"""Folders of a command: the one place that decides what may be replaced or deleted in them.
+"""Folders that a command writes: the one place that decides what a command can replace or delete.
 
-The rule: a command writes only into a folder that is new, empty or its own, and deletes only what it wrote. A file of the
-user's is never touched. Everything that breaks the rule is a `UserError`.
+The rule: a command writes only into a folder that is new, empty or its own, and deletes only what it wrote. It never touches
+the user's files. Anything that breaks the rule is a `UserError`.
 
-A folder is a command's own if its mark (`.hpm-video.json`) says so. The mark lists the names that the command may replace
-or delete there; a name gets into the list only while nothing of that name exists.
+A folder belongs to a command if its mark (`.hpm-video.json`) says so. The mark lists the names that the command can replace
+or delete there; a name enters the list only while no such file exists.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from hpm_video.reading import parse_json
 MARK, LOCK, HOLDER = ".hpm-video.json", ".hpm-video.lock", ".hpm-video.holder.json"
 DRAFTS = ".hpm-video.draft"  # a folder of drafts
 MARK_FORMAT = "hpm-video folder 1"
-LOCK_WAIT_S = 2.0  # a writer that was just killed still holds its lock for a moment
+LOCK_WAIT_S = 2.0  # a killed writer still holds its lock for a moment
 
 
 class OwnFolder:
-    """A folder that one command writes; `claim` makes one. `names`: what that command may replace and delete in it."""
+    """A folder that one command writes; made by `claim`. names: the files that the command can replace and delete."""
 
     def __init__(self, path: Path, made_by: str, names: Iterable[str], more: dict[str, Any]) -> None:
         self.path, self.made_by, self.names, self.more = path, made_by, set(names), more
@@ -37,10 +37,10 @@ class OwnFolder:
     def claim(
         cls, path: Path, made_by: str, older: Callable[[Path], Iterable[str] | None] = lambda path: None
     ) -> "OwnFolder":
-        """Take a folder for `made_by` (a command): one that is new, empty, or has that command's mark.
+        """Take a folder for the command `made_by` if it is new, empty, or has the command's mark.
 
-        `older`: the names that the command wrote into a folder of before there were marks; None if the folder is not its
-        own. Raises UserError, and has changed nothing, if the folder is anything else, a file, or cannot be written.
+        older: returns the files that the command wrote into a folder before marks existed; None if the folder is not its
+        own. Raises UserError, without changing anything, if the folder is anything else, a file, or cannot be written.
         """
         with disk_faults(path):
             if path.is_symlink() and not path.exists():
@@ -80,8 +80,8 @@ class OwnFolder:
         write_json(self.path / MARK, describe_mark(self.made_by, self.names) | self.more)
 
     def reserve(self, names: Iterable[str]) -> None:
-        """Add names (relative, with /) to what the command may write. Raises UserError, and adds nothing, if one of
-        them exists and is not the command's own, leads out of the folder, or lies below a link."""
+        """Add names (relative, with /) that the command can write. Raises UserError, and adds nothing, if one of them exists
+        and is not the command's own, leads out of the folder, or lies below a link."""
         wanted, seen = set(names), set[Path]()
         with disk_faults(self.path):
             for name in sorted(wanted):
@@ -91,7 +91,7 @@ class OwnFolder:
             self.save()
 
     def _check(self, name: str, seen: set[Path]) -> None:
-        """Raise UserError if this name cannot be reserved. `seen`: folders that were checked before."""
+        """Raise UserError if this name cannot be reserved. seen: folders that are already checked."""
         parts = PurePosixPath(name).parts
         if not parts or ".." in parts or PurePosixPath(name).is_absolute():
             raise UserError(f"'{name}' lies outside of {self.path}; expected a path below it, without ..")
@@ -103,11 +103,11 @@ class OwnFolder:
         file = self.path / name
         if os.path.lexists(file) and (name not in self.names or file.is_symlink() or file.is_dir()):
             raise UserError(
-                f"{file} exists and was not written by {self.made_by}; move it away, or give another folder"
+                f"{file} exists and was not written by {self.made_by}; expected a free name. Move it away, or use another folder"
             )
 
     def file(self, name: str) -> Path:
-        """Return the path of a reserved name; its folder is made if it is not there."""
+        """Reserve a name, make its folder if needed, and return its path."""
         self.reserve([name])
         target = self.path / name
         with disk_faults(target):
@@ -115,7 +115,7 @@ class OwnFolder:
         return target
 
     def remove(self, name: str) -> None:
-        """Delete a file if it is one that the command wrote; anything else stays."""
+        """Delete a file if the command wrote it; keep anything else."""
         file = self.path / name
         if name in self.names and file.is_file() and not file.is_symlink():
             with disk_faults(file):
@@ -123,10 +123,10 @@ class OwnFolder:
 
     @contextlib.contextmanager
     def draft(self) -> Iterator[Path]:
-        """Yield a new hidden folder in this one, which nobody reads; it is deleted at the end of the block."""
+        """Yield a new hidden folder inside this one; it is deleted at the end of the block."""
         folder = self.path / DRAFTS
         with disk_faults(folder):
-            shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
             folder.mkdir()
             try:
                 yield folder
@@ -134,10 +134,10 @@ class OwnFolder:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def take(self, draft: Path, last: str) -> None:
-        """Move the files of a draft here, in place of the command's own, which are deleted if the draft lacks them.
+        """Replace the command's files in this folder by those of a draft.
 
-        `last`: the file without which nothing here can be read. It goes first and comes last: after a kill the folder
-        is whole, or without it, and never a mixture that looks whole.
+        last: the file without which the others cannot be read. It is deleted first and moved last, so a kill leaves the
+        folder whole or without it, never a mixture that looks whole.
         """
         found = {file.relative_to(draft).as_posix() for file in draft.rglob("*") if file.is_file()}
         before = self.names.copy()
@@ -152,7 +152,7 @@ class OwnFolder:
         self.save()
 
     def discard(self) -> None:
-        """Delete what the command wrote, and if nothing else is in the folder, its mark and the folder itself."""
+        """Delete what the command wrote, and also the mark and the folder if nothing else is in it."""
         for name in self.names:
             self.remove(name)
         above = {parent for name in self.names for parent in PurePosixPath(name).parents if parent.parts}
@@ -167,9 +167,9 @@ class OwnFolder:
 
 
 def all_names(path: Path, *patterns: str) -> list[str] | None:
-    """Return the files of a folder, relative to it, if each matches one of the patterns; else None.
+    """Return all files of a folder, relative to it, if each matches a pattern; else None.
 
-    For folders of before there were marks: `a/*.txt` is any .txt file in the folder a.
+    For folders written before marks existed. `a/*.txt` matches any .txt file in the folder a.
     """
     names = [file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir() or file.is_symlink()]
     names = [name for name in names if name not in (LOCK, HOLDER)]
@@ -177,7 +177,7 @@ def all_names(path: Path, *patterns: str) -> list[str] | None:
 
 
 def top_names(path: Path, *patterns: str) -> list[str] | None:
-    """Return the files of a folder, but not of its subfolders, if each entry of it matches one of the patterns; else None."""
+    """Return the files directly in a folder if each of its entries matches a pattern; else None."""
     entries = [entry for entry in path.iterdir() if entry.name not in (LOCK, HOLDER)]
     fits = all(any(_fits(entry.name, each) for each in patterns) for entry in entries)
     return [entry.name for entry in entries if entry.is_file()] if fits else None
@@ -195,14 +195,15 @@ def own_folder(
     older: Callable[[Path], Iterable[str] | None] = lambda path: None,
     doing: str | None = None,
 ) -> Iterator[OwnFolder]:
-    """Claim a folder and hold it during the block: `OwnFolder.claim` and `hold`, whose errors it raises.
+    """Claim a folder (`OwnFolder.claim`) and lock it during the block (`hold`), whose errors it raises.
 
-    doing: the command for the message of others; None = `made_by`. A new folder is deleted again if the block raises before it has reserved a name.
+    doing: the command that others see in their message; None = `made_by`. If the block raises before it has reserved a name, a
+    new folder is deleted again.
     """
     was_there = path.exists()
     own = OwnFolder.claim(path, made_by, older)
     with hold(path, doing or made_by):
-        own.reload()  # as the one that held it before has left it
+        own.reload()  # the previous holder may have changed it
         try:
             yield own
         except BaseException:
@@ -221,14 +222,14 @@ def describe_mark(made_by: str, names: Iterable[str]) -> dict[str, Any]:
 
 
 def is_empty(path: Path) -> bool:
-    """Return whether a folder is absent, or holds nothing but a lock or drafts of ours."""
+    """Return True if a folder is absent, or contains only our lock or drafts."""
     if not path.is_dir():
         return not os.path.lexists(path)
     return all(name in (LOCK, HOLDER) or (name.startswith(".") and ".draft" in name) for name in os.listdir(path))
 
 
 def read_mark(path: Path) -> dict[str, Any] | None:
-    """Return what the mark of a folder says; None if there is none. Raises UserError if it is not readable as one."""
+    """Return the content of a folder's mark; None without a mark. Raises UserError if it is damaged."""
     file = path / MARK
     if not file.is_file():
         return None
@@ -244,10 +245,10 @@ def read_mark(path: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def hold(folder: Path, doing: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
-    """Let one process at a time write into `folder`, which exists; the lock ends with the process, however it ends.
+    """Lock an existing folder, so that one process at a time writes there. The lock ends with the process, however it ends.
 
-    doing: the command, for the message of the others. Raises UserError that names the holder if another process writes
-    there for longer than `wait_s`.
+    doing: the command that others see in their message. Raises UserError that names the holder if another process holds the
+    lock for longer than `wait_s`.
     """
     from filelock import FileLock, Timeout
 
@@ -257,7 +258,7 @@ def hold(folder: Path, doing: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None
             lock.acquire(timeout=wait_s)
         except Timeout as error:
             raise UserError(
-                f"{folder} is being written by {_describe_holder(folder)}; wait for it, stop it, or give another folder"
+                f"{folder} is being written by {_describe_holder(folder)}; wait for it, stop it, or use another folder"
             ) from error
     try:
         about = {"doing": doing, "process": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T")}

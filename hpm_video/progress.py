@@ -1,4 +1,4 @@
-"""The progress of long work, and times and sizes in words."""
+"""Show the progress of long work; write times and sizes in words."""
 
 import logging
 import sys
@@ -15,15 +15,15 @@ SHOWN_EVERY_S = 10.0  # seconds between two log lines
 
 
 def is_shown() -> bool:
-    """Return whether this program shows its log. A library call shows nothing, no bar either, unless it is told to."""
+    """Return True if this program shows its log. A library call shows neither log nor bar unless it is told to."""
     return any(not isinstance(handler, logging.NullHandler) for handler in log.handlers)
 
 
 class Progress:
-    """Show how many are done and unreadable, the rate and the time left: a bar on a terminal, else a log line now and then."""
+    """Show the number done and unreadable, the rate and the time left: a bar on a terminal, else a log line every ten seconds."""
 
     def __init__(self, title: str, things: str, num_all: int, num_before: int = 0, bar: bool = True) -> None:
-        """things: what is counted, for the texts; num_before: how many were done earlier; bar: False never draws one."""
+        """things: what is counted, in the plural; num_before: how many an earlier command has done; bar: False = log lines only."""
         self.title, self.things, self.num_all, self.num_before = title, things, num_all, num_before
         self.began_s = self.shown_s = time.monotonic()
         self.bar: Any = None
@@ -34,9 +34,9 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            words = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[told]}", markup=False)
+            words = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[text]}", markup=False)
             self.bar = Bar(words[0], BarColumn(), MofNCompleteColumn(), words[1], console=Console(stderr=True))
-            self.task = self.bar.add_task(printable(title), total=num_all, completed=num_before, told="")
+            self.task = self.bar.add_task(printable(title), total=num_all, completed=num_before, text="")
 
     def __enter__(self) -> "Progress":
         if self.bar:
@@ -48,20 +48,20 @@ class Progress:
             self.bar.stop()
 
     def show(self, num_done: int, num_bad: int | None = None) -> None:
-        """Report that `num_done` are done, those of before included, and how many of them could not be read."""
+        """Report the number done, earlier ones included, and how many of them could not be read."""
         now_s = time.monotonic()
         rate = max(num_done - self.num_before, 1e-9) / max(now_s - self.began_s, 1e-9)
         bad = "" if num_bad is None else f"{num_bad} bad, "
-        told = f"{rate:.3g} {self.things}/s, {bad}{tell_time((self.num_all - num_done) / rate)} left"
+        text = f"{rate:.3g} {self.things}/s, {bad}{tell_time((self.num_all - num_done) / rate)} left"
         if self.bar:
-            self.bar.update(self.task, completed=num_done, told=told)
+            self.bar.update(self.task, completed=num_done, text=text)
         elif now_s - self.shown_s >= SHOWN_EVERY_S or (num_done == self.num_all and num_bad is not None):
             self.shown_s = now_s
-            log.info("%s: %d of %d %s, %s", self.title, num_done, self.num_all, self.things, told)
+            log.info("%s: %d of %d %s, %s", self.title, num_done, self.num_all, self.things, text)
 
 
 def track(items: Sequence[T], title: str = "reading") -> Iterator[T]:
-    """Give the items one by one, and show how far they are."""
+    """Yield the items one by one and show the progress."""
     with Progress(title, "rows", len(items)) as progress:
         for number, item in enumerate(items, 1):
             yield item

@@ -1,8 +1,8 @@
-"""Reading: JSON and YAML that anybody may have written, as plain values, or one sentence that says what is wrong.
+"""Read JSON and YAML from any source into plain values; raise an error of one sentence if they are wrong.
 
-Settings come with runs of other people. So no tag makes an object, no anchor grows into gigabytes, `${section.key}` is the
-only reference, and no resolver (`${oc.env:NAME}`) is called, which would put what this machine knows into what a command
-shows or writes. Only regular files are opened: a FIFO would never end.
+Settings come with other people's runs. So no tag makes an object, no anchor grows into gigabytes, and `${section.key}` is
+the only reference: a resolver such as `${oc.env:NAME}` could leak facts of this machine into the output of a command. Only
+regular files are opened, because reading a FIFO would never end.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def check_file(file: Path, expected: str) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of JSON. Raises ValueError for all that is wrong with it, too deep a nesting included."""
+    """Return the value of a JSON text. Raises ValueError for any fault, including too deep nesting."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -42,9 +42,9 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_rows(file: Path, expected: str) -> list[dict[str, Any]]:
-    """Return the objects of a file with one JSON object a line; lines that are none, as half-written ones, are left out.
+    """Return the objects of a file with one JSON object per line; skip other lines, such as half-written ones.
 
-    Raises UserError if it is not a file that can be read.
+    Raises UserError if the file cannot be read.
     """
     check_file(file, expected)
     try:
@@ -59,7 +59,7 @@ def read_rows(file: Path, expected: str) -> list[dict[str, Any]]:
 
 
 def read_json(file: Path, kind: type, expected: str) -> Any:
-    """Return what a JSON file holds, of this kind (dict or list). Raises UserError: absent, damaged, of another kind."""
+    """Return the content of a JSON file. Raises UserError if it is absent, damaged, or not of this kind (dict or list)."""
     check_file(file, expected)
     try:
         found = parse_json(file.read_text(encoding="utf-8"))
@@ -71,7 +71,7 @@ def read_json(file: Path, kind: type, expected: str) -> Any:
 
 
 def read_yaml(file: Path) -> Any:
-    """Return the value of a YAML file. Raises UserError if it is not a file, not UTF-8, too long or not plain YAML."""
+    """Return the value of a YAML file. Raises UserError if it is no regular file, not UTF-8, too long or not plain YAML."""
     from omegaconf import OmegaConf
 
     check_file(file, "a configuration file: YAML, sections of KEY: VALUE")
@@ -97,7 +97,7 @@ def read_yaml(file: Path) -> Any:
 
 
 def read_value(text: str) -> Any:
-    """Return the value of a piece of YAML, as it stands behind a `KEY=`. Raises UserError."""
+    """Return the value of a YAML text, as it stands after `KEY=`. Raises UserError."""
     from omegaconf import OmegaConf
 
     try:
@@ -112,14 +112,14 @@ def read_value(text: str) -> Any:
 
 
 class _Open:
-    """A list or mapping of which the end has not been read yet."""
+    """A list or mapping whose end has not been read yet."""
 
     def __init__(self, name: str, anchor: str | None, is_mapping: bool) -> None:
         self.name, self.anchor, self.is_mapping = name, anchor, is_mapping
         self.num_values, self.num_children, self.key = 1, 0, ""
 
     def next_child(self, text: str) -> str:
-        """Return the name of the next value inside; `text` of a scalar, which may be a key."""
+        """Return the name of the next value inside. text: that of a scalar, which can be a key."""
         place, self.num_children = self.num_children, self.num_children + 1
         if not self.is_mapping:
             return f"{self.name}[{place}]"
@@ -129,15 +129,15 @@ class _Open:
 
 
 def check_yaml(text: str) -> str | None:
-    """Return the kind of the value: scalar, sequence or mapping, None if there is none. Nothing is made of it.
+    """Return the kind of the value (scalar, sequence, mapping, None if it is empty) without building it.
 
-    Raises UserError for tags, references that call something, anchors that lead into themselves or multiply, and YAML that
-    is nested too deep or too long.
+    Raises UserError for tags, references that call something, anchors that contain themselves or multiply, and YAML that is
+    too long or nested too deep.
     """
-    import yaml  # not above: `--help` shall cost no time
+    import yaml  # here, so that `--help` is quick
 
     kind: str | None = None
-    open_ones, sizes = [_Open("", None, False)], dict[str, int]()  # the document; values of each anchor
+    open_ones, sizes = [_Open("", None, False)], dict[str, int]()  # the document; number of values of each anchor
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.CollectionEndEvent):
             done = open_ones.pop()
@@ -155,7 +155,7 @@ def check_yaml(text: str) -> str | None:
                 kind = kind or ("mapping" if open_ones[-1].is_mapping else "sequence")
             elif isinstance(event, yaml.AliasEvent):
                 if any(one.anchor == event.anchor for one in open_ones):
-                    raise UserError(f"{name}: the anchor *{event.anchor} holds itself; expected a plain value")
+                    raise UserError(f"{name}: the anchor *{event.anchor} contains itself; expected a plain value")
                 _add(open_ones[-1], sizes.get(event.anchor, 1), None, sizes)
             else:
                 _add(open_ones[-1], 1, event.anchor, sizes)
@@ -168,9 +168,7 @@ def _add(above: _Open, num_values: int, anchor: str | None, sizes: dict[str, int
     if anchor:
         sizes[anchor] = num_values
     if above.num_values > MOST_VALUES:
-        raise UserError(
-            f"it holds more than {MOST_VALUES} values, those that anchors repeat included; expected settings"
-        )
+        raise UserError(f"more than {MOST_VALUES} values, including those that anchors repeat; expected settings")
 
 
 def _check_event(event: Any, name: str, value: str) -> None:
@@ -183,7 +181,7 @@ def _check_event(event: Any, name: str, value: str) -> None:
 
 
 def check_references(value: Any, name: str) -> None:
-    """Raise UserError if a text holds `${` in any form but ${section.key}: the others can read the environment."""
+    """Raise UserError if a text contains `${` in any form but ${section.key}: others can read the environment."""
     if isinstance(value, dict):
         for key, item in value.items():
             check_references(item, f"{name}.{key}" if name else str(key))
@@ -198,14 +196,14 @@ def check_references(value: Any, name: str) -> None:
 
 
 def brief(value: Any, most: int = 200) -> str:
-    """Return the value as Python writes it, cut if it is very long."""
+    """Return the repr of a value, cut if it is very long."""
     try:
         text = repr(value)
-    except ValueError:  # an integer of more digits than Python writes
+    except ValueError:  # an integer with more digits than Python prints
         return "a number of very many digits"
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def one_line(error: Exception) -> str:
-    """Return the message of an error of another library as one line."""
+    """Return the message of another library's error as one line."""
     return " ".join(str(error).split())[:500]

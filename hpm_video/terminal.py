@@ -1,30 +1,30 @@
-"""Text for a terminal. Names of files come from strangers, and a control sequence in one must not be carried out."""
+"""Text for a terminal. File names come from strangers; the terminal must not obey a control sequence in one."""
 
 import re
 from collections.abc import Iterable
 from typing import Any
 
-# C0 and C1 controls but tab and line feed, bytes that are not UTF-8, line separators, and what turns the reading direction.
+# C0 and C1 controls except tab and line feed, bytes that are not UTF-8, line separators, marks of the reading direction.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Return the text with control characters as `\\x1b`, and bytes that are not UTF-8 as `\\udcff`."""
+    """Return the text with control characters written as `\\x1b`, and bytes that are not UTF-8 as `\\udcff`."""
     return _UNSAFE.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
 class PlainStream:
-    """A text stream on which nothing but printable text is written; everything else is the stream's own."""
+    """A text stream that makes every text printable before it writes it; all else is the inner stream's."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text, with its control characters shown."""
+        """Write a text with its control characters escaped."""
         return self._stream.write(printable(text))
 
     def writelines(self, lines: Any) -> None:
-        """Write texts, with their control characters shown."""
+        """Write texts with their control characters escaped."""
         for line in lines:
             self.write(line)
 
@@ -33,7 +33,7 @@ class PlainStream:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return ". Did you mean 'NAME'?" with the known name that is nearest; "" if none is near."""
+    """Return ". Did you mean 'NAME'?" for the nearest known name; "" if none is near."""
     import difflib
 
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

@@ -1,4 +1,4 @@
-"""The nouns that stages hand to each other.
+"""The data that the stages pass to each other, and a glossary.
 
 Shape letters, used everywhere:
 
@@ -29,7 +29,7 @@ from hpm_video.errors import UnreadableVideo as UnreadableVideo
 from hpm_video.errors import UserError as UserError
 from hpm_video.item import Item as Item
 
-Kind = Literal["video", "image"]  # image: from images.* in a run on videos; everything else is a video, of any length
+Kind = Literal["video", "image"]  # image: from images.* in a run on videos; all else is video, of any length
 
 
 class BatchSlice(NamedTuple):
@@ -48,7 +48,7 @@ class Failure(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Clips as the loader gives them: uint8, not yet normalised."""
+    """Clips as the loader yields them: uint8, not yet normalised."""
 
     clip: UInt8[Tensor, "B C T H W"]
     label: Int[Tensor, " B"]  # -1 if the data has no labels
@@ -59,13 +59,13 @@ class Batch(NamedTuple):
 
 
 class Mask(NamedTuple):
-    """The tokens that the encoder sees, and those it does not. Counts are equal for each clip of a batch."""
+    """The visible and the masked tokens of each clip. All clips of a batch have the same counts."""
 
     masked: Bool[Tensor, "B N"]  # True = hidden from the encoder
     visible: Int[Tensor, "B V"]  # token numbers, ascending
-    hidden: Int[Tensor, "B M"]  # token numbers, unit after unit: M = num_masked units * tokens of a unit
-    decoded: Int[Tensor, "B Q"]  # those of `hidden` that are reconstructed and ranked, unit after unit
-    weights: Float[Tensor, "B Q"] | None = None  # of their losses in the mean; None = all 1
+    hidden: Int[Tensor, "B M"]  # token numbers, unit by unit: M = num_masked units * tokens of a unit
+    decoded: Int[Tensor, "B Q"]  # the tokens of `hidden` that are reconstructed and ranked, unit by unit
+    weights: Float[Tensor, "B Q"] | None = None  # weights of their losses in the mean; None = all 1
 
 
 class StudentOutput(NamedTuple):
@@ -77,8 +77,7 @@ class StudentOutput(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The values to be predicted, and the mean and std that turn them back into pixels (values * std + mean); None for
-    features."""
+    """The values to predict, and mean and std (None for features): pixels = values * std + mean."""
 
     values: Float[Tensor, "B M P"]
     mean: Float[Tensor, "B M 1 #C"] | None = None
@@ -86,7 +85,7 @@ class Target(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Scalars in fp32, means over the clips of the batch; patch_loss is kept for the metrics."""
+    """Losses in fp32, means over the clips of the batch; patch_loss is for the metrics."""
 
     total: Float[Tensor, ""]
     pixel: Float[Tensor, ""]
@@ -95,7 +94,7 @@ class Losses(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """The result of one forward pass for the loop: a loss, and scalars to log, on the device."""
+    """The result of one forward pass for the training loop: the loss and scalars to log, on the device."""
 
     loss: Float[Tensor, ""]
     metrics: dict[str, Tensor]
@@ -103,7 +102,7 @@ class StepResult(NamedTuple):
 
 @runtime_checkable
 class Engine(Protocol):
-    """The machine under a student: wraps forward, backward, reduction over ranks and the update."""
+    """A training engine around a student: forward, backward, reduction over ranks and update."""
 
     module: nn.Module
     rank: int
@@ -114,7 +113,7 @@ class Engine(Protocol):
         """Run the forward pass of the student."""
 
     def autocast(self) -> AbstractContextManager:
-        """Enter the precision of the forward pass, for what runs beside the student."""
+        """Enter the precision of the forward pass, for code that runs with the student."""
 
     def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
         """Yield whole (gathered) weights by name, in groups; a group is valid until the next one is requested."""

@@ -5,7 +5,6 @@
 
 import argparse
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,12 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hpm_video.commands.output import say
+from hpm_video.cores import num_free_cores
 from hpm_video.errors import UserError
 from hpm_video.files import replacing, write_json
 from hpm_video.own_folder import own_folder, top_names
 
 HOME = Path(__file__).resolve().parent.parent
-RUNS = {  # keys beside configs/pretrain/demo.yaml; all get the multiply-adds of the first
+RUNS = {  # keys on top of configs/pretrain/demo.yaml; all get the multiply-adds of the first
     "hpm": ["preset=hpm"],
     "random": ["preset=random_cross"],
     "videomae": ["mask.mode=random", "mask.decoded_share=1", "model.decoder_attention=self"],
@@ -28,7 +29,7 @@ WRITTEN = ("data.log", *(f"{name}.log" for name in RUNS), "report.html", "result
 
 
 class Demo:
-    """Run the parts in their order. `commands` and `seconds` record what was run."""
+    """Run the parts in order. `commands` and `seconds` record what was run."""
 
     def __init__(self, out: Path, seed: int, extra: list[str], videos: tuple[int, int]) -> None:
         self.out, self.seed, self.extra, self.videos = out, seed, extra, videos
@@ -68,7 +69,7 @@ class Demo:
             )
 
     def write_data(self) -> None:
-        """Write the synthetic set, if it is not there yet."""
+        """Write the synthetic data set, if it does not exist yet."""
         if (self.data / "train.json").is_file():
             return
         train, validation = self.videos
@@ -77,14 +78,10 @@ class Demo:
 
     def pretrain(self, run: str, *keys: str) -> dict[str, Any]:
         """Run the main job under DeepSpeed's launcher. Return its steps, seconds and ranks."""
-        ranks = min(2, len(os.sched_getaffinity(0)))
-        launcher = [
-            str(Path(sys.executable).parent / "deepspeed"),
-            "--num_accelerators",
-            str(ranks),
-            "--master_port",
-            str(free_port()),
-        ]
+        from torch.distributed.elastic.utils.distributed import get_free_port
+
+        ranks, deepspeed = min(2, num_free_cores()), Path(sys.executable).parent / "deepspeed"
+        launcher = [str(deepspeed), "--num_accelerators", str(ranks), "--master_port", str(get_free_port())]
         job = ["scripts/pretrain_ssv2.py", "--config", "configs/pretrain/demo.yaml", f"data.root={self.data}"]
         job += [f"train.output={self.out / run}", f"train.seed={self.seed}", *self.extra, *keys]
         self.command(run, [*launcher, *job])
@@ -103,7 +100,7 @@ class Demo:
         }
 
     def score(self) -> dict[str, Any]:
-        """Score the frozen encoders, and single frames."""
+        """Score the frozen encoders, and single frames as a control."""
         from hpm_video.evals.frozen.features import extract_features, first_weights, open_clips
         from hpm_video.evals.frozen.probe import score_features
         from hpm_video.evals.frozen.single_frame import single_frame_scores
@@ -183,23 +180,10 @@ def plan_steps(extra: list[str]) -> dict[str, int]:
     return {name: equal_steps(config, configs["hpm"], steps) for name, config in configs.items()}
 
 
-def free_port() -> int:
-    """Return a free port, so that several jobs can run on one machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def is_chatter(line: str) -> bool:
-    """Return whether a line comes from the launcher or a library; such lines stay in the log file."""
+    """Return True if a line comes from the launcher or a library; such lines stay in the log file."""
     marks = ("[INFO]", "[WARNING]", "cpp_extension.py", "ops.comm", "Gloo", "[Gloo]")
     return not line.strip() or any(mark in line for mark in marks)
-
-
-def say(text: str) -> None:
-    """Print a line at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 def main() -> int:

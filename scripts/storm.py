@@ -9,17 +9,23 @@ last checkpoint equals the reference bit for bit. metrics.jsonl has every step o
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+
+from hpm_video.commands.output import say
+from hpm_video.errors import UserError
+from hpm_video.files import write_json
+from hpm_video.own_folder import OwnFolder
+from hpm_video.preprocess.encode import write_video
 
 HOME = Path(__file__).resolve().parent.parent
 STEPS, LIMIT_S, START_LIMIT_S = 12, 60.0, 300.0
@@ -42,10 +48,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments and targets (0)")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="engines to test (all)")
     given = parser.parse_args()
-    from hpm_video.errors import UserError
-    from hpm_video.files import write_json
-    from hpm_video.own_folder import OwnFolder
-
     try:
         own = OwnFolder.claim(given.out, "storm")
     except UserError as error:
@@ -58,16 +60,12 @@ def main() -> int:
         rows.append(Storm(engine, videos, given.out / f"{engine}-{time.time_ns()}", rng).run(kills))
         write_json(own.file("storm.json"), rows)
     good = all(row["bitwise"] and row["rows_equal"] and row["ended"] for row in rows)
-    sys.stdout.write(
-        f"{sum(row['kills'] for row in rows)} kills; {'all runs equal their references' if good else 'FAULTS'}\n"
-    )
+    say(f"{sum(row['kills'] for row in rows)} kills; {'all runs equal their references' if good else 'FAULTS'}")
     return int(not good)
 
 
 def make_videos(root: Path) -> Path:
     """Write twelve small videos and return their folder."""
-    from hpm_video.preprocess.encode import write_video
-
     root.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     for number in range(12):
@@ -100,8 +98,7 @@ class Storm:
             run_number += 1
         row = {"engine": self.engine, "kills": done, "targets": targets, "bitwise": equal, "rows_equal": rows_equal}
         row["ended"] = self.ended
-        sys.stdout.write(json.dumps(row) + "\n")
-        sys.stdout.flush()
+        say(json.dumps(row))
         return row
 
     def start(self, run: Path, moment: str = "") -> subprocess.Popen:
@@ -113,27 +110,21 @@ class Storm:
         keys = [*KEYS, f"data.root={self.videos}", f"train.output={run}"]
         words = [sys.executable, str(Path(__file__).resolve()).replace("storm.py", "storm_child.py"), *keys]
         if self.engine != "plain":
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = str(probe.getsockname()[1])
+            from torch.distributed.elastic.utils.distributed import get_free_port
+
+            port = str(get_free_port())
             if self.engine.startswith("zero"):
                 words = [str(home / "deepspeed"), "--num_accelerators", "2", "--master_port", port, *words[1:]]
                 words.append(f"engine.zero_stage={self.engine[-1]}")
             else:
-                launcher = [
-                    sys.executable,
-                    "-m",
-                    "torch.distributed.run",
-                    "--nproc-per-node=2",
-                    f"--master-port={port}",
-                ]
-                words = [*launcher, *words[1:], f"engine.kind={self.engine}"]
+                launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+                words = [sys.executable, *launcher, *words[1:], f"engine.kind={self.engine}"]
         run.parent.mkdir(parents=True, exist_ok=True)
         with (self.out / f"{run.name}.log").open("a") as log:
             return subprocess.Popen(words, stdout=log, stderr=log, env=env, start_new_session=True)
 
     def kill_once(self, run: Path, target: str) -> int:
-        """Return 1 if something was killed, 0 if the run had ended before."""
+        """Kill a process of a run; return 1, or 0 if the run ended first."""
         moment = f"{target}:{self.rng.randrange(1, 12)}" if target in ("save", "rewrite") else ""
         before, wanted = count_rows(run), self.rng.randrange(0, 4)
         process = self.start(run, moment)
@@ -157,14 +148,12 @@ class Storm:
             self.ended = False
         for pid in find_marked(run):
             kill(pid)
-        return int(killed or process.wait() != 0)  # a moment after the last write of a run kills nothing
+        return int(killed or process.wait() != 0)  # a moment that comes after the run's last write kills nothing
 
 
 def kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def find_marked(run: Path) -> list[int]:
@@ -193,7 +182,7 @@ def find_victims(run: Path, target: str, launcher: int) -> list[int]:
 
 
 def has(words: tuple[bytes, ...], text: bytes) -> bool:
-    """Return whether one of these words is in a text."""
+    """Return True if one of these words is in a text."""
     return any(word in text for word in words)
 
 
@@ -224,7 +213,7 @@ def read_rows(run: Path) -> list[tuple]:
 
 
 def same_files(one: Path, other: Path) -> bool:
-    """Return whether the last checkpoints and the encoders are equal, byte for byte."""
+    """Return True if the last checkpoints and the encoders are equal, byte for byte."""
     step = f"checkpoints/step-{STEPS:08d}"
     names = [f"{step}/{part}.safetensors" for part in ("student", "teacher", "optimizer")] + ["encoder.safetensors"]
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)

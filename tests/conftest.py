@@ -1,9 +1,9 @@
-"""What tests share: a configuration small enough for a CPU, smooth clips, an engine of one process, and runs as their files."""
+"""Share fixtures of all tests: a configuration small enough for a CPU, smooth clips, an engine of one process, run folders."""
 
 import dataclasses
 import json
 import os
-import socket
+import runpy
 import subprocess
 import sys
 import time
@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm.models.vision_transformer  # noqa: F401  (within hpm_video the hook of jaxtyping keeps Python from its .pyc files)
+import timm.models.vision_transformer  # noqa: F401  (here, because jaxtyping's hook disables .pyc files inside hpm_video)
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from hpm_video.catalog.rows import Row
 from hpm_video.config import PretrainConfig, load_config, load_finetune_config, to_yaml
@@ -65,32 +66,31 @@ LONGEST = "scripts/test_main_job", "distributed/", "repo/test_layout", "scripts/
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of long tests first, so that no process is left with one at the end."""
+    """Run files with long tests first, so that no process ends with one."""
     places = [f"tests/{name}" for name in LONGEST]
     items.sort(key=lambda item: next((n for n, part in enumerate(places) if part in str(item.path)), len(places)))
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Also after a test whose run took all cores: threads that wait for each other cost more than they give."""
+    """Use one thread in every test, even after a run that took all cores: threads would only wait for each other."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def same_weights_every_time() -> None:
-    """What a test draws from torch's global generator does not depend on the tests before it."""
+    """Seed torch's global generator, so that no draw depends on the previous tests."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
-    """shared_data("odd_codecs"): a folder of shared/data, which lies beside the project; without it the test is skipped."""
+    """shared_data("odd_codecs"): that folder of shared/data, found as the arena finds it; else skip the test."""
+    script = Path(__file__).parents[1] / "benchmarks" / "studies" / "arena_clips.py"
+    find_shared = runpy.run_path(str(script))["find_shared"]
 
     def find(name: str) -> Path:
-        folder = Path(__file__).parents[2] / "shared" / "data" / name
-        if not folder.is_dir():
-            pytest.skip(f"the folder shared/data/{name} is not beside the project")
-        return folder
+        return find_shared(name) or pytest.skip(f"there is no folder shared/data/{name} in the project or above it")
 
     return find
 
@@ -134,9 +134,7 @@ def start_here() -> Callable[..., subprocess.Popen]:
     def start(*words: str, **options: Any) -> subprocess.Popen:
         env = {**os.environ, "PATH": f"{home}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
         if words[0] == "deepspeed":
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = str(probe.getsockname()[1])
+            port = str(get_free_port())
             words = (str(home / "deepspeed"), "--num_accelerators", "2", "--master_port", port, *words[1:])
         return subprocess.Popen(words, cwd=root, env=env, text=True, **options)
 
@@ -145,7 +143,7 @@ def start_here() -> Callable[..., subprocess.Popen]:
 
 @pytest.fixture(scope="session")
 def run_here(start_here) -> Callable[..., subprocess.CompletedProcess]:
-    """As `start_here`, to its end, with what it said."""
+    """Start a command as `start_here` does, and return its exit status and output."""
 
     def run(*words: str) -> subprocess.CompletedProcess:
         with start_here(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -157,8 +155,8 @@ def run_here(start_here) -> Callable[..., subprocess.CompletedProcess]:
 
 @pytest.fixture(scope="session")
 def stop_in_training() -> Callable[..., int]:
-    """stop_in_training(command, run, signal.SIGTERM, 60): start a training run, send it a signal when its first step is
-    logged, and return its exit status, for which it has so many seconds."""
+    """stop_in_training(command, run, signal.SIGTERM, 60): start a training run, send it a signal after its first logged step,
+    and return its exit status, within 60 seconds."""
 
     def stop(command: list[str], run: Path, number: int, limit_s: float) -> int:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -191,7 +189,7 @@ class LocalEngine:
         return nullcontext()
 
     def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
-        """One parameter at a time, as an engine that has to gather each may do."""
+        """Yield one parameter at a time, as an engine that must gather each can do."""
         for name, parameter in self.module.named_parameters():
             yield {name: parameter.detach()}
 
@@ -207,7 +205,7 @@ NUM = {"train": 24, "validation": 12}
 
 @pytest.fixture()
 def labelled_set(tmp_path) -> Path:
-    """Manifest of 24 + 12 videos of 6 frames; the colour tells the class (of two), every second video is of another group."""
+    """Manifest of 24 + 12 videos of 6 frames, in four groups; the colour shows the class (one of two)."""
     root, splits, rng = tmp_path / "set", {}, np.random.default_rng(0)
     root.mkdir()
     for split, count in NUM.items():
@@ -281,7 +279,7 @@ class Trained:
 
 
 def draw_frames(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Noise on two colours that change half way: clips and crops differ, and so do answers."""
+    """Return noise on two colours that change half way: clips and crops differ, and so do answers."""
     colours = rng.integers(0, 200, (2, 1, 1, 1, 3))
     noise = rng.integers(0, 56, (count, 16, 28, 3))
     return (noise + np.where(np.arange(count)[:, None, None, None] * 2 < count, *colours)).astype(np.uint8)
@@ -306,7 +304,7 @@ def trained(tmp_path) -> Callable[..., Trained]:
         config = load_finetune_config(None, [f"{name}={json.dumps(value)}" for name, value in values.items()])
         torch.manual_seed(1)
         weights = Classifier.of(config, len(CLASSES)).state_dict()
-        weights["encoder.embed.linear.weight"] *= 20  # the answers shall depend on the video
+        weights["encoder.embed.linear.weight"] *= 20  # so that the answers depend on the video
         save_file(weights, run / "classifier.safetensors")
         (run / "config.yaml").write_text(to_yaml(config))
         save_classes(run, CLASSES)

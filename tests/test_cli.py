@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -229,6 +230,14 @@ def test_the_recipe_of_a_data_set_gets_the_words_after_it(tmp_path, capsys) -> N
 def test_every_command_has_its_file(name) -> None:
     module = find_command(name)
     assert module.add_arguments.__doc__ and module.run.__doc__ and module.__doc__.startswith(f"`hpm-video {name}`")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_a_command_can_be_parsed(name, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    (example,) = re.findall(rf"^example: hpm-video {name} ([^>\n]+)", capsys.readouterr().out, re.MULTILINE)
+    assert parse_command(name, shlex.split(example)).command == name
 
 
 @pytest.mark.parametrize("command", ["scan", "prepare"])

@@ -72,8 +72,8 @@ def stage_rows(run: DryRun, ceilings: Ceilings = PUBLISHED) -> list[dict[str, An
 def _row(stage: str, cost: Cost, ceilings: Ceilings) -> dict[str, Any]:
     intensity = 2 * cost.macs / cost.moved_bytes if cost.moved_bytes else float("inf")
     limit = "FLOPs" if intensity >= ceilings.ridge else "bytes"
-    told = {"stage": stage, "flops": 2 * cost.macs, "bytes": cost.moved_bytes, "flops_per_byte": intensity}
-    return told | {"limit": limit, "seconds": ceilings.seconds(cost)}
+    row = {"stage": stage, "flops": 2 * cost.macs, "bytes": cost.moved_bytes, "flops_per_byte": intensity}
+    return row | {"limit": limit, "seconds": ceilings.seconds(cost)}
 
 
 def predict(run: DryRun, ceilings: Ceilings = PUBLISHED) -> dict[str, Any]:
@@ -82,8 +82,8 @@ def predict(run: DryRun, ceilings: Ceilings = PUBLISHED) -> dict[str, Any]:
     seconds = sum(row["seconds"] for row in rows)
     by_bytes = sum(row["seconds"] for row in rows if row["limit"] == "bytes")
     flops = sum(row["flops"] for row in rows)
-    told = {"clips": run.num_clips, "clips_per_s": run.num_clips / seconds, "bytes_share": by_bytes / seconds}
-    return told | {"of_product": flops / seconds / ceilings.flops}
+    figures = {"clips": run.num_clips, "clips_per_s": run.num_clips / seconds, "bytes_share": by_bytes / seconds}
+    return figures | {"of_product": flops / seconds / ceilings.flops}
 
 
 def blocks_of(predicted: dict[str, dict[str, Any]], ceilings: Ceilings) -> list[Block]:
@@ -128,8 +128,8 @@ def stage_table(rows: list[dict[str, Any]]) -> Table:
     lines = []
     for row in rows:
         intensity = row["flops_per_byte"]
-        told = "" if intensity is None or intensity == float("inf") else f"{intensity:,.0f}"
-        cells = [row["stage"], f"{row['flops'] / 1e9:,.0f}", f"{row['bytes'] / 1e9:,.2f}", told, row["limit"]]
+        shown = "" if intensity is None or intensity == float("inf") else f"{intensity:,.0f}"
+        cells = [row["stage"], f"{row['flops'] / 1e9:,.0f}", f"{row['bytes'] / 1e9:,.2f}", shown, row["limit"]]
         lines.append([*cells, f"{row['seconds'] / whole:.1%}"])
     return Table(head, lines)
 

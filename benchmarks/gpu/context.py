@@ -8,15 +8,9 @@ from typing import Any
 
 from hpm_video.files import write_json
 
-SMALL = [  # keys of the small form, for a CPU
-    "model.width=32",
-    "model.depth=2",
-    "model.num_heads=2",
-    "model.decoder_width=16",
-    "model.decoder_heads=2",
-    "model.patch_px=8",
-    "mask.ratio=0.75",
-]
+# keys of the small form, for a CPU
+SMALL = ["model.width=32", "model.depth=2", "model.num_heads=2", "model.decoder_width=16", "model.decoder_heads=2"]
+SMALL += ["model.patch_px=8", "mask.ratio=0.75"]
 
 
 class Skip(Exception):
@@ -24,7 +18,7 @@ class Skip(Exception):
 
 
 class Context:
-    """Keep the results of a stage. The file is whole at any time: it keeps every result if the process is killed."""
+    """Keep the results of a stage. The file is valid at any time and keeps every result if the process is killed."""
 
     def __init__(self, file: Path, device: str, tiny: bool, until: float) -> None:
         """Read `file`, which run.py wrote before the stage started. `until`: time.time() at which the stage is killed."""

@@ -32,12 +32,12 @@ def head(stages: Stages) -> list[Block]:
     machine = one["machine"]
     commit = machine.get("commit") or {}
     versions = machine.get("versions") or {}
-    told = [f"{name} {version}" for name, version in versions.items() if version]
+    installed = [f"{name} {version}" for name, version in versions.items() if version]
     text = (
         f"`python benchmarks/gpu/run.py --out DIR --device {one['device']}{' --tiny' if one['tiny'] else ''}` on {one['date']}, "
         f"commit {(commit.get('commit') or 'unknown')[:12]}{' with changes' if commit.get('dirty') else ''}. "
         f"Driver {machine.get('driver') or 'unknown'}, CUDA {machine.get('cuda') or 'unknown'}, {machine.get('cores')} cores; "
-        f"{', '.join(told) or 'versions unknown'}. Medians, with the least and the most of the rounds. Every figure is in the "
+        f"{', '.join(installed) or 'versions unknown'}. Medians, with the least and the most of the rounds. Every figure is in the "
         "JSON file of the same name."
     )
     rows = [[s["stage"], s["status"], f"{s['seconds']:.0f}", s["reason"]] for s in stages.values()]
@@ -135,37 +135,27 @@ def truth_blocks(truth: dict[str, Any]) -> list[Block]:
 
 
 def _numbers(numbers: dict[str, Any]) -> str:
-    told = []
+    parts = []
     for name, value in numbers.items():
         if isinstance(value, bool | int):
-            told.append(f"{name} {value}")
+            parts.append(f"{name} {value}")
         elif isinstance(value, float):
-            told.append(f"{name} {value:.2g}")
-    return ", ".join(told)
+            parts.append(f"{name} {value:.2g}")
+    return ", ".join(parts)
 
 
 def speed_blocks(speed: dict[str, Any], content: dict[str, Any]) -> list[Block]:
     """Return the rates of all steps."""
     if not speed.get("measured"):
         return [Heading("Speed"), Paragraph(f"{NOT}.")]
-    names = [
-        "model",
-        "step",
-        "mode",
-        "clips",
-        "clips/s",
-        "predicted",
-        "time / hf_videomae",
-        "MFU",
-        "of a product",
-        "peak GiB",
-    ]
+    names = ["model", "step", "mode", "clips", "clips/s", "predicted", "time / hf_videomae"]
+    names += ["MFU", "of a product", "peak GiB"]
     rows = [_speed_row(row, speed, content["predicted"]) for row in speed["measured"]]
     peak, used = speed.get("peak_flops"), content["predicted_with"]
-    told = f"{peak / 1e12:,.0f} TFLOP/s" if peak else "not known"
+    maker = f"{peak / 1e12:,.0f} TFLOP/s" if peak else "not known"
     text = (
         f"16 x 224 px, {speed.get('precision')}, whole steps with optimizer and teacher, without data loading. The matrix product: "
-        f"{speed['product_flops'] / 1e12:,.3g} TFLOP/s; the maker's peak: {told}. MFU uses the FLOPs counted from the shapes. "
+        f"{speed['product_flops'] / 1e12:,.3g} TFLOP/s; the maker's peak: {maker}. MFU uses the FLOPs counted from the shapes. "
         f"Predicted: each stage takes the time of its FLOPs at {used['flops'] / 1e12:,.0f} TFLOP/s or of its bytes at "
         f"{used['bytes'] / 1e12:.1f} TB/s, with {used['clips']} clips and nothing fused."
     )
@@ -180,11 +170,11 @@ def _speed_row(row: dict[str, Any], speed: dict[str, Any], predicted: dict[str, 
         return [*start, "", f"{NOT}: {row['fault']}", "", "", "", "", ""]
     rate, ratio = row["clips_per_s"], time_ratio(speed, row["size"], row)
     mode = row["mode"] if row.get("recorded", True) else f"{row['mode']} (not recorded)"
-    told = predicted.get(f"{row['size']} {row['name']}")
+    forecast = predicted.get(f"{row['size']} {row['name']}")
     rates = f"{rate['median']:,.0f} ({rate['low']:,.0f} to {rate['high']:,.0f})"
     shares = ["" if row[key] is None else f"{row[key]:.1%}" for key in ("mfu_of_peak", "mfu_of_product")]
     peak = f"{row['peak_gib']:.1f}" if "peak_gib" in row else ""
-    cells = [*start[:2], mode, str(row["clips"]), rates, f"{told['clips_per_s']:,.0f}" if told else ""]
+    cells = [*start[:2], mode, str(row["clips"]), rates, f"{forecast['clips_per_s']:,.0f}" if forecast else ""]
     return [*cells, "" if ratio is None else f"{ratio:.2f}", *shares, peak]
 
 
@@ -206,8 +196,8 @@ def profile_blocks(profile: dict[str, Any]) -> list[Block]:
         Table(["kernel", "count", "ms", "share"], [_kernel_row(k) for k in step["kernels"][:TOP_KERNELS]]),
     ]
     if profile.get("copies"):
-        told = ", ".join(f"{name.replace('_', ' ')} {rate:,.0f} GB/s" for name, rate in profile["copies"].items())
-        blocks.append(Paragraph(f"Copies: {told}."))
+        rates = ", ".join(f"{name.replace('_', ' ')} {rate:,.0f} GB/s" for name, rate in profile["copies"].items())
+        blocks.append(Paragraph(f"Copies: {rates}."))
     if profile.get("stages"):
         used = profile["ceilings"]
         text = f"Ceilings of this run: {used['flops'] / 1e12:,.3g} TFLOP/s and {used['bytes'] / 1e12:.3g} TB/s."

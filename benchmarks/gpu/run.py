@@ -1,11 +1,11 @@
-"""Measure all that needs a GPU, in one command of some minutes: checks, speed, profile, feed, and the study of masks.
+"""Measure everything that needs a GPU, with one command, in minutes: checks, speed, profile, feed, study of masks.
 
     python benchmarks/gpu/run.py --out DIR [--minutes 8] [--stages truth speed profile feed arena] [--device cpu --tiny]
 
 The stages run in order of value. Each has a process group of its own, which is killed at the stage's limit. DIR gets a
-STAGE.json of each stage, whole at any time, and run.log with all output. `python benchmarks/gpu/report.py DIR` makes the
-page. The script works from a plain checkout: it starts by naming each missing package and the stage that is skipped without
-it. `--device cpu --tiny` runs everything in a small form, whose figures mean nothing. Exit code 0: every stage is done, or
+STAGE.json for each stage, valid at any time, and run.log with all output. `python benchmarks/gpu/report.py DIR` makes the
+page. The script works from a plain checkout: it first names each missing package and the stage that is skipped without it.
+`--device cpu --tiny` runs everything in a small form, whose figures mean nothing. Exit code 0: every stage is done, or
 skipped for a stated reason.
 """
 
@@ -32,13 +32,8 @@ from hpm_video.own_folder import OwnFolder  # noqa: E402
 
 COMMAND, LOG, FORMAT = "benchmarks/gpu/run.py", "run.log", "hpm-video gpu stage 1"
 MINUTES = 8.0
-LIMITS_S = {
-    "truth": 90.0,
-    "speed": 150.0,
-    "profile": 60.0,
-    "feed": 60.0,
-    "arena": float("inf"),
-}  # out of MINUTES; inf: all that is left
+# of each stage, if MINUTES are given in total; inf: all that is left
+LIMITS_S = {"truth": 90.0, "speed": 150.0, "profile": 60.0, "feed": 60.0, "arena": float("inf")}
 EXAMINE_S, LEAST_S = 90.0, 5.0
 BASE = ("numpy", "yaml", "omegaconf", "filelock", "fsspec", "pyarrow", "safetensors", "jaxtyping", "einops")
 BASE += ("torch", "torchvision", "timm")
@@ -69,12 +64,12 @@ def find_missing(stages: list[str], environment: dict[str, str]) -> tuple[dict[s
         for line in output.splitlines():
             if not line.startswith(SIGN):
                 continue
-            told = json.loads(line.removeprefix(SIGN))
-            machine = told.get("machine", machine)
-            if "name" in told:
-                wanted.remove(told["name"])
-                if told["error"]:
-                    missing[told["name"]] = _miss(told["name"], told["error"], stages)
+            answer = json.loads(line.removeprefix(SIGN))
+            machine = answer.get("machine", machine)
+            if "name" in answer:
+                wanted.remove(answer["name"])
+                if answer["error"]:
+                    missing[answer["name"]] = _miss(answer["name"], answer["error"], stages)
         if not machine and status is not None and wanted:
             missing[wanted[0]] = _miss(wanted[0], f"its import ends the process (status {status})", stages)
             wanted.pop(0)
@@ -108,7 +103,7 @@ def kill_group(process: subprocess.Popen) -> None:
 
 
 def supervise(words: list[str], file: Path, log: Path, limit_s: float, environment: dict[str, str]) -> dict[str, Any]:
-    """Run a stage that keeps its results in `file`. Return its content, with how the stage ended."""
+    """Run a stage that keeps its results in `file`. Return its content, including how the stage ended."""
     began, killed = time.monotonic(), ""
     with log.open("ab") as stream:
         options: Any = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
@@ -153,8 +148,8 @@ def run_stage(
     about |= {"date": time.strftime("%F"), "device": given.device, "tiny": given.tiny, **known, "results": {}}
     lacking = [package for package in NEEDS[name] if package in known["missing"]]
     if lacking:
-        told = "; ".join(f"{package} ({known['missing'][package]['error']})" for package in lacking)
-        about |= {"status": "skipped", "reason": f"it needs packages that cannot be imported: {told}"}
+        reasons = "; ".join(f"{package} ({known['missing'][package]['error']})" for package in lacking)
+        about |= {"status": "skipped", "reason": f"it needs packages that cannot be imported: {reasons}"}
     elif limit_s < LEAST_S:
         about |= {"status": "skipped", "reason": "no time was left for it"}
     write_json(file, about)

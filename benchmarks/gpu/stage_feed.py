@@ -140,25 +140,11 @@ def deliver(root: Path, workers: int, repeats: int, sizes: Sizes) -> float:
 def train(context: Context, root: Path, folder: Path, cores: int, sizes: Sizes) -> str | None:
     """Add clips per second and the share of waiting of whole runs. Return a fault if none of them ended well."""
     workers = 1 if context.tiny else cores
-    keys = [
-        "preset=hpm",
-        "engine.kind=plain",
-        f"data.root={root}",
-        f"data.num_frames={sizes.frames}",
-        "data.sampling=dense",
-    ]
-    keys += [f"data.frame_size_px=[{sizes.side},{sizes.side}]", f"data.num_workers={workers}", "data.stride=2"]
-    keys += [
-        f"optim.batch_size={sizes.batch}",
-        f"train.steps={sizes.steps}",
-        f"train.log_every_steps={sizes.log_every}",
-    ]
-    keys += [
-        "data.num_held_out=2",
-        "train.num_pictures=1",
-        "train.measure_every_steps=1000",
-        "train.save_every_steps=1000",
-    ]
+    keys = ["preset=hpm", "engine.kind=plain", f"data.root={root}", "data.sampling=dense", "data.stride=2"]
+    keys += [f"data.num_frames={sizes.frames}", f"data.frame_size_px=[{sizes.side},{sizes.side}]"]
+    keys += [f"data.num_workers={workers}", "data.num_held_out=2", f"optim.batch_size={sizes.batch}"]
+    keys += [f"train.steps={sizes.steps}", f"train.log_every_steps={sizes.log_every}", "train.num_pictures=1"]
+    keys += ["train.measure_every_steps=1000", "train.save_every_steps=1000"]
     keys += [*SMALL, "engine.num_threads=1"] if context.tiny else ["model.size=b"]
     runs: dict[str, Any] = {}
     for repeats in (1,) if context.tiny else (4, 1):
@@ -170,15 +156,15 @@ def train(context: Context, root: Path, folder: Path, cores: int, sizes: Sizes) 
         with redirect_stdout(printed):
             status = hpm_video(["pretrain", *keys, f"data.repeats={repeats}", f"train.output={out}"])
         log.info("%s", printed.getvalue())
-        told: dict[str, Any] = {"batch": sizes.batch, "workers": workers, "seconds": time.perf_counter() - began}
+        result: dict[str, Any] = {"batch": sizes.batch, "workers": workers, "seconds": time.perf_counter() - began}
         if status:
-            told["fault"] = f"exit code {status} (see run.log)"
+            result["fault"] = f"exit code {status} (see run.log)"
         else:
-            told |= read_metrics(out / "metrics.jsonl")
-        runs[f"repeats {repeats}"] = told
+            result |= read_metrics(out / "metrics.jsonl")
+        runs[f"repeats {repeats}"] = result
         context.put(training=runs)
     context.put(training=runs)
-    return None if any("clips_per_s" in told for told in runs.values()) else "no training from files ended well"
+    return None if any("clips_per_s" in result for result in runs.values()) else "no training from files ended well"
 
 
 def read_metrics(file: Path) -> dict[str, Any]:
@@ -188,5 +174,5 @@ def read_metrics(file: Path) -> dict[str, Any]:
     steady = lines[2:-1] if len(lines) > 4 else lines[-1:]
     rates, waits = [sorted(line[name] for line in steady) for name in ("clips_per_s", "data_wait_share")]
     middle = len(steady) // 2
-    told = {"clips_per_s": rates[middle], "low": rates[0], "high": rates[-1], "wait_share": waits[middle]}
-    return told | {"memory_gib": lines[-1]["memory_gib"]}
+    figures = {"clips_per_s": rates[middle], "low": rates[0], "high": rates[-1], "wait_share": waits[middle]}
+    return figures | {"memory_gib": lines[-1]["memory_gib"]}

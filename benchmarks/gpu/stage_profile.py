@@ -40,8 +40,8 @@ def main(context: Context) -> None:
     flops = product_rate(device, device.type == "cuda", 512 if tiny else 0)
     run = count(size, "hpm", clips, frames, side, keys)
     ceilings = Ceilings(flops, 1e9 * context.results["copies"]["device"])
-    told = {"flops": ceilings.flops, "bytes": ceilings.bytes, "source": "measured in this run"}
-    context.put(ceilings=told, stages=stage_rows(run, ceilings), predicted=predict(run, ceilings))
+    used = {"flops": ceilings.flops, "bytes": ceilings.bytes, "source": "measured in this run"}
+    context.put(ceilings=used, stages=stage_rows(run, ceilings), predicted=predict(run, ceilings))
 
 
 def profile(step: Callable[[], Any], device: torch.device) -> dict[str, Any]:
@@ -58,10 +58,10 @@ def profile(step: Callable[[], Any], device: torch.device) -> dict[str, Any]:
     with temporary_folder() as folder:
         found.export_chrome_trace(str(folder / "trace.json"))
         events = read_trace(folder / "trace.json", KERNELS if device.type == "cuda" else ON_CPU)
-    told = {"steps": STEPS, "seconds": seconds, "seconds_without_profiler": plain, **summarise(events)}
+    result = {"steps": STEPS, "seconds": seconds, "seconds_without_profiler": plain, **summarise(events)}
     if events:  # the profiler slows the host: with it the GPU waits longer than in training
-        told["idle_share_without_profiler"] = max(0.0, 1 - told["busy_s"] / STEPS / statistics.median(plain))
-    return told
+        result["idle_share_without_profiler"] = max(0.0, 1 - result["busy_s"] / STEPS / statistics.median(plain))
+    return result
 
 
 def read_trace(file: Path, kinds: Iterable[str]) -> list[tuple[str, float, float]]:
@@ -94,8 +94,8 @@ def summarise(events: list[tuple[str, float, float]]) -> dict[str, Any]:
         }
         for n in order[:TOP]
     ]
-    told = {"idle_share": 1 - busy / span if span else 0.0, "span_s": span / 1e6, "busy_s": busy / 1e6}
-    return told | {"num_kernels": len(events), "kernels": rows}
+    shares = {"idle_share": 1 - busy / span if span else 0.0, "span_s": span / 1e6, "busy_s": busy / 1e6}
+    return shares | {"num_kernels": len(events), "kernels": rows}
 
 
 def time_copies(device: torch.device, size: int) -> dict[str, float]:

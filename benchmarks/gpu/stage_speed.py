@@ -1,7 +1,7 @@
 """Measure clips per second of whole training steps, interleaved: the peer, VideoMAE, and the presets of HPM, by size and mode.
 
 The steps of a group are measured together, each with the largest micro batch that fits beside the others. The most valuable
-groups come first. A group that would not end in time is left out and listed.
+groups come first. A group that cannot end in time is skipped and listed.
 """
 
 import gc
@@ -148,13 +148,13 @@ def rate(
     clips = len(step.clip)
     found = spread([clips / seconds for seconds in times])
     flops = 2 * count_step(make_settings(group.size, case, clips, context.tiny)).step()
-    told: dict[str, Any] = {"clips": clips, "clips_per_s": found, "rounds": len(times), "flops_per_clip": flops}
-    told["seconds_per_clip"] = [seconds / clips for seconds in times]  # by round, for ratios within a round
-    told["mfu_of_product"] = flops * found["median"] / peaks["product_flops"]
-    told["mfu_of_peak"] = peaks["peak_flops"] and flops * found["median"] / peaks["peak_flops"]
+    row: dict[str, Any] = {"clips": clips, "clips_per_s": found, "rounds": len(times), "flops_per_clip": flops}
+    row["seconds_per_clip"] = [seconds / clips for seconds in times]  # by round, for ratios within a round
+    row["mfu_of_product"] = flops * found["median"] / peaks["product_flops"]
+    row["mfu_of_peak"] = peaks["peak_flops"] and flops * found["median"] / peaks["peak_flops"]
     if case.mode == "graphs":
-        told["recorded"] = bool(getattr(step.micro_steps, "recordings", None))
-    return told
+        row["recorded"] = bool(getattr(step.micro_steps, "recordings", None))
+    return row
 
 
 def build(

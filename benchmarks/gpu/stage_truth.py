@@ -16,7 +16,7 @@ MOST_S = 45.0  # limit of one test
 
 
 class Recorder:
-    """Add each test to the results as soon as it is over, and end one that takes too long."""
+    """Add each test to the results as soon as it ends, and stop a test that takes too long."""
 
     def __init__(self, context: Context) -> None:
         self.context, self.tests = context, list[dict[str, Any]]()
@@ -36,14 +36,14 @@ class Recorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "call" and report.passed:
             return
-        told = {"name": report.nodeid.split("::")[-1], "outcome": report.outcome, "seconds": round(report.duration, 3)}
+        test = {"name": report.nodeid.split("::")[-1], "outcome": report.outcome, "seconds": round(report.duration, 3)}
         reason = ""
         if report.skipped and isinstance(report.longrepr, tuple):
             reason = report.longrepr[2].removeprefix("Skipped: ")
         elif report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             reason = crash.message if crash else str(report.longrepr)
-        self.tests.append({**told, "numbers": dict(report.user_properties), "reason": " ".join(reason.split())[:400]})
+        self.tests.append({**test, "numbers": dict(report.user_properties), "reason": " ".join(reason.split())[:400]})
         self.context.put(tests=self.tests)
 
 
@@ -54,20 +54,9 @@ def _too_long(number: int, frame: Any) -> NoReturn:
 def main(context: Context) -> str | None:
     if context.device.type == "cpu":
         os.environ["HPM_GPU_TESTS_ON_CPU"] = "1"
-    words = [
-        *(str(TESTS / name) for name in FILES),
-        "-m",
-        "gpu",
-        "-v",
-        "--import-mode=importlib",
-        "-p",
-        "no:cacheprovider",
-    ]
-    words += [
-        "-o",
-        "addopts=",
-        f"--rootdir={TESTS.parents[1]}",
-    ]  # without the type hook, which would slow compiled code
+    words = [*(str(TESTS / name) for name in FILES), f"--rootdir={TESTS.parents[1]}", "-m", "gpu", "-v"]
+    words += ["--import-mode=importlib", "-p", "no:cacheprovider"]
+    words += ["-o", "addopts="]  # without the type hook, which would slow compiled code
     words += ["-k", TINY] if context.tiny else []
     recorder = Recorder(context)
     code = pytest.main(words, plugins=[recorder])

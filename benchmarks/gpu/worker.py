@@ -48,7 +48,7 @@ def examine(names: list[str]) -> None:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return card, driver, versions, commit and cores, as far as they are known."""
+    """Return card, driver, versions, commit and cores, where known."""
     found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "card": None, "driver": None}
     with contextlib.suppress(Exception):
         import torch
@@ -65,8 +65,8 @@ def describe_machine() -> dict[str, Any]:
     if found["card"] is not None:
         with contextlib.suppress(Exception):
             words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-            told = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True)
-            found["driver"] = told.stdout.splitlines()[0].strip()
+            answer = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True)
+            found["driver"] = answer.stdout.splitlines()[0].strip()
     return found
 
 

@@ -6,7 +6,7 @@
 Small students are pretrained on moving shapes, on games (positions from the console's memory), on moving items and, with
 --clips, on real clips, and scored frozen. **Primary metric**, fixed before the first comparison: for games and items R2 of a
 linear probe, its mean over the positions and velocities; for the six motions kNN accuracy above chance, as a share of what is
-possible; then the mean over the kinds. Playback and all else is secondary. All variants get the multiply-adds of
+possible; then the mean over the kinds. Playback and all other scores are secondary. All variants get the multiply-adds of
 `random_half` at --steps, unless the study says equal steps. A rerun resumes: finished runs are kept.
 `python benchmarks/studies/arena_page.py OUT` makes the page.
 """
@@ -32,6 +32,7 @@ from arena_page import primary  # noqa: E402
 from arena_run import Job, Sizes, config_of, load_kind, run_job  # noqa: E402
 from arena_variants import BASE, STUDIES, UNTRAINED, VARIANTS, Study  # noqa: E402
 
+from hpm_video.commands.output import say  # noqa: E402
 from hpm_video.costs.flops import equal_steps  # noqa: E402
 from hpm_video.errors import UserError  # noqa: E402
 from hpm_video.evals.frozen.features import find_device  # noqa: E402
@@ -39,7 +40,7 @@ from hpm_video.files import write_json  # noqa: E402
 from hpm_video.own_folder import own_folder  # noqa: E402
 
 MADE_BY = "benchmarks/studies/arena.py"
-JUDGE_SEED = 1000  # of the student whose true loss is the oracle's difficulty: no seed of a comparison
+JUDGE_SEED = 1000  # seed of the student whose true loss is the oracle's difficulty; comparisons use smaller seeds
 ON_CPU: dict[str, Any] = {"steps": 400, "sizes": Sizes(1600, 1600, 2400), "points": 1, "workers": 2}
 ON_CPU |= {"kinds": ("motions",), "scale": ("data.frame_size_px=[32,32]", "mask.ratio=0.75")}
 TINY: dict[str, Any] = ON_CPU | {"steps": 2, "sizes": Sizes(80, 64, 40)}
@@ -58,7 +59,7 @@ def steps_of(variant: str, steps: int, equal_compute: bool, scale: tuple[str, ..
 
 
 def plan(studies: list[Study], seeds: range, steps: int, common: dict[str, Any]) -> list[Job]:
-    """Return the runs, seed by seed, so that a study that is stopped has whole pairs. Runs of two studies are one."""
+    """Return the runs, seed by seed, so that a stopped study has whole pairs. Studies share equal runs."""
     found: dict[str, Job] = {}
     for seed in seeds:
         for study in studies:
@@ -70,21 +71,21 @@ def plan(studies: list[Study], seeds: range, steps: int, common: dict[str, Any])
 
 
 def start_worker(parent: int) -> None:
-    """Prepare a process: one thread, as many runs share the machine. The end of the study, even by a signal, ends it."""
+    """Prepare a process: one thread, as many runs share the machine. It ends with the study, even if a signal ends that."""
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")
 
 
 def end_with(parent: int) -> None:
-    """Wait until the process that started this one is gone, then end."""
+    """Wait until the parent process has ended, then end."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def work(job: Job) -> dict[str, Any]:
-    """Run a job in this process and write its result. A fault is returned as text, and does not stop the others."""
+    """Run a job in this process and write its result. An error is returned as text and does not stop the other jobs."""
     try:
         result = run_job(job, find_device())
     except UserError as error:
@@ -94,7 +95,7 @@ def work(job: Job) -> dict[str, Any]:
 
 
 def make_all(jobs: list[Job], workers: int) -> None:
-    """Make the material of all runs that are left, so that no two of them make the same."""
+    """Make the material of all remaining runs, so that no two of them make the same."""
     wanted = {
         (kind, split, job.seed): job for job in jobs if not is_done(job) for kind in job.kinds for split in SPLITS
     }
@@ -105,14 +106,14 @@ def make_all(jobs: list[Job], workers: int) -> None:
 
 
 def is_done(job: Job) -> bool:
-    """Return whether the run has a result."""
+    """Return True if the run has a result."""
     return (job.out / f"{job.name}.json").exists()
 
 
 def run_all(jobs: list[Job], workers: int, until: float) -> None:
     """Run the jobs that have no result; start none after `until` (seconds of time.monotonic)."""
     left = [job for job in jobs if not is_done(job)]
-    say(f"{len(jobs)} runs, {len(jobs) - len(left)} of them done before")
+    say(f"{len(jobs)} runs, {len(jobs) - len(left)} of them already done")
     context, number = multiprocessing.get_context("spawn"), 0
     with ProcessPoolExecutor(workers, context, start_worker, (os.getpid(),)) as pool:
         running: dict[Future, Job] = {}
@@ -121,7 +122,7 @@ def run_all(jobs: list[Job], workers: int, until: float) -> None:
                 job = left.pop(0)
                 running[pool.submit(work, job)] = job
             if not running:
-                say(f"time is up; {len(left)} runs are left. The same command goes on")
+                say(f"time is up; {len(left)} runs are left. Rerun the same command to resume")
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
@@ -136,25 +137,21 @@ def describe(job: Job, result: dict[str, Any]) -> str:
     return f"{job.name}: {primary(result['curve'][-1]['scores']):.3f}, {result['seconds']:.0f} s"
 
 
-def say(text: str) -> None:
-    """Print a line at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--studies", nargs="+", choices=list(STUDIES), default=[], help="all, unless variants are given"
+        "--studies", nargs="+", choices=list(STUDIES), default=[], help="studies (all, unless --variants)"
     )
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=[], help="these, at equal compute")
+    parser.add_argument(
+        "--variants", nargs="+", choices=list(VARIANTS), default=[], help="single variants, at equal compute"
+    )
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="of random_half (400; on a GPU 3000)")
+    parser.add_argument("--steps", type=int, help="steps of random_half (400; on a GPU 3000)")
     parser.add_argument("--out", type=Path, default=Path("runs/arena"))
     parser.add_argument("--clips", type=Path, help="folder of real clips with labels.csv, for playback")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), help="material (motions; on a GPU all)")
-    parser.add_argument("--minutes", type=float, default=1e6, help="start no run after so many minutes")
+    parser.add_argument("--minutes", type=float, default=1e6, help="do not start a run after this time")
     parser.add_argument(
         "--tiny", action="store_true", help="few steps and clips, to try the script: figures mean nothing"
     )
@@ -187,7 +184,7 @@ def main() -> int:
 
 
 def usable_kinds(wanted: Sequence[str], clips: Path | None) -> tuple[str, ...]:
-    """Return the kinds of material that can be made here; say which cannot, and why."""
+    """Return the kinds of material that can be made here; print which cannot, and why."""
     found = []
     for name in wanted:
         try:

@@ -16,14 +16,14 @@ from numpy import ndarray
 from hpm_video.errors import import_for
 
 STRIDE = 3  # emulated frames from one frame of a clip to the next
-STRETCH = 60  # clips begun in a stretch of play
+STRETCH = 60  # clips started in a stretch of play
 LONGEST_WAIT, LONGEST_GAP = 400, 12  # emulated frames before the first clip, and between clips
 LONGEST_REPEAT = 12  # emulated frames of one action
 FASTEST_PX = 14  # of an object in one emulated frame; more is a jump (a new ball, a tunnel)
 LEAST_PX = 2  # path of the main object in a clip that counts as moving
 KEEP_STILL = 0.25  # share of the clips without motion of the main object that is kept
 SKILL, LONGEST_CHASE = 0.7, 4  # share of actions that follow the ball; emulated frames of such an action
-ALWAYS = (0, 255)
+ALWAYS = (0, 255)  # the object is in play at every value
 
 
 class Axis(NamedTuple):
@@ -134,8 +134,8 @@ def make_ale(kind: str, split: str, seed: int, count: int) -> Material:
 def play(kind: str, rng: np.random.Generator) -> Iterator[tuple[ndarray, ndarray]]:
     """Yield clips of one stretch of play: frames uint8 [8, 210, 160, 3], RAM uint8 [22, 128] of every emulated frame.
 
-    Actions are random and held for 1 to LONGEST_REPEAT frames; a share of them follows the ball (SKILL). Of the clips without motion of the main object only
-    the share KEEP_STILL is kept.
+    Actions are random and held for 1 to LONGEST_REPEAT frames; the share SKILL of them follows the ball. Of the clips whose
+    main object does not move, only the share KEEP_STILL is kept.
     """
     ale_py, game = load_ale(), GAMES[kind]
     ale = ale_py.ALEInterface()

@@ -1,4 +1,4 @@
-"""Share what all kinds of arena clips need: the type of their material, sizes, random streams, shrinking, folders."""
+"""Share code of all kinds of arena clips: their type, sizes, random streams, shrinking, shared folders."""
 
 import zlib
 from pathlib import Path
@@ -15,11 +15,10 @@ NUM_FRAMES, SIDE = 8, 64
 MIDDLE = (NUM_FRAMES - 1) / 2  # the time of a position, in frames of the clip
 SPLITS = ("train", "test")
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = [ROOT / "shared" / "data", ROOT.parent / "shared" / "data", ROOT.parents[1] / "shared" / "data"]
 
 
 class Material(NamedTuple):
-    """Hold clips and what a probe shall read from their features."""
+    """Hold clips and what a probe must read from their features."""
 
     clips: Tensor  # uint8 [n, 8, 64, 64, 3]
     targets: dict[str, ndarray]  # regression: float32 [n]; NaN where undefined
@@ -60,5 +59,6 @@ def share_of_motion(clips: Tensor, patch: int = 8, energy: float = 0.8) -> float
 
 
 def find_shared(name: str) -> Path | None:
-    """Return the folder shared/data/NAME inside or beside the project, or None if there is none."""
-    return next((folder / name for folder in SHARED if (folder / name).is_dir()), None)
+    """Return the folder shared/data/NAME in the project or one of the two folders above it, else None."""
+    places = (folder / "shared" / "data" / name for folder in (ROOT, *ROOT.parents[:2]))
+    return next((place for place in places if place.is_dir()), None)

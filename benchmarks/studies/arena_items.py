@@ -1,6 +1,7 @@
 """Make clips of moving Fashion-MNIST items over textures, with exact positions and velocities.
 
-Item 1 is reddish and on top; half of the clips have a bluish second item below it. The ground moves in half of the clips.
+The first item is reddish and on top; half of the clips have a bluish second item under it. The background moves in half of
+the clips.
 """
 
 import gzip
@@ -19,7 +20,7 @@ from hpm_video.errors import UserError
 NUM_CLASSES, TEXTURE_SIDE = 10, 96
 SIZES_PX, MIDDLES_PX, FASTEST_PX, PAN_PX = (16, 24), (20, 44), 2.5, 1.5
 TINTS = ((1.0, 0.5, 0.4), (0.4, 0.6, 1.0))
-TEST_EVERY = 5  # every fifth image is one of the test
+TEST_EVERY = 5  # every fifth image belongs to the test split
 PART = 100  # clips drawn at once
 
 
@@ -31,7 +32,7 @@ def read_items(split: str) -> tuple[Tensor, ndarray]:
     folder = find_shared("fashion_mnist_t10k")
     if folder is None:
         raise UserError(
-            "fashion_mnist_t10k: not found; expected a folder shared/data/fashion_mnist_t10k in or beside the project"
+            "fashion_mnist_t10k: not found; expected a folder shared/data/fashion_mnist_t10k in the project or above it"
         )
     parts = (("images-idx3", 16), ("labels-idx1", 8))  # bytes before the values
     images, labels = (
@@ -85,10 +86,15 @@ def draw_item(images: Tensor, middles: ndarray, velocities: ndarray, sizes: ndar
     pixels = torch.arange(SIDE) + 0.5
     scale = torch.from_numpy((2 / sizes).astype(np.float32))[:, None, None]
     x, y = ((pixels - centres[..., axis, None]) * scale for axis in (0, 1))  # [n, T, 64], in -1 .. 1 on the image
+    return sample(images[:, None], x, y, "zeros")[:, :, 0]
+
+
+def sample(pictures: Tensor, x: Tensor, y: Tensor, padding: str) -> Tensor:
+    """Return fp32 [n, T, C, 64, 64]: pictures [n, C, h, w] at the places x and y [n, T, 64], in -1 .. 1 on the picture."""
     grid = torch.stack([x[:, :, None].expand(-1, -1, SIDE, -1), y[:, :, :, None].expand(-1, -1, -1, SIDE)], dim=-1)
-    sources = images[:, None, None].expand(-1, NUM_FRAMES, -1, -1, -1).flatten(0, 1)
-    drawn = F.grid_sample(sources, grid.flatten(0, 1), mode="bilinear", align_corners=False)
-    return drawn.view(len(images), NUM_FRAMES, SIDE, SIDE)
+    sources = pictures[:, None].expand(-1, NUM_FRAMES, -1, -1, -1).flatten(0, 1)
+    drawn = F.grid_sample(sources, grid.flatten(0, 1), mode="bilinear", padding_mode=padding, align_corners=False)
+    return drawn.unflatten(0, (-1, NUM_FRAMES))
 
 
 def draw_ground(rng: np.random.Generator, count: int, stills: ndarray | None) -> Tensor:
@@ -107,7 +113,4 @@ def draw_ground(rng: np.random.Generator, count: int, stills: ndarray | None) ->
     pixels = torch.arange(SIDE) + 0.5 - SIDE / 2
     shifts = torch.from_numpy(shift.astype(np.float32))
     x, y = ((pixels + shifts[..., axis, None]) * (2 / TEXTURE_SIDE) for axis in (0, 1))
-    grid = torch.stack([x[:, :, None].expand(-1, -1, SIDE, -1), y[:, :, :, None].expand(-1, -1, -1, SIDE)], dim=-1)
-    sources = textures[:, None].expand(-1, NUM_FRAMES, -1, -1, -1).flatten(0, 1)
-    drawn = F.grid_sample(sources, grid.flatten(0, 1), mode="bilinear", padding_mode="border", align_corners=False)
-    return drawn.view(count, NUM_FRAMES, 3, SIDE, SIDE)
+    return sample(textures, x, y, "border")

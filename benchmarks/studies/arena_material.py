@@ -1,4 +1,4 @@
-"""Make the clips of the arena and what a probe shall read from them: games, moving items, ways of playing real clips.
+"""Make the clips of the arena and the targets of the probes: games, moving items, ways to play real clips.
 
     python benchmarks/studies/arena_material.py --check [--clips FOLDER] [--count 600] [--sheet FILE.png] [--kinds pong,...]
 
@@ -9,7 +9,6 @@ velocities and for playback.
 
 import argparse
 import hashlib
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,18 +22,18 @@ from arena_items import make_items
 from arena_motions import make_motions
 from arena_playback import make_playback
 
+from hpm_video.commands.output import say
 from hpm_video.errors import UserError
 from hpm_video.files import replacing
 
-__all__ = ["KINDS", "Kind", "Material", "load_material", "make_material", "share_of_motion"]
-VERSION = 3  # of what the kinds make; raise it if clips or targets change
+VERSION = 3  # of the material; raise it if clips or targets change
 REAL_CLIPS = "surv_fight_vp9_240"
 
 
 class Kind(NamedTuple):
     """Describe a kind of material. make(kind, split, seed, count, folder); needs: ale, items, textures, real clips.
 
-    motion: the labels that only motion tells, so that one frame scores near 0 (`--check` prints it).
+    motion: the labels that need motion, so that one frame scores near 0 (`--check` prints it).
     """
 
     make: Callable[[str, str, int, int, Path | None], Material]
@@ -47,7 +46,7 @@ def _game(kind: str, split: str, seed: int, count: int, folder: Path | None) -> 
 
 
 def _game_kind(name: str) -> Kind:
-    """Return the row of a game. Half of its clips run backwards, so one frame tells no velocity."""
+    """Return the row of a game. Half of its clips run backwards, so one frame does not reveal a velocity."""
     motion = (f"{item} {axis} velocity" for item, axes in GAMES[name].objects.items() for axis in axes)
     return Kind(_game, ("ale",), tuple(motion))
 
@@ -72,7 +71,7 @@ def make_material(kind: str, split: str, seed: int, count: int, folder: Path | N
 
 
 def load_material(kind: str, split: str, seed: int, count: int, folder: Path | None, cache: Path) -> Material:
-    """Return `make_material`'s clips from a file of the folder `cache`; makes and writes the file if it is not there."""
+    """Return `make_material`'s clips from a file in `cache`, which is made if it does not exist."""
     file = cache / f"{kind}-{split}-{seed}-{count}{_mark(kind, folder)}-v{VERSION}.npz"
     if file.is_file():
         with np.load(file) as content:
@@ -89,7 +88,7 @@ def load_material(kind: str, split: str, seed: int, count: int, folder: Path | N
 
 
 def _mark(kind: str, folder: Path | None) -> str:
-    """Return a part of a file name that tells the table of real clips, for a kind that depends on it."""
+    """Return a part of the file name that identifies the table of real clips, for kinds that depend on it."""
     if not {"textures", "real clips"} & set(KINDS[kind].needs):
         return ""
     table = None if folder is None else folder / "labels.csv"
@@ -147,8 +146,7 @@ def main() -> None:
             lines, materials[kind] = check(kind, given.count, given.clips)
         except UserError as error:
             lines = [f"{kind}: skipped: {error}"]
-        sys.stdout.write("\n".join(lines) + "\n")
-        sys.stdout.flush()
+        say("\n".join(lines))
     if given.sheet and materials:
         draw_sheet(materials, given.sheet)
 

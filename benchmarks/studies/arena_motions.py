@@ -1,4 +1,4 @@
-"""The six motions of the synthetic set (datasets/synthetic): the one kind that students of a CPU minute learn from."""
+"""Make clips of the six motions of the synthetic set: the only kind from which a student learns in a CPU minute."""
 
 import importlib.util
 from pathlib import Path
@@ -10,7 +10,7 @@ from arena_clips import NUM_FRAMES, ROOT, SIDE, Material, random_stream
 
 
 def load_recipe() -> ModuleType:
-    """Import the recipe of the synthetic set by its path: `datasets` is no package."""
+    """Import the recipe of the synthetic set by its path: `datasets` is not a package."""
     spec = importlib.util.spec_from_file_location("synthetic_recipe", ROOT / "datasets" / "synthetic" / "prepare.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

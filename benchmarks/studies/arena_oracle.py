@@ -1,7 +1,7 @@
-"""The oracle of the arena: difficulty is the true loss of a student that was trained with random masks.
+"""Define the oracle of the arena: difficulty is the true loss of a student trained with random masks (the judge).
 
-It is a row of the table of sources, as a user would add one. Its own cost does not count: the question is what the best
-difficulty could give.
+It is a row of the table of sources, as a user would add one. Its own cost does not count: the study asks how much the best
+difficulty could help.
 """
 
 from functools import lru_cache
@@ -23,14 +23,14 @@ from hpm_video.types import Batch, BatchSlice
 
 NUM_VIEWS = 4  # random masks of each clip
 JUDGE: Path | None = None  # weights of the judge of this process
-JUDGE_KEYS: tuple[str, ...] = ()  # its settings beside those of the arena
+JUDGE_KEYS: tuple[str, ...] = ()  # its settings on top of those of the arena
 
 
 class TrueLoss(DifficultySource):
     """Rank units by the judge's loss under random masks, a mean over the views that hid them."""
 
     def __init__(self, context: SourceContext) -> None:
-        """Take nothing from the run: the judge is the process's."""
+        """Ignore the run: the process sets the judge."""
 
     def prepare(self, rows: BatchSlice, layout: Layout, generator: torch.Generator, batch: Batch | None) -> Tensor:
         return draw_views(rows, layout, generator)
@@ -52,9 +52,9 @@ def draw_views(rows: BatchSlice, layout: Layout, generator: torch.Generator) -> 
 
 @torch.no_grad()
 def loss_of_views(judge: Path, clip: Tensor, keys: Tensor, layout: Layout) -> Tensor:
-    """Return the mean loss of each unit over the views that hid it; a unit that none hid has the clip's mean.
+    """Return the mean loss of each unit over the views that hid it; a unit that no view hid gets the mean of the clip.
 
-    keys [views, B, U]: uniform in 0..1, whose largest are hidden.
+    keys [views, B, U]: uniform in 0..1; the units with the largest keys are hidden.
     """
     student, target = load_judge(judge, clip.device)
     units, num_masked = layout.units, layout.num_masked

@@ -1,6 +1,6 @@
 """Write the page of an arena: `python benchmarks/studies/arena_page.py OUT [--title TEXT]` prints Markdown.
 
-Differences are paired by seed; intervals are 95 % of Student's t over the seeds. Rows of different commits are named.
+Differences are paired by seed; intervals are 95 % of Student's t over the seeds. The page names the commits of its runs.
 """
 
 import argparse
@@ -27,8 +27,10 @@ Runs = dict[tuple[str, int], dict[int, dict[str, Any]]]  # (variant, steps) -> s
 
 
 def of_kind(scores: Mapping[str, float]) -> float:
-    """Return the score of one kind of material: the mean R2 of its positions and velocities, or, if it has only a class, kNN
-    accuracy above chance as a share of what is possible."""
+    """Return the score of one kind of material: the mean R2 of its positions and velocities.
+
+    If it has only a class: kNN accuracy above chance, as a share of what is possible.
+    """
     neighbours = {name for name in scores if name.endswith(", kNN")}
     classes = {name.removesuffix(", kNN") for name in neighbours}
     measured = [value for name, value in scores.items() if name not in neighbours | classes]
@@ -76,7 +78,7 @@ def area(result: Mapping[str, Any]) -> float:
 
 
 def paired(one: Mapping[int, Any], other: Mapping[int, Any], value: Any) -> list[float]:
-    """Return the differences of the seeds that both have."""
+    """Return the differences for the seeds that both have."""
     return [value(one[seed]) - value(other[seed]) for seed in sorted(one.keys() & other.keys())]
 
 
@@ -165,10 +167,10 @@ def write_page(out: Path, title: str) -> str:
             commit = result["commit"] or {"commit": "unknown", "dirty": False}
             commits[commit["commit"][:7] + (" with changes" if commit["dirty"] else "")] += 1
     machine = next(iter(next(iter(runs.values())).values()))["machine"]
-    told = ", ".join(f"{count} runs by {name}" for name, count in commits.items())
+    counts = ", ".join(f"{count} runs by {name}" for name, count in commits.items())
     mixed = "**Runs of several commits stand side by side.** " if len(commits) > 1 else ""
     blocks.append(
-        Paragraph(f"{mixed}{told}; torch {machine['torch']}, {machine['processor']}, {machine['accelerator']}.")
+        Paragraph(f"{mixed}{counts}; torch {machine['torch']}, {machine['processor']}, {machine['accelerator']}.")
     )
     return to_markdown(title, blocks)
 

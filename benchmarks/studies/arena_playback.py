@@ -1,4 +1,4 @@
-"""Make clips of real videos that are played forward, reversed, frozen or at double speed; the class is the way of playing.
+"""Make clips of real videos played forward, reversed, frozen or at double speed; this is their class.
 
 A folder holds videos and a table labels.csv with the columns `path` and `fold` (0 to 4; a camera is in one fold only).
 """
@@ -42,13 +42,13 @@ def split_videos(folder: Path, split: str, seed: int) -> list[Path]:
 
 @lru_cache(maxsize=1000)
 def read_video(file: Path) -> ndarray:
-    """Return uint8 [T, 64, 64, 3]: all frames of a video, the central square of each. Keeps it in memory."""
+    """Return uint8 [T, 64, 64, 3]: the central square of each frame of a video. Cached in memory."""
     return shrink(_central_square(read_frames(file, np.arange)))
 
 
 @lru_cache(maxsize=1000)
 def read_still(file: Path, side: int) -> ndarray:
-    """Return uint8 [side, side, 3]: the central square of the first frame of a video. Keeps it in memory."""
+    """Return uint8 [side, side, 3]: the central square of the first frame of a video. Cached in memory."""
     return shrink(_central_square(read_frames(file, lambda _: np.array([0]))), side)[0]
 
 
@@ -60,7 +60,7 @@ def _central_square(frames: ndarray) -> ndarray:
 
 
 def make_playback(kind: str, split: str, seed: int, count: int, folder: Path | None) -> Material:
-    """Return windows of videos, each window in all four ways of playing. Windows of the test are spread evenly.
+    """Return windows of videos, each played in all four ways. Test windows are spread evenly.
 
     Raises UserError without a folder, or if no video has 15 frames.
     """

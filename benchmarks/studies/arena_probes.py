@@ -1,6 +1,6 @@
 """Probe frozen features by ridge regression: how well positions, velocities and classes can be read from them.
 
-All scores stand beside each other: R2 of a target, and (accuracy - chance) / (1 - chance) of a class; 0 is a guess without
+All scores have one scale: R2 of a target, and (accuracy - chance) / (1 - chance) of a class; 0 is a guess without
 features, 1 is perfect. Each clip's share of a score is kept, so that two encoders can be paired by test clip.
 """
 
@@ -15,7 +15,7 @@ from numpy import ndarray
 from torch import Tensor
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))  # of the ridge, for features of variance 1, per clip
-HELD_OUT = 5  # one part of so many of the training clips (the last ones) chooses the strength
+HELD_OUT = 5  # the last fifth of the training clips chooses the strength
 LEAST_ROWS = 20  # clips with a defined target; with fewer, in either part, the score is NaN
 FARTHEST = 5.0  # standard deviations of a feature
 COARSE = 16  # side of the pixels of the baselines

@@ -1,4 +1,4 @@
-"""One run of the arena: pretrain a small student on clips in memory, through the loop that users run, and score it frozen."""
+"""Run one job of the arena: pretrain a small student on clips in memory, with the real training loop, and score it frozen."""
 
 import time
 from collections.abc import Iterator
@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import arena_oracle
 import numpy as np
 import torch
-import torch.nn.functional as F
-from arena_clips import SPLITS, Material
+from arena_clips import SPLITS, Material, shrink
 from arena_material import load_material
 from arena_probes import probe
 from torch import Tensor
@@ -38,12 +37,12 @@ class Sizes(NamedTuple):
     """Numbers of clips of each kind of material."""
 
     pretrain: int
-    fit: int  # as many of these clips fit the probes
+    fit: int  # number of these clips that fit the probes
     test: int
 
 
 class Job(NamedTuple):
-    """A run: what is trained, on what, for how long, and where its result goes."""
+    """A run: variant, material, steps, and the folder of its result."""
 
     variant: str
     seed: int
@@ -55,8 +54,8 @@ class Job(NamedTuple):
     clips: Path | None = None  # folder of real clips with labels.csv
     judge: Path | None = None  # weights of a student of random masks, for the oracle and the rank correlation
     keep_weights: bool = False
-    scale: tuple[str, ...] = ()  # keys of the size of all runs of a study
-    points: int = 1  # how often the run is scored: at even distances, the last at its end
+    scale: tuple[str, ...] = ()  # keys for the size of all runs of a study
+    points: int = 1  # times that the run is scored, evenly spaced, the last at its end
 
     @property
     def name(self) -> str:
@@ -118,26 +117,21 @@ def run_job(job: Job, device: torch.device) -> dict[str, Any]:
 
 
 def load_kind(job: Job, kind: str, split: str) -> Material:
-    """Return the material of a kind, from the folder of the study, where it is made at first use."""
+    """Return the material of a kind from the folder of the study, where the first use makes it."""
     count = job.sizes.pretrain if split == "train" else job.sizes.test
     return load_material(kind, split, job.seed, count, job.clips, job.out.parent / "material")
 
 
 def resize(material: Material, side: int) -> Material:
-    """Return the clips at another height and width, as means over areas. Targets are shares of the frame: they stay."""
-    n, t, height, width, c = material.clips.shape
-    if (height, width) == (side, side):
+    """Return the clips at another height and width. Targets are shares of the frame, so they do not change."""
+    if material.clips.shape[2:4] == (side, side):
         return material
-    found = torch.empty(n, t, side, side, c, dtype=torch.uint8)
-    for start in range(0, n, CLIPS_PER_PASS):
-        part = material.clips[start : start + CLIPS_PER_PASS].flatten(0, 1).permute(0, 3, 1, 2).float()
-        small = F.adaptive_avg_pool2d(part, side).round_().byte()
-        found[start : start + CLIPS_PER_PASS] = small.permute(0, 2, 3, 1).unflatten(0, (-1, t))
-    return material._replace(clips=found)
+    small = shrink(material.clips.flatten(0, 1).numpy(), side)
+    return material._replace(clips=torch.from_numpy(small).unflatten(0, material.clips.shape[:2]))
 
 
 def batches(clips: Tensor, config: PretrainConfig, steps: int) -> Iterator[Batch]:
-    """Yield batches of clips that are in memory, an epoch's order drawn as the loader draws it."""
+    """Yield batches of clips in memory; the order of an epoch is drawn as in the loader."""
     size, rows, epoch = config.optim.batch_size, np.zeros(0, dtype=np.int64), 0
     for _ in range(steps):
         while len(rows) < size:
@@ -148,14 +142,14 @@ def batches(clips: Tensor, config: PretrainConfig, steps: int) -> Iterator[Batch
 
 
 def make_batch(clips: Tensor, rows: Tensor) -> Batch:
-    """Return uncut clips as the loader would give them."""
+    """Return a batch of uncropped clips, as the loader yields them."""
     whole = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0]).expand(len(rows), -1)
     return Batch(clips, torch.full((len(rows),), -1), rows, crop=whole)
 
 
 @torch.no_grad()
 def encode_all(student: Student, clips: Tensor, config: PretrainConfig, device: torch.device) -> Tensor:
-    """Return features [n, t, D] of uint8 clips [n, T, H, W, C], in fp32: the mean over the places of each time step."""
+    """Return features [n, t, D] of uint8 clips [n, T, H, W, C], in fp32: the mean over the tokens of each time step."""
     normalise, grid, found = Normalise(config.data, device), student.encoder.geometry.grid, []
     for start in range(0, len(clips), CLIPS_PER_PASS):
         part = normalise(clips[start : start + CLIPS_PER_PASS].permute(0, 4, 1, 2, 3))
@@ -194,8 +188,10 @@ def first_clips(material: Material, count: int) -> Material:
 
 
 def judge(step: PretrainStep, engine: PlainEngine, clips: Tensor, job: Job, config: PretrainConfig) -> dict[str, float]:
-    """Return the rank correlation of the run's difficulty with the true losses of the judge under random masks, over training
-    clips; {} without a judge, or if the run asks for no difficulty."""
+    """Return the rank correlation of the run's difficulty with the judge's true losses, over training clips.
+
+    The losses are those under random masks. {} without a judge, or if the run uses no difficulty.
+    """
     if step.source is None or job.judge is None:
         return {}
     rows = torch.linspace(0, len(clips) - 1, NUM_JUDGED).long()

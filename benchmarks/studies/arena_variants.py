@@ -1,9 +1,9 @@
-"""List what the arena compares: variants by their keys, studies by their variants."""
+"""List the variants that the arena compares, with their keys, and the studies with their variants."""
 
 from typing import NamedTuple
 
 RANDOM = ("mask.mode=random",)
-SOFT = ("mask.mode=hpm", "mask.hard_share_start=1", "mask.hard_share_end=1")  # every masked unit is drawn by its rank
+SOFT = ("mask.mode=hpm", "mask.hard_share_start=1", "mask.hard_share_end=1")  # draw every masked unit by its rank
 MOTION, TRUE_LOSS = "mask.difficulty=motion", "mask.difficulty=true_loss"
 UNTRAINED = "untrained"
 BASE = "random_half"  # the preset: random tubes, half of each decoded
@@ -62,12 +62,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 class Study(NamedTuple):
-    """A question, and the variants that answer it. Differences are to `base`."""
+    """A question and the variants that answer it. Differences are taken to `base`."""
 
     question: str
     variants: tuple[str, ...]
     base: str = BASE
-    equal_compute: bool = True  # else equal steps: what it costs to find the difficulty is not counted
+    equal_compute: bool = True  # else equal steps: the cost of finding the difficulty does not count
 
 
 def _starting(*beginnings: str) -> tuple[str, ...]:

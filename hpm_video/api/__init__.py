@@ -1,1 +1,1 @@
-"""The public API: what `hpm_video` offers under its own name, and what the commands stand on."""
+"""The public API: the names of `hpm_video`, and the functions behind the commands."""

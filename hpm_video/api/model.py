@@ -1,5 +1,6 @@
-"""A trained model by its folder, file or name on the hub: features of any videos, and classes if it was fine-tuned."""
+"""Load a trained model from a folder, a file or the hub: features of any videos, and classes if it was fine-tuned."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hpm_video.config import DataConfig, RunConfig
 from hpm_video.config.geometry import Geometry
 from hpm_video.data.sampling import sample_frames
 from hpm_video.data.transforms import make_transform
-from hpm_video.errors import UserError
+from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.evals.frozen.cache import check_pooling, encode_clips
 from hpm_video.evals.frozen.clips import CLIPS_PER_BATCH, ClipBatch
 from hpm_video.evals.frozen.features import find_device
@@ -26,14 +27,14 @@ from hpm_video.runs.settings import check_overrides, load_run_config
 from hpm_video.weights.hub import fetch_model, is_on_hub
 from hpm_video.weights.load import load_classifier, load_encoder, load_foreign_encoder
 
-Input = Any  # str | Path | uint8 [T, H, W, 3] as an array or tensor | uint8 tensor [3, T, H, W]; beartype cannot tell them apart
+Input = Any  # str | Path | uint8 [T, H, W, 3] as an array or tensor | uint8 tensor [3, T, H, W]; beartype cannot distinguish them
 
 
 class Model:
-    """A trained encoder, frozen, with the way its run reads clips. `hv.load` makes it.
+    """A frozen, trained encoder that reads clips as its run did. Made by `hv.load`.
 
-    encoder: the `hv.Encoder`, in eval mode. config: what it was trained with, or what stands for it. classes: names, if the run
-    was fine-tuned. grid: (t, h, w), its tokens along time, height and width. width: D, the numbers of a token.
+    encoder: the `hv.Encoder`, in eval mode. config: its configuration, a stand-in for foreign weights. classes: names, if the run
+    was fine-tuned. grid: (t, h, w), the tokens along time, height and width. width: D, the width of a token.
 
     >>> model = hv.load("runs/mine")
     >>> model.grid, model.width
@@ -43,14 +44,14 @@ class Model:
     def __init__(
         self, encoder: Encoder, config: RunConfig, run: Path | None = None, classes: Sequence[str] = ()
     ) -> None:
-        """run: folder of a fine-tuning run, which `predict` asks; None = there is no classifier."""
+        """run: folder of a fine-tuning run, for `predict`; None = no classifier."""
         self.encoder, self.config, self.run, self.classes = encoder.eval(), config, run, list(classes)
         self.grid, self.width = encoder.grid, encoder.width
         self._predictor: Any = None
 
     @property
     def device(self) -> torch.device:
-        """Return where the encoder is."""
+        """Return the device of the encoder."""
         return next(self.encoder.parameters()).device
 
     def to(self, device: torch.device | str) -> "Model":
@@ -61,17 +62,17 @@ class Model:
     def features(
         self, inputs: Input, pool: str = "mean", *, batch_size: int = CLIPS_PER_BATCH, workers: int = 0
     ) -> Tensor:
-        """Return features on the CPU, a row for each video, in the order of the inputs: those of `hpm-video features`.
+        """Return the features that `hpm-video features` writes: on the CPU, a row for each video, in the order of the inputs.
 
         inputs: a path, an array, or a list of both. A path is a video, or a folder of videos (in the order of `list_videos`).
-        An array or tensor is uint8: frames [T, H, W, 3] of any number and size, or a batch of those [n, T, H, W, 3]. As of a
-        file, frames are chosen by the model's rule, cut in the middle and resized. A tensor [3, T, H, W] or [n, 3, T, H, W] is a
-        clip of the model's own size, taken as it is.
+        An array or tensor is uint8: frames [T, H, W, 3] of any number and size, or a batch of those [n, T, H, W, 3]. They are
+        sampled, cropped at the centre and resized like a file. A tensor [3, T, H, W] or [n, 3, T, H, W] is a clip of the model's
+        own size, used as it is.
 
         pool: mean [n, D]; space [n, t, D] or motion [n, t, D]; tokens [n, t, h, w, D], in fp16; cls [n, D]. All others are fp32.
-        batch_size: clips of one forward pass. workers: processes that read videos; 0 = this one.
+        batch_size: clips in a forward pass. workers: processes that read videos; 0 = this one.
 
-        Raises UserError for another pooling, clips of another size, or a video that cannot be read.
+        Raises UserError for an unknown pooling, clips of another size, or a video that cannot be read.
 
         >>> model = hv.load("runs/mine")
         >>> model.features(["videos/a.mkv", "videos/b.mkv"]).shape
@@ -99,7 +100,7 @@ class Model:
         return torch.stack([(of_clips if in_memory else of_files)[number] for in_memory, number in order])
 
     def list_videos(self, inputs: str | Path | Iterable[str | Path]) -> list[str]:
-        """Return the videos that paths stand for: a file is itself, a folder the videos in it and below. Raises UserError.
+        """Return the videos of paths: a file itself, and all videos in a folder and below. Raises UserError.
 
         >>> hv.load("runs/mine").list_videos("videos")
         ['videos/a.mkv', 'videos/b.mkv']
@@ -116,18 +117,17 @@ class Model:
         window_s: float | None = None,
         every_s: float | None = None,
     ) -> list[Any]:
-        """Classify videos with a fine-tuned model; return a `Prediction` for each, in their order. Writes nothing.
+        """Classify videos with a fine-tuned model; return a `Prediction` for each, in order. Writes nothing.
 
-        window_s: seconds of a window; every_s: from the start of one to the next, as in `hpm-video predict`. A prediction has
+        window_s: seconds of a window; every_s: seconds from the start of one to the next, as in `hpm-video predict`. It has
         `classes`, `probabilities` [windows, K], `begins_s`, `ends_s` and `overall(n)`, the n most probable classes.
 
-        Raises UserError if the model is not of a fine-tuning run, or a video cannot be read.
+        Raises UserError if the model is not from a fine-tuning run, or a video cannot be read.
 
         >>> (found,) = hv.load("runs/tuned").predict("videos/a.mkv")
         >>> sorted(found.classes), found.probabilities.shape
         (['clap', 'jump', 'wave'], (1, 3))
         """
-        from hpm_video.errors import UnreadableVideo
         from hpm_video.evals.finetuned.predict import Predictor, list_samples
 
         if self.run is None:
@@ -160,7 +160,7 @@ class Model:
             yield self._cut(one.cpu().numpy()) if frames_last else self._check_clip(one.cpu())
 
     def _cut(self, frames: UInt8[ndarray, "n H W 3"]) -> UInt8[Tensor, "C T h w"]:
-        """Choose and cut frames as those of a file."""
+        """Sample and crop frames like those of a file."""
         config = self.config.data
         if 0 in frames.shape:
             raise UserError(f"inputs: {list(frames.shape)}; expected at least one frame of one pixel")
@@ -172,12 +172,12 @@ class Model:
         return clip
 
     def _read(self, names: list[str], batch_size: int, workers: int) -> Iterator[ClipBatch]:
-        """Yield the clips of videos, read as `hpm-video features` does. Raises UserError if one of them cannot be read."""
+        """Yield the clips of videos, read as by `hpm-video features`. Raises UserError if one of them cannot be read."""
         if not names:
             return
         from hpm_video.evals.frozen.feature_file import PlannedClips, plan_clips, read_clips
 
-        config = _with_workers(self.config.data, workers)
+        config = dataclasses.replace(self.config.data, num_workers=workers)
         plan = [
             clip for n, name in enumerate(names) for clip in plan_clips(n, _read_times(name, config), config, False)
         ]
@@ -190,7 +190,6 @@ class Model:
 def _read_times(name: str, config: DataConfig) -> dict[str, Any]:
     """Return the times of a video's frames. Raises UserError if it cannot be read."""
     from hpm_video.data.readers.limits import Limits
-    from hpm_video.errors import UnreadableVideo
     from hpm_video.preprocess.jobs import SPECIAL, is_special
     from hpm_video.preprocess.times import read_times
 
@@ -200,12 +199,6 @@ def _read_times(name: str, config: DataConfig) -> dict[str, Any]:
         return read_times(name, Limits.of(config))
     except UnreadableVideo as error:
         raise UserError(str(error)) from error
-
-
-def _with_workers(config: DataConfig, workers: int) -> DataConfig:
-    from dataclasses import replace
-
-    return replace(config, num_workers=workers)
 
 
 def _as_list(inputs: Any) -> list[Any]:
@@ -229,14 +222,13 @@ def _batch(clips: list[Tensor], batch_size: int) -> Iterator[ClipBatch]:
 def load(
     source: str | Path, *, device: str | torch.device | None = None, trust_pickle: bool = False, **keys: Any
 ) -> Model:
-    """Load a trained model: a run folder of `pretrain` or `finetune`, an exported file or folder, another project's weights
-    (VideoMAE, MAE, timm, transformers, as init.weights takes them), or hf://ORG/NAME.
+    """Load a trained model: the folder of a run, an exported file or folder, another project's weights, or hf://ORG/NAME.
 
-    device: None = the first GPU, else the CPU. trust_pickle: also load files of pickled objects, which can run any code.
-    keys: data.* keys that say how clips are read, as `data={"fps": 8}`. A run keeps the size of its clips; other weights take
-    another one, with their positions interpolated.
+    Other projects are VideoMAE, MAE, timm and transformers, as init.weights takes them. device: None = the first GPU, else the
+    CPU. trust_pickle: also load files of pickled objects, which can run any code. keys: data.* keys for reading clips, such as
+    `data={"fps": 8}`. A run keeps the size of its clips; other weights also take another size, and interpolate positions.
 
-    Raises UserError if there is no model, with the sentences of the commands.
+    Raises UserError if there is no model, with the messages of the commands.
 
     >>> hv.load("runs/mine", data={"stride": 1}).features("videos").shape
     torch.Size([2, 32])
@@ -253,7 +245,7 @@ def load(
 
 
 def _holds_runs(folder: Path) -> bool:
-    """Return whether a folder has run folders in it: the message about a run names them."""
+    """Return True if a folder contains run folders, which the message about a missing run then names."""
     return any(folder.glob(f"*/{CONFIG}"))
 
 

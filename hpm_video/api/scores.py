@@ -1,4 +1,4 @@
-"""Scores of a run, kept in RUN/results.json, where reports look."""
+"""Keep the scores of a run in RUN/results.json, which reports read."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from hpm_video.runs.results import FILE, add_scores
 
 
 def keep_scores(run: Path, scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """Put scores into RUN/results.json, where reports look; return a line that says so, or why a run has no such file yet."""
+    """Put scores into RUN/results.json; return a line that says so, or why the run has no such file yet."""
     if not (run / FILE).is_file():
         return (
             f"Not in a report yet: {run} has no {FILE}, as the run has not finished. Rerun the command that started it, then "
@@ -20,8 +20,10 @@ def keep_scores(run: Path, scores: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def run_test(run: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
-    """Test a fine-tuned run and keep its scores; return the content of the test's results.json ({} but on rank 0), and the line
-    of `keep_scores`. Raises UserError."""
+    """Test a fine-tuned run and keep its scores. Raises UserError.
+
+    Return the content of the test's results.json (on rank 0, else {}) and the line of `keep_scores`.
+    """
     from hpm_video.evals.finetuned.multi_view_test import evaluate_run
 
     results = evaluate_run(run, overrides)

@@ -1,4 +1,4 @@
-"""Show or hide the log of a library call: nothing is shown unless it is asked for."""
+"""Show the log of a library call if the caller wants it."""
 
 import contextlib
 import logging
@@ -12,7 +12,7 @@ log = logging.getLogger("hpm_video")
 
 @contextlib.contextmanager
 def showing(progress: bool) -> Iterator[None]:
-    """Show log lines and bars as a command does, within the block; False leaves logging as the program has set it."""
+    """Show log lines and bars inside the block, as a command does; False leaves logging as the program has set it."""
     if not progress:
         yield
         return

@@ -1,4 +1,4 @@
-"""Pretrain once for each combination of values, each run a process of its own, then score and compare the runs."""
+"""Pretrain once for each combination of values, each run in its own process, then score and compare the runs."""
 
 import itertools
 import re
@@ -18,12 +18,12 @@ from hpm_video.own_folder import own_folder
 from hpm_video.runs.results import read_results
 
 MADE_BY = "hpm-video sweep"
-SEED = "train.seed"  # runs that differ in it alone are repetitions of one variant
+SEED = "train.seed"  # runs that differ only in it repeat one variant
 OPENING, CLOSING = "[{(", "]})"
 
 
 class Sweep(NamedTuple):
-    """Hold what is varied, and the keys of each run by the name of its folder."""
+    """Hold the varied keys, and the settings of each run by the name of its folder."""
 
     varied: list[str]
     runs: dict[str, list[str]]
@@ -61,22 +61,22 @@ def split_values(text: str) -> list[str]:
 
 
 def _leaf(key: str, varied: Sequence[str]) -> str:
-    """Return the last word of a key, or all of it if another one ends alike."""
+    """Return the last word of a key, or the whole key if another one has the same last word."""
     leaf = key.rpartition(".")[2]
     return leaf if sum(other.rpartition(".")[2] == leaf for other in varied) == 1 else key
 
 
 def _plain(value: str) -> str:
-    """Return a value as a part of a file name."""
+    """Return a value as part of a file name."""
     return re.sub(r"[^\w.-]+", "-", value).strip("-.") or "none"
 
 
 def run_sweep(  # noqa: PLR0913
     overrides: Sequence[str], out: Path, file: Path | None, scored_on: Path | None, launcher: str | None, compare: str
 ) -> Iterator[str]:
-    """Train what is missing, score it if `scored_on` names a labelled set, and write OUT/report; yield a line for each run.
+    """Train the missing runs, score them on the labelled set `scored_on`, and write OUT/report; yield a line for each run.
 
-    All configurations are checked before the first run. Raises UserError, also if a run fails.
+    All configurations are checked before the first run. Raises UserError for a wrong one, or if a run fails.
     """
     sweep = plan_sweep(overrides)
     folders = {name: out / name for name in sweep.runs}
@@ -86,7 +86,7 @@ def run_sweep(  # noqa: PLR0913
     start = [*(shlex.split(launcher) if launcher else [sys.executable]), "-m", "hpm_video"]
     settings = [] if file is None else ["--config", str(file)]
     with own_folder(out, MADE_BY) as own:
-        write_json(own.file("sweep.json"), sweep._asdict())  # each run and the report mark their own folders
+        write_json(own.file("sweep.json"), sweep._asdict())  # runs and report have their own folders with marks
         for number, (name, keys) in enumerate(words.items(), 1):
             yield f"{number} of {len(words)}: {name}"
             _run([*start, "pretrain", *settings, *keys], name)
@@ -100,16 +100,14 @@ def run_sweep(  # noqa: PLR0913
 
 
 def _run(words: Sequence[str], name: str) -> None:
-    """Run a command to its end; a signal to stop is passed on, so that it saves. Raises UserError if it does not end well."""
+    """Run a command to its end. Raises UserError if its exit status is not 0."""
     status = start_command(words)
     if status:
-        raise UserError(
-            f"{name} ended with status {status}, its message is above. The same command goes on with what is missing"
-        )
+        raise UserError(f"{name}: exit status {status}; its message is above. Rerun the same command to resume")
 
 
 def start_command(words: Sequence[str]) -> int:
-    """Run a command and return its exit status; Ctrl-C and SIGTERM wait until it has saved."""
+    """Run a command and return its exit status. Pass Ctrl-C and SIGTERM on, and wait until it has saved."""
     process = subprocess.Popen(words)
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:

@@ -1,4 +1,4 @@
-"""Use a run and look at data from Python: the functions behind `hpm-video predict`, `export` and `scan`."""
+"""Use a run and check data from Python: the functions behind `hpm-video predict`, `export` and `scan`."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,8 +30,10 @@ def predict(
 
 
 def export(run: str | Path, to: str = DEFAULT, out: str | Path | None = None) -> Path:
-    """Write the model of a run for another library, checked, as `hpm-video export` does; return the folder, or the file of
-    weights if it lies in the run. to: safetensors, hf, timm, onnx or videomae. out: the folder; None = RUN/TO. Raises UserError.
+    """Write the model of a run for another library and check it, as `hpm-video export` does. Raises UserError.
+
+    Return the folder, or for safetensors the file in the run. to: safetensors, hf, timm, onnx or videomae. out: the folder;
+    None = RUN/TO.
 
     >>> hv.export("runs/mine", to="videomae")
     PosixPath('runs/mine/videomae')
@@ -39,14 +41,14 @@ def export(run: str | Path, to: str = DEFAULT, out: str | Path | None = None) ->
     check_run(_path(run))
     from hpm_video.weights.export import export as write
 
-    told = write(_path(run), to, None if out is None else _path(out))
+    written = write(_path(run), to, None if out is None else _path(out))
     if EXPORTERS[to].in_run:
-        return Path(told)
+        return Path(written)
     return _path(run) / to if out is None else _path(out)
 
 
 class Scan(NamedTuple):
-    """The result of `scan`: a folder that is a data.root of the good files, and the summary as text.
+    """The result of `scan`: a folder that serves as data.root with the good files, and the summary as text.
 
     >>> found = hv.Scan(Path("scan_videos"), "2 files")
     >>> found.folder.name
@@ -67,22 +69,22 @@ def scan(  # noqa: PLR0913
     time_limit_s: float = 60,
     progress: bool = False,
 ) -> Scan:
-    """Find the videos of a folder that cannot be read, and why, as `hpm-video scan` does.
+    """List the videos of a folder that cannot be read, and why, as `hpm-video scan` does. Raises UserError.
 
-    out: folder for the results; None = ./scan_NAME. full: decode every frame. images: look at pictures too. workers: processes;
-    None = one for each core. time_limit_s: after which a file is given up. progress: show how far it is. Raises UserError.
+    out: folder for the results; None = ./scan_NAME. full: decode every frame. images: check pictures too. workers: processes;
+    None = one for each core. time_limit_s: seconds after which a file is given up. progress: show the progress.
 
     >>> found = hv.scan("videos", "scanned", workers=1)
     >>> found.folder, "2 good, 0 bad" in found.summary
     (PosixPath('scanned'), True)
     """
     from hpm_video.cores import num_free_cores
-    from hpm_video.preprocess.scan import scan as look
+    from hpm_video.preprocess.scan import scan as scan_folder
 
     folder = _path(root)
     target = Path(f"scan_{folder.resolve().name}") if out is None else _path(out)
     with showing(progress):
-        return Scan(target, look(folder, target, full, images, workers or num_free_cores(), time_limit_s))
+        return Scan(target, scan_folder(folder, target, full, images, workers or num_free_cores(), time_limit_s))
 
 
 def _path(path: str | Path) -> Path:

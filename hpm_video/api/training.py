@@ -16,7 +16,7 @@ from hpm_video.runs.kind import METRICS, RESULTS
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run that was trained: its folder, and if it came to its end (False: a signal stopped it; the same call resumes).
+    """A trained run: its folder, and if it has finished (False: a signal stopped it; the same call resumes).
 
     >>> run = hv.Run(folder=Path("runs/mine"), finished=True)
     >>> run.load().width
@@ -60,7 +60,7 @@ def pretrain(  # noqa: PLR0913
     steps: train.steps. config: a YAML file. keys: any other key, as a section (mask={"ratio": 0.8}) or dotted
     (**{"mask.ratio": 0.8}). trackers: `Tracker`s, or functions of step and values. progress: show the log.
 
-    Raises UserError with the sentences of the command.
+    Raises UserError with the messages of the command.
 
     >>> run = hv.pretrain(data="videos", output="runs/new", steps=2, **tiny)
     >>> run.finished, [row["step"] for row in run.metrics]
@@ -86,15 +86,15 @@ def run_pretraining(file: Path | None, overrides: Sequence[str], trackers: Seque
 
 
 def check_keys(load: Callable[..., Any], file: Path | None, keys: list[str]) -> None:
-    """Raise UserError for keys that cannot be, before torch is imported."""
+    """Raise UserError for wrong settings, before torch is imported."""
     found = load(file, keys, check=False)
-    if found.init.weights is None:  # else the weights have a say in the combinations
+    if found.init.weights is None:  # else the combinations depend on the weights
         load(file, keys)
     check_installed(found.train.trackers)
 
 
 def _make_monitor(config: PretrainConfig) -> Any:
-    """Return the kNN monitor of train.knn_clips; None if it is 0. Raises UserError if the data have no labels for it."""
+    """Return the kNN monitor of train.knn_clips; None if that is 0. Raises UserError if the data have no labels."""
     if not config.train.knn_clips:
         return None
     from hpm_video.data.splits import LABELS_HINT
@@ -122,9 +122,9 @@ def finetune(  # noqa: PLR0913
 ) -> Run:
     """Train a pretrained encoder on labels, then test it, as `hpm-video finetune` does; the same call resumes.
 
-    weights: init.weights. All others as in `pretrain`. The scores of the test: `run.results["scores"]["test"]`.
+    weights: init.weights. The other arguments are those of `pretrain`. Scores of the test: `run.results["scores"]["test"]`.
 
-    Raises UserError with the sentences of the command.
+    Raises UserError with the messages of the command.
 
     >>> run = hv.finetune("labelled", "runs/mine", "runs/tuned_new", steps=1, **tiny_tuning)
     >>> run.finished, "top1" in run.results["scores"]["test"]
@@ -141,7 +141,7 @@ def finetune(  # noqa: PLR0913
 
 
 def run_finetuning(file: Path | None, overrides: Sequence[str], trackers: Sequence[Any] = ()) -> Run:
-    """Fine-tune with the keys of a YAML file and overrides; the test is another step. Raises UserError."""
+    """Fine-tune with the keys of a YAML file and overrides, without the test. Raises UserError."""
     keys = list(overrides)
     check_keys(load_finetune_config, file, keys)
     from hpm_video.train.finetune import finetune as train

@@ -12,12 +12,12 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.epilog = "bash: hpm-video completion bash > ~/.local/share/bash-completion/completions/hpm-video"
-    parser.add_argument("shell", choices=SHELLS, help="the shell")
+    parser.epilog = "example: hpm-video completion bash > ~/.local/share/bash-completion/completions/hpm-video"
+    parser.add_argument("shell", choices=SHELLS, help="shell to complete for")
 
 
 def run(given: argparse.Namespace) -> int:
-    """Print the script with which a shell completes commands, options and keys; return the exit status. Raises UserError."""
+    """Print the completion script of a shell; return the exit status. Raises UserError."""
     shtab = import_for("hpm-video completion", "shtab")
     whole = argparse.ArgumentParser(prog="hpm-video")
     commands = whole.add_subparsers(dest="command")

@@ -10,10 +10,13 @@ from hpm_video.config.recipes import find_data_recipe, list_data_sets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the name of the data set; the words after it belong to its recipe."""
+    """Add the name of the data set; its recipe parses the words after it."""
     parser.usage = f"{parser.prog} NAME ROOT [OPTIONS OF THE RECIPE]"
-    parser.epilog = f"data sets: {', '.join(list_data_sets())}\n{parser.prog} NAME --help shows the options of one"
-    parser.add_argument("name", metavar="NAME", help="data set")
+    parser.epilog = (
+        f"data sets: {', '.join(list_data_sets())}\noptions of a data set: {parser.prog} NAME --help\n"
+        f"example: {parser.prog} folder VIDEOS"
+    )
+    parser.add_argument("name", metavar="NAME", help="data set, from the list below")
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
@@ -24,7 +27,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
 
 
 def run(given: argparse.Namespace) -> int:
-    """Run the recipe of a data set as a program; return its exit status. Raises UserError for an unknown set."""
+    """Run the recipe of a data set as a program; return its exit status. Raises UserError for an unknown data set."""
     recipe, before = find_data_recipe(given.name), sys.argv
     sys.argv = [str(recipe), *given.words]
     try:

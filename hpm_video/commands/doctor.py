@@ -12,9 +12,11 @@ from hpm_video.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
+    parser.epilog = "example: hpm-video doctor data.root=VIDEOS model.size=b"
     add_config(parser, "pretrain")
-    parser.add_argument("--ranks", type=positive(int), help="processes of the run, one for each GPU (the GPUs here)")
-    add_keys(parser, "as in pretrain; alone: over the defaults")
+    text = "processes of the run, one for each GPU (default: the GPUs of this machine)"
+    parser.add_argument("--ranks", type=positive(int), metavar="N", help=text)
+    add_keys(parser, "settings, as in pretrain")
 
 
 def run(given: argparse.Namespace) -> int:
@@ -23,14 +25,14 @@ def run(given: argparse.Namespace) -> int:
 
 
 def examine_run(config: Path | None, overrides: Sequence[str], num_ranks: int | None = None) -> int:
-    """Print what works here, and what a configuration costs; return 1 if something does not work. Raises UserError."""
+    """Print what works here and what a configuration costs; return 1 if something does not work. Raises UserError."""
     try:
         from hpm_video.profiling.doctor import examine
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
-            f"a library that every command needs does not load: {type(error).__name__}: {reason}; expected the ones of "
-            "pyproject.toml (pip install hpm-video)"
+            f"a library that every command needs does not load: {type(error).__name__}: {reason}; expected the libraries of "
+            "pyproject.toml. Try: pip install hpm-video"
         ) from error
 
     return int(bool(examine(write, config, overrides, num_ranks)))

@@ -11,13 +11,14 @@ from hpm_video.weights.exporters import DEFAULT, EXPORTERS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command; the choices of --to are the rows of EXPORTERS."""
+    """Add the arguments of the command; --to takes the rows of EXPORTERS."""
+    parser.epilog = "example: hpm-video export runs/mine --to hf"
     add_run(parser, "")
     parser.add_argument("--to", choices=[*EXPORTERS], default=DEFAULT, help=EXPORTERS.describe())
-    parser.add_argument(
-        "--push", metavar="ORG/NAME", help="also put what is written on the Hugging Face hub (a new one is private)"
-    )
-    parser.add_argument("--out", type=Path, help="folder to write, but for safetensors (RUN/hf, RUN/timm, ...)")
+    text = "also upload the folder to the Hugging Face hub; a new repository is private"
+    parser.add_argument("--push", metavar="ORG/NAME", help=text)
+    text = "folder to write (default RUN/hf, RUN/timm, ...); safetensors are always written into RUN"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
 
 
 def run(given: argparse.Namespace) -> int:
@@ -35,5 +36,5 @@ def run(given: argparse.Namespace) -> int:
         if given.push:
             from hpm_video.weights.hub import push_folder
 
-            say(f"put on the hub: {push_folder(folder, given.push)}")
+            say(f"uploaded to the hub: {push_folder(folder, given.push)}")
     return 0

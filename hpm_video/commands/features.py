@@ -11,13 +11,16 @@ from hpm_video.runs.kind import check_run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.epilog = LAYOUT
-    parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEOS", help="files, or folders of them")
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run whose encoder is used")
-    parser.add_argument("--out", type=Path, required=True, help="FILE.npz or FILE.safetensors")
-    parser.add_argument("--pool", choices=["mean", "space", "motion", "tokens", "cls"], default="mean", help="mean")
-    parser.add_argument("--windows", action="store_true", help="sliding windows over each video, not one clip of it")
-    parser.add_argument("--stride-s", type=positive(float), help="seconds from one window's start to the next")
+    parser.epilog = f"{LAYOUT}\n\nexample: hpm-video features VIDEOS --run runs/mine --out features.npz"
+    parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEOS", help="video files, or folders of them")
+    parser.add_argument("--run", type=Path, required=True, help="folder of a pretraining run, whose encoder is used")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="FILE.npz or FILE.safetensors")
+    text = "pooling of the features (default mean)"
+    parser.add_argument("--pool", choices=["mean", "space", "motion", "tokens", "cls"], default="mean", help=text)
+    text = "sliding windows over each video, instead of one clip"
+    parser.add_argument("--windows", action="store_true", help=text)
+    text = "time from the start of one window to the next (default: the length of a window)"
+    parser.add_argument("--stride-s", type=positive(float), metavar="SECONDS", help=text)
 
 
 def run(given: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Write what a command prints, and keep scores in RUN/results.json."""
+"""Print the output of commands, and keep scores in RUN/results.json."""
 
 import shlex
 import sys
@@ -11,18 +11,18 @@ KEPT = (*SCORES, *(f"{name}_interval" for name in SCORES), "chance", "num_test",
 
 
 def say(text: str) -> None:
-    """Write whole lines to stdout, at once."""
+    """Print whole lines to stdout and flush."""
     write(text if text.endswith("\n") or not text else f"{text}\n")
 
 
 def write(text: str) -> None:
-    """Write a text to stdout as it is, at once."""
+    """Print a text to stdout as it is and flush."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def say_scores(run: Path, found: Sequence[Mapping[str, Any]], text: str) -> None:
-    """Print and keep the scores of probes; their files also describe the data and the machine."""
+    """Print the scores of probes and keep them in RUN/results.json. Their own files also describe the data and the machine."""
     from hpm_video.api.scores import keep_scores
 
     say(text + "".join(f"wrote {scores['file']}\n" for scores in found))

@@ -12,12 +12,16 @@ LESS_MEMORY = "fewer --workers"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    text = "what data.root may be: a folder of videos, of SSv2's layout, or of a manifest"
-    parser.add_argument("root", type=expand_home, help=text)
-    parser.add_argument("out", type=expand_home, help="a folder, or a URL that fsspec can write to")
-    parser.add_argument("--samples-per-shard", type=positive(int), default=1000, help="1000 if not given")
-    parser.add_argument("--seed", type=_seed, default=0, help="of the order in which training samples are packed")
-    parser.add_argument("--workers", type=WORKERS, default=4, help="shards written at the same time (4)")
+    parser.epilog = "example: hpm-video pack VIDEOS shards"
+    text = "folder of videos, of SSv2's files, or of a manifest, as data.root takes it"
+    parser.add_argument("root", type=expand_home, metavar="ROOT", help=text)
+    parser.add_argument("out", type=expand_home, metavar="OUT", help="folder, or a URL that fsspec can write to")
+    text = "samples in a shard (default 1000)"
+    parser.add_argument("--samples-per-shard", type=positive(int), default=1000, metavar="N", help=text)
+    text = "seed of the order of the training samples (default 0)"
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help=text)
+    text = "shards written at the same time (default 4)"
+    parser.add_argument("--workers", type=WORKERS, default=4, metavar="N", help=text)
 
 
 def run(given: argparse.Namespace) -> int:

@@ -13,19 +13,23 @@ from hpm_video.terminal import printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
+    parser.epilog = "example: hpm-video predict runs/finetune video.mp4 --top 3"
     add_run(parser, "fine-tuning")
-    text = "a file; a folder of videos: each of them; a folder of frames: one sample"
+    text = "video file, folder of videos, or folder of frames (one sample)"
     parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help=text)
-    parser.add_argument("--top", type=positive(int), default=5, help="classes shown (5)")
-    text = "seconds from one window to the next (the length of a window)"
-    parser.add_argument("--every-s", type=positive(float), help=text)
-    text = "seconds of a window (dense sampling: a clip; segments: --every-s, else the whole video)"
-    parser.add_argument("--window-s", type=positive(float), help=text)
-    parser.add_argument("--out", type=Path, help="folder for the JSON and PNG files (RUN/predictions)")
+    parser.add_argument(
+        "--top", type=positive(int), default=5, metavar="N", help="most probable classes to show (default 5)"
+    )
+    text = "time from the start of one window to the next (default: the length of a window)"
+    parser.add_argument("--every-s", type=positive(float), metavar="SECONDS", help=text)
+    text = "length of a window (default with dense sampling: one clip; with segments: --every-s, else the whole video)"
+    parser.add_argument("--window-s", type=positive(float), metavar="SECONDS", help=text)
+    text = "folder for the JSON and PNG files (default RUN/predictions)"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
 
 
 def run(given: argparse.Namespace) -> int:
-    """Classify videos; return 1 if one of them cannot be read. Raises UserError."""
+    """Classify videos; return 1 if any of them cannot be read. Raises UserError."""
     check_run(given.run, "finetune")
     from hpm_video.evals.finetuned.predict import Predictor, list_samples, predict_videos
 

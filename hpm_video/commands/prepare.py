@@ -11,12 +11,17 @@ LESS_MEMORY = "fewer --workers"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of videos, of SSv2's layout, or of a manifest")
+    parser.epilog = "example: hpm-video prepare VIDEOS small --short-side 256"
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of videos, of SSv2's files, or of a manifest")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the copy: a data.root of the same layout")
-    parser.add_argument("--short-side", type=positive(int), default=256, help="pixels; smaller videos stay (256)")
-    parser.add_argument("--gop", type=positive(int), default=32, help="frames from one key frame to the next (32)")
-    parser.add_argument("--fps", type=positive(float), help="drop frames to come down to this rate (kept as it is)")
-    parser.add_argument("--sample-only", action="store_true", help="copy 8 files, say what all would take, and stop")
+    text = "length of the short side in pixels; smaller videos are not enlarged (default 256)"
+    parser.add_argument("--short-side", type=positive(int), default=256, metavar="PIXELS", help=text)
+    text = "frames from one key frame to the next (default 32)"
+    parser.add_argument("--gop", type=positive(int), default=32, metavar="N", help=text)
+    text = "most frames per second; the others are dropped (default: keep all)"
+    parser.add_argument("--fps", type=positive(float), metavar="RATE", help=text)
+    text = "copy 8 files, estimate time and size of the whole copy, and stop"
+    parser.add_argument("--sample-only", action="store_true", help=text)
     add_jobs(parser, time_limit_s=600)
 
 

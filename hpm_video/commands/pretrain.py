@@ -7,7 +7,7 @@ from hpm_video.commands import doctor
 from hpm_video.commands.output import say
 from hpm_video.commands.training import STOPPED, add_training, config_of, is_first, with_output
 
-LESS_MEMORY = "preset=small, preset=tiny or a smaller model"  # training itself names its micro batch
+LESS_MEMORY = "preset=small, preset=tiny or a smaller model"  # the training loop itself suggests a smaller micro batch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from hpm_video.config import PretrainConfig
 
     add_training(parser, PretrainConfig)
-    text = "train nothing: report what works here and what this configuration costs, as hpm-video doctor does"
+    text = "do not train: check this machine and estimate the cost, as hpm-video doctor does"
     parser.add_argument("--dry-run", action="store_true", help=text)
 
 

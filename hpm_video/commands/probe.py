@@ -14,14 +14,19 @@ YARDSTICKS = ("x3d_s", "slow_r50", "mvit_base_16x4")  # evals/frozen/yardsticks.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     score.add_arguments(parser)
-    parser.add_argument("--head", choices=["linear", "attentive", "both"], default="both", help="both")
-    parser.add_argument("--epochs", type=positive(int), default=20, help="of the attentive probe (20)")
-    tokens = "attentive: most GiB of tokens kept in RUN/features; beyond it they are computed in each epoch (50)"
-    networks = (
-        "also score a supervised network of pytorchvideo on the same videos, by kNN and linear probe (may be repeated)"
+    parser.epilog = "example: hpm-video probe runs/mine data.root=LABELLED --head attentive"
+    text = "kind of probe (default both)"
+    parser.add_argument("--head", choices=["linear", "attentive", "both"], default="both", help=text)
+    text = "epochs of the attentive probe (default 20)"
+    parser.add_argument("--epochs", type=positive(int), default=20, metavar="N", help=text)
+    text = (
+        "also score a supervised network of pytorchvideo on the same videos, by kNN and linear probe; can be repeated"
     )
-    parser.add_argument("--yardstick", action="append", default=[], choices=YARDSTICKS, help=networks)
-    parser.add_argument("--cache-gib", type=positive(float), default=50.0, help=tokens)
+    parser.add_argument("--yardstick", action="append", default=[], choices=YARDSTICKS, help=text)
+    text = (
+        "attentive probe: most GiB of tokens kept in RUN/features; above that, compute them in each epoch (default 50)"
+    )
+    parser.add_argument("--cache-gib", type=positive(float), default=50.0, metavar="GIB", help=text)
 
 
 def run(given: argparse.Namespace) -> int:

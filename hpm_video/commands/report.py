@@ -15,12 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def keys(text: str) -> list[str]:
         return [key for key in text.split(",") if key]
 
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run folders; others are compared to the first's"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/report"), help="folder of the report (runs/report)")
-    parser.add_argument("--vary", type=keys, default=[], metavar="KEY,KEY", help="what is studied: may differ")
-    text = "what must be equal besides all that is: of versions, hardware, engine, ..."
+    parser.epilog = "example: hpm-video report runs/hpm runs/random --vary mask.mode"
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs")
+    text = "folder of the report (default runs/report)"
+    parser.add_argument("--out", type=Path, default=Path("runs/report"), metavar="DIR", help=text)
+    text = "keys or sections that are compared, and so may differ"
+    parser.add_argument("--vary", type=keys, default=[], metavar="KEY,KEY", help=text)
+    text = "require equality here too: versions, hardware, engine, ...; other settings must always be equal"
     parser.add_argument("--shared", type=keys, default=[], metavar="KEY,KEY", help=text)
     parser.add_argument("--group", metavar="KEY", help="one comparison for each value of this key")
     add_compare(parser)

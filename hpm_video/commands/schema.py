@@ -8,8 +8,12 @@ from hpm_video.commands.output import say
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.epilog = "In a YAML file: # yaml-language-server: $schema=FILE"
-    parser.add_argument("job", choices=["pretrain", "finetune"], nargs="?", default="pretrain", help="pretrain")
+    parser.epilog = (
+        "first line of a YAML file: # yaml-language-server: $schema=FILE\nexample: hpm-video schema finetune > FILE"
+    )
+    parser.add_argument(
+        "job", choices=["pretrain", "finetune"], nargs="?", default="pretrain", help="kind of run (default pretrain)"
+    )
 
 
 def run(given: argparse.Namespace) -> int:

@@ -9,14 +9,16 @@ from hpm_video.runs.kind import check_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of a command that scores a frozen encoder: a run, and the labelled set if it is another."""
-    parser.description = f"{parser.description}; also written to RUN/scores and RUN/results.json"
+    """Add the arguments of a command that scores a frozen encoder: the run, and its labelled set if it is another one."""
+    parser.description = f"{parser.description} Writes RUN/scores and RUN/results.json too."
+    parser.epilog = f"example: {parser.prog} runs/mine data.root=LABELLED"
     add_run(parser, "pretraining")
-    add_keys(parser, "data.* keys, as in pretrain")
-    pooling = (
-        "features of kNN and linear probe (motion; for a model with one time step mean); published probes pool by mean"
+    add_keys(parser, "data.* settings of the labelled videos, as in pretrain")
+    text = (
+        "pooling of the features of kNN and linear probe (default motion; mean if the model has one time step); "
+        "published probes use mean"
     )
-    parser.add_argument("--pool", choices=["mean", "space", "motion", "cls"], help=pooling)
+    parser.add_argument("--pool", choices=["mean", "space", "motion", "cls"], help=text)
 
 
 def run(given: argparse.Namespace) -> int:

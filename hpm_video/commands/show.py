@@ -13,16 +13,18 @@ MOST_CLIPS, MOST_NUMBER = 4, 1_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
+    parser.epilog = "example: hpm-video show runs/mine"
     add_run(parser, "pretraining")
-    parser.add_argument("--out", type=Path, help="folder for the PNG files (RUN/pictures)")
-    text = "write this animation alone: clips, masks from easy to hard, reconstructions, difficulty"
+    text = "folder for the PNG files (default RUN/pictures)"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
+    text = "write only this animation: clips, masks from easy to hard, reconstructions, difficulty"
     parser.add_argument("--gif", type=Path, metavar="FILE.gif", help=text)
-    text = "places of the clips of the GIF among those held out (0,1)"
+    text = f"which of the held-out clips the animation shows, 1 to {MOST_CLIPS} numbers from 0 (default 0,1)"
     parser.add_argument("--clips", type=_numbers, metavar="N,N", help=text)
 
 
 def _numbers(text: str) -> list[int]:
-    """Return one to four whole numbers of at least 0."""
+    """Return one to MOST_CLIPS numbers of clips, from 0."""
     numbers = [int(part) for part in text.split(",")]
     if not 0 < len(numbers) <= MOST_CLIPS or min(numbers) < 0 or max(numbers) > MOST_NUMBER:
         raise argparse.ArgumentTypeError(f"{text[:50]}; expected one to {MOST_CLIPS} numbers from 0, as in 0,3")

@@ -14,13 +14,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "example: hpm-video sweep mask.ratio=0.75,0.9 train.seed=0,1,2 data.root=DIR train.steps=500 --score LABELLED"
     )
     add_config(parser, "pretrain")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/sweep"), help="folder of the runs and report (runs/sweep)"
-    )
-    parser.add_argument("--score", type=Path, metavar="LABELLED", help="labelled set: kNN and linear probe of each run")
-    parser.add_argument("--launch", metavar="WORDS", help='start of each run, such as "torchrun --nproc-per-node 8"')
+    text = "folder for the runs and the report (default runs/sweep)"
+    parser.add_argument("--out", type=Path, default=Path("runs/sweep"), metavar="DIR", help=text)
+    text = "score each run on this labelled data set, by kNN and a linear probe"
+    parser.add_argument("--score", type=Path, metavar="LABELLED", help=text)
+    text = 'launcher of each run, such as "torchrun --nproc-per-node 8"'
+    parser.add_argument("--launch", metavar="WORDS", help=text)
     add_compare(parser)
-    add_keys(parser, "keys of pretrain; KEY=A,B is varied: a run for each combination")
+    add_keys(parser, "settings, as in pretrain; KEY=A,B trains a run for each value")
 
 
 def run(given: argparse.Namespace) -> int:

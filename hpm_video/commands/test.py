@@ -9,13 +9,14 @@ from hpm_video.commands.arguments import add_keys, add_run
 from hpm_video.commands.output import say
 from hpm_video.runs.kind import check_run
 
-LESS_MEMORY = "test.batch_size=1, or end other programs that hold memory"
+LESS_MEMORY = "test.batch_size=1, or end other programs that use memory"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
+    parser.epilog = "example: hpm-video test runs/finetune test.num_clips=2 test.num_crops=3"
     add_run(parser, "fine-tuning")
-    add_keys(parser, "data.*, test.* and engine.* keys, as in finetune")
+    add_keys(parser, "data.*, test.* and engine.* settings, as in finetune")
 
 
 def run(given: argparse.Namespace) -> int:
@@ -25,12 +26,12 @@ def run(given: argparse.Namespace) -> int:
 
 
 def test_and_report(run: Path, overrides: Sequence[str]) -> int:
-    """Test a fine-tuned run, print and keep its scores; return the exit status. Raises UserError."""
+    """Test a fine-tuned run; print and keep its scores; return the exit status. Raises UserError."""
     from hpm_video.api.scores import run_test
     from hpm_video.evals.finetuned.multi_view_test import describe_results
 
     results, kept = run_test(run, overrides)
-    if results:  # of rank 0
+    if results:  # only rank 0 has them
         name = shlex.quote(str(run))
         say(describe_results(results) + kept + f"Next: hpm-video predict {name} VIDEO, or hpm-video report {name}")
     return 0

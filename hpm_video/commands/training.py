@@ -1,4 +1,4 @@
-"""Arguments and keys of the two commands that train."""
+"""Arguments and settings of the two commands that train."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from hpm_video.commands.arguments import add_keys
 if TYPE_CHECKING:
     from hpm_video.config.recipes import Job
 
-STOPPED = 143  # the exit status of a run that a signal has stopped
+STOPPED = 143  # exit status of a run that a signal has stopped
 
 
 def add_training(parser: argparse.ArgumentParser, schema: type) -> None:
@@ -18,31 +18,36 @@ def add_training(parser: argparse.ArgumentParser, schema: type) -> None:
     from hpm_video.config.load import describe_keys
 
     parser.epilog = f"keys (KEY=VALUE), with defaults:\n\n{describe_keys(schema)}"
-    add_config(parser, "pretrain" if schema.__name__ == "PretrainConfig" else "finetune")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # given by DeepSpeed's launcher
-    add_keys(parser)
+    job: Job = "pretrain" if schema.__name__ == "PretrainConfig" else "finetune"
+    more = "" if job == "pretrain" else " init.weights=runs/mine"
+    parser.description = (
+        f"{parser.description}\n\nexample: hpm-video {job} data.root=VIDEOS{more} train.output=runs/new"
+    )
+    add_config(parser, job)
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # passed by DeepSpeed's launcher
+    add_keys(parser, "settings, such as optim.batch_size=64")
 
 
 def add_config(parser: argparse.ArgumentParser, job: "Job") -> None:
-    """Add --config FILE and --recipe NAME; only one of them can be given."""
+    """Add --config FILE and --recipe NAME, of which a command takes one."""
     from hpm_video.config.recipes import list_configs
 
     either = parser.add_mutually_exclusive_group()
-    either.add_argument("--config", type=Path, help="YAML file with the keys that differ from the defaults")
-    either.add_argument(
-        "--recipe", metavar="NAME", help=f"a file that comes with the package: {', '.join(list_configs(job))}"
-    )
+    text = "YAML file with the settings that differ from the defaults"
+    either.add_argument("--config", type=Path, metavar="FILE", help=text)
+    text = f"configuration that comes with the package: {', '.join(list_configs(job))}"
+    either.add_argument("--recipe", metavar="NAME", help=text)
 
 
 def config_of(given: argparse.Namespace, job: "Job") -> Path | None:
-    """Return the YAML file of --config or --recipe; None if there is neither. Raises UserError for an unknown recipe."""
+    """Return the YAML file of --config or --recipe, or None. Raises UserError for an unknown recipe."""
     from hpm_video.config.recipes import find_config
 
     return given.config if given.recipe is None else find_config(job, given.recipe)
 
 
 def with_output(given: argparse.Namespace) -> list[str]:
-    """Return the keys of a training command, with its default output."""
+    """Return the settings of a training command, with a default for train.output."""
     if any(key.startswith("train.output=") for key in given.overrides):
         return list(given.overrides)
     return [f"train.output=runs/{given.command}", *given.overrides]

@@ -1,4 +1,4 @@
-"""A folder as the examples of the API have it: videos, a labelled set, a pretraining run and a fine-tuning run."""
+"""Make the folder that the examples of the API use: videos, a labelled set, a pretraining run and a fine-tuning run."""
 
 import logging
 import os
@@ -53,10 +53,7 @@ def place(tmp_path, make_run, trained, labelled_set) -> Iterator[Path]:
         write_video(tmp_path / "videos" / name, rng.integers(0, 256, size=(count, 24, 32, 3), dtype=np.uint8), 10)
     before, shown = Path.cwd(), (log.handlers[:], log.propagate, log.level)
     os.chdir(tmp_path)
-    log.handlers[:], log.propagate = (
-        [logging.NullHandler()],
-        True,
-    )  # a test before may have run a command, which shows its log
+    log.handlers[:], log.propagate = [logging.NullHandler()], True  # an earlier test may have run a command, which logs
     log.setLevel(logging.NOTSET)
     try:
         yield tmp_path

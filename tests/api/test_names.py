@@ -75,18 +75,3 @@ def test_examples_do_what_they_show(which, place, tiny_keys, tiny_tuning_keys, c
             assert doctest.DocTestRunner(verbose=False).run(test, out=faults.append).attempted
     assert not faults, "".join(faults)
     assert capfd.readouterr() == ("", "")
-
-
-PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-
-def test_the_readme_runs(place, tiny_keys, monkeypatch) -> None:
-    (block,) = PYTHON.findall((ROOT / "README.md").read_text())
-    assert len([line for line in block.splitlines() if line]) <= 8
-    small = ", ".join(f'**{{"{name}": {value!r}}}' for name, value in tiny_keys.items())
-    monkeypatch.setattr(hv, "export", lambda run, to: exported.append((run, to)))  # tests/weights/test_export.py
-    names: dict = {}
-    exported: list = []
-    exec(compile(block.replace("steps=300)", f"steps=2, {small})"), "README.md", "exec"), names)
-    assert names["features"].shape == (2, 32) and names["tokens"].shape[0] == 2 and names["answer"].overall(3)
-    assert exported == [("runs/mine", "hf")]

@@ -1,17 +1,22 @@
-"""The Python of every page of docs/ runs, page after page, in one folder with videos and runs."""
+"""The Python of README.md, of every page of docs/ and of every notebook runs; pages in one folder with videos and runs."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import hpm_video as hv
 from hpm_video.config.choices import MASK_STRATEGIES
 from hpm_video.method.masking.strategies import MaskPlan
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK, CELL = (
+    re.compile(rf"^```{start}\n(.*?)^```", re.MULTILINE | re.DOTALL) for start in ("python", r"\{code-cell\} python")
+)
 PAGES = {
     str(page.relative_to(ROOT)): found
     for page in sorted(ROOT.glob("docs/**/*.md"))
@@ -76,3 +81,31 @@ def check_strategy(choose) -> None:
 
 def test_a_loop_of_ones_own_fits_a_screen() -> None:
     assert max(len(block.strip().splitlines()) for block in PAGES["docs/python.md"]) <= 40
+
+
+def test_the_readme_runs(place, tiny_keys, monkeypatch) -> None:
+    (block,) = BLOCK.findall((ROOT / "README.md").read_text())
+    assert len([line for line in block.splitlines() if line]) <= 8
+    small = ", ".join(f'**{{"{name}": {value!r}}}' for name, value in tiny_keys.items())
+    monkeypatch.setattr(hv, "export", lambda run, to: exported.append((run, to)))  # tests/weights/test_export.py
+    names: dict = {}
+    exported: list = []
+    exec(compile(block.replace("steps=300)", f"steps=2, {small})"), "README.md", "exec"), names)
+    assert names["features"].shape == (2, 32) and names["tokens"].shape[0] == 2 and names["answer"].overall(3)
+    assert exported == [("runs/mine", "hf")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", sorted(ROOT.glob("docs/notebooks/*.md")), ids=lambda page: page.stem)
+def test_a_notebook_runs(notebook, tmp_path) -> None:
+    """All cells in their order, in a process and a folder of their own."""
+    cells = CELL.findall(notebook.read_text())
+    for name in ("configs", "datasets"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "cells.py").write_text("\n".join(cells))
+    start = "import runpy; runpy.run_path('cells.py')"  # not as __main__: loader processes would run it again
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert len(cells) >= 5 and done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    if notebook.stem == "search_by_example":
+        assert int(re.findall(r"(\d+)% of the five nearest", done.stdout)[0]) > 25

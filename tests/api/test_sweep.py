@@ -96,7 +96,7 @@ def test_a_folder_of_somebody_elses_is_not_written_to(place, keys, started, caps
 def test_a_run_that_fails_stops_the_sweep_with_its_name(place, keys, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sweep, "start_command", lambda words: 1)
     assert main(["sweep", *keys, "data.root=videos", "mask.ratio=0.5,0.75", "--out", "out/new"]) == 1
-    assert "ratio-0.5 ended with status 1" in capsys.readouterr().err
+    assert "ratio-0.5: exit status 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

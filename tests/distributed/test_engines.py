@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from hpm_video.catalog.rows import Row
 from hpm_video.cli import main
@@ -85,11 +85,8 @@ def runs(tmp_path_factory) -> Path:
 
 def run_two(*words: str) -> tuple[list[int], str]:
     """Run two processes with the variables that launchers set, which import less than a launcher; return what they said."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     env = {**os.environ, "DS_ACCELERATOR": "cpu", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": str(ROOT)}
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(get_free_port()), "PYTHONPATH": str(ROOT)}
     how = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     started = [
         subprocess.Popen([sys.executable, *words], env={**env, "RANK": rank, "LOCAL_RANK": rank}, **how)

@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import runpy
 import signal
 import subprocess
 import sys
@@ -52,24 +52,10 @@ class Nodes(NamedTuple):
 
 @pytest.fixture
 def nodes(tmp_path) -> Iterator[Nodes]:
-    names = (f"hpm{os.getpid() % 10_000}a", f"hpm{os.getpid() % 10_000}b")
-    if (
-        os.geteuid()
-        or not shutil.which("ip")
-        or subprocess.run(["ip", "netns", "add", names[0]], check=False).returncode
-    ):
-        pytest.skip("network namespaces may not be made here")
-    subprocess.run(["ip", "netns", "add", names[1]], check=True)
-    subprocess.run(f"ip link add eth0 netns {names[0]} type veth peer name eth0 netns {names[1]}".split(), check=True)
-    for number, name in enumerate(names):
-        for command in (f"addr add 10.77.0.{number + 1}/24 dev eth0", "link set eth0 up", "link set lo up"):
-            subprocess.run(["ip", "-n", name, *command.split()], check=True)
-    yield Nodes(names, tmp_path)
-    for name in names:
-        pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False).stdout.split()
-        for pid in pids:
-            os.kill(int(pid), signal.SIGKILL)
-        subprocess.run(["ip", "netns", "delete", name], check=False)
+    with runpy.run_path(str(ROOT / "benchmarks" / "two_nodes.py"))["two_nodes"]() as names:
+        if names is None:
+            pytest.skip("network namespaces cannot be made here")
+        yield Nodes(names, tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ import importlib.util
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 pytestmark = pytest.mark.gpu
 ENGINES = ("ddp", "fsdp", "zero0", "zero1", "zero2", "zero3")
@@ -59,16 +59,8 @@ def test_every_engine_has_the_losses_of_the_plain_one(device, sizes, record_prop
     """In one process of its own, which is rank 0 of 1."""
     there = importlib.util.find_spec("deepspeed") is not None
     engines = [name for name in ENGINES if there or not name.startswith("zero")]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    env = os.environ | {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
+    env = os.environ | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(get_free_port())}
     root = str(Path(__file__).parents[2])
     env["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     env |= {"DS_ACCELERATOR": "cpu"} if device.type == "cpu" else {}

@@ -28,7 +28,7 @@ PROGRAM = re.compile(r"(?:\.venv/bin/)?(?:hpm-video|deepspeed|python3?|torchrun|
 FENCED = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DIRECTIVE = re.compile(
     r"^```\{.*?^```\n", re.MULTILINE | re.DOTALL
-)  # contents, and cells of notebooks: tests/repo/test_site.py
+)  # contents, and cells of notebooks: tests/api/test_pages.py
 SIZES = (
     "data.frame_size_px=[16,16] data.num_workers=0 data.num_held_out=1 optim.batch_size=4 train.steps=1 engine.precision=fp32 "
     "engine.num_threads=1"

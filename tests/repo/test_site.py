@@ -140,22 +140,3 @@ def test_the_site_is_built_without_warnings_and_needs_no_network(tmp_path) -> No
         )
         assert not [link for link in loaded if re.match(r"(https?:)?//", link)], page
         check_accessible(page.read_text(encoding="utf-8"))
-
-
-NOTEBOOKS = sorted(DOCS.glob("notebooks/*.md"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda page: page.stem)
-def test_a_notebook_runs(notebook, tmp_path) -> None:
-    """All cells in their order, in a process and a folder of their own."""
-    cells = re.findall(r"^```\{code-cell\} python\n(.*?)^```", notebook.read_text(), re.MULTILINE | re.DOTALL)
-    for name in ("configs", "datasets"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "cells.py").write_text("\n".join(cells))
-    start = "import runpy; runpy.run_path('cells.py')"  # not as __main__: loader processes would run it again
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, env=env, cwd=tmp_path)
-    assert len(cells) >= 5 and done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    if notebook.stem == "search_by_example":
-        assert int(re.findall(r"(\d+)% of the five nearest", done.stdout)[0]) > 25

@@ -1,4 +1,4 @@
-"""What tests of scripts share."""
+"""Share fixtures of the tests of scripts."""
 
 import sys
 from pathlib import Path

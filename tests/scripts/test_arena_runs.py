@@ -116,7 +116,7 @@ def test_the_command_makes_resumes_and_shows(arena, tmp_path, monkeypatch, capsy
     assert main.main() == 0
     written = {file: file.read_bytes() for file in (out / "runs").iterdir()}
     assert main.main() == 0  # nothing is left to run
-    assert "2 runs, 2 of them done before" in capsys.readouterr().out
+    assert "2 runs, 2 of them already done" in capsys.readouterr().out
     assert written == {file: file.read_bytes() for file in (out / "runs").iterdir()}
     foreign = tmp_path / "foreign"
     foreign.mkdir()

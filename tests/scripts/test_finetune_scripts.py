@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from hpm_video.cli import main
 from hpm_video.preprocess.encode import write_video
@@ -91,7 +92,7 @@ def test_ssv2_in_one_process_from_another_folder(ssv2, pretrained, tmp_path) -> 
 def test_k400_by_deepspeed(kinetics, pretrained, tmp_path) -> None:
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     words = [f"data.root={kinetics}", f"init.weights={pretrained}", f"train.output={tmp_path / 'tuned'}", *SMALL]
-    done = run_script("finetune_k400.sh", *words, launch=f"--num_accelerators 2 --master_port {free_port()}")
+    done = run_script("finetune_k400.sh", *words, launch=f"--num_accelerators 2 --master_port {get_free_port()}")
     check(done, tmp_path / "tuned", 2)
     config, _, classes = load_classifier(tmp_path / "tuned")
     assert "never mirrored" not in done.stdout and classes == ["tying tie", "zumba"]
@@ -113,11 +114,3 @@ def test_a_wrong_argument_is_one_message(tmp_path) -> None:
         and done.stderr.startswith("error: unknown key 'data.rot'")
         and done.stderr.count("\n") == 1
     )
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -159,7 +159,7 @@ def test_an_export_is_put_on_the_hub(make_run, monkeypatch, capsys) -> None:
     monkeypatch.setattr(library, "HfApi", Account)
     monkeypatch.setattr(Account, "asked", [])
     words = ["export", str(run), "--to", "videomae", "--push"]
-    assert main([*words, "org/name"]) == 0 and "put on the hub: https://hub/org/name" in capsys.readouterr().out
+    assert main([*words, "org/name"]) == 0 and "uploaded to the hub: https://hub/org/name" in capsys.readouterr().out
     (_, options), (name, files) = Account.asked
     assert (
         options["private"]
