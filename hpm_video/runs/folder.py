@@ -1,7 +1,7 @@
 """The folder of a run: check that it is this run's, lock it, find the checkpoint to resume from, compare settings and data.
 
 RUN/data.json holds name, number of rows and fingerprints of the data, and the changes that were accepted. A run resumes only on
-its own data: on other data its results would attribute to them what the weights learned from the first ones.
+its own data: after a silent change, results.json would name the new data for weights that learned from the old ones.
 """
 
 import contextlib
@@ -66,9 +66,7 @@ class RunFolder:
     config: RunConfig
     resumes: Path | None  # the checkpoint to start from
     before: RunConfig | None = None  # the configuration in the folder, if the run resumes
-    changes: list[dict[str, Any]] = dataclasses.field(
-        default_factory=list
-    )  # of the data, accepted so far, oldest first
+    changes: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # of the data, accepted, oldest first
     accepted: dict[str, Any] | None = None  # the last of them if this process accepted it (rank 0)
 
     def check_data(self, sources: Mapping[str, Source]) -> dict[str, Any]:
@@ -228,15 +226,15 @@ def check_same_run(run: Path, config: RunConfig, before: RunConfig, step: int) -
         )
 
 
-def _check_length(run: Path, config: RunConfig, step: int, given: str, before: Any) -> None:
+def _check_length(run: Path, config: RunConfig, step: int, setting: str, before: Any) -> None:
     if config.train.accept not in ("steps", "all"):
         raise UserError(
-            f"{given}, but the run in {run} was started with {before}; expected the same to resume. To make this run longer: "
+            f"{setting}, but the run in {run} was started with {before}; expected the same to resume. To make this run longer: "
             f"train.accept=steps (its learning rate and masks follow the new length from step {step} on); for a new run from "
             f"its weights: another train.output and init.weights={run}"
         )
     if config.train.steps is not None and config.train.steps < step:
-        raise UserError(f"{given}, but the run in {run} is at step {step} already; expected at least {step}")
+        raise UserError(f"{setting}, but the run in {run} is at step {step} already; expected at least {step}")
 
 
 def _read_data(run: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:

@@ -92,8 +92,8 @@ def finetune_config(file: Path | None, overrides: list[str]) -> FinetuneConfig:
 
     A run that resumes with fixed positions keeps them: an earlier version did not train the table of MAE's and HPM's weights.
     """
-    given = load_finetune_config(file, overrides, check=False)
-    settings, run = weight_settings(given.init), Path(given.train.output)
+    unchecked = load_finetune_config(file, overrides, check=False)
+    settings, run = weight_settings(unchecked.init), Path(unchecked.train.output)
     if settings is not None and settings["model"]["positions"] == "learned" and (run / CONFIG).is_file():
         before = read_config(run).model
         if before.positions != "learned":

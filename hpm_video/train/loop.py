@@ -49,7 +49,7 @@ class Step(Protocol):
         ...
 
     def observe(self, batch: Batch, journey: Any) -> None:
-        """Take from a micro batch what the method learns without a gradient, as losses of clips."""
+        """Record what the method learns from a micro batch without its gradient, for instance the losses of its clips."""
 
     def after_update(self, engine: Any, step: int, steps: int) -> None:
         """Update the auxiliary networks after an update of the model's weights."""

@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
@@ -34,7 +33,7 @@ from hpm_video.costs.memory import (
 from hpm_video.errors import UserError
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
-from hpm_video.runs.ranks import gather
+from hpm_video.runs.ranks import gather, num_ranks
 from hpm_video.train.engines.plain import use_bf16
 
 log = logging.getLogger("hpm_video")
@@ -64,21 +63,14 @@ class Budget:
         """Return an upper bound of the need, from the size of the model alone."""
         config = self.config
         with torch.device("meta"):
-            model: nn.Module
-            if isinstance(config, PretrainConfig):
-                model = Student.of(config)
-            else:
-                model = Classifier.of(config, self.num_classes)
-        count = sum(p.numel() for p in model.parameters())
-        return self._need(
-            DryRun(
-                num_clips=1,
-                forward={},
-                backward={},
-                saved_bytes=0,
-                peak_bytes=bound_activations(self.config),
-                num_parameters={"student": count, "teacher": count},
+            model: nn.Module = (
+                Student.of(config) if isinstance(config, PretrainConfig) else Classifier.of(config, self.num_classes)
             )
+        count = sum(p.numel() for p in model.parameters())
+        sizes = {"student": count, "teacher": count}
+        peak = bound_activations(config)
+        return self._need(
+            DryRun(num_clips=1, forward={}, backward={}, saved_bytes=0, peak_bytes=peak, num_parameters=sizes)
         )
 
     @cached_property
@@ -125,13 +117,12 @@ def settle_micro_batch(
     number if that divides the batch and fits; else it takes another one, which is logged. Raises UserError if not even one
     clip fits. Every rank calls it.
     """
-    num_ranks = dist.get_world_size() if dist.is_initialized() else 1
     free = free_device_memory(device.index or 0)
     free = free / local_world_size() if device.type == "cpu" else free
-    budget = Budget(config, device, num_ranks, free, num_classes, num_samples)
+    budget = Budget(config, device, num_ranks(), free, num_classes, num_samples)
     requested = config.engine.micro_batch_size
     if requested != "auto":
-        micro = split_batch(config.optim.batch_size, requested, num_ranks).micro
+        micro = split_batch(config.optim.batch_size, requested, num_ranks()).micro
         if not budget.fits(micro, budget.free):
             log.warning(
                 "engine.micro_batch_size: %d clips in one pass take about %s GiB, %s are free on %s; expected auto, or less",
@@ -182,8 +173,7 @@ def explained_shortage(config: RunConfig) -> Iterator[None]:
         shortage = describe_shortage(error)
         if shortage is None:
             raise
-        num_ranks = dist.get_world_size() if dist.is_initialized() else 1
-        micro = split_batch(config.optim.batch_size, config.engine.micro_batch_size, num_ranks).micro
+        micro = split_batch(config.optim.batch_size, config.engine.micro_batch_size, num_ranks()).micro
         less = f"engine.micro_batch_size={micro // 2}, " if micro > 1 else ""
         raise UserError(
             f"{shortage}; the model takes {micro} {'clips' if micro > 1 else 'clip'} in one pass. Try {less}{_ways_out(config)}"
