@@ -1,1 +1,1 @@
-"""The run folder: checkpoints, configuration, results.json, and who may write it."""
+"""The run folder: checkpoints, configuration, results.json, the lock of its writer; launchers, ranks and the machine."""

@@ -1,12 +1,12 @@
-"""Disk: whole states by name, written to a temporary folder, synced, then renamed.
+"""Write, find and read checkpoints: whole tensors by name, written to a temporary folder, synced, then renamed.
 
 ```
 RUN/checkpoints/step-00001000/student.safetensors     weights, fp32
-                              teacher.safetensors     (modes with a teacher; table of mask.difficulty=memory)
+                              teacher.safetensors     if the run has one: teacher, table of mask.difficulty=memory
                               optimizer.safetensors   first and second moments by parameter name
                               state.json              step, seconds, counts, versions
-RUN/encoder.safetensors, encoder.json                 of pretraining: the encoder and the configuration that made it
-RUN/classifier.safetensors, classes.json              of fine-tuning: the classifier (its average if one is kept)
+RUN/encoder.safetensors, encoder.json                 pretraining: the encoder and the configuration that made it
+RUN/classifier.safetensors, classes.json              fine-tuning: the classifier (its average if one is kept)
 ```
 A checkpoint is independent of the engine, the ZeRO stage and the number of processes.
 """
@@ -34,7 +34,7 @@ log = logging.getLogger("hpm_video")
 
 
 class Checkpoint(NamedTuple):
-    """Whole tensors by name, and the content of state.json."""
+    """The tensors of a run by name, and the content of state.json."""
 
     student: dict[str, Tensor]
     teacher: dict[str, Tensor] | None
@@ -48,13 +48,13 @@ NAME = re.compile(r"step-(\d{8,})")
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint, then delete older ones beyond `keep`. A checkpoint folder is whole, or is not there.
+    """Write a checkpoint, then delete all but the latest `keep`. The folder appears only when it is complete.
 
-    A whole checkpoint of the same step stays as it is. Raises UserError for faults of the disk: older ones are kept then.
+    A complete checkpoint of the same step stays unchanged. Raises UserError if the disk fails; older ones are kept then.
     """
     folder = run / "checkpoints"
     final = folder / f"step-{checkpoint.state['step']:08d}"
-    if fault_of(final) is None:  # for instance stopped right after saving
+    if fault_of(final) is None:  # for instance if the run was stopped right after saving
         return final
     draft = folder / f".draft-{final.name}"
     try:
@@ -87,11 +87,11 @@ def _write_checkpoint(draft: Path, checkpoint: Checkpoint) -> None:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Delete what `save_checkpoint` wrote there, and the folder if nothing else is in it. A link stays."""
+    """Delete the files that `save_checkpoint` wrote, and the folder if nothing else is in it. Leave links alone."""
     if folder.is_symlink() or not folder.is_dir():
         return
     with disk_faults(folder):
-        for name in (STATE, *(f"{part}.safetensors" for part in PARTS)):  # first what makes it count as a checkpoint
+        for name in (STATE, *(f"{part}.safetensors" for part in PARTS)):  # without STATE it is no longer a checkpoint
             if (folder / name).is_file():
                 (folder / name).unlink()
     with contextlib.suppress(OSError):
@@ -99,48 +99,45 @@ def remove_checkpoint(folder: Path) -> None:
 
 
 def list_steps(run: Path) -> list[Path]:
-    """Return the folders with the names of checkpoints, whole or not, oldest first."""
+    """Return the folders that are named like checkpoints, whole or not, oldest first."""
     folder = run / "checkpoints"
-    found = [(int(match[1]), name) for name in _names_in(folder) if (match := NAME.fullmatch(name))]
-    return [folder / name for _, name in sorted(found) if (folder / name).is_dir()]
-
-
-def _names_in(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     with disk_faults(folder):
-        return os.listdir(folder)
+        names = os.listdir(folder)
+    found = sorted((int(match[1]), name) for name in names if (match := NAME.fullmatch(name)))
+    return [folder / name for _, name in found if (folder / name).is_dir()]
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Return the whole checkpoints, oldest first. This is what every command means by "has a checkpoint"."""
+    """Return the whole checkpoints, oldest first: those that every command counts."""
     return [folder for folder in list_steps(run) if fault_of(folder) is None]
 
 
 def resume_point(run: Path) -> Path | None:
-    """Return the latest whole checkpoint; None if the run has not saved any. Log the later ones that are not whole.
+    """Return the latest whole checkpoint; None if the run has not saved any. Log later ones that are damaged.
 
-    Raises UserError if there are checkpoints and none of them is whole: a new start would overwrite what is left of the run.
+    Raises UserError if all checkpoints are damaged: a new start would overwrite what is left of the run.
     """
-    broken: list[tuple[Path, str]] = []  # the later ones, latest first
+    broken: list[tuple[Path, str]] = []  # later than the one that is returned, latest first
     for folder in reversed(list_steps(run)):
         fault = fault_of(folder)
         if fault is None:
             for later, why in reversed(broken):
-                log.warning("%s is not whole (%s); resuming from the checkpoint before it", later, why)
+                log.warning("%s is not whole (%s); resuming from the previous checkpoint", later, why)
             return folder
         broken.append((folder, fault))
     if broken:
         folder, fault = broken[0]
         raise UserError(
-            f"{folder} is not whole ({fault}), and the run has no other checkpoint; copy it again, or move it away to start "
-            "anew"
+            f"{folder} is not whole ({fault}), and the run has no other checkpoint; copy it again, or move it away to "
+            "restart from step 0"
         )
     return None
 
 
 def fault_of(folder: Path) -> str | None:
-    """Return why a folder is not a whole checkpoint; None if it is one."""
+    """Return why a folder is not a whole checkpoint; None if it is whole."""
     if not (folder / STATE).is_file():
         return f"{STATE} is missing"
     try:
@@ -153,7 +150,7 @@ def fault_of(folder: Path) -> str | None:
         return f"{STATE}: {wrong[0]} is not a count"
     if NAME.fullmatch(folder.name) and step != int(folder.name[5:]):
         return f"{STATE} is of step {step}"
-    if files is None:  # of before the sizes were kept
+    if files is None:  # written before sizes were recorded
         files = {
             f"{part}.safetensors": None
             for part in PARTS
@@ -170,7 +167,7 @@ def _is_count(name: str, value: Any) -> bool:
 
 
 def _fault_of_tensors(file: Path, size: Any) -> str | None:
-    """Return what is wrong with the size of a safetensors file: as it was written, or as its own header tells."""
+    """Return what is wrong with a safetensors file of this size; None = the size that its own header states."""
     if size is not None and not _is_count("size", size):
         return f"{STATE}: {brief(size, 60)} is not the size of {file.name}"
     try:
@@ -191,7 +188,7 @@ def _fault_of_tensors(file: Path, size: Any) -> str | None:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Return a checkpoint. Raises UserError if a file is missing or damaged."""
+    """Read a checkpoint. Raises UserError if a file is missing or damaged."""
     if fault := fault_of(folder):
         raise UserError(f"{folder} is not a whole checkpoint ({fault})")
     state = parse_json((folder / STATE).read_text(encoding="utf-8"))
@@ -201,19 +198,19 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name. Raises UserError if it is not a whole file of tensors."""
+    """Read the tensors of a file by name. Raises UserError if it is damaged or not a safetensors file."""
     check_file(file, "a file written by this program")
     try:
         return load_file(file)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:  # KeyError: an unknown dtype
         raise UserError(
-            f"{file} is damaged or not a safetensors file: {one_line(error)}; delete its folder to resume from the one before"
+            f"{file} is damaged or not a safetensors file: {one_line(error)}; delete its folder to resume from the "
+            "previous checkpoint"
         ) from error
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Load weights into a model of the same shape. Raises UserError that names what is missing, left over or of
-    another shape."""
+    """Load weights into a model. Raises UserError that names the tensors that are missing, unknown or of another shape."""
     own = dict(network.named_parameters())
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     other = [n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape]

@@ -1,7 +1,7 @@
-"""Find out who started this process, and as which rank: the one place that reads the variables of launchers.
+"""Detect the launcher and the rank of this process. Only this module reads the environment variables of launchers.
 
 torchrun, accelerate and deepspeed set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. srun and mpirun set variables
-of their own, from which `join_launch` sets those five. What is set by halves is refused with the command that works.
+of their own, from which `join_launch` sets those five. Incomplete variables are refused; the message names commands that work.
 """
 
 import os
@@ -22,7 +22,7 @@ LOOPBACK = "127.0.0.1"
 
 
 class Launch(NamedTuple):
-    """A process among those of a run, and where they meet."""
+    """The rank of this process, and the address where the processes of its run meet."""
 
     launcher: str
     rank: int
@@ -56,14 +56,14 @@ MPI = (
     ),
     Names("mpirun", "PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     Names("mpirun", "PMIX_SIZE", "PMIX_RANK"),
-    Names("mpirun", "MPI_LOCALNRANKS"),  # of one machine only: how many there are in all is not told
+    Names("mpirun", "MPI_LOCALNRANKS"),  # counts one machine only: the number of all processes is not known
     Names("flux run", "FLUX_JOB_SIZE", "FLUX_TASK_RANK", "FLUX_TASK_LOCAL_ID"),
 )
 
 
 def find_launch(env: Mapping[str, str] = os.environ) -> Launch | None:
-    """Return the place of this process, as its launcher's variables tell; None if it was started alone. Raises UserError if
-    they are set by halves: each process would train the whole run alone."""
+    """Return the launch that the variables describe; None if this process was started alone. Raises UserError if they are
+    incomplete: each process would train the whole run alone."""
     if "LOCAL_RANK" in env or "RANK" in env:
         return _standard(env)
     if _count(env, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") > 1 and "SLURM_PROCID" in env:
@@ -75,12 +75,12 @@ def find_launch(env: Mapping[str, str] = os.environ) -> Launch | None:
 
 
 def may_have_others(env: Mapping[str, str] = os.environ) -> bool:
-    """Return whether a launcher numbered this process, rightly or by halves."""
+    """Return True if a launcher numbered this process, even if its variables are incomplete."""
     return any(name in env for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", *(n.rank for n in MPI if n.rank)))
 
 
 def join_launch() -> Launch | None:
-    """Set the variables that torch.distributed reads, as torchrun would; return what was found. Raises UserError."""
+    """Set the variables that torch.distributed reads, as torchrun does; return the launch. Raises UserError."""
     found = find_launch()
     if found is not None and not started_by_launcher():
         values = (found.rank, found.world_size, found.local_rank, found.address, found.port)
@@ -91,17 +91,17 @@ def join_launch() -> Launch | None:
 
 
 def started_by_launcher() -> bool:
-    """Return whether this process has a place among others, or was given one by `join_launch`."""
+    """Return True if a launcher or `join_launch` gave this process a rank."""
     return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def started_by_deepspeed(env: Mapping[str, str] = os.environ) -> bool:
-    """Return whether DeepSpeed's own launcher started this process."""
+    """Return True if DeepSpeed's own launcher started this process."""
     return "CROSS_SIZE" in env and "LOCAL_SIZE" in env and "LOCAL_RANK" in env
 
 
 def name_engine(config: "RunConfig", num_ranks: int | None = None) -> str:
-    """Return the name of the engine of engine.kind with this number of ranks; None = as many as were started."""
+    """Return the engine of engine.kind for this number of ranks; None = the number that was started."""
     if config.engine.kind != "auto":
         return config.engine.kind
     if num_ranks is None:
@@ -112,7 +112,7 @@ def name_engine(config: "RunConfig", num_ranks: int | None = None) -> str:
 
 
 def _standard(env: Mapping[str, str]) -> Launch:
-    """Return what torchrun, accelerate, deepspeed or a script of the user's has set."""
+    """Return the launch by the variables of torchrun, accelerate, deepspeed or the user's script."""
     missing = [name for name in STANDARD if not env.get(name)]
     numbers = [name for name in STANDARD if name != "MASTER_ADDR" and not env.get(name, "0").isdecimal()]
     if wrong := missing or numbers:
@@ -144,8 +144,8 @@ def _slurm(env: Mapping[str, str]) -> Launch:
         (_count(env, name), name) for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") if _count(env, name) > 1
     )
     needed = ("SLURM_STEP_ID", "SLURM_LOCALID", "SLURM_JOB_ID")
-    hosts = first_host(env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", ""))
-    if any(not env.get(name, "").isdecimal() for name in (*needed, "SLURM_PROCID")) or not hosts:
+    host = first_host(env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", ""))
+    if any(not env.get(name, "").isdecimal() for name in (*needed, "SLURM_PROCID")) or not host:
         raise UserError(
             f"srun: {size} tasks ({variable}), but this is not one of the processes of a step ({', '.join(needed)} are not all "
             "set), and each would train the whole run alone; expected `srun python -m hpm_video pretrain ...` in the batch "
@@ -154,42 +154,35 @@ def _slurm(env: Mapping[str, str]) -> Launch:
     counts = tasks_per_node(env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE", ""))
     node = _count(env, "SLURM_NODEID")
     local_size = counts[node] if node < len(counts) else int(env["SLURM_LOCALID"]) + 1
-    step = int(env["SLURM_JOB_ID"]) * 7 + int(env["SLURM_STEP_ID"])
-    address = env.get("MASTER_ADDR") or hosts
-    return Launch(
-        "srun",
-        int(env["SLURM_PROCID"]),
-        size,
-        int(env["SLURM_LOCALID"]),
-        local_size,
-        address,
-        _port(env, step),
-    )
+    rank, local_rank = int(env["SLURM_PROCID"]), int(env["SLURM_LOCALID"])
+    seed = int(env["SLURM_JOB_ID"]) * 7 + int(env["SLURM_STEP_ID"])
+    return Launch("srun", rank, size, local_rank, local_size, env.get("MASTER_ADDR") or host, _port(env, seed))
 
 
 def _mpi(env: Mapping[str, str], names: Names) -> Launch:
     size = _count(env, names.size)
-    places = [env.get(name, "") for name in (names.rank, names.local_rank)]
+    ranks = [env.get(name, "") for name in (names.rank, names.local_rank)]
     local_size = _count(env, names.local_size) if names.local_size else 0
     address = env.get("MASTER_ADDR") or (LOOPBACK if local_size == size else "")
-    if not all(place.isdecimal() for place in places) or not address:
-        lacking = "the place of this process is not" if address else "MASTER_ADDR is not"
+    if not all(text.isdecimal() for text in ranks) or not address:
+        unknown = "the rank of this process" if address else "MASTER_ADDR"
         raise UserError(
-            f"{names.launcher}: {size} processes ({names.size}), but {lacking} known, and each would train the whole run alone; "
-            f"expected MASTER_ADDR=HOST of the first process on all of them (mpirun -x MASTER_ADDR=...). Or try {WORKS}"
+            f"{names.launcher}: {size} processes ({names.size}), but {unknown} is not known, and each would train the whole run "
+            "alone; expected MASTER_ADDR=HOST of the first process on all of them (mpirun -x MASTER_ADDR=...). Or try "
+            f"{WORKS}"
         )
-    rank, local_rank = (int(place) for place in places)
+    rank, local_rank = map(int, ranks)
     seed = os.getppid() if local_size == size else 9_500  # the processes of one machine have one parent
     return Launch(names.launcher, rank, size, local_rank, local_size or local_rank + 1, address, _port(env, seed))
 
 
 def _port(env: Mapping[str, str], seed: int) -> int:
-    """Return MASTER_PORT, or one that all processes derive alike."""
+    """Return MASTER_PORT, or a port that all processes derive from the same seed."""
     return _count(env, "MASTER_PORT") or FIRST_PORT + seed % NUM_PORTS
 
 
 def _count(env: Mapping[str, str], *names: str) -> int:
-    """Return the first of these variables that is a number; else 0."""
+    """Return the first of these variables that is a number; 0 if there is none."""
     return next((int(env[name]) for name in names if env.get(name, "").isdecimal()), 0)
 
 

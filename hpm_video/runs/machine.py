@@ -1,4 +1,4 @@
-"""Describe the machine and the program of this process, the one place: versions, commit, hardware, memory."""
+"""Describe the software and the machine of this process: versions, commit, hardware, memory."""
 
 import contextlib
 import importlib.metadata
@@ -16,7 +16,7 @@ LIBRARIES = ("torch", "torchvision", "timm", "deepspeed", "av", "numpy")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what small records hold: the versions of this program, torch and Python, the processor and the accelerator."""
+    """Return a short description: the versions of this program, torch and Python, the processor and the accelerator."""
     import torch  # slow, and not needed to count cores
 
     return {
@@ -29,7 +29,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def list_versions() -> dict[str, str | None]:
-    """Return the versions of this program, Python, and the libraries that figures depend on; null if one is not installed."""
+    """Return the versions of this program, Python, and the libraries that results depend on; None if one is not installed."""
     own = {"hpm_video": hpm_video.__version__, "python": platform.python_version()}
     return own | {name: installed_version(name) for name in LIBRARIES}
 
@@ -55,13 +55,13 @@ def source_commit() -> dict[str, Any] | None:
 
 
 def _git(root: Path, *words: str) -> str:
-    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)}  # this checkout, none around it
+    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)}  # no repository around this checkout
     options: Any = {"capture_output": True, "text": True, "timeout": 10, "check": True, "env": environment}
     return subprocess.run(["git", "-C", str(root), *words], **options).stdout.strip()
 
 
 def describe_hardware() -> dict[str, Any]:
-    """Return the hardware of this machine, memory in GiB: no name of the host, and nothing of other nodes."""
+    """Return the hardware of this machine, memory in GiB, without its host name; other nodes are not described."""
     import torch
 
     found: dict[str, Any] = {"processor": _processor(), "cores": num_free_cores(), "memory_gib": None}
@@ -83,7 +83,7 @@ def _processor() -> str:
 
 
 def peak_memory_gib() -> float:
-    """Return the most GiB that this process held: on the accelerator, or without one on the host."""
+    """Return the peak memory of this process in GiB: of the accelerator, or without one of the host."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""The processes of a run among each other: which one this is, and what all of them must agree on."""
+"""The rank of this process, and agreement between all ranks of a run."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,10 @@ import torch.distributed as dist
 
 from hpm_video.errors import UserError
 
-LOST = ("connection closed", "connection reset", "broken pipe", "connection refused", "socket", "timed out", "timeout")
+LOST = (  # in errors of collective operations
+    *("gloo/transport", "nccl", "socket", "timed out", "timeout"),
+    *("connection closed", "connection reset", "broken pipe", "connection refused"),
+)
 
 
 def rank() -> int:
@@ -16,26 +19,31 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def num_ranks() -> int:
+    """Return the number of processes of this run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def gather(value: Any) -> list[Any]:
-    """Return what each rank gave, by rank. Every rank calls it."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    """Return the value of each rank, by rank. Every rank calls it."""
+    if num_ranks() == 1:
         return [value]
-    found: list[Any] = [None] * dist.get_world_size()
+    found: list[Any] = [None] * num_ranks()
     dist.all_gather_object(found, value)
     return found
 
 
 def stop_together(fault: str | None) -> None:
-    """Raise UserError on every rank if one of them has a fault to tell. Every rank calls it."""
-    told = [text for text in gather(fault) if text]
-    if told:
-        raise UserError(told[0])
+    """Raise UserError on every rank if one of them passes a fault. Every rank calls it."""
+    faults = [text for text in gather(fault) if text]
+    if faults:
+        raise UserError(faults[0])
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Raise a UserError of the block on every rank, so that none waits for one that has ended. Every rank enters it; nothing
-    in the block waits for another rank."""
+    """Raise a UserError of the block on every rank, so that no rank waits for one that has ended. Every rank enters the
+    block, which must not wait for other ranks itself."""
     fault = None
     try:
         yield
@@ -51,13 +59,13 @@ def check_equal(facts: Mapping[str, Any]) -> None:
         for number, other in enumerate(found):
             if other.get(name) != value:
                 raise UserError(
-                    f"the processes of this run disagree on {name}: {_tell_difference(value, other.get(name), number)}; "
+                    f"the processes of this run disagree on {name}: {_describe_difference(value, other.get(name), number)}; "
                     "expected data and train.output on a disk that every node sees, and the same command on each"
                 )
 
 
-def _tell_difference(first: Any, other: Any, number: int) -> str:
-    """Return in words what rank 0 and rank `number` have; of nested facts the first entry that differs."""
+def _describe_difference(first: Any, other: Any, number: int) -> str:
+    """Return in words the values of rank 0 and rank `number`; for nested facts, those of the first entry that differs."""
     path = ""
     while isinstance(first, Mapping) and isinstance(other, Mapping):
         name = next(name for name in [*first, *other] if first.get(name) != other.get(name))
@@ -66,8 +74,5 @@ def _tell_difference(first: Any, other: Any, number: int) -> str:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Return whether an error of a collective operation says that another process is gone."""
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "gloo/transport" in text or "nccl" in text or any(word in text for word in LOST)
-    )
+    """Return True if an error of a collective operation means that another process has ended."""
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in LOST)

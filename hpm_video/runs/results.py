@@ -1,21 +1,21 @@
-"""The record of a run in one file, RUN/results.json. Reports read nothing else but RUN/metrics.jsonl.
+"""The record of a run in one file, RUN/results.json. Reports read only this file and RUN/metrics.jsonl.
 
 ```
 format, version      of this file
 kind                 pretrain or finetune
 config, seed         every key of the run
-pretraining          of a fine-tuned run: config, data, flops, hours, figures of the run it started from; null otherwise
-versions, commit     of the libraries; of the checkout that the program ran from (null without one)
+pretraining          fine-tuned run: config, data, flops, hours, figures of the run it started from; null otherwise
+versions, commit     of the libraries; of the checkout that the program was imported from (null without one)
 hardware             processor, cores, memory, accelerators; never the host's name
-world_size           processes that ended the run
-hours, device_hours  of training over all resumes; the second is hours * world_size
+world_size           number of processes at the end of the run
+hours, device_hours  of training over all resumes; device_hours = hours * world_size
 flops                of training, counted from shapes (hpm_video/costs/flops.py)
-memory_gib           the most that rank 0 held since it was started, of the accelerator, or without one of the machine
+memory_gib           peak memory of rank 0 since it was started: of the accelerator, or without one of the host
 data                 name, num_rows, fingerprint and content of the training rows
-changes              data that were changed on the way, with train.accept: step, what, before, after
-earlier              of a run that was made longer: config, data, figures and scores of each end before
-figures              of the end: steps, clips, clips_per_s, num_bad, num_seen, bad_files, num_skipped, ...
-scores               what tests and probes added later, by name
+changes              changes of the data that train.accept allowed: step, what, before, after
+earlier              extended run: config, data, figures and scores of each earlier end
+figures              at the end: steps, clips, clips_per_s, num_bad, num_seen, bad_files, num_skipped, ...
+scores               results of tests and probes, added later, by name
 ```
 """
 
@@ -39,8 +39,8 @@ FILE, FORMAT, VERSION = RESULTS, "hpm-video results", 1
 NEEDED: dict[str, Any] = {"kind": str, "config": dict, "figures": dict, "scores": dict, "hours": int | float}
 OPTIONAL: dict[str, Any] = {"data": dict, "versions": dict, "hardware": dict, "commit": dict, "pretraining": dict}
 OPTIONAL |= {"flops": int | float, "device_hours": int | float, "world_size": int, "earlier": list}
-OLDER_NAMES = {f"mean_class{end}": f"mean_class_accuracy{end}" for end in ("", "_interval")}  # as tests wrote them
-NUM_SAMPLED = 16  # samples whose content counts
+OLDER_NAMES = {f"mean_class{end}": f"mean_class_accuracy{end}" for end in ("", "_interval")}  # in older files
+NUM_SAMPLED = 16  # samples whose content is compared
 FLOPS_NOTE = "counted from shapes, 2 per multiply-add"
 
 
@@ -56,11 +56,11 @@ def write_results(  # noqa: PLR0913
     data: Mapping[str, Any] = MappingProxyType({}),
     changes: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Write RUN/results.json, whole or not at all; return the file.
+    """Write RUN/results.json atomically; return the file.
 
     `config` is a configuration dataclass, `seconds` of training over all resumes. A finished run that is started again
-    trains nothing: its file stays as it is, with its scores and the machine that trained it. If a run was made longer,
-    the end before goes under `earlier` with its scores. Raises UserError if there is a file that cannot be read.
+    trains nothing: its file stays unchanged, with its scores and the machine that trained it. If a run was extended, the
+    results of its earlier end go under `earlier`. Raises UserError if an existing file cannot be read.
     """
     assert kind in KINDS, kind
     file, settings = run / FILE, dataclasses.asdict(config)
@@ -78,7 +78,7 @@ def write_results(  # noqa: PLR0913
         content |= {"changes": list(changes), "scores": {}}
         if before is not None and before["figures"].get("steps") == figures.get("steps"):
             content["scores"] = before["scores"]
-        elif before is not None:  # of other weights
+        elif before is not None:  # its scores are of other weights
             earlier = {name: before.get(name) for name in ("config", "data", "figures", "scores")}
             content |= {"earlier": [*before.get("earlier", []), earlier]}
         write_json(file, content)
@@ -86,10 +86,10 @@ def write_results(  # noqa: PLR0913
 
 
 def add_scores(run: Path, name: str, scores: Mapping[str, Any]) -> None:
-    """Put the scores of a test or a probe under `scores.NAME`, in place of earlier ones of that name; all others stay.
+    """Write the scores of a test or a probe to `scores.NAME`. They replace earlier ones of this name; all others stay.
 
-    Reports read: a float in 0..1 is a score, `KEY_interval` [low, high] its 95 % interval; integers, words and truth
-    values are settings, in which runs of one comparison must agree (num_clips, num_crops, num_test, pooling).
+    Reports read a float in 0..1 as a score, and `KEY_interval` [low, high] as its 95 % interval. Integers, strings and
+    booleans are settings that runs of one comparison must share (num_clips, num_crops, num_test, pooling).
     """
     with _locked(run):
         content = read_results(run)
@@ -98,7 +98,7 @@ def add_scores(run: Path, name: str, scores: Mapping[str, Any]) -> None:
 
 
 def read_results(run: Path) -> dict[str, Any]:
-    """Return RUN/results.json; scores of earlier versions have the names of today.
+    """Read RUN/results.json; scores of earlier versions get their current names.
 
     Raises UserError if the run has not finished, if `run` is not a run folder, or if the file is damaged or of another
     format or version.
@@ -114,14 +114,14 @@ def read_results(run: Path) -> dict[str, Any]:
         content = parse_json(file.read_text())
     except (ValueError, OSError) as error:
         raise UserError(
-            f"{file} is damaged ({error}); move it away, and the command of the run writes it again"
+            f"{file} is damaged ({error}); move it away and rerun the run's command, which writes it again"
         ) from error
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
     if found != (FORMAT, VERSION):
         raise UserError(f"{file}: format {found[0]!r}, version {found[1]!r}; expected {FORMAT!r}, version {VERSION}")
     lacking = [name for name in ("kind", "config", "seed", "hours", "figures", "scores") if name not in content]
     if lacking:
-        raise UserError(f"{file} is damaged: it is without {', '.join(lacking)}")
+        raise UserError(f"{file} is damaged: it lacks {', '.join(lacking)}")
     _check_record(file, content)
     for scores in content["scores"].values():
         for older, name in OLDER_NAMES.items():
@@ -131,12 +131,12 @@ def read_results(run: Path) -> dict[str, Any]:
 
 
 def _check_record(file: Path, content: Mapping[str, Any]) -> None:
-    """Raise UserError if a part of a record is not of the type that readers of it take it for."""
+    """Raise UserError if a part of a record does not have the type that its readers expect."""
     _check_shapes(file, content, NEEDED, needed=True)
     _check_shapes(file, content, OPTIONAL, needed=False)
     if before := content.get("pretraining"):
-        of_before = {name: NEEDED[name] for name in ("config", "figures", "hours")}
-        _check_shapes(file, before, of_before, needed=True, prefix="pretraining.")
+        shapes = {name: NEEDED[name] for name in ("config", "figures", "hours")}
+        _check_shapes(file, before, shapes, needed=True, prefix="pretraining.")
         _check_shapes(file, before, OPTIONAL, needed=False, prefix="pretraining.")
     for name, entry in content["scores"].items():
         _check_shapes(file, content["scores"], {name: dict}, needed=True, prefix="scores.")
@@ -159,9 +159,9 @@ def _check_shapes(
 def describe_data(source: Source) -> dict[str, Any]:
     """Return name, number of rows, fingerprint and content of a data set.
 
-    fingerprint: of path (from the root on), label and first frame of each row, so that the same data have the same one on
-    every machine; null for shards, whose rows lie in their tars. content: of the sizes and the first bytes of some files, so
-    that two sets with the same names are distinguished; null if none of them can be read.
+    fingerprint: a digest of path (relative to the root), label and first frame of each row, the same on every machine; null
+    for shards, whose rows lie in their tars. content: a digest of the sizes and first bytes of some files, which
+    distinguishes two sets with the same names; null if none of the files can be read.
     """
     return {
         "name": source.set_name,
@@ -175,7 +175,7 @@ def _digest_content(source: Source) -> str | None:
     """Return a digest of NUM_SAMPLED samples, spread over all rows."""
     if not len(source):
         return None
-    rows = sorted({len(source) * place // NUM_SAMPLED for place in range(NUM_SAMPLED)})
+    rows = sorted({len(source) * number // NUM_SAMPLED for number in range(NUM_SAMPLED)})
     found = [source.describe(row) for row in rows]
     if not any(found):
         return None
@@ -183,7 +183,7 @@ def _digest_content(source: Source) -> str | None:
 
 
 def _read_pretraining(settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the record of the run that `init.weights` names; None without such a record."""
+    """Return the record of the run that `init.weights` names; None if there is none."""
     weights = settings.get("init", {}).get("weights")
     if not weights:
         return None
@@ -197,7 +197,7 @@ def _read_pretraining(settings: Mapping[str, Any]) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _locked(run: Path) -> Iterator[None]:
-    """Let one writer in at a time, if the file system can lock; the lock ends with the process."""
+    """Let one writer in at a time, if the file system supports locks; the lock ends with the process."""
     try:
         folder = os.open(run, os.O_RDONLY)
     except OSError as error:

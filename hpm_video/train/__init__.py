@@ -1,1 +1,1 @@
-"""THE MACHINE: engines, optimizer, loop, metrics, and the two kinds of run. The loop does not know the method."""
+"""Training: engines, optimizer, loop, metrics, and the two kinds of run. The loop does not depend on the method."""

@@ -1,4 +1,4 @@
-"""Estimate how long a run takes, before its first step: counted FLOPs, and a matrix product that is timed."""
+"""Estimate the duration of a run before its first step, from counted FLOPs and a timed matrix product."""
 
 import logging
 import time
@@ -9,8 +9,8 @@ from torch import Tensor
 from hpm_video.train.engines.protocol import TrainingEngine
 from hpm_video.train.metrics import format_span
 
-SHORT_RUN_FLOPS = 1e12  # seconds on any machine: nothing is told
-STEP_SHARE = 0.45  # of the rate of a matrix product that a training step reaches, on CPUs and GPUs alike
+SHORT_RUN_FLOPS = 1e12  # a run below takes seconds on any machine: nothing is logged
+STEP_SHARE = 0.45  # share of the rate of a matrix product that a training step reaches, on CPUs and GPUs
 LONG_ON_CPU_S = 2 * 86400
 SIZE_S = 0.15  # seconds for each size of the product
 WIDTH = 512
@@ -18,7 +18,7 @@ log = logging.getLogger("hpm_video")
 
 
 def announce_duration(engine: TrainingEngine, flops: float) -> None:
-    """Log how long the rest of a run takes. `flops`: of all ranks. Every rank calls this, as they share the machine."""
+    """Log how long the rest of a run takes. flops: of all ranks. Every rank calls this, as the ranks share the machine."""
     if flops < SHORT_RUN_FLOPS:
         return
     rate = engine.world_size * measure_product(engine.device, engine.bf16)
@@ -37,7 +37,7 @@ def announce_duration(engine: TrainingEngine, flops: float) -> None:
 
 
 def measure_product(device: torch.device, bf16: bool) -> float:
-    """Return multiply-adds a second of one process, at best. Takes at most 0.5 s and draws no random numbers."""
+    """Return the best rate of one process in multiply-adds per second. Takes at most 0.5 s and draws no random numbers."""
     kind = {"dtype": torch.bfloat16 if bf16 else torch.float32, "device": device}
     weight = torch.full((WIDTH, 4 * WIDTH), 0.5, **kind)  # type: ignore[call-overload]
     best = 0.0
@@ -45,7 +45,7 @@ def measure_product(device: torch.device, bf16: bool) -> float:
         tokens = torch.full((rows, WIDTH), 0.5, **kind)  # type: ignore[call-overload]
         until = time.perf_counter() + SIZE_S
         seconds = _time_product(tokens, weight)
-        while time.perf_counter() < until:  # the first is slower
+        while time.perf_counter() < until:  # the first product is slower
             seconds = min(seconds, _time_product(tokens, weight))
         best = max(best, rows * weight.numel() / seconds)
         if seconds > SIZE_S / 4:

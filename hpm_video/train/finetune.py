@@ -1,4 +1,5 @@
-"""A fine-tuning run: the whole encoder and a head, on labels, by the loop and engine of pretraining; rerunning it resumes."""
+"""Fine-tune: train the whole encoder and a classification head on labels, with the loop and engines of pretraining. Rerunning
+the command resumes."""
 
 import logging
 from collections.abc import Callable
@@ -36,7 +37,8 @@ log = logging.getLogger("hpm_video")
 
 
 def finetune(config: FinetuneConfig) -> bool:
-    """Train to the end (True), or to a signal (False). Raises UserError for everything the user can mend."""
+    """Train. Return True at the end of the run, False if a signal stopped it. Raises UserError for everything that the user
+    can fix."""
     device = prepare_process(config)
     with open_run(config) as folder:
         return _train(config, folder, device)
@@ -45,7 +47,7 @@ def finetune(config: FinetuneConfig) -> bool:
 def _train(config: FinetuneConfig, folder: RunFolder, device: torch.device) -> bool:
     with together():
         train_set, held_out_set = open_labelled(config.data, config.train.seed)
-    config = settle_micro_batch(config, device, folder.resumes, len(train_set.classes))
+    config = settle_micro_batch(config, device, folder.before, len(train_set.classes))
     run, resuming = folder.path, folder.resumes is not None
     with together():
         if resuming and (before := load_classes(run)) != train_set.classes:
@@ -86,12 +88,12 @@ def _train(config: FinetuneConfig, folder: RunFolder, device: torch.device) -> b
 
 
 def finetune_config(file: Path | None, overrides: list[str]) -> FinetuneConfig:
-    """Return the configuration: `load_finetune_config` above the settings of the weights of init.
+    """Return the configuration: that of `load_finetune_config`, on top of the settings of the weights of init.weights.
 
-    A run that resumes keeps fixed positions: an earlier version did not train the table of MAE's and HPM's weights.
+    A run that resumes with fixed positions keeps them: an earlier version did not train the table of MAE's and HPM's weights.
     """
-    given = load_finetune_config(file, overrides, check=False)
-    settings, run = weight_settings(given.init), Path(given.train.output)
+    unchecked = load_finetune_config(file, overrides, check=False)
+    settings, run = weight_settings(unchecked.init), Path(unchecked.train.output)
     if settings is not None and settings["model"]["positions"] == "learned" and (run / CONFIG).is_file():
         before = read_config(run).model
         if before.positions != "learned":
@@ -100,14 +102,13 @@ def finetune_config(file: Path | None, overrides: list[str]) -> FinetuneConfig:
 
 
 def build_classifier(config: FinetuneConfig, num_classes: int) -> Classifier:
-    """Return the classifier as every run with this seed starts: the same on every rank and for every engine."""
+    """Return the classifier with the initial weights of this seed: the same on every rank and for every engine."""
     with first_weights(config.train.seed):
         return Classifier.of(config, num_classes)
 
 
 def _make_measure(loop: Loop, held_out: HeldOut, count_flops: Callable[[int], float]) -> Measure:
-    """Return a function that measures the accuracy of the middle view of the held-out clips; every rank computes the
-    same."""
+    """Return a function that measures the accuracy on the middle view of the held-out clips, on every rank the same."""
     announce_duration(loop.engine, count_flops(loop.steps) * (1 - loop.state.step / loop.steps))
     label = held_out.label.to(loop.engine.device)
 

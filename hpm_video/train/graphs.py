@@ -1,15 +1,16 @@
-"""CUDA graphs: the kernels of a micro step are recorded once and started with one call each for the forward and the backward
-pass. A GPU that needs less time for a step than Python needs to start its kernels then no longer waits.
+"""CUDA graphs: record the kernels of a micro step once, then start them with one call for the forward pass and one for the
+backward pass. A GPU that runs a step faster than Python starts its kernels then no longer waits.
 
-What changes from step to step is written into tensors that stay in place: the clips and what is drawn for them. What is a
-number in Python (how many units are chosen by difficulty) makes a new recording. Gradients stay in place too
-(`TrainingEngine.hold_gradients`). Optimizer, teacher's update and measurements are not recorded.
+The clips and the random numbers drawn for them change in each step; they are written into tensors that stay in place. A number
+in Python that changes (how many units are chosen by difficulty) needs a new recording. Gradients stay in place too
+(`TrainingEngine.hold_gradients`). The optimizer, the teacher's update and measurements are not recorded.
 
-A recording keeps the memory of its micro step for itself, and measurements need as much beside it. So it is made only if
-micro steps took at most MOST_SHARE of the device's memory; larger ones keep the GPU busy without it.
+A recording keeps the memory of its micro step, and measurements need as much again. So it is made only if micro steps take at
+most MOST_SHARE of the device's memory; larger steps keep the GPU busy without it.
 """
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -23,8 +24,8 @@ from hpm_video.types import Batch, BatchSlice, StepResult
 
 log = logging.getLogger("hpm_video")
 MOST_SHARE = 0.25
-TOLERANCE = 1e-3  # of the loss, between the first replay and the same step without a recording
-Made = tuple[StepResult, Any]  # with the journey of the step
+TOLERANCE = 1e-3  # relative difference of the loss between the first replay and the same step without a recording
+Made = tuple[StepResult, Any]  # the result and the journey of a step
 
 
 @runtime_checkable
@@ -34,7 +35,7 @@ class Recordable(Protocol):
     def draw(
         self, clip: Tensor, rows: BatchSlice, step: int, steps: int, batch: Batch | None = None
     ) -> tuple[tuple[Tensor | None, ...], Any]:
-        """Return the draws, and what else the step depends on: hashable."""
+        """Return the random draws, and a hashable value of everything else that the step depends on."""
         ...
 
     def run(self, engine: Any, clip: Tensor, draws: Any, plan: Any) -> Made:
@@ -43,7 +44,7 @@ class Recordable(Protocol):
 
 
 class MicroSteps:
-    """Forward and backward passes of micro batches, as Python runs them."""
+    """Forward and backward passes of micro batches, run by Python."""
 
     def __init__(self, engine: TrainingEngine, step: Any) -> None:
         self.engine, self.step = engine, step
@@ -53,14 +54,14 @@ class MicroSteps:
         return self.step(self.engine, clip, rows, now, steps, batch)
 
     def backward(self, loss: Tensor) -> None:
-        """Add to the gradients those of the last forward pass."""
+        """Add the gradients of the last forward pass."""
         self.engine.backward(loss)
 
 
 class Recording(NamedTuple):
-    """A micro step whose kernels are known. What it returns is overwritten by the next replay."""
+    """The recorded kernels of a micro step. The next replay overwrites what the step returned."""
 
-    key: Any  # what it is true for
+    key: Any  # the strides of the clips and the plan that it is valid for
     clip: Tensor
     draws: Any
     made: Made
@@ -70,24 +71,24 @@ class Recording(NamedTuple):
     def load(self, clip: Tensor, draws: Any) -> None:
         """Copy clips and draws into the tensors of the recording."""
         self.clip.copy_(clip)
-        for own, given in zip(self.draws, draws, strict=True):
+        for own, new in zip(self.draws, draws, strict=True):
             if own is not None:
-                own.copy_(given)
+                own.copy_(new)
 
 
 class CudaGraphs:
-    """torch's CUDA graphs, which share their memory: a replay is over before the next one."""
+    """torch's CUDA graphs. They share one memory pool, as a replay ends before the next one starts."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.pool = device, torch.cuda.graph_pool_handle()
 
     def fits(self) -> bool:
-        """Return whether the device has room for the memory that a recording keeps."""
-        most = torch.cuda.get_device_properties(self.device).total_memory
-        return torch.cuda.max_memory_allocated(self.device) <= MOST_SHARE * most
+        """Return True if the device has room for the memory that a recording keeps."""
+        total = torch.cuda.get_device_properties(self.device).total_memory
+        return torch.cuda.max_memory_allocated(self.device) <= MOST_SHARE * total
 
     def record(self, forward: Callable[[], Made], backward: Callable[[Tensor], None]) -> tuple[Made, Any, Any]:
-        """Return what the forward pass returns, and what replays the two. Nothing is computed yet."""
+        """Record both passes. Return the tensors that the forward pass returns, not computed yet, and a replay of each pass."""
         graphs = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(graphs[0], pool=self.pool):
             result, journey = forward()
@@ -105,7 +106,7 @@ class CudaGraphs:
 
 
 class RecordedSteps(MicroSteps):
-    """Micro steps that are replayed if a recording was tried and gives the same loss; else Python runs them."""
+    """Micro steps that are replayed if a trial of the recording gave the same loss; else Python runs them."""
 
     def __init__(self, engine: TrainingEngine, step: Recordable, graphs: Any) -> None:
         super().__init__(engine, step)
@@ -130,20 +131,20 @@ class RecordedSteps(MicroSteps):
             self.last.backward()
 
     def _find(self, clip: Tensor, draws: Any, plan: Any) -> Recording | None:
-        """Return the recording for this micro step, made now if there is none; None if Python is to run it."""
+        """Return the recording of this micro step, made now if there is none; None if Python must run the step."""
         if self.refused or not self.engine.with_gradient:  # the first step shows which weights are trained
             return None
         shape, key = tuple(clip.shape), (clip.stride(), plan)
         found = self.recordings.get(shape)
         if found is not None and found.key == key:
             return found
-        self.recordings.pop(shape, None)  # gives its memory back
+        self.recordings.pop(shape, None)  # frees its memory
         try:
             if not self.recordings and not self.graphs.fits():
                 self.refused = True
                 return None
             made = self._record(clip, draws, plan, key)
-        except RuntimeError as error:  # of kernels that cannot be recorded
+        except RuntimeError as error:  # some kernels cannot be recorded
             self._refuse(str(error).splitlines()[0])
             return None
         if made is not None:
@@ -155,7 +156,7 @@ class RecordedSteps(MicroSteps):
         with torch.no_grad():
             expected = float(self.step.run(self.engine, clip, draws, plan)[0].loss)
         self.graphs.set_random_state(state)
-        if expected != expected or abs(expected) == float("inf"):
+        if not math.isfinite(expected):
             return None
         self.engine.hold_gradients()
         own_clip, own_draws = clip.clone(), type(draws)(*(None if d is None else d.clone() for d in draws))
@@ -167,7 +168,7 @@ class RecordedSteps(MicroSteps):
         found = float(made[0].loss)
         self.graphs.set_random_state(state)
         if not abs(found - expected) <= TOLERANCE * abs(expected):
-            self._refuse(f"the loss of a replay is {found:.6g}, without one {expected:.6g}")
+            self._refuse(f"the loss of a replay is {found:.6g}, that of the step itself {expected:.6g}")
             return None
         return Recording(key, own_clip, own_draws, made, forward, backward)
 
@@ -178,7 +179,7 @@ class RecordedSteps(MicroSteps):
 
 
 def make_micro_steps(config: RunConfig, engine: TrainingEngine, step: Any) -> MicroSteps:
-    """Return what runs the micro steps: recorded ones if engine.graphs, engine, device and step allow it."""
+    """Return the runner of the micro steps: with recordings if engine.graphs, engine, device and step allow them."""
     on_gpu = engine.gradients_can_stay and engine.device.type == "cuda"
     if config.engine.graphs == "auto" and on_gpu and isinstance(step, Recordable):
         return RecordedSteps(engine, step, CudaGraphs(engine.device))

@@ -1,6 +1,7 @@
-"""The loop: batches in, updates out. It knows the step by its protocol only, so another method can use it."""
+"""The training loop. It knows a method only by the protocol `Step`, so another method can use it."""
 
 import logging
+import math
 import os
 import signal
 import time
@@ -32,11 +33,11 @@ log = logging.getLogger("hpm_video")
 
 @runtime_checkable
 class Step(Protocol):
-    """The protocol of a method: everything that the loop needs of it."""
+    """The protocol of a method: everything that the loop needs from it."""
 
     @property
     def beside(self) -> nn.Module | None:
-        """Return a network that is trained beside the model and saved with it."""
+        """Return the auxiliary networks that are saved with the model (a teacher, averaged weights); None if there are none."""
         ...
 
     def __call__(
@@ -44,64 +45,63 @@ class Step(Protocol):
     ) -> tuple[StepResult, Any]: ...
 
     def inspect(self, journey: Any) -> dict[str, Tensor]:
-        """Return further scalars of a micro batch, in steps that measure."""
+        """Return further metrics of a micro batch, in steps that measure."""
         ...
 
     def observe(self, batch: Batch, journey: Any) -> None:
-        """Learn from a micro batch beside its gradient."""
+        """Record what the method learns from a micro batch without its gradient, for instance the losses of its clips."""
 
     def after_update(self, engine: Any, step: int, steps: int) -> None:
-        """Update what is beside the model, after an update of its weights."""
+        """Update the auxiliary networks after an update of the model's weights."""
 
     def skip_update(self) -> None:
-        """Forget what was observed in a step whose update is left out."""
+        """Forget the observations of a step whose update is skipped."""
 
     def settings_now(self, step: int, steps: int) -> dict[str, float]:
         """Return the values of the schedules at a step, for the log."""
         ...
 
 
-# SIGUSR1: what Slurm is told to send before the time of a job ends (scripts/slurm)
+# SIGUSR1: scripts/slurm asks Slurm to send it before the time limit of a job
 STOP_SIGNALS = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, n))
 
 
 class StopRequest:
-    """A request to stop after the running step: SIGTERM, SIGINT, SIGHUP (a closed terminal) or SIGUSR1. A second signal has its
-    usual effect. Under nohup SIGHUP is ignored, and stays so.
+    """Catch the signals that ask a run to stop after the current step: SIGTERM, SIGINT, SIGHUP (a closed terminal) or SIGUSR1.
+    A second signal has its usual effect. Under nohup SIGHUP stays ignored.
 
-    DeepSpeed's first process dies of SIGTERM without passing it on, so the end of the launcher asks for a stop too.
+    DeepSpeed's first process dies of SIGTERM without passing it on, so the end of the launcher counts as a request too.
     """
 
     def __init__(self) -> None:
-        self.noted = False
-        self.before: dict[int, Any] = {}
+        self.signalled = False
+        self.handlers: dict[int, Any] = {}  # before the block
         self.launcher = launcher_pid()
 
     @property
-    def asked(self) -> bool:
-        """Return True if a stop was asked for."""
-        return self.noted or launcher_pid() != self.launcher
+    def requested(self) -> bool:
+        """Return True if a stop was requested."""
+        return self.signalled or launcher_pid() != self.launcher
 
     def __enter__(self) -> "StopRequest":
         for number in STOP_SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
-                self.before[number] = signal.signal(number, self._note)
+                self.handlers[number] = signal.signal(number, self._handle)
         return self
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.noted = True
-        signal.signal(number, self.before[number])
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.signalled = True
+        signal.signal(number, self.handlers[number])
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self.handlers.items():
             signal.signal(number, handler)
 
 
 def launcher_pid() -> int:
-    """Return the parent of DeepSpeed's node launcher, our parent; 0 if that did not start us or the system has no
-    /proc.
+    """Return the process that started DeepSpeed's node launcher, which is our parent; 0 with another parent or without /proc.
 
-    Of other launchers (torchrun) that would be the user's shell, whose end must not end the run.
+    With other launchers (torchrun) it would be the user's shell, whose end must not stop the run.
     """
     parent = Path("/proc") / str(os.getppid())
     try:
@@ -113,8 +113,7 @@ def launcher_pid() -> int:
 
 
 class Loop:
-    """Run a step over batches from `state.step` to `steps`. The ranks agree on everything: bad samples, stops, and
-    batches whose loss is not finite."""
+    """Train from `state.step` to `steps`. The ranks agree on bad samples, on stops and on skipped batches (loss not finite)."""
 
     def __init__(  # noqa: PLR0913
         self,
@@ -125,7 +124,7 @@ class Loop:
         steps: int,
         name_of: Callable[[int], str],
     ) -> None:
-        """Take the parts of a run. `name_of`: what messages call the sample of a row."""
+        """name_of: the name of a row's sample in messages."""
         self.config, self.engine, self.step = config, engine, step
         self.state, self.steps, self.name_of = state, steps, name_of
         self.micro_steps = make_micro_steps(config, engine, step)
@@ -140,8 +139,8 @@ class Loop:
         saver: Saver | None,
         measure: Callable[[int], dict],
     ) -> bool:
-        """Return True when all steps are done, False if a signal asked to stop (the state is saved first). saver: None = save
-        nothing."""
+        """Return True when all steps are done, False if a signal stopped the run (its state is saved first). saver: None =
+        save nothing."""
         train, began = self.config.train, time.perf_counter()
         seconds_before, first_step = self.state.seconds, self.state.step
         feed = Feed(batches, self.engine.device)
@@ -162,7 +161,7 @@ class Loop:
                     pace = (time.perf_counter() - began) / (self.state.step - first_step)
                     self._report(sums, {**extra, "grad_norm": norm}, log_to, pace)
                     sums = {}
-                stops, faults = self.engine.sum_over_ranks(stop.asked, saver is not None and saver.failed)
+                stops, faults = self.engine.sum_over_ranks(stop.requested, saver is not None and saver.failed)
                 stopping, last = stops > 0, self.state.step == self.steps
                 if saver is not None and (stopping or last or self.state.step % train.save_every_steps == 0):
                     saver.save(self.engine, self.state, self.step.beside)
@@ -175,8 +174,7 @@ class Loop:
         return True
 
     def _one_step(self, feed: Feed, measuring: bool) -> tuple[dict[str, Tensor], float]:
-        """Run all rounds of one global batch and the update. A micro batch whose loss is not finite is left out on
-        all ranks."""
+        """Run all rounds of one global batch and the update. All ranks skip a micro batch if its loss is not finite on one."""
         now, split, engine = self.state.step, self.engine.split, self.engine
         values: dict[str, Tensor] = {}
         num_kept = 0
@@ -187,7 +185,7 @@ class Loop:
             result, journey = self.micro_steps.forward(self.normalise(batch.clip), rows, now, self.steps, batch)
             if self.engine.sum_over_ranks(not bool(torch.isfinite(result.loss)))[0] > 0:
                 clips = ", ".join(self.name_of(row) for row in batch.sample.tolist())
-                self._skipped(f"loss {float(result.loss.detach())} on rank {engine.rank}, clips {clips}")
+                self._count_skipped(f"loss {float(result.loss.detach())} on rank {engine.rank}, clips {clips}")
                 continue
             metrics = dict(result.metrics)
             if measuring:
@@ -203,22 +201,22 @@ class Loop:
         values = {name: value / num_kept for name, value in values.items()}
         engine.rescale(num_kept)
         norm = engine.step(lr_at(now, self.steps, self.config.optim))
-        if norm == norm and abs(norm) != float("inf"):
+        if math.isfinite(norm):
             self.state.num_updates += 1
             self.step.after_update(engine, now, self.steps)
         else:
             self.step.skip_update()
-            self._skipped(f"gradient norm {norm}")
+            self._count_skipped(f"gradient norm {norm}")
         return values, norm
 
     def _next(self, feed: Feed) -> Batch:
-        """Return the next micro batch. If one rank cannot read its data, all stop together and none hangs."""
+        """Return the next micro batch. If one rank cannot read its data, all ranks stop and none hangs."""
         fault: Exception | None = None
         batch: Batch | None = None
         try:
             batch = feed.next()
             self.failures.add(batch.failures)
-        except Exception as error:  # shown after the other ranks know
+        except Exception as error:  # raised below, after the other ranks know of it
             fault = error
         self.clock.waited += feed.waited_s
         feed.waited_s = 0.0
@@ -234,10 +232,10 @@ class Loop:
         assert batch is not None
         return batch
 
-    def _skipped(self, what: str) -> None:
+    def _count_skipped(self, what: str) -> None:
         self.state.num_skipped += 1
         log.warning(
-            "step %d: not finite, left out on all ranks: %s (%d so far)", self.state.step, what, self.state.num_skipped
+            "step %d: not finite, skipped on all ranks: %s (%d so far)", self.state.step, what, self.state.num_skipped
         )
         if self.state.num_skipped > self.config.train.max_nonfinite_steps:
             raise UserError(

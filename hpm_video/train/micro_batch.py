@@ -1,9 +1,8 @@
-"""Choose how many clips a rank takes through the model in one pass (`engine.micro_batch_size=auto`), and explain a
-shortage of memory.
+"""Choose how many clips a rank takes through the model in one pass (`engine.micro_batch_size=auto`), and explain a shortage of
+memory.
 
-The number is settled before a model is built, from the free memory and an estimate of what the run needs, and is
-written to RUN/config.yaml with the other keys. A run that resumes keeps its number, so that its random draws stay the
-same.
+The number is chosen before a model is built, from the free memory and an estimate of what the run needs. It is written to
+RUN/config.yaml with the other keys. A run that resumes keeps its number, so that its random draws stay the same.
 """
 
 import contextlib
@@ -11,11 +10,9 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
@@ -36,8 +33,7 @@ from hpm_video.costs.memory import (
 from hpm_video.errors import UserError
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
-from hpm_video.runs.ranks import gather, together
-from hpm_video.runs.settings import read_config
+from hpm_video.runs.ranks import gather, num_ranks
 from hpm_video.train.engines.plain import use_bf16
 
 log = logging.getLogger("hpm_video")
@@ -45,8 +41,8 @@ AnyConfig = TypeVar("AnyConfig", PretrainConfig, FinetuneConfig)
 
 
 class Budget:
-    """The memory that a run needs, and that a rank may use here. The exact estimate takes seconds, and most runs do
-    without."""
+    """The memory that a run needs, and that a rank can use here. The exact estimate takes seconds; most runs need only the
+    bound."""
 
     def __init__(  # noqa: PLR0913
         self,
@@ -64,24 +60,17 @@ class Budget:
 
     @cached_property
     def bound(self) -> Need:
-        """Return more than is needed, from the size of the model alone."""
+        """Return an upper bound of the need, from the size of the model alone."""
         config = self.config
         with torch.device("meta"):
-            model: nn.Module
-            if isinstance(config, PretrainConfig):
-                model = Student.of(config)
-            else:
-                model = Classifier.of(config, self.num_classes)
-        count = sum(p.numel() for p in model.parameters())
-        return self._need(
-            DryRun(
-                num_clips=1,
-                forward={},
-                backward={},
-                saved_bytes=0,
-                peak_bytes=bound_activations(self.config),
-                num_parameters={"student": count, "teacher": count},
+            model: nn.Module = (
+                Student.of(config) if isinstance(config, PretrainConfig) else Classifier.of(config, self.num_classes)
             )
+        count = sum(p.numel() for p in model.parameters())
+        sizes = {"student": count, "teacher": count}
+        peak = bound_activations(config)
+        return self._need(
+            DryRun(num_clips=1, forward={}, backward={}, saved_bytes=0, peak_bytes=peak, num_parameters=sizes)
         )
 
     @cached_property
@@ -106,7 +95,7 @@ class Budget:
         return choose_micro_batch(self.exact, self.share, self.usable)
 
     def describe(self, micro: int) -> str:
-        """Return the arithmetic of a choice."""
+        """Return the arithmetic of a choice, for the log."""
         if self.bound.of(micro) <= self.usable:
             taken = f"less than {_gib(self.bound.of(micro))}"
         else:
@@ -120,29 +109,30 @@ def _gib(num_bytes: float) -> str:
 
 
 def settle_micro_batch(
-    config: AnyConfig, device: torch.device, resumes: Path | None, num_classes: int = 0, num_samples: int = 0
+    config: AnyConfig, device: torch.device, before: RunConfig | None, num_classes: int = 0, num_samples: int = 0
 ) -> AnyConfig:
     """Return the configuration with a number in place of `auto`, the same on all ranks. Draws no random numbers.
 
-    A number or null stays, with a warning if it does not fit. A run that resumes (from a checkpoint) takes its own number,
-    if that divides the batch and fits; else another one, which is logged. Raises UserError if not even one clip fits. Every
-    rank calls it.
+    A number or null stays, with a warning if it does not fit. A run that resumes (before: its configuration) keeps its
+    number if that divides the batch and fits; else it takes another one, which is logged. Raises UserError if not even one
+    clip fits. Every rank calls it.
     """
-    num_ranks = dist.get_world_size() if dist.is_initialized() else 1
     free = free_device_memory(device.index or 0)
     free = free / local_world_size() if device.type == "cpu" else free
-    budget = Budget(config, device, num_ranks, free, num_classes, num_samples)
-    asked = config.engine.micro_batch_size
-    if asked != "auto":
-        micro = split_batch(config.optim.batch_size, asked, num_ranks).micro
+    budget = Budget(config, device, num_ranks(), free, num_classes, num_samples)
+    requested = config.engine.micro_batch_size
+    if requested != "auto":
+        micro = split_batch(config.optim.batch_size, requested, num_ranks()).micro
         if not budget.fits(micro, budget.free):
             log.warning(
                 "engine.micro_batch_size: %d clips in one pass take about %s GiB, %s are free on %s; expected auto, or less",
                 *(micro, _gib(budget.exact.of(micro)), _gib(budget.free), device),
             )
         return config
-    with together():
-        kept = None if resumes is None else _read_kept(Path(config.train.output), budget.share)
+    kept = 0
+    if before is not None:
+        earlier = before.engine.micro_batch_size
+        kept = earlier if isinstance(earlier, int) else budget.share  # null, the default before `auto` existed
     if kept and budget.share % kept == 0 and budget.fits(kept, budget.free):
         own = kept
     else:
@@ -152,27 +142,21 @@ def settle_micro_batch(
         raise UserError(
             f"engine.micro_batch_size: one clip in one pass takes about {_gib(budget.exact.of(1))} GiB; expected at most "
             f"{_gib(budget.usable)} GiB, {MARGINS[device.type]:.0%} of what is free on {device}. Try {_ways_out(config)}; "
-            "engine.micro_batch_size=1 tries it all the same"
+            "engine.micro_batch_size=1 tries it anyway"
         )
     whole = "all" if micro == budget.share else f"{micro} of"
     if kept == micro:
-        log.info("micro batch: %s %d clips of a rank in one pass, as before", whole, budget.share)
+        log.info("micro batch: %s %d clips of a rank in one pass, as in config.yaml", whole, budget.share)
     else:
-        changed = f", not {kept} as before, which no longer divide or fit" if kept else ""
+        changed = f", not {kept} as in config.yaml, which no longer divides the batch or fits" if kept else ""
         log.info(
             "micro batch: %s %d clips of a rank in one pass%s: %s", whole, budget.share, changed, budget.describe(micro)
         )
     return replace(config, engine=replace(config.engine, micro_batch_size=micro))
 
 
-def _read_kept(run: Path, share: int) -> int:
-    """Return the number that the checkpoints of a run were made with; null of before there was `auto` is the whole share."""
-    before = read_config(run).engine.micro_batch_size
-    return before if isinstance(before, int) else share
-
-
 def _ways_out(config: RunConfig) -> str:
-    """Return the keys that make a pass smaller."""
+    """Return the settings that make a pass smaller."""
     ways = [] if config.model.checkpointing else ["model.checkpointing=true"]
     if isinstance(config, PretrainConfig) and table_bytes(config, 1):
         ways += ["preset=random_cross (no table of a loss for each unit and clip)"]
@@ -182,16 +166,15 @@ def _ways_out(config: RunConfig) -> str:
 
 @contextlib.contextmanager
 def explained_shortage(config: RunConfig) -> Iterator[None]:
-    """Turn an error of the block that says that memory has run out into a UserError with numbers and the ways out."""
+    """Turn an out-of-memory error of the block into a UserError with numbers and settings that need less."""
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        told = describe_shortage(error)
-        if told is None:
+        shortage = describe_shortage(error)
+        if shortage is None:
             raise
-        num_ranks = dist.get_world_size() if dist.is_initialized() else 1
-        micro = split_batch(config.optim.batch_size, config.engine.micro_batch_size, num_ranks).micro
+        micro = split_batch(config.optim.batch_size, config.engine.micro_batch_size, num_ranks()).micro
         less = f"engine.micro_batch_size={micro // 2}, " if micro > 1 else ""
         raise UserError(
-            f"{told}; the model takes {micro} {'clips' if micro > 1 else 'clip'} in one pass. Try {less}{_ways_out(config)}"
+            f"{shortage}; the model takes {micro} {'clips' if micro > 1 else 'clip'} in one pass. Try {less}{_ways_out(config)}"
         ) from error

@@ -1,4 +1,4 @@
-"""AdamW's groups and the learning rate of a step."""
+"""Parameter groups of AdamW, and the learning rate of a step."""
 
 import math
 
@@ -7,37 +7,33 @@ from torch import nn
 
 from hpm_video.config import OptimConfig
 
+BLOCKS = "encoder.stack.blocks."
+
 
 def parameter_groups(
     model: nn.Module, weight_decay: float, layer_decay: float = 1.0, decay_tokens: bool = False
 ) -> list[dict]:
-    """Return the groups with weight decay, and without (biases, norms, positions, and unless `decay_tokens` mask and
-    class tokens). Each has the `lr_scale` of its layer (`lr_scales`), by which the learning rate of the step is
-    multiplied."""
+    """Return the groups with weight decay and those without (biases, norms, positions; mask and class tokens unless
+    `decay_tokens`). The learning rate of a step is multiplied by a group's `lr_scale`, see `lr_scales`."""
     single = ("positions.table",) if decay_tokens else ("mask_token", "cls_token", "positions.table")
     scales = lr_scales(model, layer_decay)
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in model.named_parameters():
         bare = parameter.ndim <= 1 or name.endswith(single)
         decay = 0.0 if bare else weight_decay
-        group = groups.setdefault(
-            (-decay, scales[name]), {"weight_decay": decay, "lr_scale": scales[name], "params": []}
-        )
-        group["params"].append(parameter)
-    return [groups[place] for place in sorted(groups)]
+        new = {"weight_decay": decay, "lr_scale": scales[name], "params": []}
+        groups.setdefault((-decay, scales[name]), new)["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
 
 
 def lr_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
-    """Return by parameter name layer_decay ** (n + 1 - k). Of n encoder blocks the k-th (from 1) has k, everything
-    before them 0, everything behind them n + 1 (layer-wise decay: BEiT, arXiv 2106.08254, as VideoMAE uses it)."""
+    """Return layer_decay ** (n + 1 - k) by parameter name, for n encoder blocks: k is 1 to n in the blocks, 0 before them and
+    n + 1 after them (layer-wise decay: BEiT, arXiv 2106.08254, as VideoMAE uses it)."""
     names = [name for name, _ in model.named_parameters()]
     blocks = {name: int(name.split(BLOCKS)[1].split(".")[0]) + 1 for name in names if name.startswith(BLOCKS)}
     last = max(blocks.values(), default=0) + 1
     before = ("encoder.embed.", "encoder.positions.", "encoder.cls_token")
     return {name: layer_decay ** (last - (0 if name.startswith(before) else blocks.get(name, last))) for name in names}
-
-
-BLOCKS = "encoder.stack.blocks."
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.AdamW:

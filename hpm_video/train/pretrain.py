@@ -1,4 +1,4 @@
-"""A pretraining run from configuration to exported encoder; rerunning it resumes."""
+"""Pretrain, from configuration to exported encoder. Rerunning the command resumes."""
 
 import logging
 import re
@@ -42,7 +42,8 @@ Monitor = Callable[[nn.Module, int], dict[str, float]]  # (student, step) -> met
 
 
 def pretrain(config: PretrainConfig, monitor: Monitor | None = None) -> bool:
-    """Train to the end (True), or to a signal (False). Raises UserError for everything the user can mend.
+    """Train. Return True at the end of the run, False if a signal stopped it. Raises UserError for everything that the user
+    can fix.
 
     `monitor`: further measurements of the student, for rank 0's log; every rank calls it.
     """
@@ -54,19 +55,19 @@ def pretrain(config: PretrainConfig, monitor: Monitor | None = None) -> bool:
 def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, monitor: Monitor | None) -> bool:
     with together():
         train_set, held_out_set = open_unlabelled(config.data, config.train.seed)
-    config = settle_micro_batch(config, device, folder.resumes, num_samples=len(train_set))
+    config = settle_micro_batch(config, device, folder.before, num_samples=len(train_set))
     student = build_student(config)
     starting = config.init.weights is not None and folder.resumes is None
     with together():
         weights = read_initial(config.init) if starting else None
         if weights is not None:
-            _tell(fill_student(student, weights, config.objective.target))
+            _log_lines(fill_student(student, weights, config.objective.target))
     step = PretrainStep(config, student, device, len(train_set))
     if weights is not None and weights.teacher is not None and step.teacher is not None:
-        _tell("teacher, " + fill_student(step.teacher.network, weights.teacher, config.objective.target))
+        _log_lines("teacher, " + fill_student(step.teacher.network, weights.teacher, config.objective.target))
 
     def make_measure(loop: Loop, held_out: HeldOut, log_to: MetricLog | None) -> Measure:
-        if step.teacher is not None and log_to is not None:  # one rank says so
+        if step.teacher is not None and log_to is not None:  # on one rank
             warn_slow_teacher(loop.steps, config.teacher)
         announce_duration(loop.engine, run_flops(config, loop.steps) * (1 - loop.state.step / loop.steps))
         return _make_measure(config, loop, step, train_set, held_out, log_to, monitor)
@@ -99,24 +100,24 @@ def _train(config: PretrainConfig, folder: RunFolder, device: torch.device, moni
 
 
 def pretrain_config(file: Path | None, overrides: list[str]) -> PretrainConfig:
-    """Return the configuration: `load_config` above the settings of the weights of init."""
+    """Return the configuration: that of `load_config`, on top of the settings of the weights of init.weights."""
     init = load_config(file, overrides, check=False).init
     return load_config(file, overrides, weight_settings(init, pretraining=True))
 
 
-def _tell(report: str) -> None:
+def _log_lines(report: str) -> None:
     for line in report.splitlines():
         log.info(line)
 
 
 def open_images(config: PretrainConfig) -> ClipDataset:
-    """Return the images that a video model is trained on as well. Raises UserError."""
+    """Return the images that a video model is also trained on. Raises UserError."""
     data = image_data(config)
     try:
         source = open_source(data, "train", IMAGE_SUFFIXES)
     except UserError as error:
         raise UserError(re.sub(r"data\.(root|format|annotations)", r"images.\1", str(error))) from error
-    assert source is not None  # only the validation split may be absent
+    assert source is not None  # only the validation split can be absent
     return ClipDataset(source, data, IMAGES.seed(config.train.seed), training=True)
 
 
@@ -129,13 +130,13 @@ def _make_measure(  # noqa: PLR0913
     log_to: MetricLog | None,
     monitor: Monitor | None,
 ) -> Measure:
-    """Return a function that makes the held-out measurements; every rank computes the same ones (under ZeRO-3 the
-    forward pass is collective)."""
+    """Return a function that measures the held-out clips. Every rank computes the same values, as the forward pass of ZeRO-3
+    needs all ranks."""
     clip, micro = loop.normalise(held_out.clip), loop.engine.split.micro
     num_pictures = config.train.num_pictures if step.uses_difficulty else 0
     pictured, batch = clip[:num_pictures], None
     if num_pictures and not knows_other_clips(config):
-        with together():  # all ranks read them: a fault stops all
+        with together():  # every rank reads them: an error stops all
             batch = load_training_clips(train_set, config.data, num_pictures)
         pictured = loop.normalise(batch.clip)
 

@@ -1,4 +1,4 @@
-"""A training run around its steps: start or resume, log, save, end. Pretraining and fine-tuning fill it in."""
+"""A training run around its steps: start or resume, log, save, end. Pretraining and fine-tuning supply the parts."""
 
 import dataclasses
 import logging
@@ -20,10 +20,7 @@ from hpm_video.data.source import Source
 from hpm_video.errors import UserError
 from hpm_video.files import disk_faults, write_json, write_text
 from hpm_video.method.difficulty.source import STATE_NAME
-from hpm_video.runs.checkpoints import (
-    load_checkpoint,
-    load_weights,
-)
+from hpm_video.runs.checkpoints import load_checkpoint, load_weights
 from hpm_video.runs.folder import HELD_OUT_FILE, RunFolder
 from hpm_video.runs.kind import CONFIG, kind_of
 from hpm_video.runs.ranks import gather, is_lost_peer
@@ -44,7 +41,7 @@ Measure = Callable[[int], dict[str, float]]
 
 @dataclasses.dataclass(kw_only=True)
 class Training:
-    """A run: the model, the data, and what pretraining and fine-tuning do differently."""
+    """A run: the model, the data, and the functions in which pretraining and fine-tuning differ."""
 
     config: RunConfig
     folder: RunFolder
@@ -53,16 +50,17 @@ class Training:
     step: Step
     dataset: ClipDataset
     held_out: Source
-    make_measure: Callable[[Loop, HeldOut, MetricLog | None], Measure]  # what is measured between the steps
-    export: Callable[[Path], Path]  # run folder -> the file of weights for use, at the end, on rank 0
+    make_measure: Callable[[Loop, HeldOut, MetricLog | None], Measure]  # makes the measurements between steps
+    export: Callable[[Path], Path]  # run folder -> file of the exported weights; at the end, on rank 0
     count_flops: Callable[[int], float]  # of a run of n steps
-    others: dict[str, Source] = dataclasses.field(default_factory=dict)  # further data that are trained on, by name
+    others: dict[str, Source] = dataclasses.field(default_factory=dict)  # further training data, by name
     about: str = ""  # for the first log line
     make_loader: Callable[..., Iterable[Batch]] = make_loader
-    name_of: Callable[[int], str] | None = None  # what messages call the sample of a row; None = as the data set does
+    name_of: Callable[[int], str] | None = None  # the name of a row's sample in messages; None = that of the data set
 
     def run(self) -> bool:
-        """Train to the end (True), or to a signal (False). Raises UserError for everything the user can mend."""
+        """Train. Return True at the end of the run, False if a signal stopped it. Raises UserError for everything that the
+        user can fix."""
         config, resumes = self.config, self.folder.resumes
         data = self.folder.check_data({"train": self.dataset.source, "held_out": self.held_out, **self.others})
         state, optimizer = self._load(resumes) if resumes else (RunState(), {})
@@ -98,7 +96,7 @@ class Training:
             finished = loop.run(loader, log_to, saver, measure)
             if finished:
                 self._finish(engine, state, steps, loop.failures.names, data)
-                engine.sum_over_ranks(0.0)  # no rank ends before the files are there
+                engine.sum_over_ranks(0.0)  # no rank ends before the files are written
         except RuntimeError as error:
             if engine.world_size > 1 and is_lost_peer(error):
                 raise UserError(
@@ -121,17 +119,17 @@ class Training:
             load_weights(self.step.beside, self._keep_fitting(checkpoint.teacher or {}, self.step.beside), folder)
         return RunState(**checkpoint.state.get("run", {"step": checkpoint.state["step"]})), checkpoint.optimizer
 
-    def _keep_fitting(self, saved: dict[str, Tensor], beside: nn.Module) -> dict[str, Tensor]:
-        """Return what was saved beside the model. What a source of difficulty knew of the data starts anew if these are others
-        now, and train.accept allows it. Every rank calls it."""
-        fresh = {name: own.detach() for name, own in beside.named_parameters() if name.startswith(f"{STATE_NAME}.")}
+    def _keep_fitting(self, saved: dict[str, Tensor], auxiliary: nn.Module) -> dict[str, Tensor]:
+        """Return the saved weights of the auxiliary networks. If train.accept allowed other data, the state of the source of
+        difficulty is reset, as it describes the clips of the earlier data. Every rank calls it."""
+        fresh = {name: own.detach() for name, own in auxiliary.named_parameters() if name.startswith(f"{STATE_NAME}.")}
         if not fresh or not any(gather(self.folder.accepted is not None)):
             return saved
-        log.warning("mask.difficulty: what is known of the clips starts anew, as the data are others")
-        return {name: saved_one for name, saved_one in saved.items() if not name.startswith(f"{STATE_NAME}.")} | fresh
+        log.warning("mask.difficulty: the state of the clips is reset, as the data have changed")
+        return {name: tensor for name, tensor in saved.items() if not name.startswith(f"{STATE_NAME}.")} | fresh
 
     def _write_settings(self, held_out: HeldOut) -> None:
-        """Write RUN/config.yaml and RUN/held_out.json, if they are not there as they would be written."""
+        """Write RUN/config.yaml, unless it has this content already, and RUN/held_out.json."""
         file, text = self.folder.path / CONFIG, to_yaml(self.config)
         with disk_faults(file):
             same = file.is_file() and file.read_text(encoding="utf-8", errors="replace") == text
@@ -153,7 +151,7 @@ class Training:
             log.info("resuming from %s", self.folder.resumes)
 
     def _announce_new_length(self, steps: int) -> None:
-        """Log it if data of another size, accepted just now, make this run longer or shorter."""
+        """Log it if newly accepted data of another size make this run longer or shorter."""
         change = self.folder.accepted
         if change is None:
             return
@@ -161,9 +159,8 @@ class Training:
         old = steps if before is None else num_steps(self.config, before)
         if old != steps:
             log.warning(
-                "train.epochs: %g epochs of the %d samples now are %d steps; of the %d samples before they were %d. Learning "
-                "rate and masks follow the new length from step %d on. To keep the old length: train.steps=%d "
-                "train.accept=all",
+                "train.epochs: %g epochs of %d samples are %d steps now; of the earlier %d samples they were %d. Learning rate "
+                "and masks follow the new length from step %d on. To keep the old length: train.steps=%d train.accept=all",
                 *(self.config.train.epochs, after, steps, before, old, change["step"], old),
             )
 
@@ -192,8 +189,8 @@ class Training:
         )
         if nothing_trained:
             log.info(
-                "nothing was trained: this run was finished before, %d steps in %.0f s, %s. For more steps of it: "
-                "train.steps=N train.accept=steps; for a new run: another train.output",
+                "nothing was trained: this run has already finished, %d steps in %.0f s, %s. To extend it: train.steps=N "
+                "train.accept=steps. For a new run: another train.output",
                 state.step,
                 state.seconds,
                 exported,
@@ -206,8 +203,7 @@ class Training:
 
 
 def num_steps(config: RunConfig, num_samples: int) -> int:
-    """Return train.steps, or as many as give train.epochs passes over the samples, with the steps of images between
-    them."""
+    """Return train.steps, or the steps that train.epochs passes over the samples take; steps of images come on top."""
     if config.train.steps is not None:
         return config.train.steps
     share = config.images.share if isinstance(config, PretrainConfig) and has_images(config) else 0.0

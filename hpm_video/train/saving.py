@@ -1,8 +1,7 @@
-"""Save checkpoints beside the training: each rank copies its part of the state to the host; threads bring the parts to rank 0,
+"""Save checkpoints in the background: each rank copies its part of the state to host memory; threads send the parts to rank 0,
 which writes them.
 
-Training stands still for the copies alone. A checkpoint is whole or not there, as ever. A fault of the disk reaches all ranks in
-the step behind it.
+Training stops only for the copies. An error of the disk reaches all ranks in the next step.
 """
 
 import dataclasses
@@ -25,14 +24,14 @@ from hpm_video.train.engines.protocol import Part, TrainingEngine
 log = logging.getLogger("hpm_video")
 
 
-def _parts_beside(beside: nn.Module | None) -> list[Part]:
-    """Return the parts of the networks beside the model, of which each rank has all."""
-    named = [] if beside is None else list(beside.named_parameters())
+def _auxiliary_parts(auxiliary: nn.Module | None) -> list[Part]:
+    """Return the parts of the auxiliary networks, which each rank has whole."""
+    named = [] if auxiliary is None else list(auxiliary.named_parameters())
     return [Part(f"teacher/{name}", tuple(p.shape), 0, p.detach()) for name, p in named]
 
 
 def _with_moments(parts: Iterable[Part]) -> Iterator[Part]:
-    """Yield the parts, and for each weight one of the size of each moment, which may not be there yet."""
+    """Yield the parts, and for each weight parts of the size of its moments, which may not exist yet."""
     for part in parts:
         yield part
         section, _, name = part.key.partition("/")
@@ -41,14 +40,14 @@ def _with_moments(parts: Iterable[Part]) -> Iterator[Part]:
 
 
 class HostCopies:
-    """Copies of tensors in host memory, page-locked beside a GPU. Their memory is kept for the next ones."""
+    """Copies of tensors in host memory, page-locked if they come from a GPU. The memory is reused by the next copies."""
 
     def __init__(self) -> None:
         self.rooms: dict[str, Tensor] = {}
         self.used: set[str] = set()  # since `begin`
 
     def begin(self) -> None:
-        """Begin with the copies of another state."""
+        """Start the copies of another state."""
         self.used = set()
 
     def room(self, key: str, shape: tuple[int, ...], like: Tensor | None = None) -> Tensor:
@@ -61,11 +60,11 @@ class HostCopies:
         return room
 
     def take(self, part: Part, whole: bool) -> Part:
-        """Return a part with copied values, in the room of the whole tensor or of its own; complete after `finish`."""
+        """Return a part with copied values, in memory for the whole tensor or for the part alone; complete after `finish`."""
         values = part.values.detach()
         room = self.room(part.key, part.shape if whole else tuple(values.shape), values)
-        place = room.view(-1)[part.start if whole else 0 :][: values.numel()].view(values.shape)
-        return part._replace(values=place.copy_(values, non_blocking=values.is_cuda))
+        copy = room.view(-1)[part.start if whole else 0 :][: values.numel()].view(values.shape)
+        return part._replace(values=copy.copy_(values, non_blocking=values.is_cuda))
 
     def finish(self) -> None:
         """Wait until all copies are complete."""
@@ -78,7 +77,7 @@ class HostCopies:
 
 
 class Saver:
-    """Write the states of a run, one checkpoint at a time."""
+    """Write the checkpoints of a run, one at a time."""
 
     def __init__(self, run: Path, keep: int) -> None:
         self.run, self.keep = run, keep
@@ -91,18 +90,18 @@ class Saver:
         """Return True if a checkpoint of this rank could not be written."""
         return self.fault is not None
 
-    def reserve(self, engine: TrainingEngine, beside: nn.Module | None) -> None:
-        """Make the memory of rank 0's copies in a thread, so that the first save does not wait for it."""
+    def reserve(self, engine: TrainingEngine, auxiliary: nn.Module | None) -> None:
+        """Allocate the memory of rank 0's copies in a thread, so that the first save does not wait for it."""
         if engine.rank == 0:
-            parts = [*engine.parts(), *_parts_beside(beside)]
+            parts = [*engine.parts(), *_auxiliary_parts(auxiliary)]
             self._start(lambda: [self.copies.room(p.key, p.shape, p.values).zero_() for p in _with_moments(parts)])
 
-    def save(self, engine: TrainingEngine, state: RunState, beside: nn.Module | None) -> None:
-        """Copy this rank's part of the state, and start to write it. Raises UserError on all ranks if the last one could not be
-        written."""
+    def save(self, engine: TrainingEngine, state: RunState, auxiliary: nn.Module | None) -> None:
+        """Copy this rank's part of the state, and start to write it. Raises UserError on all ranks if the previous checkpoint
+        could not be written."""
         self.settle_together(engine)
         self.copies.begin()
-        parts = [*engine.parts(), *(_parts_beside(beside) if engine.rank == 0 else [])]
+        parts = [*engine.parts(), *(_auxiliary_parts(auxiliary) if engine.rank == 0 else [])]
         copies = [self.copies.take(part, whole=engine.rank == 0) for part in parts]
         self.copies.finish()
         if engine.rank == 0 or engine.sharded:
@@ -110,7 +109,7 @@ class Saver:
             self._start(lambda: self._write(engine, copies, counts))
 
     def _write(self, engine: TrainingEngine, copies: list[Part], counts: dict[str, Any]) -> None:
-        """Bring the parts of all ranks to rank 0, and write the checkpoint there."""
+        """Send the parts of all ranks to rank 0, and write the checkpoint there."""
         if engine.sharded:
             engine.collect(copies, self.copies.room)
         if engine.rank == 0:
@@ -120,7 +119,7 @@ class Saver:
             log.info("saved %s", save_checkpoint(self.run, checkpoint, self.keep))
 
     def _start(self, work: Callable[[], Any]) -> None:
-        """Start work in the thread, and keep what it raises for `settle`."""
+        """Run work in the thread; `settle` raises its errors."""
 
         def guarded() -> None:
             try:
@@ -132,7 +131,7 @@ class Saver:
         self.thread.start()
 
     def settle(self) -> None:
-        """Wait until the last checkpoint is written. Raises what its writing raised, once."""
+        """Wait until the last checkpoint is written. Raises the error of its writing, once."""
         if self.thread is not None:
             self.thread.join()
             self.thread = None
@@ -141,12 +140,12 @@ class Saver:
             raise fault
 
     def end(self) -> None:
-        """Wait for the thread, and raise nothing."""
+        """Wait for the thread. Raise nothing."""
         if self.thread is not None:
             self.thread.join()
 
     def settle_together(self, engine: TrainingEngine) -> None:
-        """Wait on all ranks until the last checkpoint is written. Raises UserError on all if it could not be."""
+        """Wait on all ranks until the last checkpoint is written. Raises UserError on all of them if it could not be written."""
         fault: Exception | None = None
         try:
             self.settle()

@@ -1,6 +1,6 @@
-"""Trackers: who else is told of each row of metrics, beside RUN/metrics.jsonl and RUN/tensorboard.
+"""Trackers: they receive each row of metrics, in addition to RUN/metrics.jsonl and RUN/tensorboard.
 
-A tracker that fails is reported once and dropped; it never stops a run. Adapters import their library when they are made.
+A tracker that fails is reported once and dropped; it never stops a run. Adapters import their library when they are created.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from hpm_video.config.trackers import TRACKERS, list_trackers
 from hpm_video.reading import one_line
 
 log = logging.getLogger("hpm_video")
-PROJECT = "hpm-video"  # the name under which the adapters file runs
+PROJECT = "hpm-video"  # the project's name in the services
 Callback = Callable[[int, Mapping[str, float]], Any]
 Grid = tuple[int, int, int]
 
@@ -32,7 +32,7 @@ Grid = tuple[int, int, int]
 class Tracker(Protocol):
     """Receive the metrics of a run, on rank 0. Pass objects like this, or functions of step and values, to `pretrain`.
 
-    A tracker may also have `log_image(step, name, image)`, with image uint8 [H, W, 3]: it then gets maps of difficulty.
+    A tracker can also have `log_image(step, name, image)`, with image uint8 [H, W, 3]: it then gets maps of difficulty.
 
     >>> class Printer:
     ...     def log(self, step, values):
@@ -54,26 +54,26 @@ class CallbackTracker:
     """A function of step and values as a tracker."""
 
     def __init__(self, call: Callback) -> None:
-        self.log, self.call = call, call
+        self.log = call
 
     def close(self) -> None:
         """Do nothing: a function has no end."""
 
 
 class TrackerGroup:
-    """Several trackers as one. One that raises an error is reported once and dropped."""
+    """Several trackers as one. A tracker that raises an error is reported once and dropped."""
 
     def __init__(self, trackers: Sequence[Any], unit_grid: Grid | None = None) -> None:
-        """unit_grid: units along time, height and width, for pictures of their difficulty; None = no pictures."""
+        """unit_grid: units along time, height and width, for images of their difficulty; None = no images."""
         self.trackers = [t if hasattr(t, "log") else CallbackTracker(t) for t in trackers]
         self.unit_grid = unit_grid
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Tell every tracker the values of a step."""
+        """Pass the values of a step to every tracker."""
         self._each("log", step, dict(values))
 
     def log_difficulty(self, step: int, difficulty: list[list[float]]) -> None:
-        """Draw the difficulty of some clips [n, U] for the trackers that take pictures."""
+        """Draw the difficulty of some clips [n, U] for the trackers that take images."""
         wanted = any(hasattr(tracker, "log_image") for tracker in self.trackers)
         values = np.nan_to_num(np.array(difficulty, dtype=np.float64))
         if wanted and self.unit_grid is not None and values.size and values.shape[1] == math.prod(self.unit_grid):
@@ -83,13 +83,13 @@ class TrackerGroup:
         """Close every tracker."""
         self._each("close")
 
-    def _each(self, method: str, *given: Any) -> None:
+    def _each(self, method: str, *arguments: Any) -> None:
         for tracker in list(self.trackers):
             if not hasattr(tracker, method):
                 continue
             try:
-                getattr(tracker, method)(*given)
-            except Exception as error:  # whatever a stranger's library raises: the run is worth more than its log
+                getattr(tracker, method)(*arguments)
+            except Exception as error:  # whatever the library raises: the run matters more than its log
                 _report(type(tracker).__name__, error)
                 self.trackers.remove(tracker)
 
@@ -114,20 +114,20 @@ def attached(trackers: Sequence[Any]) -> Iterator[None]:
 
 
 def open_trackers(config: RunConfig, run: Path) -> TrackerGroup:
-    """Return the trackers of a run: those of train.trackers, and those that are attached. Rank 0 calls it."""
+    """Return the trackers of a run: those of train.trackers and the attached ones. Rank 0 calls it."""
     found = []
     for name in list_trackers(config.train.trackers):
         try:
             found.append(TRACKERS[name].load()(run, dataclasses.asdict(config)))
-        except Exception as error:  # a server that does not answer, a wrong key: see `TrackerGroup`
+        except Exception as error:  # no answer from a server, a wrong key: see `TrackerGroup`
             _report(name, error)
     grid = Geometry.of(config).unit_grid if isinstance(config, PretrainConfig) else None
     return TrackerGroup([*found, *ATTACHED.get()], grid)
 
 
 def draw_difficulty(difficulty: ndarray, unit_grid: Grid, cell_px: int = 8) -> UInt8[ndarray, "H W 3"]:
-    """Draw difficulties [n, U] in grey, from black (the easiest unit of a clip) to white: a row of maps for each clip, a map
-    for each step of units in time."""
+    """Draw difficulties [n, U] in grey, from black (the easiest unit of a clip) to white: one row of maps per clip, one map per
+    time step of the units."""
     low, high = difficulty.min(1, keepdims=True), difficulty.max(1, keepdims=True)
     shares = (difficulty - low) / np.maximum(high - low, 1e-12)
     maps = shares.reshape(-1, *unit_grid)  # [n, t, h, w]
@@ -142,7 +142,7 @@ def _finite(values: Mapping[str, float]) -> dict[str, float]:
 
 
 class TensorBoard:
-    """Writes to a folder for TensorBoard, for loops of one's own; a run writes RUN/tensorboard by itself.
+    """Write a folder for TensorBoard, for your own training loop; a run writes RUN/tensorboard by itself.
 
     >>> board = hv.TensorBoard("board")
     >>> board.log(1, {"loss": 0.5})
@@ -150,7 +150,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path | str, first_step: int | None = None) -> None:
-        """first_step: hide what an earlier run wrote in the folder from this step on; None = hide nothing."""
+        """first_step: hide what the folder holds from this step on; None = hide nothing."""
         from torch.utils.tensorboard import SummaryWriter
 
         self.board = SummaryWriter(str(folder), purge_step=first_step)
@@ -161,16 +161,16 @@ class TensorBoard:
             self.board.add_scalar(name, value, step)
 
     def log_image(self, step: int, name: str, image: UInt8[ndarray, "H W 3"]) -> None:
-        """Write a picture."""
+        """Write an image."""
         self.board.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the event file."""
         self.board.close()
 
 
 class WandB:
-    """Tells Weights & Biases. A run that resumes is a further one of the same group."""
+    """Log to Weights & Biases. A run that resumes becomes another run there, in the same group."""
 
     def __init__(self, run: Path, config: Mapping[str, Any]) -> None:
         import wandb
@@ -183,7 +183,7 @@ class WandB:
         self.run.log(dict(values), step=step)
 
     def log_image(self, step: int, name: str, image: UInt8[ndarray, "H W 3"]) -> None:
-        """Send a picture."""
+        """Send an image."""
         self.run.log({name: self.library.Image(image)}, step=step)
 
     def close(self) -> None:
@@ -192,7 +192,7 @@ class WandB:
 
 
 class Trackio:
-    """Tells trackio, which keeps its runs on this machine."""
+    """Log to trackio, which keeps its runs on this machine."""
 
     def __init__(self, run: Path, config: Mapping[str, Any]) -> None:
         import trackio
@@ -210,7 +210,7 @@ class Trackio:
 
 
 class MLflow:
-    """Tells MLflow, at MLFLOW_TRACKING_URI or in its default place. Leaves its active run as it is."""
+    """Log to MLflow, at MLFLOW_TRACKING_URI or its default address. MLflow's active run stays unchanged."""
 
     def __init__(self, run: Path, config: Mapping[str, Any]) -> None:
         from mlflow import MlflowClient
@@ -228,7 +228,7 @@ class MLflow:
         self.client.log_batch(self.id, [self.metric(name, value, now, step) for name, value in values.items()])
 
     def log_image(self, step: int, name: str, image: UInt8[ndarray, "H W 3"]) -> None:
-        """Send a picture."""
+        """Send an image."""
         self.client.log_image(self.id, image, artifact_file=f"{name}/{step:08d}.png")
 
     def close(self) -> None:

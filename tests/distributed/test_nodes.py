@@ -113,7 +113,7 @@ def test_tasks_of_two_nodes_train_one_run(nodes, videos, plain, variables) -> No
     assert [task.wait(200) for task in tasks] == [0, 0], nodes.said(0) + nodes.said(1)
     assert losses(out) == pytest.approx(plain, abs=1e-5)
     launcher = "srun" if variables is slurm else "mpirun"
-    assert "10.77.0.1 is reached by the interface eth0" in nodes.said(1)
+    assert "10.77.0.1 is reached through the interface eth0" in nodes.said(1)
     assert f"2 processes by {launcher}, meeting at 10.77.0.1:" in nodes.said(0) and "DdpEngine" in nodes.said(0)
 
 

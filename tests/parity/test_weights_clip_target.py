@@ -12,9 +12,9 @@ from hpm_video.config import load_config, to_yaml
 from hpm_video.data.transforms import Normalise
 from hpm_video.method.targets.image_models import ImageFeatures, image_model_name
 from hpm_video.models.student import Student, target_width
-from hpm_video.runs import folder as run_folder
 from hpm_video.runs.checkpoints import Checkpoint, save_checkpoint
-from hpm_video.runs.folder import check_same_run
+from hpm_video.runs.folder import check_same_run, keep_older_behaviour
+from hpm_video.runs.kind import read_sections
 from hpm_video.runs.settings import read_config
 from hpm_video.types import UserError
 from hpm_video.weights.load import load_student
@@ -110,13 +110,14 @@ def test_runs_from_before_the_choice_load_as_they_were(tiny_config, tmp_path) ->
         assert all(torch.equal(p, dict(student.named_parameters())[n]) for n, p in loaded.named_parameters())
     assert image_model_name(read_config(tmp_path / "old").objective) == "vit_base_patch16_clip_224.openai"
     assert image_model_name(read_config(tmp_path / "new").objective) == "vit_base_patch16_clip_quickgelu_224.openai"
-    check_same_run(tmp_path / "old", tiny_config(objective__target="clip", objective__clip_features="last"), 1)
+    before, sections = read_config(tmp_path / "old"), read_sections(tmp_path / "old")
+    check_same_run(tmp_path / "old", tiny_config(objective__target="clip", objective__clip_features="last"), before, 1)
     command = tiny_config(objective__target="clip")
     with pytest.raises(UserError, match="objective.clip_features: projected, but the run in .* was started with last"):
-        check_same_run(tmp_path / "old", command, 1)
-    run_folder.keep_older_behaviour(tmp_path / "old", command)  # as every resumed run
+        check_same_run(tmp_path / "old", command, before, 1)
+    keep_older_behaviour(command, before, sections)  # as every resumed run
     assert command.objective.clip_features == "last"
-    check_same_run(tmp_path / "old", command, 1)
+    check_same_run(tmp_path / "old", command, before, 1)
 
 
 def test_an_old_run_of_another_target_resumes_without_a_word(tiny_config, tmp_path) -> None:
@@ -124,5 +125,5 @@ def test_an_old_run_of_another_target_resumes_without_a_word(tiny_config, tmp_pa
         "\n".join(line for line in to_yaml(tiny_config()).splitlines() if "clip_features" not in line)
     )
     (tmp_path / "checkpoints").mkdir()
-    check_same_run(tmp_path, tiny_config(), 1)
+    check_same_run(tmp_path, tiny_config(), read_config(tmp_path), 1)
     assert load_config(tmp_path / "config.yaml").objective.clip_features == "projected"

@@ -133,7 +133,7 @@ def test_a_run_of_before_on_train_and_val_keeps_its_clips(videos, tmp_path, caps
     capsys.readouterr()
     assert run(root, out, teacher) == 1 and everything(out) == before
     said = capsys.readouterr().err
-    assert "holds out 2 clips" in said and "data.format=folder does so still" in said and said.count("\n") == 1
+    assert "holds out 2 clips" in said and "data.format=folder still does" in said and said.count("\n") == 1
     assert run(root, out, teacher, "data.format=folder") == 0
     assert run(root, tmp_path / "reference", teacher, "data.format=folder") == 0
     for name in ("student", "teacher", "optimizer"):
@@ -153,7 +153,7 @@ def test_a_run_of_before_resumes_as_it_was_started_though_presets_say_more(video
     capsys.readouterr()
     assert run(videos, out, *words, "mask.ratio=0.7", "train.steps=8", "train.accept=steps") == 0
     said = capsys.readouterr().out
-    assert "mask.round_down=masked: the run was started before there was this key" in said
+    assert "mask.round_down=masked: the run was started before this key existed" in said
     assert "round_down: masked" in config.read_text() and "resuming from" in said
 
 
@@ -227,7 +227,7 @@ def test_a_change_of_the_data_that_is_meant_is_recorded(videos, copied, tmp_path
     root = Path(shutil.copytree(videos, tmp_path / "videos"))
     shutil.copy(root / "0.mkv", root / "new.mkv")
     assert run(root, half_way(copied), "train.accept=data") == 0
-    assert "from step 3 on the data are others" in capsys.readouterr().out
+    assert "the data change from step 3 on" in capsys.readouterr().out
     changes = read_results(copied)["changes"]
     assert [
         (c["step"], c["what"], c["before"]["train"]["num_rows"], c["after"]["train"]["num_rows"]) for c in changes
@@ -251,7 +251,7 @@ def test_data_of_another_size_say_that_they_change_the_length(videos, tmp_path, 
     capsys.readouterr()
     assert train("train.accept=data") == 0
     said = capsys.readouterr().out
-    for word in ("4 epochs of the 10 samples", "10 steps", "of the 6 samples before they were 6", "from step 3 on"):
+    for word in ("4 epochs of 10 samples", "10 steps", "of the earlier 6 samples they were 6", "from step 3 on"):
         assert word in said
     assert "train.steps=6 train.accept=all" in said
     assert read_results(out)["figures"]["steps"] == 10

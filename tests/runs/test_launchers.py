@@ -73,7 +73,7 @@ def test_one_process_is_alone(env) -> None:
         ),
         ({**SLURM, "SLURM_LOCALID": ""}, "would train the whole run alone"),
         ({**OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, "MASTER_ADDR is not known"),
-        ({"PMIX_SIZE": "2", "PMIX_RANK": "0", "MASTER_ADDR": "a"}, "the place of this process is not known"),
+        ({"PMIX_SIZE": "2", "PMIX_RANK": "0", "MASTER_ADDR": "a"}, "the rank of this process is not known"),
         ({"PMI_SIZE": "2", "PMI_RANK": "0"}, "MASTER_ADDR is not known"),
         (  # two of each machine: without PMI_SIZE they would be taken for all there are
             {"MPI_LOCALNRANKS": "2", "MPI_LOCALRANKID": "1", "PMI_RANK": "3", "MASTER_ADDR": "a"},

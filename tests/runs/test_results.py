@@ -94,7 +94,7 @@ def test_a_stop_while_writing_leaves_the_old_file(tiny_config, tmp_path, monkeyp
         ("{", "results.json is damaged .* writes it again"),
         ("[]", "format None, version None; expected 'hpm-video results', version 1"),
         ('{"format": "hpm-video results", "version": 2}', "version 2; expected 'hpm-video results', version 1"),
-        ('{"format": "hpm-video results", "version": 1, "kind": "test"}', "without config, seed"),
+        ('{"format": "hpm-video results", "version": 1, "kind": "test"}', "lacks config, seed"),
     ],
 )
 def test_records_that_cannot_be_read(tmp_path, tiny_config, text, said) -> None:

@@ -179,7 +179,7 @@ def test_a_run_that_resumes_keeps_its_number_and_its_draws(run, config, monkeypa
     whole = stop_after_first_step(tmp_path / "run")
     set_free(monkeypatch, 1e12)
     _, said, kept = run()
-    assert kept == 2 and "micro batch: 2 of 4 clips of a rank in one pass, as before" in said
+    assert kept == 2 and "micro batch: 2 of 4 clips of a rank in one pass, as in config.yaml" in said
     resumed = stop_after_first_step(tmp_path / "run")
     assert all(torch.equal(weight, whole[name]) for name, weight in resumed.items())
     monkeypatch.setitem(memory.MARGINS, "cpu", 1.0)
@@ -187,7 +187,7 @@ def test_a_run_that_resumes_keeps_its_number_and_its_draws(run, config, monkeypa
     stop_after_first_step(tmp_path / "run")
     set_free(monkeypatch, needed(config, 2))
     _, said, kept = run()
-    assert kept == 2 and "not 4 as before, which no longer divide or fit" in said
+    assert kept == 2 and "not 4 as in config.yaml, which no longer divides the batch or fits" in said
 
 
 def test_null_of_an_older_run_means_all_clips(run, config, monkeypatch, tmp_path) -> None:

@@ -176,7 +176,7 @@ def test_sigterm_saves_and_exits(videos, tmp_path, stop_in_training) -> None:
 def test_the_end_of_a_shell_is_no_stop(monkeypatch) -> None:
     """Only DeepSpeed's launcher is watched: under others the process above our parent may be a shell that logs out."""
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert launcher_pid() == 0 and not StopRequest().asked
+    assert launcher_pid() == 0 and not StopRequest().requested
 
 
 def test_only_the_last_checkpoints_are_kept(tmp_path) -> None:

@@ -1,1 +1,1 @@
-"""The machine under the model: one file for each engine."""
+"""Engines: one file each. They run the model, the update and the communication on the hardware."""

@@ -1,6 +1,6 @@
-"""torch's DistributedDataParallel: gradients are summed while the backward pass runs, once a step.
+"""torch's DistributedDataParallel: gradients are reduced once per step, while the backward pass runs.
 
-Bytes a step and rank, N parameters in fp32: 4N are reduced, 2N with engine.reduce_precision=bf16, for any number of rounds.
+N parameters in fp32 cost 4N bytes of reduction per step and rank, 2N with engine.reduce_precision=bf16, for any number of rounds.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from hpm_video.train.engines.processes import ProcessesEngine
 
 
 class DdpEngine(ProcessesEngine):
-    """Whole weights on every rank; only the last round of a step reduces the gradients of all."""
+    """Whole weights on every rank; only the last round of a step reduces gradients."""
 
     def __init__(self, student: nn.Module, config: RunConfig, device: torch.device) -> None:
         super().__init__(student, config, device)
         self.compress = config.engine.reduce_precision == "bf16"
-        self.round = 0  # of the running step, as many as it began
-        self.unreduced = False  # if the last round began, and its gradients are not reduced
+        self.round = 0  # rounds of the current step that have started
+        self.unreduced = False  # if the last round has started, and its gradients are not reduced yet
         self._wrap()
 
     def _wrap(self) -> None:
@@ -44,7 +44,7 @@ class DdpEngine(ProcessesEngine):
     def __call__(self, *inputs: Tensor) -> Any:
         if not torch.is_grad_enabled():
             return super().__call__(*inputs)
-        if self.unreduced:  # all rounds of the last step were left out, so `step` was not called
+        if self.unreduced:  # all rounds of the last step were skipped, so `step` was not called
             self._reset()
         self.round = self.round % self.split.rounds + 1
         self.unreduced = self.round == self.split.rounds
@@ -53,16 +53,17 @@ class DdpEngine(ProcessesEngine):
 
     def backward(self, loss: Tensor) -> None:
         super().backward(loss)
-        self.unreduced = False if self.round == self.split.rounds else self.unreduced
+        if self.round == self.split.rounds:
+            self.unreduced = False
 
     def rescale(self, num_kept: int) -> None:
-        if self.unreduced:  # the last round was left out
+        if self.unreduced:  # the last round was skipped
             self._reduce()
             self._reset()
         super().rescale(num_kept)
 
     def _reduce(self) -> None:
-        """Set the gradients to their means over the ranks, by hand."""
+        """Set the gradients to their means over the ranks, without DDP."""
         counts = self.sum_over_ranks(*(parameter.grad is not None for parameter in self.names))
         for parameter, count in zip(self.names, counts, strict=True):
             if not count:  # no rank has one
@@ -73,9 +74,8 @@ class DdpEngine(ProcessesEngine):
             parameter.grad /= self.world_size
 
     def _reset(self) -> None:
-        """Wrap anew: a reducer that was prepared for a backward pass that never came would run in a later one."""
-        # copies, apart from the buckets of the old reducer
-        held = {p: p.grad.clone() for p in self.names if p.grad is not None}
+        """Wrap the module again: the reducer was prepared for a backward pass that was skipped, and would run in a later one."""
+        held = {p: p.grad.clone() for p in self.names if p.grad is not None}  # not in the buckets of the old reducer
         del self.wrapped
         self._wrap()
         for parameter, gradient in held.items():

@@ -1,4 +1,4 @@
-"""DeepSpeed's engine, ZeRO 0 to 3. The only file of the training that imports deepspeed."""
+"""DeepSpeed's engine, ZeRO 0 to 3. No other file of the training code imports deepspeed."""
 
 import logging
 import warnings
@@ -18,7 +18,7 @@ from hpm_video.train.engines.protocol import Part
 
 
 class DeepSpeedEngine(ProcessesEngine):
-    """ZeRO 0 to 3 under DeepSpeed's launcher. Optimizer, clipping and batch come from our config, nowhere else."""
+    """ZeRO 0 to 3 under DeepSpeed's launcher. Optimizer, clipping and batch come only from our configuration."""
 
     def __init__(self, student: nn.Module, config: RunConfig, device: torch.device) -> None:
         import deepspeed
@@ -28,7 +28,7 @@ class DeepSpeedEngine(ProcessesEngine):
         self.stage = zero_stage(config)
         self.sharded = self.stage > 0
         super().__init__(student, config, device)
-        if self.stage > 0:  # there the gradients are DeepSpeed's shards, which it guards and clips itself
+        if self.stage > 0:  # the gradients are shards, which DeepSpeed checks and clips itself
             self._guarding.remove()
         settings = deepspeed_settings(config, self.split, self.bf16, self.num_parameters)
         initialized = deepspeed.initialize(model=student, optimizer=self.optimizer, config=settings)
@@ -56,7 +56,7 @@ class DeepSpeedEngine(ProcessesEngine):
         return float(self.engine.get_global_grad_norm())
 
     def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
-        """Yield the weights by name, whole: under ZeRO-3 those of one module at a time, else all at once."""
+        """Yield whole weights by name: with ZeRO-3 those of one module at a time, else all at once."""
         if self.stage < 3:
             yield from super().weight_groups()
             return
@@ -76,7 +76,7 @@ class DeepSpeedEngine(ProcessesEngine):
         return self.optimizer.single_partition_of_fp32_groups
 
     def _slice_of(self, parameter: Any, flat: Tensor) -> tuple[int, Tensor] | None:
-        """Return the first place and the values of this rank's slice under ZeRO-3, without the padding at the end."""
+        """Return the first index and the values of this rank's ZeRO-3 slice, without the padding at the end."""
         start = self.rank * parameter.ds_tensor.ds_numel
         count = min(parameter.ds_tensor.ds_numel, parameter.ds_numel - start)
         return (start, flat.detach().view(-1)[:count]) if count > 0 else None
@@ -100,7 +100,7 @@ class DeepSpeedEngine(ProcessesEngine):
         return super().parts()
 
     def _link_moments(self) -> None:
-        """Link moments to parameters again: DeepSpeed does so after the first group's first step, when others have none yet."""
+        """Link moments to parameters again: DeepSpeed links them after the first group's step, when other groups have none."""
         if self.stage in (1, 2) and self._raw_optimizer().state:
             self.optimizer._hp_optimizer_states_linked = False
             self.optimizer._lazy_init_hp_params_optimizer_state()
@@ -129,9 +129,9 @@ class DeepSpeedEngine(ProcessesEngine):
 
 
 def prepare_process(device: torch.device, limit_s: float) -> None:
-    """Make the process group. Raises UserError if deepspeed is not installed, or the processes do not find each other."""
+    """Create the process group. Raises UserError if deepspeed is not installed, or the processes do not find each other."""
     deepspeed = import_for("the deepspeed engine (or set engine.kind=ddp)", "deepspeed")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # On CPUs DeepSpeed compiles a shared-memory all-reduce: a minute with a C++ compiler, a crash without one.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo does the same sums
+    # On CPUs DeepSpeed compiles a shared-memory all-reduce: it takes a minute, and crashes without a C++ compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo computes the same sums
     processes.make_group(device, limit_s)

@@ -1,6 +1,7 @@
 """torch's FSDP2 (`fully_shard`): every rank keeps its part of weights, gradients and moments, in fp32.
 
-In bf16 the gathered weights are bf16 too, and gradients are reduced as engine.reduce_precision says. Blocks are gathered one by one.
+With bf16 the gathered weights are bf16 too; engine.reduce_precision sets how gradients are reduced. Blocks are gathered one by
+one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from hpm_video.train.engines.processes import ProcessesEngine
 
 
 class FsdpEngine(ProcessesEngine):
-    """Parameters are DTensors, cut along their first dimension."""
+    """Parameters are DTensors, sharded along their first dimension."""
 
     sharded = True
 
@@ -32,12 +33,12 @@ class FsdpEngine(ProcessesEngine):
         return norm, float(norm.full_tensor())
 
     def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
-        """Yield the weights by name, whole and in fp32, those of one block at a time."""
+        """Yield whole weights by name, in fp32, those of one block at a time."""
         for parameters in self.groups:
             yield dict(zip((self.names[p] for p in parameters), self._gather(parameters), strict=True))
 
     def _rows_of(self, parameter: nn.Parameter) -> int:
-        """Return how many rows each rank keeps; the last ranks may have less."""
+        """Return how many rows each rank keeps; the last ranks can have fewer."""
         return -(-parameter.shape[0] // self.world_size)
 
     def _gather(self, parameters: list[nn.Parameter]) -> list[Tensor]:
@@ -46,9 +47,9 @@ class FsdpEngine(ProcessesEngine):
         padded = []
         for parameter, count in zip(parameters, rows, strict=True):
             own: Tensor = parameter.detach().to_local()  # type: ignore[attr-defined]
-            room = own.new_zeros(count, *parameter.shape[1:])
-            room[: own.shape[0]] = own
-            padded.append(room.flatten())
+            rows_of_rank = own.new_zeros(count, *parameter.shape[1:])
+            rows_of_rank[: own.shape[0]] = own
+            padded.append(rows_of_rank.flatten())
         flat = torch.cat(padded)
         gathered = flat.new_empty(self.world_size * flat.numel())
         dist.all_gather_into_tensor(gathered, flat)
@@ -59,7 +60,7 @@ class FsdpEngine(ProcessesEngine):
         ]
 
     def _part_of(self, parameter: nn.Parameter, whole: Any) -> tuple[int, Tensor] | None:
-        """Return the first place and the values of this rank's rows of a DTensor that is cut as the parameter."""
+        """Return the first index and the values of this rank's rows of a DTensor that is sharded like the parameter."""
         own: Tensor = whole.detach().to_local()
         return (self.rank * self._rows_of(parameter) * own[0].numel(), own) if len(own) else None
 
@@ -77,7 +78,7 @@ class FsdpEngine(ProcessesEngine):
 
 
 def shard(model: nn.Module, config: RunConfig, device: torch.device) -> list[list[nn.Parameter]]:
-    """Shard a model in place: each block, the encoder, and what is left. Return the parameters of each group."""
+    """Shard a model in place: each block, the encoder, then the rest. Return the parameters of each group."""
     low = torch.bfloat16 if use_bf16(config, device) else None
     reduced = torch.bfloat16 if config.engine.reduce_precision == "bf16" else torch.float32
     options: dict[str, Any] = {

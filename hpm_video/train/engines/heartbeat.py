@@ -1,11 +1,12 @@
-"""Signs of life between the processes of a run, so that the loss of one ends all of them within a stated time.
+"""Heartbeats between the processes of a run: if one process is lost, all others end within a known time.
 
-A collective operation that waits for a lost node waits for minutes, and cannot say for whom. So a thread of each rank counts up
-a number in the store where the processes met; rank 0 watches all numbers and writes who is lost, the others watch rank 0. A
-slow rank counts on. A second thread ends the process if the store itself does not answer.
+A collective operation waits minutes for a lost node, and cannot name it. So a thread of each rank increments a number in the
+store where the processes met. Rank 0 watches all numbers and writes which rank is lost; the others watch rank 0. A slow rank
+keeps counting. A second thread ends the process if a rank is lost or the store itself does not answer.
 """
 
 import atexit
+import contextlib
 import os
 import socket
 import sys
@@ -21,7 +22,7 @@ PREFIX = "hpm_video/"
 
 @runtime_checkable
 class Store(Protocol):
-    """The part of torch's stores that is used."""
+    """The methods of torch's stores that are used here."""
 
     def set(self, key: str, value: str) -> Any:
         """Write a value."""
@@ -31,23 +32,23 @@ class Store(Protocol):
         ...
 
     def check(self, keys: list[str]) -> bool:
-        """Return whether all keys exist."""
+        """Return True if all keys exist."""
         ...
 
 
 class Heartbeat:
-    """The signs of life of this rank, and what it knows of the others. `lost`: who is, in words; None = nobody."""
+    """The heartbeat of this rank, and its knowledge of the others. `lost`: a description of the lost rank; None = no rank."""
 
     def __init__(self, store: Store, rank: int, world_size: int, limit_s: float) -> None:
         self.store, self.rank, self.limit_s = store, rank, limit_s
         self.watched = [other for other in range(world_size) if other != rank] if rank == 0 else [0]
         self.count, self.names = 0, dict.fromkeys(self.watched, "")
         self.seen: dict[int, tuple[str, float]] = {}  # last value, and when it changed
-        self.answered_s = time.monotonic()  # of the store
+        self.answered_s = time.monotonic()  # when the store last answered
         self.lost: str | None = None
 
     def beat(self, now_s: float) -> None:
-        """Exchange signs of life once. Raises what the store raises."""
+        """Exchange heartbeats once. Raises the errors of the store."""
         self.count += 1
         self.store.set(f"{PREFIX}{self.rank}", f"{self.count} {socket.gethostname()}")
         for other in self.watched:
@@ -71,22 +72,20 @@ class Heartbeat:
         return f"rank {other}{host} has given no sign of life for {self.limit_s:g} s"
 
     def find_silence(self, now_s: float) -> str | None:
-        """Return who is lost; the place of rank 0 if the store, which is there, does not answer."""
-        if self.lost is None and now_s - self.answered_s > self.limit_s:
-            return (
-                self._describe(0)
-                if self.rank
-                else f"the store of the processes has not answered for {self.limit_s:g} s"
-            )
-        return self.lost
+        """Return a description of the lost rank. If the store, which rank 0 holds, does not answer, that is rank 0."""
+        if self.lost is not None or now_s - self.answered_s <= self.limit_s:
+            return self.lost
+        if self.rank:
+            return self._describe(0)
+        return f"the store of the processes has not answered for {self.limit_s:g} s"
 
     def end(self) -> None:
-        """Tell the others that this rank has ended as it should."""
+        """Write that this rank has ended normally."""
         self.store.set(f"{PREFIX}{self.rank}", ENDED)
 
 
 class _Threads:
-    """The two threads of a process."""
+    """The two heartbeat threads of a process."""
 
     def __init__(self, heart: Heartbeat) -> None:
         self.heart, self.ended = heart, threading.Event()
@@ -98,14 +97,14 @@ class _Threads:
         while not self.ended.wait(self.pause_s):
             try:
                 self.heart.beat(time.monotonic())
-            except Exception:  # the store is gone: `_watch` counts the time
+            except Exception:  # the store is gone: `_watch` measures for how long
                 time.sleep(0.1)
 
     def _watch(self) -> None:
         before_s = time.monotonic()
         while not self.ended.wait(self.pause_s):
             now_s = time.monotonic()
-            if now_s - before_s > self.heart.limit_s / 2:  # this process was stopped for a while
+            if now_s - before_s > self.heart.limit_s / 2:  # this process was suspended for a while
                 self.heart.answered_s = now_s
                 self.heart.seen = {other: (value, now_s) for other, (value, _) in self.heart.seen.items()}
             before_s = now_s
@@ -123,31 +122,29 @@ _running: _Threads | None = None
 
 
 def start(rank: int, world_size: int, limit_s: float) -> None:
-    """Start the signs of life of this process, once. The processes have met at MASTER_ADDR."""
+    """Start the heartbeat of this process, once. The processes have met at MASTER_ADDR."""
     global _running
     if _running is not None or world_size < 2:
         return
     from torch.distributed import TCPStore
 
-    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(*place, is_master=False, timeout=timedelta(seconds=limit_s), wait_for_workers=False)
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=limit_s), wait_for_workers=False)
     _running = _Threads(Heartbeat(store, rank, world_size, limit_s))
     atexit.register(finish)
 
 
 def finish() -> None:
-    """End the signs of life, and tell the others that it is the regular end of this process."""
+    """Stop the heartbeat, and write for the other ranks that this process ended normally."""
     global _running
     if _running is not None:
         _running.ended.set()
-        threads, _running = _running, None
-        teller = threading.Thread(target=_tell_end, args=(threads.heart,), daemon=True)
-        teller.start()
-        teller.join(2.0)  # a store that is gone may never answer
+        heart, _running = _running.heart, None
+        thread = threading.Thread(target=_write_end, args=(heart,), daemon=True)
+        thread.start()
+        thread.join(2.0)  # a store that is gone may never answer
 
 
-def _tell_end(heart: Heartbeat) -> None:
-    try:
+def _write_end(heart: Heartbeat) -> None:
+    with contextlib.suppress(Exception):
         heart.end()
-    except Exception:
-        return

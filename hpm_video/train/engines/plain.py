@@ -1,8 +1,8 @@
-"""The plain engine: one process, no wrapper; also what all engines have in common.
+"""The plain engine: one process, no wrapper; also the base of the other engines.
 
-Engines take the global batch in rounds (gradient accumulation) of micro batches, keep weights in fp32 (bf16 is autocast),
-leave out an update whose gradient is not finite, and give and take the optimizer's state whole and by name, so that a
-checkpoint does not depend on the engine, the ZeRO stage or the number of processes.
+Engines split the global batch into rounds (gradient accumulation) of micro batches, keep weights in fp32 (bf16 is autocast) and
+skip an update whose gradient is not finite. They load the optimizer's state whole and by name, so that a checkpoint does not
+depend on the engine, the ZeRO stage or the number of processes.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class PlainEngine:
-    """One process, no wrapper; also what the engines have in common. See `TrainingEngine` for the meaning of the methods."""
+    """One process, no wrapper; also the base of the other engines. `TrainingEngine` explains the methods."""
 
     gradients_can_stay: ClassVar[bool] = True
     sharded = False
@@ -42,7 +42,7 @@ class PlainEngine:
         self.shapes = {name: tuple(parameter.shape) for parameter, name in self.names.items()}
         self.clip_norm = config.optim.clip_norm
         self.norm = 0.0  # of the last gradient
-        self.with_gradient: list[nn.Parameter] = []  # at the last update
+        self.with_gradient: list[nn.Parameter] = []  # weights that had a gradient at the last update
         self.held: dict[nn.Parameter, Tensor] = {}  # gradients that stay in place
         if config.engine.compile:
             compile_blocks(student)
@@ -59,13 +59,13 @@ class PlainEngine:
             return self.module(*inputs)
 
     def autocast(self) -> AbstractContextManager:
-        """Return a context in which the forward pass has its precision."""
+        """Return a context in which the forward pass runs in the precision of this engine."""
         if not self.bf16:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def _guard(self) -> None:
-        """Clip the gradient before the optimizer runs; take it away if it is not finite, so that no weight moves."""
+        """Clip the gradient before the optimizer runs; remove it if it is not finite, so that no weight changes."""
         self.with_gradient = parameters = [p for p in self.names if p.grad is not None]
         norm, self.norm = self._norm_of([p.grad for p in parameters if p.grad is not None])
         if self.clip_norm is not None:
@@ -75,7 +75,7 @@ class PlainEngine:
                 parameter.grad = None
 
     def _norm_of(self, gradients: list[Tensor]) -> tuple[Tensor, float]:
-        """Return the norm of all gradients, on the device and as a number, for which the host waits."""
+        """Return the norm of all gradients, on the device and as a number, for which the host waits for the device."""
         norm = torch.nn.utils.get_total_norm(gradients)
         return norm, float(norm)
 
@@ -84,7 +84,7 @@ class PlainEngine:
         (loss / self.split.rounds).backward()
 
     def rescale(self, num_kept: int) -> None:
-        """Make the gradient the mean over `num_kept` rounds, if others of this step were left out. Before `step`."""
+        """Make the gradient the mean over `num_kept` rounds if other rounds of this step were skipped. Called before `step`."""
         if num_kept < self.split.rounds:
             for parameter in self.names:
                 if parameter.grad is not None:
@@ -102,7 +102,7 @@ class PlainEngine:
         return self.norm
 
     def hold_gradients(self) -> None:
-        """Keep the gradients in the same tensors from now on: recorded kernels write there. After the first update."""
+        """Keep the gradients in the same tensors from now on: recorded kernels write there. Called after the first update."""
         if not self.held:
             self.held = {p: torch.zeros_like(p) if p.grad is None else p.grad for p in self.with_gradient}
             for parameter, gradient in self.held.items():
@@ -113,15 +113,15 @@ class PlainEngine:
             group["lr"] = lr * group["lr_scale"]
 
     def sum_over_ranks(self, *numbers: float) -> list[float]:
-        """Return the sums of numbers that the hosts know; no device is waited for, but the ranks wait for each other."""
+        """Return the sums over the ranks of numbers in host memory."""
         return list(numbers)
 
     def weight_groups(self) -> Iterator[Mapping[str, Tensor]]:
-        """Yield the weights by name, whole, in one group."""
+        """Yield whole weights by name, in one group."""
         yield {name: parameter.detach() for parameter, name in self.names.items()}
 
     def parts(self) -> Iterator[Part]:
-        """Yield what this rank keeps of weights and moments, see `TrainingEngine`."""
+        """Yield this rank's parts of weights and moments, see `TrainingEngine`."""
         for parameter, name in self.names.items():
             if (weight := self._weight_part(parameter)) is not None:
                 yield Part(f"student/{name}", self.shapes[name], *weight)
@@ -130,19 +130,20 @@ class PlainEngine:
                     yield Part(f"optimizer/{name}/{moment}", self.shapes[name], *part)
 
     def _weight_part(self, parameter: nn.Parameter) -> tuple[int, Tensor] | None:
-        """Return the first place and the values of this rank's part of a weight; None if other ranks have all of it."""
+        """Return the first index and the values of this rank's part of a weight; None if it has none."""
         return None if self.rank else (0, parameter.detach())
 
     def _moment_part(self, parameter: nn.Parameter, moment: str) -> tuple[int, Tensor] | None:
-        """Return the same of a moment; None as well before the first update."""
+        """Return the first index and the values of this rank's part of a moment; None if it has none, or before the first
+        update."""
         found = self.optimizer.state.get(parameter, {}).get(moment)
         return None if self.rank or found is None else (0, found)
 
     def collect(self, copies: Sequence[Part], room: Callable[[str, tuple[int, ...]], Tensor]) -> None:
-        """Bring nothing: rank 0 has all parts."""
+        """Do nothing: rank 0 has all parts."""
 
     def load_optimizer_state(self, state: Mapping[str, Tensor], num_updates: int) -> None:
-        """Take whole moments by name. The weights are loaded into the model before the engine is made.
+        """Load whole moments by name. The weights are loaded into the model before the engine is created.
 
         Raises UserError if a moment is absent or of another size.
         """
@@ -153,9 +154,9 @@ class PlainEngine:
             for moment in MOMENTS:
                 found = state.get(f"{name}/{moment}")
                 if found is None or found.numel() != expected:
-                    what = "is absent" if found is None else f"has {found.numel():,} of {expected:,} numbers"
+                    fault = "is absent" if found is None else f"has {found.numel():,} of {expected:,} numbers"
                     raise UserError(
-                        f"optimizer.safetensors of the checkpoint does not fit: {name}/{moment} {what}; expected the "
+                        f"optimizer.safetensors of the checkpoint does not fit: {name}/{moment} {fault}; expected the "
                         "optimizer's state of this model (init.weights=RUN starts a new run from the weights alone)"
                     )
         self._make_moments(num_updates)
@@ -171,11 +172,11 @@ class PlainEngine:
         self.optimizer.state[parameter][moment].copy_(value)
 
     def close(self) -> None:
-        """Give nothing back."""
+        """Do nothing: nothing has to be released."""
 
 
 def check_start() -> None:
-    """Raise UserError if several processes were started: each would train the whole run."""
+    """Raise UserError if several processes were started: each of them would train the whole run."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             f"engine.kind: plain is one process, but {os.environ['WORLD_SIZE']} were started; expected auto"
@@ -183,17 +184,17 @@ def check_start() -> None:
 
 
 def prepare_process(device: torch.device, limit_s: float) -> None:
-    """Prepare nothing: one process needs no group."""
+    """Do nothing: one process needs no group."""
 
 
 def fresh_state(like: Tensor, num_updates: int, device: torch.device) -> dict[str, Tensor]:
-    """Return AdamW's state of a parameter with both moments zero."""
+    """Return AdamW's state of a parameter, with both moments zero."""
     count = torch.tensor(float(num_updates), device=device if device.type == "cuda" else "cpu")
     return {"step": count, "exp_avg": torch.zeros_like(like), "exp_avg_sq": torch.zeros_like(like)}
 
 
 def use_bf16(config: RunConfig, device: torch.device) -> bool:
-    """Return True if the forward pass runs in bf16 on this device, by engine.precision."""
+    """Return True if engine.precision means bf16 for the forward pass on this device."""
     if config.engine.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return config.engine.precision == "bf16"

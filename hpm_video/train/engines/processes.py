@@ -1,4 +1,4 @@
-"""Several processes: how they find each other, and what the engines that need them have in common."""
+"""Several processes: form their group, and the base of the engines that use it."""
 
 import contextlib
 import datetime
@@ -21,7 +21,7 @@ from hpm_video.train.engines.plain import PlainEngine
 from hpm_video.train.engines.protocol import Part
 
 log = logging.getLogger("hpm_video")
-MEET_S = 300.0  # in which all processes must have started
+MEET_S = 300.0  # all processes must have started within this time
 SIOCGIFADDR = 0x8915  # Linux: the address of an interface
 
 
@@ -31,20 +31,20 @@ class ProcessesEngine(PlainEngine):
     gradients_can_stay = False
 
     def __init__(self, student: nn.Module, config: RunConfig, device: torch.device) -> None:
-        # beside NCCL's: what the hosts tell each other does not stand in the queue of the GPUs
+        # in addition to NCCL's group: messages between hosts do not wait in the queues of the GPUs
         self.host_group: Any = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
-        # for a thread beside the training, which must not mix its messages with those of the steps
+        # for the thread that saves: its messages must not mix with those of the steps
         self.save_group: Any = dist.new_group(backend="gloo") if self.sharded else None
         super().__init__(student, config, device, dist.get_rank(), dist.get_world_size())
 
     def sum_over_ranks(self, *numbers: float) -> list[float]:
-        """Return the sums of numbers that the hosts know; no device is waited for, but the ranks wait for each other."""
+        """Return the sums over the ranks of numbers in host memory. Ranks wait for each other, but not for a device."""
         values = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(values, group=self.host_group)
         return values.tolist()
 
     def collect(self, copies: Sequence[Part], room: Callable[[str, tuple[int, ...]], Tensor]) -> None:
-        """Send this rank's copies to rank 0, tensor by tensor, so that no rank needs memory beside them."""
+        """Send this rank's copies to rank 0, one tensor at a time, so that no rank needs more memory."""
         heads = [(part.key, part.shape, part.start, part.values.numel()) for part in copies]
         found: list[Any] = [None] * self.world_size
         dist.gather_object(heads, found if self.rank == 0 else None, dst=0, group=self.save_group)
@@ -58,7 +58,7 @@ class ProcessesEngine(PlainEngine):
 
 
 def check_start(kind: str) -> None:
-    """Raise UserError if no launcher gave this process a place among others."""
+    """Raise UserError if no launcher gave this process a rank."""
     if not started_by_launcher():
         raise UserError(
             f"engine.kind: {kind}, but not started by a launcher; expected: torchrun --nproc-per-node 2 -m hpm_video pretrain ..."
@@ -66,7 +66,7 @@ def check_start(kind: str) -> None:
 
 
 def make_group(device: torch.device, limit_s: float) -> None:
-    """Make the process group, unless there is one. Raises UserError if the processes do not find each other in time."""
+    """Create the process group, unless it exists. Raises UserError if the processes do not find each other in time."""
     if dist.is_initialized():
         return
     choose_interface()
@@ -79,7 +79,7 @@ def make_group(device: torch.device, limit_s: float) -> None:
 
 @contextlib.contextmanager
 def explained(limit_s: float) -> Iterator[None]:
-    """Turn a failed meeting of the processes into one sentence with the likely cause."""
+    """Turn a failure to form the group into a UserError with the likely cause."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -90,19 +90,20 @@ def explained(limit_s: float) -> Iterator[None]:
 
 
 def explain_address() -> str:
-    """Return what several nodes need to reach each other; '' on one."""
+    """Return a hint about the network that several nodes need; '' on one node."""
     found = find_launch()
     if found is None or found.local_world_size == found.world_size:
         return ""
     return (
         f"expected that port {found.port} of {found.address} can be reached from {socket.gethostname()} "
-        f"({own_address() or 'its name leads to no address'}). Try GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME with the network "
+        f"({own_address() or 'its name has no address'}). Try GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME with the network "
         "interface of the cluster; "
     )
 
 
 def choose_interface() -> None:
-    """Set GLOO_SOCKET_IFNAME if this host's own name leads to no interface that other nodes reach (127.0.1.1 in /etc/hosts)."""
+    """Set GLOO_SOCKET_IFNAME if the address of this host's own name is not that of a network interface (127.0.1.1 in
+    /etc/hosts): other nodes cannot reach it."""
     found = find_launch()
     if found is None or found.local_world_size == found.world_size or "GLOO_SOCKET_IFNAME" in os.environ:
         return
@@ -111,12 +112,12 @@ def choose_interface() -> None:
         return
     named = interface_towards(found.address, found.port, interfaces)
     if named is not None:
-        log.info("%s is reached by the interface %s (GLOO_SOCKET_IFNAME)", found.address, named)
+        log.info("%s is reached through the interface %s (GLOO_SOCKET_IFNAME)", found.address, named)
         os.environ["GLOO_SOCKET_IFNAME"] = named
 
 
 def own_address() -> str | None:
-    """Return the address to which this host's name leads; None if it leads to none."""
+    """Return the address of this host's name; None if it has none."""
     try:
         return socket.gethostbyname(socket.gethostname())
     except OSError:
@@ -124,7 +125,7 @@ def own_address() -> str | None:
 
 
 def list_interfaces() -> dict[str, str]:
-    """Return the IPv4 address of each network interface but loopback, by name; {} where the system does not tell."""
+    """Return the IPv4 address of each network interface except loopback, by name; {} if the system cannot list them."""
     try:
         import fcntl
     except ImportError:
@@ -139,10 +140,11 @@ def list_interfaces() -> dict[str, str]:
 
 
 def interface_towards(address: str, port: int, interfaces: Mapping[str, str]) -> str | None:
-    """Return the interface from which an address is reached; if it is this host's, the only one. None if that is not known."""
+    """Return the interface through which an address is reached; if the address is this host's, its only interface. None if
+    unknown."""
     own = ""
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((address, port))  # of a datagram: nothing is sent
+        probe.connect((address, port))  # a datagram socket: nothing is sent
         own = probe.getsockname()[0]
     towards = next((name for name, other in interfaces.items() if other == own), None)
     return next(iter(interfaces)) if towards is None and len(interfaces) == 1 else towards

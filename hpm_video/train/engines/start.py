@@ -19,18 +19,18 @@ log = logging.getLogger("hpm_video")
 
 
 class EngineRow(NamedTuple):
-    """An engine: how it is made, and what it asks of the process, both by its own file."""
+    """The functions of an engine, all in its own file."""
 
     make: Callable[[nn.Module, RunConfig, torch.device], TrainingEngine]
-    check_start: Callable[[], None]  # raises UserError if the process was not started as the engine needs it
-    prepare_process: Callable[[torch.device, float], None]  # with the limit of a wait, in seconds
+    check_start: Callable[[], None]  # raises UserError if the process was not started as the engine requires
+    prepare_process: Callable[[torch.device, float], None]  # with the time limit of a wait, in seconds
 
 
 def _later(module: str, name: str) -> Callable[..., TrainingEngine]:
-    """Return a class of an engine's file, which is imported when the first engine is made: FSDP's imports take a second."""
+    """Return a class of an engine's file, imported when the engine is created: FSDP's imports take a second."""
 
-    def make(*given: Any) -> TrainingEngine:
-        return getattr(importlib.import_module(f"hpm_video.train.engines.{module}"), name)(*given)
+    def make(*arguments: Any) -> TrainingEngine:
+        return getattr(importlib.import_module(f"hpm_video.train.engines.{module}"), name)(*arguments)
 
     return make
 
@@ -46,7 +46,7 @@ ENGINES = {
 
 
 def choose_engine(config: RunConfig) -> EngineRow:
-    """Return the engine of engine.kind. Raises UserError if the process was not started as it needs it."""
+    """Return the engine of engine.kind. Raises UserError if the process was not started as the engine requires."""
     chosen = ENGINES[name_engine(config)]
     chosen.check_start()
     return chosen
@@ -55,7 +55,7 @@ def choose_engine(config: RunConfig) -> EngineRow:
 def prepare_process(config: RunConfig) -> torch.device:
     """Set the device, the threads and (under a launcher) the process group; return the device. Raises UserError.
 
-    Called once, before anything is built.
+    Called once, before a model is built.
     """
     launch = join_launch()
     torch.set_num_threads(config.engine.num_threads or max(1, num_free_cores() // local_world_size()))
@@ -72,7 +72,7 @@ def prepare_process(config: RunConfig) -> torch.device:
 
 
 def find_own_device(launch: Launch | None) -> torch.device:
-    """Return the device of this rank: the GPU of its local rank, or the only one that its launcher shows it."""
+    """Return the device of this rank: the GPU of its local rank, or the only GPU that its launcher makes visible."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     local_rank, count = 0 if launch is None else launch.local_rank, torch.cuda.device_count()

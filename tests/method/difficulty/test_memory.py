@@ -245,7 +245,7 @@ def test_other_data_start_a_new_table(videos, tmp_path, capsys) -> None:
     keys = ["pretrain", *TINY, f"train.output={out}"]
     assert main([*keys, f"data.root={videos}", "train.steps=3"]) == 0
     assert main([*keys, f"data.root={fewer}", "train.accept=all"]) == 0
-    assert "what is known of the clips starts anew" in capsys.readouterr().out
+    assert "the state of the clips is reset" in capsys.readouterr().out
     num_rows = json.loads((out / "data.json").read_text())["data"]["train"]["num_rows"]
     assert num_rows < 6 and state_of(out)["teacher/difficulty.cells"].shape == (num_rows, 16)
 
