@@ -41,7 +41,8 @@ class SupervisedEncoder(Encoder):
     def __init__(self, name: str, network: nn.Module) -> None:
         """Take the network and drop its last layers in place."""
         nn.Module.__init__(self)
-        head: Any = network.head if hasattr(network, "head") else list(network.blocks.children())[-1]
+        parts: Any = network
+        head = parts.head if hasattr(parts, "head") else parts.blocks[-1]
         head.proj, head.activation = nn.Identity(), None
         self.network, self.cls_token = network, None
         self.grid, self.width = (1, 1, 1), YARDSTICKS[name].width
