@@ -115,8 +115,8 @@ def mix(
     """Return a micro batch after mixup or cutmix of clip i with clip B - 1 - i, and the soft targets, which sum to 1.
 
     The micro batch has one choice, share and box, which follow from the seed, the step and its start in the batch: another
-    micro batch size mixes other clips. A cutmix box covers all frames, and targets are mixed by the area that is really
-    kept. All this is as in VideoMAE, which refuses odd micro batches; here the clip in the middle is mixed with the last one.
+    micro batch size mixes other clips. A cutmix box cuts height and width over all frames, and targets are mixed by the
+    area that is really kept. All this is as in VideoMAE, which refuses odd micro batches; here the clip in the middle is mixed with the last one.
     A single clip stays unchanged.
     """
     target = smooth(label, num_classes, config.label_smoothing)

@@ -1,5 +1,6 @@
 """The Python of README.md, of every page of docs/ and of every notebook runs; pages in one folder with videos and runs."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -46,6 +47,8 @@ def strategies(monkeypatch) -> None:
 def outside(monkeypatch) -> None:
     """Imports as outside of the checkout, whose folder datasets/ would pass for the library of that name."""
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if Path(entry).resolve() != ROOT])
+    trainer = importlib.import_module("transformers.trainer")  # it may have looked for the library before
+    monkeypatch.setattr(trainer, "is_datasets_available", lambda: False)
 
 
 def test_the_pages_run(place, tiny_keys, strategies, outside, capsys) -> None:

@@ -322,7 +322,7 @@ def test_no_command_is_overlooked() -> None:
     for file in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("datasets/*/README.md"))):
         for block in FENCED.findall(read(file)):
             for line in block.splitlines():
-                ours = re.search(r"hpm-video|deepspeed|python |\.sh|\.py|^make", line)
+                ours = re.search(r"hpm-video|deepspeed|python |\.sh|\.py\b|^make", line)
                 assert not ours or line.split("  #")[0].strip().removeprefix(".venv/bin/") in texts, line
 
 

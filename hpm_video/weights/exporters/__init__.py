@@ -1,4 +1,4 @@
-"""The export formats (`hpm-video export --to`): for each, a row here and a file in this folder.
+"""The export formats (`--to` of `hpm-video export`): for each, a row here and a file in this folder.
 
 The help of `--to`, the model card and the errors are made from the rows. Imports nothing slow.
 """
