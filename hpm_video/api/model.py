@@ -13,13 +13,12 @@ from torch import Tensor
 
 from hpm_video.api.keys import make_overrides
 from hpm_video.config import DataConfig, RunConfig
-from hpm_video.config.geometry import Geometry
 from hpm_video.data.sampling import sample_frames
 from hpm_video.data.transforms import make_transform
 from hpm_video.errors import UnreadableVideo, UserError
 from hpm_video.evals.frozen.cache import check_pooling, encode_clips
 from hpm_video.evals.frozen.clips import CLIPS_PER_BATCH, ClipBatch
-from hpm_video.evals.frozen.features import find_device
+from hpm_video.evals.frozen.features import check_grid, find_device
 from hpm_video.files import expand_home
 from hpm_video.models.encoder import Encoder
 from hpm_video.runs.kind import CONFIG, check_run, find_kind
@@ -258,17 +257,8 @@ def _load_run(run: Path, overrides: list[str]) -> Model:
     check_run(run)
     if find_kind(run) == "finetune":
         config, classifier, classes = load_classifier(run, overrides)
-        _check_grid(config, classifier.encoder)
+        check_grid(config, classifier.encoder)
         return Model(classifier.encoder, config, run, classes)
     encoder, pretraining = load_encoder(run)[1], load_run_config(run, overrides)
-    _check_grid(pretraining, encoder)
+    check_grid(pretraining, encoder)
     return Model(encoder, pretraining)
-
-
-def _check_grid(config: RunConfig, encoder: Encoder) -> None:
-    """Raise UserError if keys change the size of the clips of a run."""
-    grid = Geometry.of(config).grid
-    if grid != encoder.grid:
-        raise UserError(
-            f"data.num_frames, data.frame_size_px: give the token grid {grid}; this encoder was trained on {encoder.grid}"
-        )

@@ -59,6 +59,20 @@ def test_each_combination_is_a_run_with_a_name_that_says_it() -> None:
         plan_sweep(["data.root=x", "data.frame_size_px=[16,16]"])
 
 
+def test_weights_settle_what_they_settle_in_training(place, monkeypatch) -> None:
+    """The keys of a sweep are checked with the sizes of its weights, and not with the defaults of model.*."""
+    started: list[list[str]] = []
+    monkeypatch.setattr(sweep, "start_command", lambda command: started.append(command) or 7)
+    clips = ["data.root=videos", "data.num_frames=4", "data.frame_size_px=[16,16]", "mask.ratio=0.5,0.75"]
+    words = [*clips, "init.weights=runs/mine", "optim.batch_size=2"]
+    with pytest.raises(UserError, match="ratio-0.5: exit status 7"):
+        list(sweep.run_sweep(words, Path("out/a"), None, None, None, "steps"))
+    assert len(started) == 1 and "init.weights=runs/mine" in started[0]
+    with pytest.raises(UserError, match="mask.unit"):
+        list(sweep.run_sweep([*words, "mask.unit=cube"], Path("out/b"), None, None, None, "steps"))
+    assert len(started) == 1 and not Path("out/b").exists()
+
+
 def test_runs_scores_and_a_report_and_the_same_again_trains_nothing(place, keys, started, capsys) -> None:
     words = ["sweep", *keys, "data.root=videos", "train.steps=1", "mask.ratio=0.5,0.75", "train.seed=0,1"]
     assert main([*words, "--out", "out/sweep", "--score", "labelled"]) == 0

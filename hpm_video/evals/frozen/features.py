@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from hpm_video.config import DataConfig, PretrainConfig
+from hpm_video.config import DataConfig, PretrainConfig, RunConfig
 from hpm_video.config.geometry import Geometry, Grid
 from hpm_video.data.splits import open_scored
 from hpm_video.data.transforms import Normalise
@@ -117,6 +117,15 @@ def open_clips(config: PretrainConfig) -> tuple[Clips, Clips]:
     """Return the training and validation clips of a small labelled set, in memory."""
     train, test = open_scored(config.data)
     return load_clips(train, config.data), load_clips(test, config.data)
+
+
+def check_grid(config: RunConfig, encoder: Encoder) -> None:
+    """Raise UserError if data.* keys change the size of the clips of a trained encoder."""
+    grid = Geometry.of(config).grid
+    if grid != encoder.grid:
+        raise UserError(
+            f"data.num_frames, data.frame_size_px: give the token grid {grid}; this encoder was trained on {encoder.grid}"
+        )
 
 
 def first_weights(config: PretrainConfig) -> Encoder:

@@ -16,13 +16,12 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from hpm_video.config import PretrainConfig
-from hpm_video.config.geometry import Geometry
 from hpm_video.data.source import Source
 from hpm_video.data.splits import LABELS_HINT, open_scored
 from hpm_video.errors import UserError
 from hpm_video.evals.frozen import attentive_probe as attentive
 from hpm_video.evals.frozen.cache import cached_features, hash_weights
-from hpm_video.evals.frozen.features import Features, default_pooling, find_device
+from hpm_video.evals.frozen.features import Features, check_grid, default_pooling, find_device
 from hpm_video.evals.frozen.knn import count_votes
 from hpm_video.evals.frozen.linear_probe import hold_back, linear_probe
 from hpm_video.evals.frozen.token_dataset import TokenDataset, open_tokens
@@ -56,11 +55,7 @@ def open_evaluation(run: Path, overrides: Sequence[str]) -> Evaluation:
     """Open a run's encoder with its own data set, or with another (data.root=DIR). Raises UserError."""
     check_overrides(overrides, "data.*")
     encoder, config = load_encoder(run)[1], load_run_config(run, overrides)
-    grid = Geometry.of(config).grid
-    if grid != encoder.grid:
-        raise UserError(
-            f"data.num_frames, data.frame_size_px: give the token grid {grid}; this encoder was trained on {encoder.grid}"
-        )
+    check_grid(config, encoder)
     return Evaluation(run, config, encoder.to(find_device()).eval(), *open_scored(config.data))
 
 
