@@ -29,6 +29,9 @@ def script(tmp_path_factory):
         (["pretrain", "--dry"], {"--dry-run"}),
         (["pretrain", "mask.rat"], {"mask.ratio="}),
         (["finetune", "model.head_dr"], {"model.head_dropout="}),
+        (["test", "RUN", "test.num_cl"], {"test.num_clips="}),
+        (["score", "RUN", "data.cl"], {"data.clips="}),
+        (["score", "RUN", "model."], set()),
     ],
 )
 def test_bash_completes(script, words, found) -> None:

@@ -1,7 +1,7 @@
 """Arguments that several commands share, and the types of their values. Imports nothing slow."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ def add_run(parser: argparse.ArgumentParser, kind: str) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help=f"folder of a {kind} run".replace("  ", " "))
 
 
-def add_keys(parser: argparse.ArgumentParser, text: str) -> None:
-    """Add any number of KEY=VALUE."""
+def add_keys(parser: argparse.ArgumentParser, text: str, sections: Sequence[str] = ()) -> None:
+    """Add any number of KEY=VALUE. sections: those that the command takes, for shell completion; () = all."""
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
+    parser.set_defaults(sections=sections)
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """`hpm-video completion`."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpm_video.commands import COMMANDS, find_command
@@ -28,14 +29,15 @@ def run(given: argparse.Namespace) -> int:
             if action.type is Path:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
             elif action.metavar == "KEY=VALUE":
-                action.choices = [f"{key}=" for key in _list_keys(name)]
+                action.choices = [f"{key}=" for key in _list_keys(name, parser.get_default("sections"))]
     say(shtab.complete(whole, given.shell))
     return 0
 
 
-def _list_keys(command: str) -> list[str]:
-    """Return the keys that a command takes."""
+def _list_keys(command: str, sections: Sequence[str]) -> list[str]:
+    """Return the keys that a command takes. sections: only those; () = all."""
     from hpm_video.config import FinetuneConfig, PretrainConfig
     from hpm_video.config.schema import all_fields
 
-    return [name for name, _ in all_fields(FinetuneConfig if command == "finetune" else PretrainConfig)]
+    schema = FinetuneConfig if command in ("finetune", "test") else PretrainConfig
+    return [name for name, _ in all_fields(schema) if not sections or name.split(".")[0] in sections]

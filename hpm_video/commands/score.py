@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = f"{parser.description} Writes RUN/scores and RUN/results.json too."
     parser.epilog = f"example: {parser.prog} runs/mine data.root=LABELLED"
     add_run(parser, "pretraining")
-    add_keys(parser, "data.* settings of the labelled videos, as in pretrain")
+    add_keys(parser, "data.* settings of the labelled videos, as in pretrain", ["data"])
     text = (
         "pooling of the features of kNN and linear probe (default motion; mean if the model has one time step); "
         "published probes use mean"

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.epilog = "example: hpm-video test runs/finetune test.num_clips=2 test.num_crops=3"
     add_run(parser, "fine-tuning")
-    add_keys(parser, "data.*, test.* and engine.* settings, as in finetune")
+    add_keys(parser, "data.*, test.* and engine.* settings, as in finetune", ["data", "test", "engine"])
 
 
 def run(given: argparse.Namespace) -> int:
