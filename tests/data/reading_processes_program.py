@@ -24,6 +24,7 @@ from hpm_video.types import Failure, UserError
 logging.basicConfig(format="%(message)s")
 LIMIT_S = 300.0
 STEPS = 30
+PADDED = "padding.mp4"  # no file: the failures of this name only make messages long
 
 
 class Files(ClipDataset):
@@ -38,7 +39,7 @@ class Files(ClipDataset):
         self.trouble(self.num_read)
         self.num_read += 1
         if self.padding:
-            samples[0] = samples[0]._replace(failures=(Failure("a.mp4", "x" * self.padding),))
+            samples[0] = samples[0]._replace(failures=(*samples[0].failures, Failure(PADDED, "x" * self.padding)))
         return samples
 
 
@@ -74,13 +75,17 @@ def later(do, after_s: float) -> None:
 
 
 def check(root: str, data: Files, disturb=lambda: None) -> None:
-    """All batches that come are right; a fault is a UserError."""
+    """All batches that come are right; a fault is a UserError.
+
+    A signal of a crash in the middle of a decode looks like a crash of the decoder: then the file is named and replaced.
+    """
     found = stream(data)
     disturb()
     told, num = "", 0
     try:
         for batch in found:
-            assert all(
+            replaced = any(failure.path != PADDED for failure in batch.failures)
+            assert replaced or all(
                 torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(batch[:3], EXPECTED[num][:3], strict=True)
             )
             num += 1

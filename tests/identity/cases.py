@@ -90,7 +90,7 @@ PRETRAINING = {
     "workers-cache": "data.num_workers=2 data.cache_gib=0.1 data.repeats=2 engine.micro_batch_size=auto",
     "shards": f"data.root={OLD / 'shards'} data.max_bad_share=0.5",
     "seed-bf16": "train.seed=7 engine.precision=bf16",
-    "from-weights": f"init.weights={OLD / 'pretrained_half'} model.width=16 model.depth=1 model.decoder_width=8",
+    "from-weights": f"preset=hpm_teacher init.weights={OLD / 'pretrained_half'} model.width=16 model.depth=1 model.decoder_width=8",
 }
 
 FINETUNING = {

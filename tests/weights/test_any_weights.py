@@ -128,7 +128,7 @@ CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "fp8": lambda t: t.to(torch.float8_e4m3fn),
     "half": lambda t: t.half(),
     "complex": lambda t: t.to(torch.complex64),
-    "scalar": lambda t: t.flatten()[0].clone(),
+    "scalar": lambda t: t.flatten()[0].clone() if t.numel() else t,
     "flat": lambda t: t.flatten(),
     "deeper": lambda t: t[None],
     "deepest": lambda t: t[None, None, None],

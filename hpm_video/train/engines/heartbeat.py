@@ -39,10 +39,11 @@ class Store(Protocol):
 class Heartbeat:
     """The heartbeat of this rank, and its knowledge of the others. `lost`: a description of the lost rank; None = no rank."""
 
-    def __init__(self, store: Store, rank: int, world_size: int, limit_s: float) -> None:
+    def __init__(self, store: Store, rank: int, world_size: int, limit_s: float, address: str = "") -> None:
+        """Take the store, which the process of rank 0 holds at `address`."""
         self.store, self.rank, self.limit_s = store, rank, limit_s
         self.watched = [other for other in range(world_size) if other != rank] if rank == 0 else [0]
-        self.count, self.names = 0, dict.fromkeys(self.watched, "")
+        self.count, self.names = 0, {other: "" if other else address for other in self.watched}  # hosts
         self.seen: dict[int, tuple[str, float]] = {}  # last value, and when it changed
         self.answered_s = time.monotonic()  # when the store last answered
         self.lost: str | None = None
@@ -94,11 +95,12 @@ class _Threads:
             threading.Thread(target=work, daemon=True, name=f"hpm_video {work.__name__}").start()
 
     def _beat(self) -> None:
-        while not self.ended.wait(self.pause_s):
+        while not self.ended.is_set():
             try:
                 self.heart.beat(time.monotonic())
             except Exception:  # the store is gone: `_watch` measures for how long
                 time.sleep(0.1)
+            self.ended.wait(self.pause_s)
 
     def _watch(self) -> None:
         before_s = time.monotonic()
@@ -130,7 +132,7 @@ def start(rank: int, world_size: int, limit_s: float) -> None:
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=limit_s), wait_for_workers=False)
-    _running = _Threads(Heartbeat(store, rank, world_size, limit_s))
+    _running = _Threads(Heartbeat(store, rank, world_size, limit_s, address))
     atexit.register(finish)
 
 

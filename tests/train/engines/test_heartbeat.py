@@ -83,3 +83,10 @@ def test_a_store_that_does_not_answer_is_the_loss_of_rank_0(store) -> None:
         heart.beat(5)
     assert heart.find_silence(59) is None
     assert heart.find_silence(61) == "rank 0 has given no sign of life for 60 s"
+
+
+def test_rank_0_is_named_by_its_address_before_its_first_heartbeat(store) -> None:
+    heart = Heartbeat(store, 1, 2, limit_s=60, address="10.0.0.1")
+    heart.beat(0)
+    store.cut = True
+    assert heart.find_silence(61) == "rank 0 on 10.0.0.1 has given no sign of life for 60 s"
