@@ -43,7 +43,7 @@ class ClipTransform:
         self.num_done = 0  # samples that this process has returned
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the sample with a clip in place of its frames, float [C, T, H, W] of values 0 to 255. Raises UserError."""
+        """Return the sample with a clip in place of its frames, uint8 [C, T, H, W]. Raises UserError."""
         video = sample["video"]
         if isinstance(video, list):
             raise UserError(
