@@ -43,5 +43,5 @@ def run(given: argparse.Namespace) -> int:
             failed = True
             sys.stderr.write(f"error: {printable(str(answer))}\n")
     run = shlex.quote(str(given.run))
-    say(f"Next: hpm-video test {run}, with labelled videos; hpm-video export {run} --to hf, for other programs")
+    say(f"Next: hpm-video test {run}, with labelled videos; hpm-video export {run}")
     return int(failed)

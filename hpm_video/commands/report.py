@@ -36,5 +36,5 @@ def run(given: argparse.Namespace) -> int:
     how = {"shared": given.shared, "vary": given.vary, "group": given.group, "compare": given.compare}
     for file in write_comparison(given.runs, given.out, **how):
         say(f"wrote {file}")
-    say(f"Next: open {given.out / 'report.html'}; hpm-video export {shlex.quote(str(given.runs[0]))} --to hf")
+    say(f"Next: open {given.out / 'report.html'}; hpm-video export {shlex.quote(str(given.runs[0]))}")
     return 0
