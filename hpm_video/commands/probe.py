@@ -5,10 +5,9 @@ import argparse
 from hpm_video.commands import score
 from hpm_video.commands.arguments import positive
 from hpm_video.commands.output import say, say_scores
+from hpm_video.config.yardsticks import YARDSTICKS
 from hpm_video.evals.summary import describe_both, describe_score
 from hpm_video.runs.kind import check_run
-
-YARDSTICKS = ("x3d_s", "slow_r50", "mvit_base_16x4")  # evals/frozen/yardsticks.py, which imports torch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = (
         "also score a supervised network of pytorchvideo on the same videos, by kNN and linear probe; can be repeated"
     )
-    parser.add_argument("--yardstick", action="append", default=[], choices=YARDSTICKS, help=text)
+    parser.add_argument("--yardstick", action="append", default=[], choices=[*YARDSTICKS], help=text)
     text = (
         "attentive probe: most GiB of tokens kept in RUN/features; above that, compute them in each epoch (default 50)"
     )

@@ -1,5 +1,6 @@
 """The encoder: a ViT over the visible tokens of a clip (MAE, arXiv 2111.06377; VideoMAE, arXiv 2203.12602)."""
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -70,7 +71,20 @@ def encoder_arguments(config: RunConfig) -> dict[str, Any]:
     }
 
 
-class Encoder(nn.Module):
+class TokenEncoder(nn.Module):
+    """A network that evaluations can use: it maps clips [B, C, T, H, W] to tokens [B, L, D], the class token first if it has one."""
+
+    grid: Grid  # (t, h, w): tokens along time, height and width
+    width: int  # D
+    cls_token: nn.Parameter | None
+
+    @property
+    def num_tokens(self) -> int:
+        """Return the number of tokens of a clip, without the class token."""
+        return math.prod(self.grid)
+
+
+class Encoder(TokenEncoder):
     """Encode the visible tokens of a clip with a ViT: [B, C, T, H, W] and token numbers [B, V] -> [B, V, D].
 
     clip_shape: (C, T, H, W), any number of channels; T in frames, H and W in pixels. tubelet: frames of a token. patch_px: its
@@ -106,10 +120,6 @@ class Encoder(nn.Module):
     def of(cls, config: RunConfig) -> "Encoder":
         """Return the encoder of a configuration. Raises UserError if its sizes do not fit together."""
         return cls(**encoder_arguments(config))
-
-    @property
-    def num_tokens(self) -> int:
-        return self.geometry.num_tokens
 
     def forward(
         self,

@@ -9,8 +9,15 @@ import torch.distributed as dist
 from hpm_video.errors import UserError
 
 LOST = (  # in errors of collective operations
-    *("gloo/transport", "nccl", "socket", "timed out", "timeout"),
-    *("connection closed", "connection reset", "broken pipe", "connection refused"),
+    "gloo/transport",
+    "nccl",
+    "socket",
+    "timed out",
+    "timeout",
+    "connection closed",
+    "connection reset",
+    "broken pipe",
+    "connection refused",
 )
 
 

@@ -16,8 +16,15 @@ from hpm_video.terminal import printable
 
 log = logging.getLogger("hpm_video")
 SHOWN = (  # in log lines
-    *("loss", "pixel_loss", "pixel_loss_image", "ranking_loss", "hard_share", "rank_correlation"),
-    *("held_out/hardness_gain", "held_out/knn", "held_out/top1"),
+    "loss",
+    "pixel_loss",
+    "pixel_loss_image",
+    "ranking_loss",
+    "hard_share",
+    "rank_correlation",
+    "held_out/hardness_gain",
+    "held_out/knn",
+    "held_out/top1",
 )
 
 

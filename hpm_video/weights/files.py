@@ -21,8 +21,15 @@ from hpm_video.weights.convert_names import FileSettings
 
 # keys of a checkpoint that hold the state dict
 WRAPPERS = (
-    *("model", "module", "state_dict", "model_state_dict", "model_state"),
-    *("model_ema", "ema_state_dict", "state_dict_ema", "ema"),
+    "model",
+    "module",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model_ema",
+    "ema_state_dict",
+    "state_dict_ema",
+    "ema",
 )
 TEACHERS = ("ema_state_dict", "model_ema", "state_dict_ema", "ema")  # next to another wrapper: an EMA of its weights
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")  # of DistributedDataParallel, torch.compile, wrappers

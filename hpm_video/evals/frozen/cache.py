@@ -30,7 +30,7 @@ from hpm_video.errors import UserError
 from hpm_video.evals.frozen.clips import CLIPS_PER_BATCH, ClipBatch, ListedClips, read_clips
 from hpm_video.evals.frozen.features import FROM_SPACE, Features, encode, from_space, pool, precision_of
 from hpm_video.files import replacing, write_json
-from hpm_video.models.encoder import Encoder, resolve_size
+from hpm_video.models.encoder import TokenEncoder, resolve_size
 from hpm_video.own_folder import all_names, own_folder
 from hpm_video.progress import Progress
 from hpm_video.reading import parse_json
@@ -147,7 +147,9 @@ def _choose(encoded: Encoded, rows: range) -> Encoded:
     return Encoded(encoded.rows[inside], values, encoded.labels[inside], unreadable)
 
 
-def encode_clips(encoder: Encoder, batches: Iterable[ClipBatch], config: DataConfig, pooling: str) -> Iterator[Encoded]:
+def encode_clips(
+    encoder: TokenEncoder, batches: Iterable[ClipBatch], config: DataConfig, pooling: str
+) -> Iterator[Encoded]:
     """Yield the features of batches: tokens in fp16 (a GPU computes them in bf16, which is coarser), others in fp32."""
     for batch in batches:
         values = torch.zeros(0)
@@ -157,7 +159,7 @@ def encode_clips(encoder: Encoder, batches: Iterable[ClipBatch], config: DataCon
 
 
 def cached_features(
-    folder: Path, encoder: Encoder, source: Source, config: PretrainConfig, pooling: str, rows_per_part: int = 0
+    folder: Path, encoder: TokenEncoder, source: Source, config: PretrainConfig, pooling: str, rows_per_part: int = 0
 ) -> Features:
     """Return the features of a whole source, from `folder` if they are there. The encoder must be on its device, in eval
     mode."""
@@ -181,7 +183,7 @@ def cached_features(
 
 
 def cached_parts(
-    folder: Path, encoder: Encoder, source: Source, config: PretrainConfig, pooling: str, rows_per_part: int = 0
+    folder: Path, encoder: TokenEncoder, source: Source, config: PretrainConfig, pooling: str, rows_per_part: int = 0
 ) -> tuple[Parts, str]:
     """Compute the missing parts, and return all parts with their KEY."""
     check_pooling(encoder, pooling)
@@ -204,19 +206,19 @@ def find_older_parts(folder: Path) -> list[str] | None:
     return all_names(folder, KEY_FILE, "part-*.safetensors", ".part-*.safetensors.*", ".key.json.draft")
 
 
-def check_pooling(encoder: Encoder, pooling: str) -> None:
+def check_pooling(encoder: TokenEncoder, pooling: str) -> None:
     """Raise UserError if the encoder cannot give these features."""
     num_latents = encoder.num_tokens + (encoder.cls_token is not None)
     pool(torch.zeros(1, num_latents, 1), encoder.grid, pooling)
 
 
-def rows_that_fit(encoder: Encoder, pooling: str) -> int:
+def rows_that_fit(encoder: TokenEncoder, pooling: str) -> int:
     """Return the number of rows in a part. An interruption loses at most one part, and one part of tokens is in memory."""
     num_bytes = 2 * encoder.num_tokens * encoder.width if pooling == "tokens" else 1
     return max(CLIPS_PER_BATCH, min(ROWS_PER_PART, BYTES_PER_PART // num_bytes))
 
 
-def describe(encoder: Encoder, source: Source, config: PretrainConfig, pooling: str) -> dict[str, Any]:
+def describe(encoder: TokenEncoder, source: Source, config: PretrainConfig, pooling: str) -> dict[str, Any]:
     """Return all inputs of the features of a source."""
     device = next(encoder.parameters()).device
     rule = {} if config.data.rule == "even" else {"rule": config.data.rule}
@@ -236,7 +238,7 @@ def key_of(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def hash_weights(encoder: Encoder, config: PretrainConfig) -> str:
+def hash_weights(encoder: TokenEncoder, config: PretrainConfig) -> str:
     """Return a hash of all weights by name, and of the settings that the weights do not show."""
     model = config.model
     shape = [model.tubelet, model.patch_px, model.positions, resolve_size(model).num_heads]

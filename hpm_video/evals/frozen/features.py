@@ -15,7 +15,7 @@ from hpm_video.data.splits import open_scored
 from hpm_video.data.transforms import Normalise
 from hpm_video.errors import UserError
 from hpm_video.evals.frozen.clips import CLIPS_PER_BATCH, Clips, load_clips
-from hpm_video.models.encoder import Encoder
+from hpm_video.models.encoder import Encoder, TokenEncoder
 from hpm_video.models.student import build_student
 from hpm_video.types import Failure
 
@@ -58,7 +58,7 @@ def autocast(device: torch.device) -> AbstractContextManager:
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, clip: UInt8[Tensor, "B C T H W"], config: DataConfig) -> Float[Tensor, "B L D"]:
+def encode(encoder: TokenEncoder, clip: UInt8[Tensor, "B C T H W"], config: DataConfig) -> Float[Tensor, "B L D"]:
     """Return all tokens (none masked), in fp32 on the encoder's device. If there is a class token, it is first and
     L = 1 + N.
 

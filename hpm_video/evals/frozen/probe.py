@@ -27,7 +27,7 @@ from hpm_video.evals.frozen.linear_probe import hold_back, linear_probe
 from hpm_video.evals.frozen.token_dataset import TokenDataset, open_tokens
 from hpm_video.evals.metrics import Answers, find_chance, is_at_chance, score_answers, standard_error
 from hpm_video.files import write_json
-from hpm_video.models.encoder import Encoder, resolve_size
+from hpm_video.models.encoder import TokenEncoder, resolve_size
 from hpm_video.own_folder import own_folder
 from hpm_video.preprocess.jobs import read_settings
 from hpm_video.runs.machine import describe_machine
@@ -45,7 +45,7 @@ class Evaluation(NamedTuple):
 
     run: Path
     config: PretrainConfig
-    encoder: Encoder
+    encoder: TokenEncoder
     train: Source
     test: Source
     yardstick: str = ""  # the supervised network in place of the run's encoder (yardsticks.py)

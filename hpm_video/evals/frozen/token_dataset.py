@@ -16,7 +16,7 @@ from hpm_video.evals.frozen.attentive_probe import BATCH_SIZE, Batches
 from hpm_video.evals.frozen.cache import Parts, cached_parts, encode_clips
 from hpm_video.evals.frozen.clips import ListedClips, read_clips
 from hpm_video.files import disk_faults
-from hpm_video.models.encoder import Encoder
+from hpm_video.models.encoder import TokenEncoder
 from hpm_video.types import Failure
 
 log = logging.getLogger("hpm_video")
@@ -67,7 +67,7 @@ class StoredTokens(TokenDataset):
 class FreshTokens(TokenDataset):
     """Tokens that are computed in each epoch. The cache of pooled features tells which rows are readable."""
 
-    def __init__(self, encoder: Encoder, source: Source, config: PretrainConfig, parts: Parts, key: str) -> None:
+    def __init__(self, encoder: TokenEncoder, source: Source, config: PretrainConfig, parts: Parts, key: str) -> None:
         super().__init__(parts, key)
         self.encoder, self.data, self.clips = encoder, config.data, ListedClips(source, config.data)
 
@@ -79,7 +79,7 @@ class FreshTokens(TokenDataset):
 
 
 def open_tokens(
-    folder: Path, encoder: Encoder, source: Source, config: PretrainConfig, max_cache_gib: float
+    folder: Path, encoder: TokenEncoder, source: Source, config: PretrainConfig, max_cache_gib: float
 ) -> TokenDataset:
     """Return the tokens of a source: stored in fp16 if they take at most max_cache_gib and half of the free disk space,
     else computed in each epoch."""

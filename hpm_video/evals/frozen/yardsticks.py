@@ -3,61 +3,37 @@
 import dataclasses
 import importlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from hpm_video.config.yardsticks import YARDSTICKS
 from hpm_video.errors import UserError
 from hpm_video.evals.frozen.features import find_device
 from hpm_video.evals.frozen.probe import Evaluation
-from hpm_video.models.encoder import Encoder
+from hpm_video.models.encoder import TokenEncoder
 from hpm_video.reading import one_line
 from hpm_video.weights.files import read_file
 
-
-class Yardstick(NamedTuple):
-    """A network of pytorchvideo's model zoo, and the clips that it was tested on."""
-
-    module: str  # of pytorchvideo.models.hub
-    num_frames: int
-    stride: int
-    side_px: int
-    width: int
-
-
-YARDSTICKS = {
-    "x3d_s": Yardstick("x3d", 13, 6, 182, 2048),
-    "slow_r50": Yardstick("resnet", 8, 8, 256, 2048),
-    "mvit_base_16x4": Yardstick("vision_transformers", 16, 4, 224, 768),
-}
 MEAN, STD = [0.45] * 3, [0.225] * 3  # of the zoo's networks
 
 
-class SupervisedEncoder(Encoder):
+class SupervisedEncoder(TokenEncoder):
     """A yardstick without its classifier: one token for each clip, its pooled features."""
 
     def __init__(self, name: str, network: nn.Module) -> None:
         """Take the network and drop its last layers in place."""
-        nn.Module.__init__(self)
+        super().__init__()
         parts: Any = network
         head = parts.head if hasattr(parts, "head") else parts.blocks[-1]
         head.proj, head.activation = nn.Identity(), None
         self.network, self.cls_token = network, None
         self.grid, self.width = (1, 1, 1), YARDSTICKS[name].width
 
-    @property
-    def num_tokens(self) -> int:
-        return 1
-
-    def forward(
-        self,
-        clip: Float[Tensor, "B C T H W"],
-        visible: Int[Tensor, "B V"] | None = None,
-        depth: int | None = None,
-    ) -> Float[Tensor, "B L D"]:
-        """Return the features of whole clips as one token each; `visible` and `depth` are not supported."""
+    def forward(self, clip: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B 1 D"]:
+        """Return the features of clips as one token each."""
         return self.network(clip)[:, None]
 
 
@@ -65,11 +41,9 @@ def open_yardstick(evaluation: Evaluation, name: str) -> Evaluation:
     """Return the evaluation with a yardstick in place of the run's encoder, on clips of the yardstick's own size.
 
     The way of choosing frames (data.sampling) stays the run's. The weights are fetched into torch's hub folder, once. Raises
-    UserError for runs of other than 3 channels and for weights that cannot be fetched or read.
+    UserError for weights that cannot be fetched or read.
     """
     row, data = YARDSTICKS[name], evaluation.config.data
-    if len(data.mean) != len(MEAN):
-        raise UserError(f"--yardstick: {name} sees 3 channels; the clips of this run have {len(data.mean)}")
     side = [row.side_px] * 2
     data = dataclasses.replace(
         data, num_frames=row.num_frames, stride=row.stride, frame_size_px=side, mean=MEAN, std=STD
@@ -81,8 +55,9 @@ def open_yardstick(evaluation: Evaluation, name: str) -> Evaluation:
 
 def load_network(name: str) -> nn.Module:
     """Return a network of pytorchvideo with its published weights. Raises UserError."""
-    module = importlib.import_module(f"pytorchvideo.models.hub.{YARDSTICKS[name].module}")
-    network, file = getattr(module, name)(), fetch_weights(module.checkpoint_paths[name])
+    builder = YARDSTICKS[name].load()
+    network = builder()
+    file = fetch_weights(importlib.import_module(builder.__module__).checkpoint_paths[name])
     try:
         network.load_state_dict(read_file(file, trust_pickle=False).tensors)
     except RuntimeError as error:

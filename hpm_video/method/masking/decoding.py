@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hpm_video.method.masking.keys import order_by_difficulty, rank_by_difficulty
+from hpm_video.method.masking.keys import order_by_difficulty, ranks_of
 
 
 class DecodePlan(NamedTuple):
@@ -89,7 +89,7 @@ def decode_by_difficulty(
         return decode_evenly(hidden, phases, plan)
     # a random order, independent of `start`: the sum of the phases is the same for all orders
     order = phases.argsort(dim=1)
-    rank = rank_by_difficulty(difficulty, phases).gather(1, order)  # [B, M], in the random order
+    rank = ranks_of(difficulty.gather(1, order).argsort(dim=1, stable=True))  # [B, M], in the random order
     slope, one = min(4 * num_units, 5 * (num_masked - num_units)), 5 * num_masked**2
     even = 5 * num_units * num_masked
     chance = even + slope * (2 * rank + 1 - num_masked)  # as a part of `one`

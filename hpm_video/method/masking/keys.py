@@ -39,7 +39,10 @@ def order_by_difficulty(
 
 def rank_by_difficulty(difficulty: Float[Tensor, "B U"], keys: Float[Tensor, "B U"]) -> Int[Tensor, "B U"]:
     """Return the rank of each unit, 0 = easiest to U - 1 = hardest. Of equally difficult units, a larger key ranks higher."""
-    order = order_by_difficulty(difficulty, keys)
-    return torch.empty_like(order).scatter_(
-        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-    )
+    return ranks_of(order_by_difficulty(difficulty, keys))
+
+
+def ranks_of(order: Int[Tensor, "B U"]) -> Int[Tensor, "B U"]:
+    """Return the place of each unit in an order: the inverse of the permutation."""
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places)

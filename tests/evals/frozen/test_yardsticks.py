@@ -1,6 +1,8 @@
 """Supervised networks of pytorchvideo beside a run. Their weights are made up and lie where torch.hub keeps what it has fetched."""
 
+import argparse
 import copy
+import dataclasses
 import importlib
 import json
 
@@ -8,9 +10,10 @@ import pytest
 import torch
 
 from hpm_video.cli import main
-from hpm_video.commands.probe import YARDSTICKS as NAMES
+from hpm_video.commands import probe
+from hpm_video.config.yardsticks import YARDSTICKS
 from hpm_video.evals.frozen import yardsticks
-from hpm_video.evals.frozen.yardsticks import YARDSTICKS, SupervisedEncoder, fetch_weights, load_network
+from hpm_video.evals.frozen.yardsticks import SupervisedEncoder, fetch_weights, load_network
 from hpm_video.types import UserError
 
 
@@ -21,8 +24,8 @@ def hub(tmp_path, monkeypatch):
     folder = tmp_path / "torch" / "hub" / "checkpoints"
 
     def make(name: str) -> torch.nn.Module:
-        module = importlib.import_module(f"pytorchvideo.models.hub.{YARDSTICKS[name].module}")
-        network = getattr(module, name)().eval()
+        module = importlib.import_module(YARDSTICKS[name].load().__module__)
+        network = YARDSTICKS[name].load()().eval()
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / module.checkpoint_paths[name].rpartition("/")[2]
         torch.save({"model_state": network.state_dict(), "cfg": "text"}, file)
@@ -32,7 +35,10 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_the_command_offers_all_of_them() -> None:
-    assert set(NAMES) == set(YARDSTICKS)
+    parser = argparse.ArgumentParser()
+    probe.add_arguments(parser)
+    (option,) = [action for action in parser._actions if action.dest == "yardstick"]
+    assert set(option.choices or ()) == set(YARDSTICKS) == {"x3d_s", "slow_r50", "mvit_base_16x4"}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +77,7 @@ def test_probe_scores_one_beside_the_run(real, hub, labelled_set, make_run, monk
     if real:
         hub("x3d_s")
     else:
-        monkeypatch.setitem(yardsticks.YARDSTICKS, "x3d_s", yardsticks.YARDSTICKS["x3d_s"]._replace(width=6))
+        monkeypatch.setitem(YARDSTICKS.rows, "x3d_s", dataclasses.replace(YARDSTICKS["x3d_s"], width=6))
         monkeypatch.setattr(yardsticks, "load_network", lambda name: Small())
     run, _ = make_run(data__root=str(labelled_set))
     known = {"kind": "pretrain", "config": {}, "seed": 0, "hours": 0.1, "figures": {}, "scores": {}}
