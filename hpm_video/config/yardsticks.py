@@ -1,4 +1,4 @@
-"""Supervised networks of pytorchvideo that `hpm-video probe --yardstick` scores. To add one, add its row here."""
+"""Supervised networks of pytorchvideo that `probe --yardstick` scores. To add one, add its row here."""
 
 from dataclasses import dataclass
 
