@@ -34,3 +34,9 @@ def import_for(asking: str, module: str, package: str = "") -> Any:
     except ImportError as error:
         how = f"pip install '{package}'" if package else f"pip install {library}"
         raise UserError(f"{asking} needs {library}, which cannot be imported ({error}). Try: {how}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the message of an error."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.choices import DIFFICULTY_SOURCES, SourceRow
+from hpm_video.config.geometry import DecodePlan
 from hpm_video.method.difficulty.source import DifficultySource, SourceContext
-from hpm_video.method.masking.decoding import DecodePlan
 from hpm_video.method.masking.keys import draw_keys
 from hpm_video.method.masking.strategies import mask_random
 from hpm_video.method.masking.units import Layout, to_tokens

@@ -55,7 +55,7 @@ def _check_savings(config: PretrainConfig, geometry: Geometry) -> None:
         )
     check_shared_depth(model.predictor_shared_depth, model.decoder_attention)
     ranks = trains_predictor(config) and geometry.num_masked > 1  # one masked unit: `check_combinations` refuses it
-    if geometry.num_decoded < 1 or (ranks and geometry.num_decoded_units < 2):
+    if geometry.num_decoded < 1 or (ranks and geometry.decode_plan.num_units < 2):
         raise UserError(f"mask.decoded_share: {config.mask.decoded_share} leaves too little to rank; expected more")
 
 

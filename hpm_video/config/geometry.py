@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from hpm_video.config.choices import DECODE_CHOICES
 from hpm_video.config.data_sections import DataConfig, ImagesConfig
@@ -18,6 +19,17 @@ def cut_grid(size: tuple[int, int, int], tubelet: int, patch_px: int) -> Grid:
     return num_frames // tubelet, height // patch_px, width // patch_px
 
 
+class DecodePlan(NamedTuple):
+    """The size of the decoded part of each clip: `num_units` of its masked units, and `num_tokens` tokens of each."""
+
+    num_units: int
+    num_tokens: int
+
+    def tokens_for_each(self, num_masked: int) -> int:
+        """Return the number of tokens for each of `num_masked` units, at least 1, if the same total is spread over all of them."""
+        return max(1, round(self.num_units * self.num_tokens / max(1, num_masked)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
     """The tokens of a clip, the units of tokens, and the numbers of units that are masked and decoded.
@@ -31,8 +43,7 @@ class Geometry:
     position_grid: Grid | None = None  # the grid for which fixed positions are computed; None = the clip's own
     block: Grid = (1, 1, 1)  # tokens of a unit in time, height, width
     num_masked: int = 0  # masked units of a clip; fine-tuning masks none
-    num_decoded_units: int = 0  # masked units of a clip that are decoded
-    decoded_per_unit: int = 0  # decoded tokens of each of these units
+    decode_plan: DecodePlan = DecodePlan(0, 0)
 
     @classmethod
     def of(cls, config: RunConfig) -> "Geometry":
@@ -116,12 +127,7 @@ class Geometry:
     @property
     def num_decoded(self) -> int:
         """Q: decoded tokens of a clip."""
-        return self.num_decoded_units * self.decoded_per_unit
-
-    @property
-    def decoded_per_masked_unit(self) -> int:
-        """Decoded tokens per masked unit, on average; a teacher predicts as many of each unit that it does not see."""
-        return max(1, round(self.num_decoded / max(1, self.num_masked)))
+        return self.decode_plan.num_units * self.decode_plan.num_tokens
 
 
 def _add_masks(geometry: Geometry, mask: MaskConfig) -> Geometry:
@@ -133,13 +139,11 @@ def _add_masks(geometry: Geometry, mask: MaskConfig) -> Geometry:
     if mask.round_down == "visible":
         num_masked = geometry.num_units - int(round((1 - mask.ratio) * geometry.num_units, 6))
     # decoded_share counts masked units if a unit is one token or mask.decode takes whole units, else tokens of each unit
-    num_decoded_units, decoded_per_unit = round(mask.decoded_share * num_masked), geometry.unit_size
+    decode_plan = DecodePlan(round(mask.decoded_share * num_masked), geometry.unit_size)
     if geometry.unit_size > 1 and not DECODE_CHOICES[mask.decode].whole_units:
         share = mask.decoded_share
-        num_decoded_units, decoded_per_unit = num_masked, max(1, round(share * geometry.unit_size)) if share else 0
-    return replace(
-        geometry, num_masked=num_masked, num_decoded_units=num_decoded_units, decoded_per_unit=decoded_per_unit
-    )
+        decode_plan = DecodePlan(num_masked, max(1, round(share * geometry.unit_size)) if share else 0)
+    return replace(geometry, num_masked=num_masked, decode_plan=decode_plan)
 
 
 def has_images(config: RunConfig) -> bool:

@@ -64,7 +64,7 @@ def _teacher_pass(config: PretrainConfig, geometry: Geometry) -> tuple[int, Pass
     if config.teacher.view == "partial":
         seen = num_units - geometry.num_masked if share is None else max(1, round(share * num_units))
     steps = unit_size if config.teacher.num_steps is None else min(unit_size, config.teacher.num_steps)
-    predicted = min(steps, geometry.decoded_per_masked_unit) * (num_units - seen)
+    predicted = min(steps, geometry.decode_plan.tokens_for_each(geometry.num_masked)) * (num_units - seen)
     num_views = config.teacher.num_views if seen < num_units else 1
     return num_views if asks_teacher(config) else 0, Pass(config, geometry, steps * seen, predicted, is_teacher=True)
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hpm_video.method.masking.decoding import DecodePlan
+from hpm_video.config.geometry import DecodePlan
 from hpm_video.method.masking.units import number_units
 from hpm_video.method.objectives import rank_correlation
 from hpm_video.types import Kind, Losses, Mask, StudentOutput, Target

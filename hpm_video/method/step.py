@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.choices import DECODE_CHOICES, MASK_PATTERNS, MASK_STRATEGIES, TARGETS
-from hpm_video.config.geometry import Geometry, has_images
+from hpm_video.config.geometry import DecodePlan, Geometry, has_images
 from hpm_video.config.needs import decodes_by_difficulty, difficulty_source, has_teacher, masks_by_difficulty
 from hpm_video.errors import UserError
 from hpm_video.method.difficulty.source import STATE_NAME, DifficultySource, SourceContext
 from hpm_video.method.journey import Draws, Journey, StepPlan, training_statistics
-from hpm_video.method.masking.decoding import DecodePlan
 from hpm_video.method.masking.keys import draw_drops, draw_keys
 from hpm_video.method.masking.strategies import MaskPlan
 from hpm_video.method.masking.units import Layout, make_layout, to_tokens

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hpm_video.config import TeacherConfig
-from hpm_video.method.masking.decoding import DecodePlan
+from hpm_video.config.geometry import DecodePlan
 from hpm_video.method.masking.strategies import mask_random
 from hpm_video.method.masking.units import aggregate, to_tokens
 from hpm_video.models.average import update_average

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from hpm_video.data.readers.media import first_line
 from hpm_video.data.readers.pixels import say_change, shown_size
 from hpm_video.data.readers.pyav import decode_frames, load
-from hpm_video.errors import UnreadableVideo
+from hpm_video.errors import UnreadableVideo, first_line
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # the target has no room; nothing is wrong with the source
 # Every GOP is independent, and other frames need only every sixteenth of its frames. A reader of a few frames decodes little

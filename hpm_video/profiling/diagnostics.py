@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from hpm_video.costs.memory import GIB
-from hpm_video.data.readers.media import first_line
-from hpm_video.errors import UserError
+from hpm_video.errors import UserError, first_line
 from hpm_video.progress import tell_time
 
 Result = TypeVar("Result")

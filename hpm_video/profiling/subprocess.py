@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from hpm_video.data.readers.media import first_line
-from hpm_video.errors import UserError
+from hpm_video.errors import UserError, first_line
 
 Argument = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from hpm_video.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 REQUIRED = ["data.root=x", "train.output=y"]
-SHARED = {"Geometry", "Grid", "cut_grid", "has_images", "image_data"}  # of config/geometry.py
+SHARED = {"DecodePlan", "Geometry", "Grid", "cut_grid", "has_images", "image_data"}  # of config/geometry.py
 TOKEN_SIZES = {"tubelet", "tubelet_size", "patch", "patch_px", "patch_size"}
 MASK_SHARES = {"mask.ratio", "mask.decoded_share", "mask.round_down"}
 
@@ -96,9 +96,9 @@ def test_grid_units_and_masks(overrides, grid, unit, counts) -> None:
 
 def test_decoded_tokens_are_a_share_of_each_unit_or_of_the_units() -> None:
     half = Geometry.of(load_config(overrides=[*REQUIRED, "mask.decoded_share=0.5"]))
-    assert (half.num_decoded_units, half.decoded_per_unit, half.num_decoded) == (176, 4, 704)
+    assert (half.decode_plan, half.num_decoded) == ((176, 4), 704)
     single = Geometry.of(load_config(overrides=[*REQUIRED, "mask.decoded_share=0.5", "mask.unit=token"]))
-    assert (single.num_decoded_units, single.decoded_per_unit) == (706, 1)
+    assert single.decode_plan == (706, 1)
 
 
 def test_images_have_one_time_step() -> None:

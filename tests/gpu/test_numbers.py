@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from hpm_video.config import load_finetune_config
-from hpm_video.config.geometry import Geometry
-from hpm_video.method.masking.decoding import DecodePlan
+from hpm_video.config.geometry import DecodePlan, Geometry
 from hpm_video.method.masking.strategies import MaskPlan, mask_hard, mask_inverted, mask_random
 from hpm_video.method.masking.units import aggregate, make_units, to_tokens
 from hpm_video.method.objectives import rank_correlation, relative_loss

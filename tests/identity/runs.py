@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from hpm_video.catalog.listing import IMAGE_SUFFIXES
 from hpm_video.cli import main
 from hpm_video.config import FinetuneConfig, PretrainConfig, load_config, load_finetune_config
+from hpm_video.config.geometry import DecodePlan
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import make_loader
 from hpm_video.data.source import open_source
-from hpm_video.method.masking import decoding, strategies, units
+from hpm_video.method.masking import strategies, units
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.student import build_student
 from hpm_video.train.engines.plain import PlainEngine
@@ -112,7 +113,7 @@ def choose(mode: str, difficulty: Tensor, keys: Tensor, num_masked: int, num_har
 
 def decoded_of(masked: Tensor, token_numbers: Tensor, num_masked: int, part: tuple[int, int], phases: Tensor) -> Tensor:
     """Return the decoded tokens of masked units, if so many units and so many tokens of each are decoded."""
-    return units.to_tokens(masked, token_numbers, num_masked, decoding.DecodePlan(*part), phases).decoded
+    return units.to_tokens(masked, token_numbers, num_masked, DecodePlan(*part), phases).decoded
 
 
 def encode(run: Path, clip: Tensor) -> Tensor:

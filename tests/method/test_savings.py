@@ -10,10 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpm_video.config import load_config
-from hpm_video.config.geometry import Geometry
+from hpm_video.config.geometry import DecodePlan, Geometry
 from hpm_video.costs.flops import count_step, teacher_share
 from hpm_video.method.journey import unit_correlation
-from hpm_video.method.masking.decoding import DecodePlan
 from hpm_video.method.masking.strategies import mask_random
 from hpm_video.method.masking.units import make_units, to_tokens
 from hpm_video.method.step import PretrainStep
@@ -254,7 +253,7 @@ def test_whole_units_cost_what_a_part_of_each_does(tiny_config, smooth_clip, loc
     for a picture."""
     keys = {**HARD, "mask__decoded_share": 0.25, "teacher__view": "partial"}
     even, whole = tiny_config(**keys), tiny_config(**keys, mask__decode=decode)
-    assert count_step(even).stages == count_step(whole).stages and Geometry.of(whole).num_decoded_units == 3
+    assert count_step(even).stages == count_step(whole).stages and Geometry.of(whole).decode_plan.num_units == 3
     assert teacher_share(tiny_config(**keys, mask__decode="difficulty", mask__mode="random"), 10) == 1
     _, student, step = make(tiny_config, **keys, mask__decode=decode)
     clip, asked, network = smooth_clip(whole, 3), [], step.teacher.network

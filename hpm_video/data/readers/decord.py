@@ -7,11 +7,11 @@ import numpy as np
 
 from hpm_video.data.readers.images import stack
 from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
-from hpm_video.data.readers.media import first_line, name_of
+from hpm_video.data.readers.media import name_of
 from hpm_video.data.readers.probe import find_oddity, read_timeline
 from hpm_video.data.readers.pyav import load as load_av
 from hpm_video.data.readers.rates import Choose, choose_at
-from hpm_video.errors import UnreadableVideo
+from hpm_video.errors import UnreadableVideo, first_line
 from hpm_video.item import Span
 
 LEAST_WIDTH_PX = 32  # decord 0.6 returns some narrower frames with another width

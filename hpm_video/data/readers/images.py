@@ -8,9 +8,9 @@ import numpy as np
 
 from hpm_video.catalog.listing import IMAGE_SUFFIXES, list_frames
 from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
-from hpm_video.data.readers.media import check_file, first_line, name_content, name_of
+from hpm_video.data.readers.media import check_file, name_content, name_of
 from hpm_video.data.readers.rates import Choose, choose_at
-from hpm_video.errors import UnreadableVideo
+from hpm_video.errors import UnreadableVideo, first_line
 from hpm_video.item import Item
 
 IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"BM", b"II*\x00", b"MM\x00*")

@@ -65,9 +65,3 @@ def name_content(media: str | bytes, wanted: str = "a video") -> str | None:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     kinds = (words for magic, words in CONTENTS if start.startswith(magic))
     return next((f"is {words}, not {wanted}" for words in kinds), None)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of the message of an error."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]

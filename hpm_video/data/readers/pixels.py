@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hpm_video.data.readers.limits import Limits
-from hpm_video.data.readers.media import first_line
-from hpm_video.errors import UnreadableVideo
+from hpm_video.errors import UnreadableVideo, first_line
 
 log = logging.getLogger("hpm_video")
 Size = tuple[int, int]  # width and height, as stored

@@ -16,11 +16,11 @@ import numpy as np
 
 from hpm_video.data.readers.index import find_index, is_long, keep_index
 from hpm_video.data.readers.limits import DEFAULT_LIMITS, Limits
-from hpm_video.data.readers.media import check_file, first_line, name_content, name_of
+from hpm_video.data.readers.media import check_file, name_content, name_of
 from hpm_video.data.readers.packets import FilmPackets, Packets
 from hpm_video.data.readers.pixels import Frames, Size, Source, pixel_aspect
 from hpm_video.data.readers.rates import Choose, choose_at
-from hpm_video.errors import UnreadableVideo
+from hpm_video.errors import UnreadableVideo, first_line
 from hpm_video.item import Span
 
 PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp", "webm_dash_manifest"}  # they refer to other files

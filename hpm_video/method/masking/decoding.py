@@ -6,18 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hpm_video.config.geometry import DecodePlan
 from hpm_video.method.masking.keys import order_by_difficulty, ranks_of
-
-
-class DecodePlan(NamedTuple):
-    """The size of the decoded part of each clip: `num_units` of its masked units, and `num_tokens` tokens of each."""
-
-    num_units: int
-    num_tokens: int
-
-    def tokens_for_each(self, num_masked: int) -> int:
-        """Return the number of tokens for each of `num_masked` units, at least 1, if the same total is spread over all of them."""
-        return max(1, round(self.num_units * self.num_tokens / num_masked))
 
 
 class Decoded(NamedTuple):

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hpm_video.config.geometry import Geometry
-from hpm_video.method.masking.decoding import DecodeChoice, Decoded, DecodePlan, decode_evenly
+from hpm_video.config.geometry import DecodePlan, Geometry
+from hpm_video.method.masking.decoding import DecodeChoice, Decoded, decode_evenly
 from hpm_video.types import Mask
 
 
@@ -27,8 +27,7 @@ class Layout(NamedTuple):
 def make_layout(geometry: Geometry, device: torch.device) -> Layout:
     """Return the layout of clips of this geometry, with its tensor on the device."""
     units = make_units(geometry.grid, geometry.block).to(device)
-    decode_plan = DecodePlan(geometry.num_decoded_units, geometry.decoded_per_unit)
-    return Layout(geometry.clip_shape[1], geometry.unit_grid, units, geometry.num_masked, decode_plan)
+    return Layout(geometry.clip_shape[1], geometry.unit_grid, units, geometry.num_masked, geometry.decode_plan)
 
 
 def make_units(grid: tuple[int, int, int], block: tuple[int, int, int]) -> Int[Tensor, "U K"]:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hpm_video.method.masking.decoding import DecodePlan, decode_by_difficulty, decode_evenly, decode_hardest
+from hpm_video.config.geometry import DecodePlan
+from hpm_video.method.masking.decoding import decode_by_difficulty, decode_evenly, decode_hardest
 from hpm_video.method.masking.keys import draw_keys
 from hpm_video.streams import seeded
 from hpm_video.types import BatchSlice
