@@ -1,7 +1,9 @@
 """The batch script: it starts the command with srun, and asks for another turn if a signal has stopped the run."""
 
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,13 +54,24 @@ def test_slurm_is_told_to_signal_before_the_end() -> None:
     assert f"SIG{signal}" in {number.name for number in STOP_SIGNALS}
 
 
-def test_containers_copy_what_is_there() -> None:
-    folder = ROOT / "scripts" / "container"
-    copied = [
-        word
-        for line in (folder / "Dockerfile").read_text().splitlines()
-        if line.startswith("COPY")
-        for word in line.split()[1:-1]
-    ]
-    copied += (folder / "hpm_video.def").read_text().split("%files\n")[1].split("\n\n")[0].split()[:-1]
-    assert len(copied) > 10 and not [name for name in copied if not (ROOT / name).exists()]
+def list_copied(file: str) -> list[str]:
+    """Return what a container file copies before pip runs. A line of Apptainer's %files is one source and its place."""
+    text = (ROOT / "scripts" / "container" / file).read_text().partition("pip install")[0]
+    if file == "Dockerfile":
+        return [word for line in text.splitlines() if line.startswith("COPY ") for word in line.split()[1:-1]]
+    pairs = [line.split() for line in text.split("%files\n")[1].split("\n\n")[0].splitlines()]
+    assert all(place == f"/opt/hpm-video/{name}" for name, place in pairs)
+    return [name for name, _ in pairs]
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "hpm_video.def"])
+def test_a_container_copies_all_that_its_installation_reads(file, tmp_path) -> None:
+    copied = list_copied(file)
+    for name in copied:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    subprocess.run([sys.executable, "setup.py", "-q", "build_py"], cwd=tmp_path, check=True)
+    built = tmp_path / "build" / "lib" / "hpm_video"
+    assert (built / "_recipes/datasets/ssv2/prepare.py").is_file() and (built / "py.typed").is_file()
+    assert len(list((built / "_recipes").rglob("*.yaml"))) == len(list((ROOT / "configs").glob("*/*.yaml"))) > 5
+    assert {"constraints.txt", "LICENSE", "scripts"} <= set(copied)
