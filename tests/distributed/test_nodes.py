@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,46 @@ def test_deepspeed_with_a_hostfile(nodes, videos, plain) -> None:
     assert [task.wait(300) for task in tasks] == [0, 0], nodes.said(0) + nodes.said(1)
     assert losses(out) == pytest.approx(plain, abs=1e-5)
     assert "2 processes by deepspeed" in nodes.said(0) and "DeepSpeedEngine" in nodes.said(0), nodes.said(0)
+
+
+SSHD = """Port 22
+HostKey {folder}/key
+AuthorizedKeysFile {folder}/key.pub
+StrictModes no
+PermitRootLogin yes
+UsePAM no
+PidFile none
+"""
+
+
+@pytest.fixture
+def ssh_path(nodes) -> str:
+    """Run sshd on both nodes, with keys of this test. Return a PATH on which `ssh` logs in with them."""
+    folder, missing = nodes.folder / "ssh", [name for name in ("sshd", "ssh", "pdsh") if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not installed: apt-get install openssh-server openssh-client pdsh")
+    folder.mkdir()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
+    (folder / "sshd_config").write_text(SSHD.format(folder=folder))
+    Path("/run/sshd").mkdir(exist_ok=True)  # where sshd gives up its rights
+    for node in range(2):
+        nodes.start(node, {}, str(shutil.which("sshd")), "-D", "-e", "-f", str(folder / "sshd_config"))
+    options = f"-i {folder}/key -o IdentitiesOnly=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile={folder}/known"
+    (folder / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F none {options} "$@"\n')
+    (folder / "ssh").chmod(0o755)
+    return os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+def test_deepspeed_logs_in_to_the_hosts_of_a_hostfile(nodes, ssh_path, videos, plain) -> None:
+    """One command on the first node; DeepSpeed's launcher starts the other through pdsh and ssh."""
+    out, hosts = nodes.folder / "run", nodes.folder / "hostfile"
+    hosts.write_text("10.77.0.1 slots=1\n10.77.0.2 slots=1\n")
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), f"--hostfile={hosts}", "--master_port=29535"]
+    words = ["--module", "hpm_video", "pretrain", *KEYS, f"data.root={videos}", f"train.output={out}"]
+    env = {"DS_ACCELERATOR": "cpu", "PATH": ssh_path, "PDSH_RCMD_TYPE": "ssh"}
+    assert nodes.start(0, env, *launcher, *words).wait(300) == 0, nodes.said(0) + nodes.said(1)
+    assert losses(out) == pytest.approx(plain, abs=1e-5)
+    assert "2 processes by deepspeed" in nodes.said(0) and "10.77.0.2: " in nodes.said(0), nodes.said(0)
 
 
 def start_endless(nodes: Nodes, videos: Path, *keys: str) -> list[subprocess.Popen]:
