@@ -191,7 +191,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=1600, help="videos of the training split")
-    parser.add_argument("--validation", type=int, default=600, help="videos of the validation split")
+    parser.add_argument("--validation", type=int, default=2400, help="videos of the validation split")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="keys for both pretraining runs")
     given = parser.parse_args()
     try:

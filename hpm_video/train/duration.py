@@ -26,8 +26,8 @@ def announce_duration(engine: TrainingEngine, flops: float) -> None:
     if engine.rank:
         return
     log.info(
-        "about %s to the end if reading the videos keeps up (estimate: %.2g multiply-adds, and a matrix product timed just "
-        "now at %.2g a second)",
+        "about %s to the end if reading the videos keeps up; small models take longer (estimate: %.2g multiply-adds, and a "
+        "matrix product timed just now at %.2g a second)",
         *(format_span(seconds), flops / 2, rate),
     )
     if engine.device.type == "cpu" and seconds > LONG_ON_CPU_S:
