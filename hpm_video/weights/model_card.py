@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video import __version__
-from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
+from hpm_video.config import DataConfig, FinetuneConfig, PretrainConfig, RunConfig
 from hpm_video.config.needs import trains_predictor
 from hpm_video.errors import UserError
 from hpm_video.files import write_text
@@ -15,6 +15,10 @@ from hpm_video.models.student import Student
 from hpm_video.runs.results import read_results
 
 SIGNATURE = "Written by hpm-video"
+LICENCE = (
+    "Not stated: it depends on the videos, and on the weights from which the training started. Set `license` at the top of this "
+    "file before you publish the folder."
+)
 FIGURES = ("steps", "clips", "pixel_loss", "rank_correlation", "hardness_gain", "num_bad", "num_seen")
 
 
@@ -40,12 +44,13 @@ def write_card(  # noqa: PLR0913
     tuned = isinstance(config, FinetuneConfig)
     front = [
         f"library_name: {library}",
-        f"tags: [hpm-video, {'video' if config.data.num_frames > 1 else 'image'}]",
+        "license: unknown",
+        f"tags: [hpm-video, self-supervised, masked-autoencoder, {'video' if config.data.num_frames > 1 else 'image'}]",
     ]
     front += ["pipeline_tag: video-classification"] if tuned and config.data.num_frames > 1 else []
     parts = [["---", *front, "---"], [f"# {run.resolve().name}"], _describe(config, model, classes)]
     parts += [["## Use", "```python", *use, "```"], ["## Training", *_training(config, results)]]
-    parts += [["## Figures", *_figures(results)]]
+    parts += [["## Figures", *_figures(results)], ["## Licence", LICENCE]]
     parts += [
         [f"{SIGNATURE} {__version__}. On random clips its outputs differ from the run's by at most {difference:.2g}."]
     ]
@@ -63,7 +68,17 @@ def _describe(config: RunConfig, model: Student | Classifier, classes: list[str]
         f"{what.capitalize()}: a plain ViT ({size}), tokens of {patch} pixels.",
         "",
         f"Input: {frames} of {height} x {width} px, values in 0..1, less mean {list(data.mean)}, divided by std {list(data.std)}.",
+        *([f"Frames: {_describe_frames(data)}"] if data.num_frames > 1 else []),
     ]
+
+
+def _describe_frames(data: DataConfig) -> str:
+    """Return which frames of a video the model was trained on."""
+    if data.sampling == "segments":
+        return f"one from each of {data.num_frames} equal parts of the video, the middle one in a test."
+    rate = f" of the video at {data.fps:g} frames per second" if data.fps is not None else ""
+    every = "consecutive frames" if data.stride == 1 else f"one in {data.stride} frames"
+    return f"{every}{rate}, {data.num_frames * data.stride} frames in all; of a longer video any such part, or several of them."
 
 
 def _training(config: RunConfig, results: Mapping[str, Any]) -> list[str]:

@@ -2,14 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader
 
 from hpm_video.cli import main
 from hpm_video.config import load_finetune_config, to_yaml
+from hpm_video.data.readers.read import read_frames
+from hpm_video.data.transforms import Normalise
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.student import Student
+from hpm_video.preprocess.encode import write_video
 from hpm_video.runs.checkpoints import Checkpoint, save_checkpoint
 from hpm_video.runs.results import add_scores, write_results
 from hpm_video.runs.settings import save_classes
@@ -278,7 +283,69 @@ def test_the_card_says_what_it_is_and_how_it_was_trained(tuned) -> None:
     card = (run / "videomae" / "README.md").read_text()
     assert "| test, top1 | 0.6250 (95 %: 0.5000 to 0.7500) |" in card and "| steps | 7 |" in card
     assert "| data | ssv2, 9 samples, fingerprint abc |" in card and "| device hours | 0.04 |" in card
-    assert card.startswith("---\nlibrary_name: videomae\n") and "clips_per_s" not in card
+    assert card.startswith("---\nlibrary_name: videomae\nlicense: unknown\n") and "clips_per_s" not in card
+    assert "\n## Licence\nNot stated" in card
+
+
+def decode(file, config) -> torch.Tensor:
+    """Return the first 4 frames as a normalised clip [1, 3, 4, H, W]."""
+    frames = torch.from_numpy(read_frames(file, lambda num_frames: np.arange(4)))
+    return Normalise(config.data)(frames.permute(3, 0, 1, 2)[None])
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"sampling": "segments"}, "Frames: one from each of 4 equal parts of the video"),
+        ({"sampling": "dense", "stride": 4}, "Frames: one in 4 frames, 16 frames in all;"),
+        (
+            {"sampling": "dense", "stride": 1, "fps": 8.0},
+            "Frames: consecutive frames of the video at 8 frames per second, 4",
+        ),
+    ],
+)
+def test_the_card_says_which_frames_to_feed(tuned, keys, text) -> None:
+    run, _ = tuned()
+    config = load_finetune_config(run / "config.yaml", [f"data.{name}={value}" for name, value in keys.items()])
+    (run / "config.yaml").write_text(to_yaml(config))
+    export(run, "videomae")
+    assert text in (run / "videomae" / "README.md").read_text()
+
+
+def test_the_folder_answers_in_transformers_pipeline(tuned, tmp_path) -> None:
+    """With the video processor that transformers makes from the folder."""
+    transformers = pytest.importorskip("transformers", reason="exports to transformers")
+    run, classifier = tuned()
+    export(run, "hf")
+    frames = np.random.default_rng(0).integers(0, 255, (4, 16, 24, 3), dtype=np.uint8)
+    write_video(tmp_path / "a.mp4", frames, 10)
+    ask = transformers.pipeline("video-classification", model=str(run / "hf"), num_frames=4)
+    answers = {answer["label"]: answer["score"] for answer in ask(str(tmp_path / "a.mp4"), top_k=3)}
+    with torch.no_grad():
+        expected = classifier(decode(tmp_path / "a.mp4", load_finetune_config(run / "config.yaml"))).softmax(1)[0]
+    assert [answers[name] for name in CLASSES] == pytest.approx(expected.tolist(), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_folder_gives_our_features_in_mtebs_wrapper(tmp_path, tiny_config) -> None:
+    """pip install mteb; its collator reads with torchcodec, which needs FFmpeg's libraries."""
+    mteb = pytest.importorskip("mteb.models.model_implementations.videomae_models", reason="pip install mteb")
+    decoders = pytest.importorskip("torchcodec.decoders", reason="FFmpeg's libraries", exc_type=Exception)
+    config = tiny_config()
+    student = Student.of(config).eval()
+    write_run(tmp_path / "run", config, student)
+    export(tmp_path / "run", "hf")
+    frames = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
+    write_video(tmp_path / "a.mp4", frames, 10)
+    rows = [{"video": decoders.VideoDecoder(str(tmp_path / "a.mp4"))} for _ in range(3)]
+    wrapper, asked = (
+        mteb.VideoMAEWrapper(str(tmp_path / "run" / "hf"), None),
+        {"task_metadata": None, "hf_split": "test"},
+    )
+    found = wrapper.encode(DataLoader(rows, batch_size=2), hf_subset="default", show_progress_bar=False, **asked)
+    with torch.no_grad():
+        expected = student.encoder(decode(tmp_path / "a.mp4", config)).mean(1)
+    torch.testing.assert_close(torch.from_numpy(found), expected.expand(3, -1), atol=1e-3, rtol=0)
 
 
 def test_the_programs_own_files(tuned) -> None:
