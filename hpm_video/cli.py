@@ -140,6 +140,8 @@ def _guard(run: Callable[[], int]) -> int:
 
 def _is_closed(stream: TextIO) -> bool:
     """Return True if nobody reads the other end of a pipe."""
+    if not hasattr(select, "poll"):  # Windows: such an error is of stdout
+        return True
     poll = select.poll()
     poll.register(stream.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

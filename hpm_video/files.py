@@ -160,15 +160,14 @@ def remove_drafts(folder: Path, stem: str = r"\..+", suffix: str = r"(?:\.[^.]*)
 
 def is_alive(process: int) -> bool:
     """Return True if a process of this host runs; a zombie does not."""
+    import psutil
+
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    except (PermissionError, OverflowError):
+    except (psutil.AccessDenied, OverflowError):
         return True
-    with contextlib.suppress(OSError, IndexError):  # without /proc it counts as running
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return True
 
 
 @contextlib.contextmanager

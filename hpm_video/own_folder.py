@@ -261,7 +261,12 @@ def hold(folder: Path, doing: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None
                 f"{folder} is being written by {_describe_holder(folder)}; wait for it, stop it, or use another folder"
             ) from error
     try:
-        about = {"doing": doing, "process": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T")}
+        about = {
+            "doing": doing,
+            "process": os.getpid(),
+            "host": platform.node(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
         write_json(folder / HOLDER, about)
         yield
     finally:

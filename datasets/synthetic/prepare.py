@@ -12,7 +12,6 @@ frame is coded alone, as inter-frame coding leaves traces of the motion.
 
 import argparse
 import math
-import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hpm_video.cores import num_free_cores
 from hpm_video.files import remove_drafts, replacing, write_json
 from hpm_video.own_folder import all_names, own_folder
 from hpm_video.preprocess.encode import write_video
@@ -119,7 +119,7 @@ def find_older_set(folder: Path) -> list[str] | None:
 
 def write_set(out: Path, numbers: range, num_train: int, seed: int, num_frames: int, size_px: int) -> None:
     """Write the videos of these numbers, then the annotations."""
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ProcessPoolExecutor(num_free_cores()) as pool:
         labels = list(pool.map(write_clip, numbers, *map(repeat, (out, seed, num_frames, size_px)), chunksize=16))
     rows = [
         {

@@ -4,7 +4,7 @@ import math
 
 from hpm_video.config.clip_rules import read_clip_rule
 from hpm_video.config.geometry import Geometry, has_images, image_config
-from hpm_video.config.needs import ranks_by_predictor, trains_predictor
+from hpm_video.config.needs import difficulty_source, masks_by_difficulty, ranks_by_predictor, trains_predictor
 from hpm_video.config.run_sections import FinetuneConfig, PretrainConfig, RunConfig
 from hpm_video.config.trackers import list_trackers
 from hpm_video.errors import UserError
@@ -31,6 +31,7 @@ def check_combinations(config: PretrainConfig) -> None:
             f"objective.ranking_weight: 0 with mask.mode {config.mask.mode}; the teacher would rank by an untrained predictor: expected above 0"
         )
     _check_savings(config, geometry)
+    _check_mac(config)
     if config.objective.level == "unit" and num_masked < 2 and trains_predictor(config):
         raise UserError(f"mask.ratio: {config.mask.ratio} masks {num_masked} unit; ranking needs at least 2")
     if has_images(config):
@@ -57,6 +58,23 @@ def _check_savings(config: PretrainConfig, geometry: Geometry) -> None:
     ranks = trains_predictor(config) and geometry.num_masked > 1  # one masked unit: `check_combinations` refuses it
     if geometry.num_decoded < 1 or (ranks and geometry.decode_plan.num_units < 2):
         raise UserError(f"mask.decoded_share: {config.mask.decoded_share} leaves too little to rank; expected more")
+
+
+def _check_mac(config: PretrainConfig) -> None:
+    """Raise UserError for masks that are computed in float64 if the device has no such numbers."""
+    mask, mined = config.mask, masks_by_difficulty(config)
+    exact = {
+        "mask.difficulty": difficulty_source(config) is not None and mask.difficulty == "memory",
+        "mask.sharpness": mined and mask.sharpness not in (None, 0),
+        "mask.pattern": mask.pattern == "band_pass",
+        "mask.decode": mask.decode == "difficulty",
+    }
+    found = [name for name, needs_float64 in exact.items() if needs_float64]
+    if config.engine.device == "mps" and found:
+        raise UserError(
+            f"engine.device: mps has no float64, which {' and '.join(found)} need here; expected auto, or preset=hpm_teacher, "
+            "random_cross or videomae"
+        )
 
 
 def check_shared_depth(shared_depth: int, decoder_attention: str) -> None:

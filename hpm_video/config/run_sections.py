@@ -156,6 +156,11 @@ class EngineConfig:
         "several processes; else ddp for several processes, plain for one",
         ["auto", "plain", "ddp", "fsdp", "deepspeed"],
     )
+    device: str = key(
+        "auto",
+        "auto = the GPU if CUDA has one, else the CPU; mps = the GPU of a Mac (one process; not tested, as there was none)",
+        ["auto", "mps"],
+    )
     zero_stage: int | None = key(None, "DeepSpeed ZeRO stage; null = 1", least=0, most=3)
     reduce_precision: str = key(
         "fp32", "ddp, fsdp: sum gradients over the ranks in fp32 or in bf16 (half the bytes)", ["fp32", "bf16"]

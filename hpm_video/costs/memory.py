@@ -7,7 +7,6 @@ loader processes; the choice of a micro batch leaves a margin (`MARGINS`) for th
 
 import contextlib
 import errno
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -172,15 +171,10 @@ def free_device_memory(number: int = 0) -> float:
 
 def free_memory() -> float:
     """Return the bytes of main memory that this process can still allocate, within the limits of its container or job."""
-    free = float("inf")
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    free = min([free, *_free_of_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))])
-    if free == float("inf"):
-        with contextlib.suppress(OSError, ValueError):
-            free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
-    return free
+    import psutil
+
+    free = float(psutil.virtual_memory().available)
+    return min([free, *_free_of_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))])
 
 
 def _free_of_groups(root: Path, groups: Path) -> Iterator[float]:

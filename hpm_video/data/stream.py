@@ -19,16 +19,18 @@ from hpm_video.data.dataset import ClipDataset, Key, collate
 from hpm_video.data.reading_processes import WorkerPool
 from hpm_video.data.store import log_store
 from hpm_video.data.watch import DECODING, FETCHING
+from hpm_video.data.worker_processes import START_METHOD
 from hpm_video.errors import UserError
 from hpm_video.types import Batch
 
 log = logging.getLogger("hpm_video")
 MAX_PREFETCH = 4  # batches that each worker reads ahead
-CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+CRASHES = [getattr(signal, n) for n in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL") if hasattr(signal, n)]
 LEAST_SILENCE_S = 5.0  # of a worker that neither fetches nor decodes, before the workers are replaced
 MAX_SILENCES = 5  # in a row, without a batch between them
 STORE_SLACK_S = 30.0  # by which a worker may be late to report that its store does not answer
 SLOW_READ_S = 20.0
+UNGUARDED = ". In a script of your own, train under `if __name__ == '__main__':`, as each process imports the script"
 
 
 @runtime_checkable
@@ -158,6 +160,7 @@ class ClipStream:
             raise WorkerDied(
                 f"a process that reads videos died ({how}); usually memory or /dev/shm ran out: expected enough for "
                 "data.num_workers processes on each rank (try fewer, or 0 to read in the training process; data.cache_gib too)"
+                f"{UNGUARDED if START_METHOD == 'spawn' else ''}"
             )
         self._restart(bad)
 

@@ -1,13 +1,13 @@
 """The state of each worker and the time of its last change, in memory shared with the process that waits for it."""
 
 import copy
-import mmap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 IDLE, FETCHING, DECODING = range(3)  # fetching: waiting for the bytes of a sample from a disk or a store
 
@@ -20,18 +20,24 @@ class WorkerState(NamedTuple):
     since_s: float  # on the monotonic clock, which all processes share
 
 
-def shared_array(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Return zeros in memory that forked processes share. It has no name and no lock, and ends with its last process."""
-    count = int(np.prod(shape))
-    memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
-    return np.frombuffer(memory, dtype, count).reshape(shape)
+class SharedArray:
+    """An array of zeros in memory that worker processes share, forked or spawned. It has no lock, and ends with its last process."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.tensor = torch.zeros(shape, dtype=dtype).share_memory_()
+
+    @property
+    def array(self) -> np.ndarray:
+        """The values, as they are now in all processes."""
+        return self.tensor.numpy()
 
 
 class Watch:
     """The states of all workers; each worker writes its own."""
 
     def __init__(self, num_workers: int) -> None:
-        self.states, self.since_s = shared_array((num_workers, 2), np.int64), shared_array((num_workers,), np.float64)
+        self.states = SharedArray((num_workers, 2), torch.int64)
+        self.since_s = SharedArray((num_workers,), torch.float64)
         self.worker = 0
         for self.worker in range(num_workers):
             self.set(IDLE, -1)
@@ -44,8 +50,8 @@ class Watch:
 
     def set(self, phase: int, row: int) -> None:
         """Set the state of this worker."""
-        self.since_s[self.worker] = time.monotonic()
-        self.states[self.worker] = phase, row
+        self.since_s.array[self.worker] = time.monotonic()
+        self.states.array[self.worker] = phase, row
 
     @contextmanager
     def during(self, phase: int, row: int = -1) -> Iterator[None]:
@@ -59,5 +65,5 @@ class Watch:
 
     def read(self, worker: int) -> WorkerState:
         """Return the state of a worker."""
-        phase, row = self.states[worker].tolist()
-        return WorkerState(phase, row, float(self.since_s[worker]))
+        phase, row = self.states.array[worker].tolist()
+        return WorkerState(phase, row, float(self.since_s.array[worker]))

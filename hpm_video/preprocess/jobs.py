@@ -180,9 +180,11 @@ def _supervise(
 
     from pebble import ProcessPool
 
-    # Workers are forked from a server process that has no threads and has imported what they need.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, getattr(work, "func", work).__module__])
+    # Workers are forked from a server process that has no threads and has imported what they need; Windows spawns them.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([__name__, getattr(work, "func", work).__module__])
     pool = ProcessPool(min(num_workers, len(names)), RECYCLED_AFTER, _guard_worker, context=context)
     running: dict[Future, str] = {}
     queue = iter(names)

@@ -4,8 +4,8 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-import resource
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,11 @@ def _git(root: Path, *words: str) -> str:
 
 def describe_hardware() -> dict[str, Any]:
     """Return the hardware of this machine, memory in GiB, without its host name; other nodes are not described."""
+    import psutil
     import torch
 
-    found: dict[str, Any] = {"processor": _processor(), "cores": num_free_cores(), "memory_gib": None}
-    with contextlib.suppress(ValueError, OSError):
-        found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    memory_gib = round(psutil.virtual_memory().total / 2**30, 1)
+    found: dict[str, Any] = {"processor": _processor(), "cores": num_free_cores(), "memory_gib": memory_gib}
     count = torch.cuda.device_count()
     devices = [torch.cuda.get_device_properties(number) for number in range(count)]
     found["accelerators"] = [device.name for device in devices]
@@ -88,4 +88,12 @@ def peak_memory_gib() -> float:
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        memory = psutil.Process().memory_info()
+        return float(getattr(memory, "peak_wset", memory.rss)) / 2**30
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes, else KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

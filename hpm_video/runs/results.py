@@ -198,14 +198,16 @@ def _read_pretraining(settings: Mapping[str, Any]) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def _locked(run: Path) -> Iterator[None]:
     """Let one writer in at a time, if the file system supports locks; the lock ends with the process."""
+    if not run.is_dir():
+        raise UserError(f"{run} does not exist or is not a folder; expected the folder of a run")
     try:
-        folder = os.open(run, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"{run} does not exist or is not a folder; expected the folder of a run") from error
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    folder = os.open(run, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError, ImportError):
-            import fcntl
-
+        with contextlib.suppress(OSError):
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:

@@ -130,3 +130,8 @@ def test_a_file_that_breaks_while_it_is_read(place, monkeypatch) -> None:
     monkeypatch.setattr("hpm_video.evals.frozen.feature_file.PlannedClips.read_clip", fail)
     with pytest.raises(hv.UserError, match="late.mkv: no frame could be decoded"):
         hv.load("runs/mine").features("late.mkv")
+
+
+def test_torch_hub_loads_what_we_load(place) -> None:
+    there = torch.hub.load(str(Path(__file__).parents[2]), "load", "runs/mine", source="local", device="cpu")
+    torch.testing.assert_close(there.features("videos"), hv.load("runs/mine", device="cpu").features("videos"))

@@ -5,7 +5,11 @@ import re
 
 import pytest
 import torch
+import yaml
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from hpm_video.config.presets import PRESETS
 from hpm_video.method.journey import difficulty_correlation
 from hpm_video.method.masking.strategies import mask_random
 from hpm_video.method.masking.units import aggregate, to_tokens
@@ -14,7 +18,7 @@ from hpm_video.method.schedules import momentum_at, num_hard_at, warn_slow_teach
 from hpm_video.method.step import PretrainStep
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.student import Student
-from hpm_video.types import BatchSlice, UserError
+from hpm_video.types import Batch, BatchSlice, UserError
 
 CPU = torch.device("cpu")
 HARD = {"mask__hard_share_start": 0.5, "mask__hard_share_end": 0.5}
@@ -238,3 +242,32 @@ def test_the_difficulty_is_compared_with_the_true_loss_of_the_same_units(make) -
             found = difficulty_correlation(journey._replace(difficulty=sign * of_unit))
             assert float(found) == pytest.approx(sign, abs=1e-5)
         assert -1 < float(step.inspect(journey)["difficulty_correlation"]) < 1
+
+
+class NoFloat64(TorchDispatchMode):
+    """Raise for each result in float64."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), more=None):
+        result = function(*arguments, **(more or {}))
+        found = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.dtype == torch.float64]
+        assert not found, f"{function} gives float64, which the GPU of a Mac does not have"
+        return result
+
+
+@pytest.mark.parametrize("preset", ["hpm_teacher", "random_cross", "videomae"])
+def test_a_step_needs_no_float64(tiny_config, smooth_clip, local_engine, preset) -> None:
+    keys = {name.replace(".", "__"): yaml.safe_load(value) for name, value in PRESETS[preset].items()}
+    config = tiny_config(**keys)
+    student = Student.of(config)
+    step, engine = PretrainStep(config, student, CPU, num_samples=4), local_engine(student)
+    clip = smooth_clip(config, 4)
+    batch = Batch(torch.zeros(clip.shape, dtype=torch.uint8), torch.full((4,), -1), torch.arange(4))
+    with NoFloat64():
+        for number in (0, 9):
+            step(engine, clip, BatchSlice(0, 4, 4), number, 10, batch)
+
+
+def test_masks_that_need_float64_are_refused_where_there_is_none(tiny_config) -> None:
+    with pytest.raises(UserError, match="mps has no float64, which mask.difficulty and mask.sharpness need here"):
+        tiny_config(engine__device="mps", mask__difficulty="memory", mask__sharpness=-3)
+    assert tiny_config(engine__device="mps", mask__mode="random").engine.device == "mps"

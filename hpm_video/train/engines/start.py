@@ -11,6 +11,7 @@ from torch import nn
 
 from hpm_video.config import RunConfig
 from hpm_video.cores import local_world_size, num_free_cores
+from hpm_video.errors import UserError
 from hpm_video.runs.launchers import Launch, join_launch, name_engine
 from hpm_video.train.engines import deepspeed, heartbeat, plain, processes
 from hpm_video.train.engines.protocol import TrainingEngine
@@ -59,7 +60,7 @@ def prepare_process(config: RunConfig) -> torch.device:
     """
     launch = join_launch()
     torch.set_num_threads(config.engine.num_threads or max(1, num_free_cores() // local_world_size()))
-    device = find_own_device(launch)
+    device = find_own_device(launch, config.engine.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
@@ -71,8 +72,16 @@ def prepare_process(config: RunConfig) -> torch.device:
     return device
 
 
-def find_own_device(launch: Launch | None) -> torch.device:
-    """Return the device of this rank: the GPU of its local rank, or the only GPU that its launcher makes visible."""
+def find_own_device(launch: Launch | None, wanted: str = "auto") -> torch.device:
+    """Return the device of this rank: the GPU of its local rank, or the only GPU that its launcher makes visible.
+
+    wanted: engine.device. Raises UserError for mps if there is none, or for several processes.
+    """
+    if wanted == "mps":
+        if launch is not None or not torch.backends.mps.is_available():
+            has = "several processes" if launch is not None else "no such device here"
+            raise UserError(f"engine.device: mps; {has}; expected one process on a Mac with a GPU, or auto")
+        return torch.device("mps")
     if not torch.cuda.is_available():
         return torch.device("cpu")
     local_rank, count = 0 if launch is None else launch.local_rank, torch.cuda.device_count()
