@@ -39,8 +39,8 @@ class Slots:
     def __init__(self, num_slots: int, shape: tuple[int, ...]) -> None:
         """Allocate the slots. shape: [B, T, H, W, C]."""
         self.clip = torch.empty((num_slots, *shape), dtype=torch.uint8).share_memory_()
-        self.numbers = SharedArray((num_slots, shape[0], 2), torch.int64)  # first keys, then (label, row)
-        self.crops = SharedArray((num_slots, shape[0], 5), torch.float32)
+        self.numbers = SharedArray((num_slots, shape[0], 2), "int64")  # first keys, then (label, row)
+        self.crops = SharedArray((num_slots, shape[0], 5), "float32")
 
     def write_keys(self, slot: int, keys: Sequence[Key]) -> None:
         """Write the keys of a batch."""

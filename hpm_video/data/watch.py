@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 IDLE, FETCHING, DECODING = range(3)  # fetching: waiting for the bytes of a sample from a disk or a store
 
@@ -23,8 +22,10 @@ class WorkerState(NamedTuple):
 class SharedArray:
     """An array of zeros in memory that worker processes share, forked or spawned. It has no lock, and ends with its last process."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.tensor = torch.zeros(shape, dtype=dtype).share_memory_()
+    def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
+        import torch  # slow; readers without workers do not need it
+
+        self.tensor = torch.zeros(shape, dtype=getattr(torch, dtype)).share_memory_()
 
     @property
     def array(self) -> np.ndarray:
@@ -36,8 +37,8 @@ class Watch:
     """The states of all workers; each worker writes its own."""
 
     def __init__(self, num_workers: int) -> None:
-        self.states = SharedArray((num_workers, 2), torch.int64)
-        self.since_s = SharedArray((num_workers,), torch.float64)
+        self.states = SharedArray((num_workers, 2), "int64")
+        self.since_s = SharedArray((num_workers,), "float64")
         self.worker = 0
         for self.worker in range(num_workers):
             self.set(IDLE, -1)

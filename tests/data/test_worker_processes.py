@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
+from hpm_video.cli import main
 from hpm_video.data import worker_processes
 from hpm_video.data.watch import SharedArray
 from hpm_video.data.worker_processes import Channel, Message, SpawnedWorker, start_worker
@@ -37,7 +37,7 @@ def echo(shared: SharedArray, channel: Channel) -> None:
 @pytest.fixture(params=["fork", "spawn"])
 def worker(request, monkeypatch):
     monkeypatch.setattr(worker_processes, "START_METHOD", request.param)
-    shared = SharedArray((4,), torch.int64)
+    shared = SharedArray((4,), "int64")
     worker = start_worker(partial(echo, shared))
     yield worker, shared
     worker.kill()
@@ -67,9 +67,9 @@ def test_a_worker_answers_and_its_crash_is_seen(worker) -> None:
 
 def test_a_spawned_worker_ends_with_its_process(tmp_path) -> None:
     code = (
-        "import os, sys, time\nfrom functools import partial\nimport test_worker_processes as here\nimport torch\n"
+        "import os, sys, time\nfrom functools import partial\nimport test_worker_processes as here\n"
         "if __name__ == '__main__':\n"
-        "    worker = here.SpawnedWorker(partial(here.echo, here.SharedArray((4,), torch.int64)))\n"
+        "    worker = here.SpawnedWorker(partial(here.echo, here.SharedArray((4,), 'int64')))\n"
         "    print(worker.pid, flush=True)\n    os._exit(0)\n"
     )
     (tmp_path / "program.py").write_text(code)
@@ -87,9 +87,9 @@ def test_what_macos_and_windows_lack_is_not_needed(tmp_path) -> None:
     for number in range(8):
         write_video(tmp_path / "videos" / f"{number}.mkv", rng.integers(0, 255, (8, 16, 16, 3), dtype=np.uint8), 10)
 
-    def run(*words: str, program: tuple[str, ...] = (str(Path(__file__).with_name("other_system_program.py")),)) -> str:
+    def run(*words: str) -> str:
         env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-        command = [sys.executable, *program, *words]
+        command = [sys.executable, str(Path(__file__).with_name("other_system_program.py")), *words]
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
@@ -97,7 +97,8 @@ def test_what_macos_and_windows_lack_is_not_needed(tmp_path) -> None:
     pretrain = ["pretrain", *SIZES, "data.root=videos"]
     told = run(*pretrain, "data.num_workers=2", "train.output=there")
     assert "PlainEngine" in told
-    run(*pretrain, "data.num_workers=0", "train.output=here", program=("-m", "hpm_video"))
+    own = [f"data.root={tmp_path / 'videos'}", "data.num_workers=0", f"train.output={tmp_path / 'here'}"]
+    assert main(["pretrain", *SIZES, *own]) == 0
     losses = [
         [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("there", "here")
