@@ -52,8 +52,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "quarter_hardest": (*RANDOM, "mask.decoded_share=0.25", "mask.decode=hardest", MOTION),
     "cross": (*RANDOM, "model.decoder_attention=cross"),
     "cross_deep": (*RANDOM, "model.decoder_attention=cross", "model.decoder_depth=6"),
+    "cross_12": (*RANDOM, "model.decoder_attention=cross", "model.decoder_depth=12"),
     "quarter_cross": (*RANDOM, *QUARTER_CROSS),
     "quarter_cross_deep": (*RANDOM, *QUARTER_CROSS, "model.decoder_depth=6"),
+    "quarter_cross_12": (*RANDOM, *QUARTER_CROSS, "model.decoder_depth=12"),
     "quarter_motion_cross": (*RANDOM, *QUARTER_CROSS, "mask.decode=difficulty", MOTION),
     # the best decoder with mined masks
     **{f"{name}_quarter_cross": (*keys, *QUARTER_CROSS) for name, keys in MINED.items()},
