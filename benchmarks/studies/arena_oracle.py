@@ -1,26 +1,30 @@
-"""Define the oracle of the arena: difficulty is the true loss of a student trained with random masks (the judge).
+"""Define two more sources of difficulty for the arena: the oracle and the reducible loss.
 
-It is a row of the table of sources, as a user would add one. Its own cost does not count: the study asks how much the best
-difficulty could help.
+They are rows of the table of sources, as a user would add them. Oracle: the true loss of a student trained with random masks
+(the judge). Its own cost does not count: the study asks how much the best difficulty could help. Reducible: the remembered
+loss less that of copying the frame before, on a logarithmic scale, so that what only moves does not count as hard.
 """
 
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.choices import DIFFICULTY_SOURCES, SourceRow
 from hpm_video.config.geometry import DecodePlan
+from hpm_video.method.difficulty.memory import RememberedLoss
 from hpm_video.method.difficulty.source import DifficultySource, SourceContext
 from hpm_video.method.masking.keys import draw_keys
 from hpm_video.method.masking.strategies import mask_random
-from hpm_video.method.masking.units import Layout, to_tokens
+from hpm_video.method.masking.units import Layout, aggregate, to_tokens
 from hpm_video.method.targets.pixels import PixelTarget
 from hpm_video.models.student import Student, build_student
 from hpm_video.types import Batch, BatchSlice
 
+LEAST_COPY_LOSS = 1e-4  # of normalised pixels; smaller differences are noise of the coding
 NUM_VIEWS = 4  # random masks of each clip
 JUDGE: Path | None = None  # weights of the judge of this process
 JUDGE_KEYS: tuple[str, ...] = ()  # its settings on top of those of the arena
@@ -82,6 +86,37 @@ def load_judge(judge: Path, device: torch.device) -> tuple[Student, PixelTarget]
     return student.to(device).eval().requires_grad_(False), PixelTarget(config, None, device)
 
 
+class Reducible(RememberedLoss):
+    """Rank units by how much worse than a copy of the frame before they are reconstructed (the idea of RHO-LOSS)."""
+
+    def __init__(self, context: SourceContext) -> None:
+        super().__init__(context)
+        model = context.config.model
+        self.token = (model.tubelet, model.patch_px, model.patch_px)
+
+    def predict(self, clip: Tensor, prepared: Tensor | None, layout: Layout) -> Tensor:
+        assert prepared is not None
+        return reducible(prepared, aggregate(copy_losses(clip, self.token), layout.units))
+
+
+def copy_losses(clip: Tensor, token: tuple[int, int, int]) -> Tensor:
+    """Return the mean square difference to the frame before in each token, [B, N]; of the first frame, to the second."""
+    change = (clip[:, :, 1:] - clip[:, :, :-1]).square().mean(1)
+    change = torch.cat([change[:, :1], change], dim=1)
+    return F.avg_pool3d(change[:, None].float(), token).flatten(1)
+
+
+def reducible(remembered: Tensor, copied: Tensor) -> Tensor:
+    """Return the difficulty, [B, U]; 0 for a clip that has never been seen. remembered: log losses, less the clip's mean."""
+    reference = copied.clamp(min=LEAST_COPY_LOSS).log()
+    known = (remembered != 0).any(1, keepdim=True)
+    return torch.where(known, remembered - (reference - reference.mean(1, keepdim=True)), 0.0)
+
+
+if "reducible" not in DIFFICULTY_SOURCES:
+    about = "remembered loss less that of a copy, for studies"
+    row = SourceRow(help=about, implementation=Reducible, knows_other_clips=False, bytes_per_unit=2)
+    DIFFICULTY_SOURCES.add("reducible", row)
 if "true_loss" not in DIFFICULTY_SOURCES:
     DIFFICULTY_SOURCES.add(
         "true_loss", SourceRow(help="loss of a trained student, for studies", implementation=TrueLoss)

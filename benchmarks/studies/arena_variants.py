@@ -14,6 +14,8 @@ MINED = {
     "memory_less": ("mask.mode=hpm", "mask.difficulty=memory", "mask.hard_share_end=0.25"),
     "motion_easy": (*SOFT, MOTION, "mask.sharpness=-3"),
     "memory_easy": (*SOFT, "mask.difficulty=memory", "mask.sharpness=-3"),
+    "reducible_easy": (*SOFT, "mask.difficulty=reducible", "mask.sharpness=-3"),
+    "reducible_hard": (*SOFT, "mask.difficulty=reducible", "mask.sharpness=3"),
 }
 
 

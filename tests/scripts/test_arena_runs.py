@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+import torch
 from scipy.stats import ttest_1samp
 
 from hpm_video.config.choices import DIFFICULTY_SOURCES
@@ -15,7 +16,7 @@ STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
 
 @pytest.fixture()
 def arena(monkeypatch):
-    """The modules of the arena, by name. The row that they add is gone after the test."""
+    """The modules of the arena, by name. The rows that they add are gone after the test."""
     monkeypatch.setattr(DIFFICULTY_SOURCES, "rows", dict(DIFFICULTY_SOURCES.rows))
     monkeypatch.syspath_prepend(STUDIES)
     for file in STUDIES.glob("arena*.py"):
@@ -53,6 +54,19 @@ def test_every_variant_is_a_configuration_and_gets_equal_compute(arena) -> None:
     for usual in (main.ON_CPU, main.ON_GPU):
         assert set(usual["kinds"]) <= set(main.KINDS)
         assert main.steps_of("hpm", 300, equal_compute=True, scale=usual["scale"]) < 300
+
+
+def test_reducible_loss_is_what_copying_would_not_give(arena) -> None:
+    oracle = arena["arena_oracle"]
+    clip = torch.zeros(2, 3, 4, 4, 8)
+    clip[:, :, 2:, :, 4:] = 1.0  # the right half changes once; the left one stands still
+    copied = oracle.copy_losses(clip, (4, 4, 4))
+    assert copied.tolist() == [[0, 0.25]] * 2
+    remembered = torch.tensor([[-1.0, 1.0], [0.0, 0.0]])
+    found = oracle.reducible(remembered, copied)
+    assert found[0, 0] > found[0, 1] and found[1].tolist() == [0, 0]  # the second clip was never seen
+    expected = remembered[0] - (copied[0].clamp(min=1e-4).log() - copied[0].clamp(min=1e-4).log().mean())
+    torch.testing.assert_close(found[0], expected)
 
 
 def test_a_plan_is_seed_by_seed_and_names_no_run_twice(arena, tmp_path) -> None:
