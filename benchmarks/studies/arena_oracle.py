@@ -9,13 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.choices import DIFFICULTY_SOURCES, SourceRow
 from hpm_video.config.geometry import DecodePlan
 from hpm_video.method.difficulty.memory import RememberedLoss
+from hpm_video.method.difficulty.motion import token_motion
 from hpm_video.method.difficulty.source import DifficultySource, SourceContext
 from hpm_video.method.masking.keys import draw_keys
 from hpm_video.method.masking.strategies import mask_random
@@ -101,9 +101,7 @@ class Reducible(RememberedLoss):
 
 def copy_losses(clip: Tensor, token: tuple[int, int, int]) -> Tensor:
     """Return the mean square difference to the frame before in each token, [B, N]; of the first frame, to the second."""
-    change = (clip[:, :, 1:] - clip[:, :, :-1]).square().mean(1)
-    change = torch.cat([change[:, :1], change], dim=1)
-    return F.avg_pool3d(change[:, None].float(), token).flatten(1)
+    return token_motion(clip, token, torch.square)
 
 
 def reducible(remembered: Tensor, copied: Tensor) -> Tensor:
@@ -115,7 +113,7 @@ def reducible(remembered: Tensor, copied: Tensor) -> Tensor:
 
 if "reducible" not in DIFFICULTY_SOURCES:
     about = "remembered loss less that of a copy, for studies"
-    row = SourceRow(help=about, implementation=Reducible, knows_other_clips=False, bytes_per_unit=2)
+    row = SourceRow(help=about, implementation=Reducible, knows_other_clips=False, bytes_per_unit=2, needs_float64=True)
     DIFFICULTY_SOURCES.add("reducible", row)
 if "true_loss" not in DIFFICULTY_SOURCES:
     DIFFICULTY_SOURCES.add(

@@ -2,6 +2,7 @@
 
 import math
 
+from hpm_video.config.choices import DECODE_CHOICES, MASK_PATTERNS
 from hpm_video.config.clip_rules import read_clip_rule
 from hpm_video.config.geometry import Geometry, has_images, image_config
 from hpm_video.config.needs import difficulty_source, masks_by_difficulty, ranks_by_predictor, trains_predictor
@@ -62,12 +63,12 @@ def _check_savings(config: PretrainConfig, geometry: Geometry) -> None:
 
 def _check_mac(config: PretrainConfig) -> None:
     """Raise UserError for masks that are computed in float64 if the device has no such numbers."""
-    mask, mined = config.mask, masks_by_difficulty(config)
+    mask, source = config.mask, difficulty_source(config)
     exact = {
-        "mask.difficulty": difficulty_source(config) is not None and mask.difficulty == "memory",
-        "mask.sharpness": mined and mask.sharpness not in (None, 0),
-        "mask.pattern": mask.pattern == "band_pass",
-        "mask.decode": mask.decode == "difficulty",
+        "mask.difficulty": source is not None and source.needs_float64,
+        "mask.sharpness": masks_by_difficulty(config) and mask.sharpness not in (None, 0),
+        "mask.pattern": MASK_PATTERNS[mask.pattern].needs_float64,
+        "mask.decode": DECODE_CHOICES[mask.decode].needs_float64,
     }
     found = [name for name, needs_float64 in exact.items() if needs_float64]
     if config.engine.device == "mps" and found:

@@ -22,7 +22,14 @@ class StrategyRow(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceRow(Row):
+class DeviceRow(Row):
+    """A choice that is computed on the device of the run: of patterns, sources and decoded tokens."""
+
+    needs_float64: bool = False  # which the GPU of a Mac does not have (engine.device=mps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRow(DeviceRow):
     """A source of difficulty: `make(context) -> DifficultySource`."""
 
     needs_teacher: bool = False  # the EMA of the student
@@ -32,7 +39,7 @@ class SourceRow(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeRow(Row):
+class DecodeRow(DeviceRow):
     """A choice of the decoded tokens: `choose(hidden, phases, plan, difficulty) -> Decoded`, see `DecodeChoice`."""
 
     needs_difficulty: bool = False  # mask.difficulty is computed in every step
@@ -88,12 +95,13 @@ MASK_STRATEGIES = Table(
 )
 
 MASK_PATTERNS = Table(
-    scattered=Row(help="single units (VideoMAE, MAE)", implementation=f"{METHOD}.masking.patterns:scattered"),
-    band_pass=Row(
+    scattered=DeviceRow(help="single units (VideoMAE, MAE)", implementation=f"{METHOD}.masking.patterns:scattered"),
+    band_pass=DeviceRow(
         help="masked and visible groups of two or three units (ColorMAE)",
         implementation=f"{METHOD}.masking.patterns:band_pass",
+        needs_float64=True,
     ),
-    multi_block=Row(help="large rectangles (V-JEPA)", implementation=f"{METHOD}.masking.patterns:multi_block"),
+    multi_block=DeviceRow(help="large rectangles (V-JEPA)", implementation=f"{METHOD}.masking.patterns:multi_block"),
 )
 
 DIFFICULTY_SOURCES = Table(
@@ -111,6 +119,7 @@ DIFFICULTY_SOURCES = Table(
         implementation=f"{METHOD}.difficulty.memory:RememberedLoss",
         knows_other_clips=False,
         bytes_per_unit=2,
+        needs_float64=True,
     ),
 )
 
@@ -129,6 +138,7 @@ DECODE_CHOICES = Table(
         implementation=f"{METHOD}.masking.decoding:decode_by_difficulty",
         needs_difficulty=True,
         whole_units=True,
+        needs_float64=True,
     ),
     hardest=DecodeRow(
         help="the hardest masked units, so that only their loss is trained on",

@@ -23,7 +23,9 @@ from hpm_video.errors import UserError
 from hpm_video.types import Batch, Failure
 
 END_WAIT_S = 2.0  # for killed processes; one in an uninterruptible system call is left behind
-LAUNCHERS_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+LAUNCHERS_SIGNALS = [
+    getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, n)
+]
 NO_MEMORY = (
     "memory ran out in a process that reads videos; expected enough for data.num_workers processes on each rank (try fewer, "
     "smaller videos or a smaller data.cache_gib)"
@@ -136,9 +138,8 @@ def _end(workers: Sequence[Worker], owner: int) -> None:
 
 def _run_worker(dataset: ClipDataset, slots: Slots, watch: Watch, channel: Channel) -> None:
     """Read batches until the task pipe closes. Signals of launchers are ignored: the parent process ends its workers."""
-    for name in LAUNCHERS_SIGNALS:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in LAUNCHERS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     dataset.watch = watch
     store.watch, store.report = watch, lambda *report: channel.send(Message("store", report))

@@ -71,10 +71,11 @@ class Worker:
 
     def is_stopped(self) -> bool:
         """Return whether the process is stopped (SIGSTOP) and so cannot answer."""
+        import psutil
+
         try:
-            with open(f"/proc/{self.pid}/stat", encoding="utf-8", errors="replace") as stat:
-                return stat.read().rpartition(")")[2].split()[0] in "Tt"
-        except (OSError, IndexError):
+            return psutil.Process(self.pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+        except psutil.Error:
             return False
 
     def _sort(self, message: Message) -> None:

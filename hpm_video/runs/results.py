@@ -200,15 +200,11 @@ def _locked(run: Path) -> Iterator[None]:
     """Let one writer in at a time, if the file system supports locks; the lock ends with the process."""
     if not run.is_dir():
         raise UserError(f"{run} does not exist or is not a folder; expected the folder of a run")
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    folder = os.open(run, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ImportError):  # Windows has no fcntl
+            import fcntl
+
+            folder = os.open(run, os.O_RDONLY)
+            stack.callback(os.close, folder)
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(folder)

@@ -74,11 +74,15 @@ def _describe(config: RunConfig, model: Student | Classifier, classes: list[str]
 
 def _describe_frames(data: DataConfig) -> str:
     """Return which frames of a video the model was trained on."""
-    if data.sampling == "segments":
-        return f"one from each of {data.num_frames} equal parts of the video, the middle one in a test."
+    segments = f"one from each of {data.num_frames} equal parts of the video, the middle one in a test"
     rate = f" of the video at {data.fps:g} frames per second" if data.fps is not None else ""
     every = "consecutive frames" if data.stride == 1 else f"one in {data.stride} frames"
-    return f"{every}{rate}, {data.num_frames * data.stride} frames in all; of a longer video any such part, or several of them."
+    span = data.num_frames * data.stride
+    dense = f"{every}{rate}, {span} frames in all; of a longer video any such part, or several of them"
+    either = (
+        f"as the protocol of the data set says. segments, the usual one: {segments}. dense, as for Kinetics: {dense}"
+    )
+    return {"segments": segments, "dense": dense, "auto": either}[data.sampling] + "."
 
 
 def _training(config: RunConfig, results: Mapping[str, Any]) -> list[str]:

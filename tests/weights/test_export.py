@@ -296,6 +296,10 @@ def decode(file, config) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
+        (
+            {"sampling": "auto"},
+            "Frames: as the protocol of the data set says. segments, the usual one: one from each of 4",
+        ),
         ({"sampling": "segments"}, "Frames: one from each of 4 equal parts of the video"),
         ({"sampling": "dense", "stride": 4}, "Frames: one in 4 frames, 16 frames in all;"),
         (

@@ -1,5 +1,7 @@
 """mask.difficulty=motion: the difference between successive frames. No model is needed."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -23,15 +25,19 @@ class Motion(DifficultySource):
         return aggregate(token_motion(clip, self.token), layout.units)
 
 
-def token_motion(clip: Float[Tensor, "B C T H W"], token: tuple[int, int, int]) -> Float[Tensor, "B N"]:
+def token_motion(
+    clip: Float[Tensor, "B C T H W"],
+    token: tuple[int, int, int],
+    size_of: Callable[[Tensor], Tensor] = torch.abs,
+) -> Float[Tensor, "B N"]:
     """Return the mean absolute difference between successive frames in each token, in the clip's units.
 
     token: size of a token in frames, pixels, pixels. Each frame is compared with the previous one, the first frame with the
-    second. A clip of one frame gives zeros.
+    second. A clip of one frame gives zeros. size_of: what is averaged of each difference.
     """
     if clip.shape[2] < 2:
         return F.avg_pool3d(torch.zeros_like(clip[:, :1]).float(), token).flatten(1)
-    change = (clip[:, :, 1:] - clip[:, :, :-1]).abs().mean(1)  # [B, T - 1, H, W]
+    change = size_of(clip[:, :, 1:] - clip[:, :, :-1]).mean(1)  # [B, T - 1, H, W]
     change = torch.cat([change[:, :1], change], dim=1)
     return F.avg_pool3d(change[:, None].float(), token).flatten(1)
 
