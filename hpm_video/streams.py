@@ -70,6 +70,7 @@ IMAGE_STEPS = Stream(0x73746570, spawned=True)  # offset of the steps on images 
 IMAGES = Stream(0x696D6167, spawned=True)  # seed of the images of a run on videos
 PACKING = Stream(0x7061636B, spawned=True)  # order of the samples in shards
 TAR_ORDER = Stream(0x74617273, spawned=True)  # order of the training samples of other people's tars
+PROBE_LABELS = Stream(0x66657721, spawned=True)  # training rows whose labels an MLP probe uses
 
 # torch: the method
 MASKS = Stream(None)  # by step: keys of masks, views of the teacher, decoded tokens

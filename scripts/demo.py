@@ -104,6 +104,7 @@ class Demo:
         from hpm_video.evals.frozen.features import extract_features, first_weights, open_clips
         from hpm_video.evals.frozen.probe import score_features
         from hpm_video.evals.frozen.single_frame import single_frame_scores
+        from hpm_video.report.demo_report import SCORES
         from hpm_video.weights.load import load_encoder
 
         config, encoder = load_encoder(self.out / "hpm")
@@ -114,7 +115,7 @@ class Demo:
         for name, network in encoders.items():
             features = [extract_features(network, clips, config.data) for clips in (train, test)]
             results[name] = score_features(features[0], features[1], seed=0)
-            say(f"{name:12} linear probe {results[name]['linear']:.3f}   kNN {results[name]['knn']:.3f}")
+            say(f"{name:12} " + "   ".join(f"{label} {results[name][key]:.3f}" for key, label in SCORES.items()))
         results["chance"], results["num_test"] = 1 / len(test.classes), len(test.labels)
         results["single_frame"] = single_frame_scores(train, test)
         say("one frame only: " + ", ".join(f"{k} {v:.3f}" for k, v in results["single_frame"].items()))

@@ -14,7 +14,7 @@ from hpm_video.streams import IMAGES, Stream, seeded
 CPU = torch.device("cpu")
 LIBRARY = Path(streams.__file__).parent
 NUMPY = ("SAMPLE", "HELD_OUT", "ORDER", "VALIDATION_SHARE", "SHARD_ORDER", "WINDOW_ORDER", "KNN_CLIPS")
-NEW = ("IMAGE_STEPS", "IMAGES", "PACKING", "TAR_ORDER")
+NEW = ("IMAGE_STEPS", "IMAGES", "PACKING", "TAR_ORDER", "PROBE_LABELS")
 TORCH = ("MASKS", "DROP_PATH", "ERASE_BOX", "ERASE_NOISE", "MIX")
 MAKERS = {"default_rng", "Generator", "manual_seed", "SeedSequence", "Random", "RandomState", "seeded"}
 # what draws from fixed numbers, or from a seed that a score alone has

@@ -31,9 +31,9 @@ def of_kind(scores: Mapping[str, float]) -> float:
 
     If it has only a class: kNN accuracy above chance, as a share of what is possible.
     """
-    neighbours = {name for name in scores if name.endswith(", kNN")}
+    neighbours = [name for name in scores if name.endswith(", kNN")]
     classes = {name.removesuffix(", kNN") for name in neighbours}
-    measured = [value for name, value in scores.items() if name not in neighbours | classes]
+    measured = [value for name, value in scores.items() if name.split(", ")[0] not in classes]
     return float(np.mean(measured or [scores[name] for name in neighbours]))
 
 

@@ -17,6 +17,7 @@ from hpm_video.config import PretrainConfig, load_config
 from hpm_video.data.transforms import Normalise
 from hpm_video.evals.frozen.features import from_space, pool
 from hpm_video.evals.frozen.knn import count_votes
+from hpm_video.evals.frozen.mlp_probe import FEW_LABELS, few_label_accuracy
 from hpm_video.evals.metrics import find_chance
 from hpm_video.method.measurements import BareEngine, measure
 from hpm_video.method.objectives import rank_correlation
@@ -171,13 +172,15 @@ def score_student(
     for kind, test in material["test"].items():
         fit = first_clips(material["train"][kind], sizes.fit)
         features = [encode_all(student, part.clips, config, device) for part in (fit, test)]
-        found = probe(*(part.flatten(1) for part in features), fit, test).scores
-        scores[kind] = {name: round(float(value), 5) for name, value in found.items()}
+        ridge = probe(*(part.flatten(1) for part in features), fit, test).scores
+        scores[kind] = {name: round(float(value), 5) for name, value in ridge.items()}
         for name, labels in fit.classes.items():
             motion = [from_space(part, "motion").flatten(1).cpu().numpy() for part in features]
             hits = count_votes(motion[0], labels, motion[1]).argmax(1) == test.classes[name]
+            found = {"kNN": float(hits.mean())}
+            found[f"{FEW_LABELS} labels"] = few_label_accuracy(motion[0], labels, motion[1], test.classes[name])
             chance = find_chance(test.classes[name])
-            scores[kind][f"{name}, kNN"] = round((float(hits.mean()) - chance) / (1 - chance), 5)
+            scores[kind] |= {f"{name}, {way}": round((v - chance) / (1 - chance), 5) for way, v in found.items()}
     return scores
 
 

@@ -21,7 +21,7 @@ GROUPS = {  # group -> name -> line of --help; the module of that name has `add_
         "show": "draw a run: masks, reconstructions, difficulty and curves, or an animation",
         "score": "score the frozen encoder of a run on labelled videos, by kNN and a linear probe",
         "knn": "score the frozen encoder of a run by kNN alone",
-        "probe": "score the frozen encoder of a run by a linear or an attentive probe",
+        "probe": "score the frozen encoder of a run by a linear, an MLP or an attentive probe",
         "test": "test a fine-tuned run on several views of each labelled video, in one process or many",
         "report": "compare finished runs: tables, curves, scores against compute",
     },

@@ -32,5 +32,6 @@ def say_scores(run: Path, found: Sequence[Mapping[str, Any]], text: str) -> None
 
 
 def _name(scores: Mapping[str, Any]) -> str:
-    """Return what results.json calls a score: knn, linear, attentive, or with the yardstick's name, knn_x3d_s."""
-    return "_".join(filter(None, (scores["head"], scores.get("yardstick"))))
+    """Return what results.json calls a score: knn, linear, attentive, with the yardstick's name knn_x3d_s, with 64 labels a class mlp_64."""
+    labels = scores.get("chosen", {}).get("labels_per_class")
+    return "_".join(str(part) for part in (scores["head"], scores.get("yardstick"), labels) if part)

@@ -6,6 +6,7 @@ from hpm_video.commands import score
 from hpm_video.commands.arguments import positive
 from hpm_video.commands.output import say, say_scores
 from hpm_video.config.yardsticks import YARDSTICKS
+from hpm_video.errors import UserError
 from hpm_video.evals.summary import describe_both, describe_score
 from hpm_video.runs.kind import check_run
 
@@ -14,8 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     score.add_arguments(parser)
     parser.epilog = "example: hpm-video probe runs/mine data.root=LABELLED --head attentive"
-    text = "kind of probe (default both)"
-    parser.add_argument("--head", choices=["linear", "attentive", "both"], default="both", help=text)
+    text = "kind of probe (default both: linear and attentive)"
+    parser.add_argument("--head", choices=["linear", "attentive", "both", "mlp"], default="both", help=text)
+    text = "MLP probe: use N labels of each class, drawn once (default all)"
+    parser.add_argument("--labels-per-class", type=positive(int), metavar="N", help=text)
     text = "epochs of the attentive probe (default 20)"
     parser.add_argument("--epochs", type=positive(int), default=20, metavar="N", help=text)
     text = (
@@ -31,14 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     """Score by the chosen probes; return the exit status. Raises UserError."""
     check_run(given.run, "pretrain")
-    from hpm_video.evals.frozen.probe import open_evaluation, score_attentive, score_linear
+    if given.labels_per_class is not None and given.head != "mlp":
+        raise UserError(f"--labels-per-class: {given.labels_per_class}; expected with --head mlp")
+    from hpm_video.evals.frozen.probe import open_evaluation, score_attentive, score_linear, score_mlp
 
     evaluation, found = open_evaluation(given.run, given.overrides), []
-    if given.head != "attentive":
+    if given.head in ("linear", "both"):
         found.append(score_linear(evaluation, given.pool))
         say(describe_score(found[-1]))
-    if given.head != "linear":
+    if given.head in ("attentive", "both"):
         found.append(score_attentive(evaluation, given.epochs, given.cache_gib))
+        say(describe_score(found[-1]))
+    if given.head == "mlp":
+        found.append(score_mlp(evaluation, given.pool, given.labels_per_class))
         say(describe_score(found[-1]))
     if given.yardstick:
         from hpm_video.evals.frozen.probe import score_both

@@ -14,7 +14,7 @@ POOLINGS = {  # what a score says about its features
     "cls": "the class token",
     "tokens": "every token, pooled by the attention of the probe",
 }
-HEADS = {"knn": "kNN", "linear": "linear probe", "attentive": "attentive probe"}
+HEADS = {"knn": "kNN", "linear": "linear probe", "mlp": "MLP probe", "attentive": "attentive probe"}
 
 
 def format_share(value: float, interval: Sequence[float] | None = None) -> str:
@@ -38,7 +38,7 @@ def describe_score(scores: Mapping[str, Any]) -> str:
     ]
     lines += [f"{name}: {format_share(scores[name])}" for name in ("top5", "mean_class_accuracy") if name in scores]
     lines += _context(scores, [scores])
-    chosen = [name for name in ("C", "lr", "epochs") if name in scores["chosen"]]
+    chosen = [name for name in ("C", "lr", "epochs", "labels_per_class", "num_labels") if name in scores["chosen"]]
     lines += [f"{name}: {scores['chosen'][name]:g}" for name in chosen]
     return "\n".join(lines) + "\n"
 

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpm_video.evals.frozen.mlp_probe import DRAWS, FEW_LABELS
 from hpm_video.evals.metrics import standard_error
 from hpm_video.report.document import Block, Code, Heading, Paragraph, Picture, Table, write_html
 
-SCORES = {"linear": "linear probe", "knn": "kNN"}
+SCORES = {"knn": "kNN", "few_labels": f"MLP probe of {FEW_LABELS} labels a class"}
 NAMES = {
     "untrained": "untrained",
     "videomae": "VideoMAE",
@@ -101,15 +102,15 @@ def _score_table(results: Mapping[str, Any]) -> Table:
     for name in [name for name in NAMES if name in results]:
         scores, run = results[name], results["runs"].get(name, {})
         trained = [f"{run['steps']:,}", f"{run['seconds']:,.0f}"] if run else ["-", "-"]
-        rows.append([name, f"{scores['linear']:.3f}", f"{scores['knn']:.3f}", *trained])
-    return Table(["encoder", "linear probe", "kNN", "steps", "seconds of training"], rows)
+        rows.append([name, *(f"{scores[key]:.3f}" for key in SCORES), *trained])
+    return Table(["encoder", *SCORES.values(), "steps", "seconds of training"], rows)
 
 
 def _single_frame_line(results: Mapping[str, Any]) -> Paragraph:
     scores = ", ".join(f"{name} {value:.3f}" for name, value in results["single_frame"].items())
     text = (
-        f"Chance is {results['chance']:.3f}. kNN: 20 neighbours by cosine. Linear probe: logistic regression, C chosen on "
-        "training videos. Both use standardised features. Accuracy from a single frame, by the better of two random forests "
+        f"Chance is {results['chance']:.3f}. kNN: 20 neighbours by cosine. MLP probe: one hidden layer, the mean of "
+        f"{DRAWS} draws of the labels. Both use standardised features. Accuracy from a single frame, by the better of two random forests "
         f"(on pixels, on the outline): {scores}."
     )
     return Paragraph(text, small=True)

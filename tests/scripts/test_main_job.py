@@ -105,7 +105,7 @@ def test_demo_from_end_to_end(tmp_path, demo, monkeypatch, capsys) -> None:
     assert demo("--out", tmp_path / "demo", "--train", 36, "--validation", 18, *keys) == 0, capsys.readouterr()
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
     for name in ("untrained", "videomae", "random", "hpm"):
-        assert 0 <= results[name]["knn"] <= 1 and 0 <= results[name]["linear"] <= 1
+        assert 0 <= results[name]["knn"] <= 1 and 0 <= results[name]["few_labels"] <= 1
     assert results["chance"] == pytest.approx(1 / 6) and {"first", "middle", "last", "any"} == set(
         results["single_frame"]
     )
@@ -115,7 +115,7 @@ def test_demo_from_end_to_end(tmp_path, demo, monkeypatch, capsys) -> None:
     assert results["runs"]["hpm"]["steps"] == 6 > results["runs"]["videomae"]["steps"]
     assert max(costs.values()) < 1.2 * min(costs.values())  # whole steps of a run of six
     page = (tmp_path / "demo" / "report.html").read_text()
-    assert page.count("data:image/png;base64") == 3 and f"{results['hpm']['linear']:.3f}" in page
+    assert page.count("data:image/png;base64") == 3 and f"{results['hpm']['few_labels']:.3f}" in page
     assert main(["score", str(tmp_path / "demo" / "hpm")]) == 0
 
 

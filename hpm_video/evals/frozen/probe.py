@@ -1,7 +1,7 @@
-"""Score a frozen encoder by kNN, a linear probe or an attentive probe, all fitted on training videos only.
+"""Score a frozen encoder by kNN, a linear, an MLP or an attentive probe, all fitted on training videos only.
 
-Each score is written to RUN/scores/HEAD-POOLING-KEY.json. KEY is the key of the test features, so other weights or data
-never overwrite a score.
+Each score is written to RUN/scores/HEAD-POOLING-KEY.json, an MLP probe of N labels a class to mlp-POOLING-N-KEY.json. KEY is
+the key of the test features, so other weights or data never overwrite a score.
 """
 
 import dataclasses
@@ -24,6 +24,8 @@ from hpm_video.evals.frozen.cache import cached_features, hash_weights
 from hpm_video.evals.frozen.features import Features, check_grid, default_pooling, find_device
 from hpm_video.evals.frozen.knn import count_votes
 from hpm_video.evals.frozen.linear_probe import hold_back, linear_probe
+from hpm_video.evals.frozen.mlp_probe import HIDDEN, draw_rows, few_label_accuracy, mlp_probe
+from hpm_video.evals.frozen.mlp_probe import WEIGHT_DECAY as MLP_WEIGHT_DECAY
 from hpm_video.evals.frozen.token_dataset import TokenDataset, open_tokens
 from hpm_video.evals.metrics import Answers, find_chance, is_at_chance, score_answers, standard_error
 from hpm_video.files import write_json
@@ -36,7 +38,7 @@ from hpm_video.weights.load import load_encoder
 
 log = logging.getLogger("hpm_video")
 MAX_CACHE_GIB = 50.0  # most disk space for tokens
-PROBE_SEED = 0  # seed of the rows that the linear probe holds back to choose C
+PROBE_SEED = 0  # seed of the rows that the linear probe holds back to choose C, and of the MLP probe
 Record = dict[str, Any]
 
 
@@ -68,15 +70,13 @@ def score_run(run: Path, overrides: Sequence[str], pooling: str | None = None) -
 
 
 def score_features(train: Features, test: Features, seed: int = 0) -> dict[str, float]:
-    """Return the accuracies of kNN and linear probe in 0..1, chance (the share of the most frequent test class), and the
-    counts."""
+    """Return the accuracies in 0..1 of kNN and of MLP probes with few labels, chance (the share of the most frequent test
+    class), and the counts."""
     check_labels(train, test)
     votes = count_votes(train.values, train.labels, test.values)
-    probe = linear_probe(train.values, train.labels, test.values, seed, train.groups)
     return {
         "knn": Answers(scores=votes, labels=test.labels).accuracy(),
-        "linear": Answers(scores=probe.scores, labels=test.labels).accuracy(),
-        "linear_C": probe.C,
+        "few_labels": few_label_accuracy(train.values, train.labels, test.values, test.labels, seed),
         "chance": find_chance(test.labels),
         "num_train": len(train.labels),
         "num_test": len(test.labels),
@@ -111,6 +111,18 @@ def _score_linear(evaluation: Evaluation, train: Features, test: Features, pooli
     probe = linear_probe(train.values, train.labels, test.values, PROBE_SEED, train.groups)
     chosen = _describe_choice("C", probe.C, probe.held_back) | {"weight_decay": 1 / (probe.C * len(train.labels))}
     return _record(evaluation, f"linear-{pooling}", train, test, measure(probe.scores, test.labels), chosen, began)
+
+
+def score_mlp(evaluation: Evaluation, pooling: str | None = None, labels_per_class: int | None = None) -> Record:
+    """Score by an MLP probe with all training labels, or with some of each class, and write the score. Raises UserError."""
+    train, test, pooling = _read_features(evaluation, pooling)
+    began = time.perf_counter()
+    scores = mlp_probe(train.values, train.labels, test.values, PROBE_SEED, labels_per_class)
+    chosen: Record = {"weight_decay": MLP_WEIGHT_DECAY, "hidden": HIDDEN}
+    if labels_per_class is not None:
+        used = len(draw_rows(train.labels, labels_per_class, PROBE_SEED))
+        chosen |= {"labels_per_class": labels_per_class, "num_labels": used}
+    return _record(evaluation, f"mlp-{pooling}", train, test, measure(scores, test.labels), chosen, began)
 
 
 def score_attentive(
@@ -213,6 +225,8 @@ def _record(  # noqa: PLR0913
     if evaluation.yardstick:
         record["yardstick"] = evaluation.yardstick
         name += f"-{evaluation.yardstick}"
+    if "labels_per_class" in record["chosen"]:
+        name += f"-{record['chosen']['labels_per_class']}"
     file = evaluation.run / "scores" / f"{name}-{test.key[:8]}.json"
     write_score(file, record | {"machine": describe_machine()})
     if record["at_chance"]:

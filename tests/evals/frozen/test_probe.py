@@ -73,6 +73,12 @@ def test_commands_print_and_write_what_they_find(labelled_set, make_run, capsys)
     assert main(["probe", str(run), "--pool", "mean", "--epochs", "8"]) == 0
     told = capsys.readouterr().out
     assert "C: " in told and "lr: " in told
+    for words, used in (([], 24), (["--labels-per-class", "3"], 6)):
+        assert main(["probe", str(run), "--head", "mlp", *words]) == 0
+        told = capsys.readouterr().out
+        assert "MLP probe, features pooled by 'motion'" in told and ("num_labels: 6\n" in told) == (used == 6)
+    assert main(["probe", str(run), "--labels-per-class", "3"]) == 1
+    assert "--labels-per-class: 3; expected with --head mlp" in capsys.readouterr().err
     assert main(["score", str(run), "data.num_workers=1"]) == 0
     told = capsys.readouterr().out
     assert all(f"{name}: " in told for name in ("knn", "linear", "linear_C", "chance", "num_train"))
@@ -80,7 +86,9 @@ def test_commands_print_and_write_what_they_find(labelled_set, make_run, capsys)
         "minus the mean over time" in told and "do not compare this score with theirs" in told and "--pool mean" in told
     )
     found = {f.name.rpartition("-")[0]: json.loads(f.read_text()) for f in (run / "scores").glob("[!.]*.json")}
-    assert set(found) == {"knn-mean", "knn-motion", "linear-mean", "linear-motion", "attentive-tokens"}
+    assert set(found) == {
+        *("knn-mean", "knn-motion", "linear-mean", "linear-motion", "attentive-tokens", "mlp-motion", "mlp-motion-3")
+    }
     for name in ("knn-mean", "linear-mean", "attentive-tokens"):
         assert found[name]["top1"] == found[name]["mean_class_accuracy"] == 1 and found[name]["num_train"] == 24
         assert found[name]["data"]["num_frames"] == 4 and len(found[name]["weights"]) == 24

@@ -32,16 +32,17 @@ def test_pictures_keep_what_is_visible(tiny_config, smooth_clip, local_engine) -
 
 def test_report_stands_alone_and_says_what_came_out(tmp_path) -> None:
     results = {
-        "title": "T", "untrained": {"linear": 0.5, "knn": 0.3}, "random": {"linear": 0.7, "knn": 0.4}, "hpm": {"linear": 0.45, "knn": 0.35},
+        "title": "T", "untrained": {"few_labels": 0.5, "knn": 0.3}, "random": {"few_labels": 0.7, "knn": 0.4}, "hpm": {"few_labels": 0.45, "knn": 0.35},
         "chance": 0.25, "single_frame": {"middle": 0.26}, "num_test": 400, "seconds": {"data": 1.0}, "commands": ["a <b>"], "seed": 3,
         "machine": {"torch": "2"}, "runs": {}, "hardness_gain": [1.02],
     }  # fmt: skip
     write_report(tmp_path / "report.html", results, {"Curves": b"png", "none": None})
     page = (tmp_path / "report.html").read_text()
     assert "http" not in page and "data:image/png;base64" in page and "a &lt;b&gt;" in page
-    assert "HPM is below random masking by linear probe (-0.250 ± 0.034)" in page
-    assert "HPM is level with untrained by linear probe (-0.050 ± 0.035)" in page
-    assert "random masking is above untrained by linear probe (+0.200" in page
+    few = "MLP probe of 64 labels a class"
+    assert f"and below random masking by {few} (-0.250 ± 0.034)" in page
+    assert f"and level with untrained by {few} (-0.050 ± 0.035)" in page
+    assert f"and above untrained by {few} (+0.200" in page
     assert (
         "A single frame does not reveal the label: accuracy 0.260 (middle)" in page
         and "1.020. The masks are harder" in page
