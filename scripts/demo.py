@@ -25,6 +25,11 @@ RUNS = {  # keys on top of configs/pretrain/demo.yaml; all get the multiply-adds
     "random": ["preset=random_cross"],
     "videomae": ["mask.mode=random", "mask.decoded_share=1", "model.decoder_attention=self"],
 }
+MEASURES = {  # what the run with HPM logs of its masks
+    "hardness_gain": "held_out/hardness_gain",
+    "difficulty_visible": "difficulty_visible",
+    "difficulty_correlation": "difficulty_correlation",
+}
 WRITTEN = ("data.log", *(f"{name}.log" for name in RUNS), "report.html", "results.json")
 
 
@@ -149,12 +154,10 @@ class Demo:
         runs = self.pretrain_all()
         results = self.timed("scores", self.score)
         results |= {"title": "HPM video: first report", "seed": self.seed, "runs": runs, "commands": self.commands}
-        gains = [
-            line["held_out/hardness_gain"]
-            for line in read_metrics(self.out / "hpm")
-            if "held_out/hardness_gain" in line
-        ]
-        results |= {"hardness_gain": gains, "machine": describe_machine(), "seconds": self.seconds}
+        lines = read_metrics(self.out / "hpm")
+        for key, name in MEASURES.items():
+            results[key] = [line[name] for line in lines if name in line]
+        results |= {"machine": describe_machine(), "seconds": self.seconds}
         self.timed("report", lambda: self.report(results))
         self.seconds["total"] = round(time.perf_counter() - began, 1)
         self.report(results)

@@ -39,13 +39,25 @@ def summarise(results: Mapping[str, Any]) -> list[str]:
     sentences += [_compare(results, name, "random") for name in trained if name != "random"]
     sentences[-1] += " These errors are of one run: other seeds add to them."
     sentences.append(_frame_sentence(results))
-    gains = results.get("hardness_gain", [])
+    sentences.append(_mask_sentence(results))
+    return [text for text in sentences if text]
+
+
+def _mask_sentence(results: Mapping[str, Any]) -> str:
+    """Return what HPM's masks hide, as the run logged it at its end; empty if it logged nothing."""
+    gains, visible = results.get("hardness_gain", []), results.get("difficulty_visible", [])
     if gains:
         verdict = "harder" if gains[-1] > 1 else "not harder"
-        sentences.append(
+        return (
             f"Hardness gain on held-out clips at the end: {gains[-1]:.3f}. The masks are {verdict} than random masks."
         )
-    return [text for text in sentences if text]
+    if not visible:
+        return ""
+    return (
+        f"The tubes that HPM leaves visible have a mean difficulty rank of {visible[-1] / 2:.2f} (0: the easiest, 1: the hardest, "
+        f"random masks: 0.50). The rank correlation of its difficulty with the true loss of training clips is "
+        f"{results['difficulty_correlation'][-1]:.2f}."
+    )
 
 
 def _best_sentence(results: Mapping[str, Any], trained: list[str]) -> str:

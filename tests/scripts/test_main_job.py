@@ -116,6 +116,7 @@ def test_demo_from_end_to_end(tmp_path, demo, monkeypatch, capsys) -> None:
     assert max(costs.values()) < 1.2 * min(costs.values())  # whole steps of a run of six
     page = (tmp_path / "demo" / "report.html").read_text()
     assert page.count("data:image/png;base64") == 3 and f"{results['hpm']['few_labels']:.3f}" in page
+    assert "leaves visible have a mean difficulty rank of" in page
     assert main(["score", str(tmp_path / "demo" / "hpm")]) == 0
 
 

@@ -55,6 +55,10 @@ def test_report_stands_alone_and_says_what_came_out(tmp_path) -> None:
     assert (
         "0.980. The masks are not harder" in said and "A single frame partly reveals the label: accuracy 0.360" in said
     )
+    measured = {"hardness_gain": [], "difficulty_visible": [1.0, 1.567], "difficulty_correlation": [-0.1, 0.698]}
+    said = " ".join(summarise(results | measured))
+    assert "visible have a mean difficulty rank of 0.78 (0: the easiest" in said
+    assert "true loss of training clips is 0.70." in said and "Hardness gain" not in said
 
 
 def test_single_frame_check_sees_the_place_of_an_object_of_any_colour() -> None:
