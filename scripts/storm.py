@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from hpm_video.commands.output import say
 from hpm_video.errors import UserError
@@ -37,6 +38,11 @@ KEYS = (
     "train.save_every_steps=2 train.num_pictures=1 engine.precision=fp32 engine.num_threads=1 engine.lost_after_s=20"
 ).split()
 ENGINES = ("plain", "zero0", "zero1", "zero2", "zero3", "ddp", "fsdp")
+LAUNCHERS = (
+    "launch",
+    "bin/deepspeed",
+    "torch.distributed.run",
+)  # in the command lines of processes that only start others
 TARGETS = ("launcher", "rank", "worker", "save", "rewrite")
 MARK, MOMENT = "HPM_STORM_RUN", "HPM_STORM_MOMENT"
 
@@ -159,13 +165,10 @@ def kill(pid: int) -> None:
 def find_marked(run: Path) -> list[int]:
     """Return the processes that carry the mark of a run, except zombies."""
     found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdecimal() and f"{MARK}={run}\0".encode() in (folder / "environ").read_bytes():
-                if (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                    found.append(int(folder.name))
-        except OSError:
-            continue
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(MARK) == str(run) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
     return found
 
 
@@ -173,31 +176,15 @@ def find_victims(run: Path, target: str, launcher: int) -> list[int]:
     """Return the processes of a kind: the launcher, the ranks, or their loader workers."""
     if target == "launcher":
         return [launcher]
-    parents = {pid: parent_of(pid) for pid in find_marked(run)}
-    launchers = (b"launch", b"bin/deepspeed", b"torch.distributed.run")
-    trains = [pid for pid in parents if b"storm_child.py" in command_of(pid) and not has(launchers, command_of(pid))]
-    workers = [pid for pid in trains if parents[pid] in trains]
-    ranks = [pid for pid in trains if pid not in workers]
-    return workers if target == "worker" else ranks
-
-
-def has(words: tuple[bytes, ...], text: bytes) -> bool:
-    """Return True if one of these words is in a text."""
-    return any(word in text for word in words)
-
-
-def parent_of(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
-
-
-def command_of(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+    parents = {}  # of the processes that train
+    for pid in find_marked(run):
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            command = " ".join(process.cmdline())
+            if "storm_child.py" in command and not any(word in command for word in LAUNCHERS):
+                parents[pid] = process.ppid()
+    workers = [pid for pid in parents if parents[pid] in parents]
+    return workers if target == "worker" else [pid for pid in parents if pid not in workers]
 
 
 def count_rows(run: Path) -> int:

@@ -154,17 +154,29 @@ def run_here(start_here) -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture(scope="session")
-def stop_in_training() -> Callable[..., int]:
+def wait_for() -> Callable[..., None]:
+    """wait_for(condition): return as soon as it is true; fail after 240 s, for busy machines too."""
+
+    def wait(condition: Callable[[], object], limit_s: float = 240.0) -> None:
+        until = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < until, f"it did not happen within {limit_s:g} s"
+            time.sleep(0.02)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def stop_in_training(wait_for) -> Callable[..., int]:
     """stop_in_training(command, run, signal.SIGTERM, 60): start a training run, send it a signal after its first logged step,
     and return its exit status, within 60 seconds."""
 
     def stop(command: list[str], run: Path, number: int, limit_s: float) -> int:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            until = time.time() + 120
-            while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
-                assert time.time() < until and process.poll() is None
-                time.sleep(0.2)
+            rows = run / "metrics.jsonl"
+            wait_for(lambda: (rows.exists() and rows.read_text()) or process.poll() is not None)
+            assert process.poll() is None
             process.send_signal(number)
             return process.wait(limit_s)
         finally:

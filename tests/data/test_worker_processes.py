@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hpm_video.cli import main
 from hpm_video.data import worker_processes
 from hpm_video.data.watch import SharedArray
 from hpm_video.data.worker_processes import Channel, Message, start_worker
+from hpm_video.files import is_alive
 from hpm_video.preprocess.encode import write_video
 
 SIZES = (
@@ -44,14 +44,7 @@ def worker(request, monkeypatch):
     worker.close()
 
 
-def wait_for(condition) -> None:
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
-def test_a_worker_answers_and_its_crash_is_seen(worker) -> None:
+def test_a_worker_answers_and_its_crash_is_seen(worker, wait_for) -> None:
     worker, shared = worker
     for slot in (2, 0):
         worker.request(slot)
@@ -65,7 +58,7 @@ def test_a_worker_answers_and_its_crash_is_seen(worker) -> None:
     worker.request(1)  # nobody is there
 
 
-def test_a_spawned_worker_ends_with_its_process(tmp_path) -> None:
+def test_a_spawned_worker_ends_with_its_process(tmp_path, wait_for) -> None:
     code = (
         "import os, sys, time\nfrom functools import partial\nimport test_worker_processes as here\nfrom hpm_video.data.worker_processes import SpawnedWorker\n"
         "if __name__ == '__main__':\n"
@@ -76,7 +69,7 @@ def test_a_spawned_worker_ends_with_its_process(tmp_path) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])}
     done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    wait_for(lambda: not Path(f"/proc/{done.stdout.strip()}").exists())
+    wait_for(lambda: not is_alive(int(done.stdout)))
 
 
 def test_what_macos_and_windows_lack_is_not_needed(tmp_path) -> None:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -280,7 +279,7 @@ def test_ranks_that_disagree_all_stop_before_the_first_step_with_one_sentence(ru
 
 
 @pytest.mark.slow
-def test_sigterm_to_the_launcher_saves_and_ends(runs, tmp_path, start_here) -> None:
+def test_sigterm_to_the_launcher_saves_and_ends(runs, tmp_path, start_here, wait_for) -> None:
     """The launcher's first process dies of it and passes nothing on; the ranks see that, save, and end."""
     out = tmp_path / "run"
     keys = [*KEYS, "train.steps=100000", "train.save_every_steps=100000", "data.num_workers=1", f"train.output={out}"]
@@ -296,13 +295,6 @@ def test_sigterm_to_the_launcher_saves_and_ends(runs, tmp_path, start_here) -> N
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def wait_for(condition) -> None:
-    until = time.time() + 150
-    while not condition():
-        assert time.time() < until
-        time.sleep(0.2)
 
 
 def test_bad_input_under_the_launcher_is_one_message(runs) -> None:

@@ -99,13 +99,6 @@ def pretrain(*words: str) -> list[str]:
     return [sys.executable, "-m", "hpm_video", "pretrain", *KEYS, *words]
 
 
-def wait_until(condition, limit_s: float = 150) -> None:
-    until = time.time() + limit_s
-    while not condition():
-        assert time.time() < until
-        time.sleep(0.2)
-
-
 @pytest.mark.parametrize("variables", [slurm, open_mpi])
 def test_tasks_of_two_nodes_train_one_run(nodes, videos, plain, variables) -> None:
     out = nodes.folder / "run"
@@ -184,17 +177,22 @@ def test_deepspeed_logs_in_to_the_hosts_of_a_hostfile(nodes, ssh_path, videos, p
     assert "2 processes by deepspeed" in nodes.said(0) and "10.77.0.2: " in nodes.said(0), nodes.said(0)
 
 
-def start_endless(nodes: Nodes, videos: Path, *keys: str) -> list[subprocess.Popen]:
+@pytest.fixture()
+def start_endless(nodes, videos, wait_for):
     """Start a run that does not end, and wait for its first step."""
-    out = nodes.folder / "run"
-    words = pretrain(f"data.root={videos}", f"train.output={out}", *ENDLESS, *keys)
-    tasks = [nodes.start(rank, slurm(rank), *words) for rank in range(2)]
-    wait_until(lambda: (out / "metrics.jsonl").exists() and len((out / "metrics.jsonl").read_text()) > 0)
-    return tasks
+
+    def start(*keys: str) -> list[subprocess.Popen]:
+        out = nodes.folder / "run"
+        words = pretrain(f"data.root={videos}", f"train.output={out}", *ENDLESS, *keys)
+        tasks = [nodes.start(rank, slurm(rank), *words) for rank in range(2)]
+        wait_for(lambda: (out / "metrics.jsonl").exists() and len((out / "metrics.jsonl").read_text()) > 0)
+        return tasks
+
+    return start
 
 
-def test_a_cut_cable_ends_both_nodes_within_the_limit_and_names_the_other(nodes, videos) -> None:
-    tasks = start_endless(nodes, videos)
+def test_a_cut_cable_ends_both_nodes_within_the_limit_and_names_the_other(nodes, videos, start_endless) -> None:
+    tasks = start_endless()
     subprocess.run(["ip", "-n", nodes.names[1], "link", "set", "eth0", "down"], check=True)
     cut = time.time()
     assert [task.wait(60) for task in tasks] == [1, 1]
@@ -204,8 +202,8 @@ def test_a_cut_cable_ends_both_nodes_within_the_limit_and_names_the_other(nodes,
     assert "Traceback" not in nodes.said(0) + nodes.said(1)
 
 
-def test_a_killed_rank_ends_the_other_with_one_sentence(nodes, videos) -> None:
-    tasks = start_endless(nodes, videos)
+def test_a_killed_rank_ends_the_other_with_one_sentence(nodes, videos, start_endless) -> None:
+    tasks = start_endless()
     tasks[1].kill()
     tasks[1].wait()
     assert tasks[0].wait(60) == 1
@@ -214,9 +212,9 @@ def test_a_killed_rank_ends_the_other_with_one_sentence(nodes, videos) -> None:
     assert said.count("error: ") == 1
 
 
-def test_a_stopped_process_is_a_lost_one(nodes, videos) -> None:
+def test_a_stopped_process_is_a_lost_one(nodes, videos, start_endless) -> None:
     """It holds its connections, so no operation fails; the others wait for nothing."""
-    tasks = start_endless(nodes, videos)
+    tasks = start_endless()
     os.kill(tasks[1].pid, signal.SIGSTOP)
     assert tasks[0].wait(60) == 1
     assert "rank 1 on " in nodes.said(0)

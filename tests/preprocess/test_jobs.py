@@ -4,12 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from hpm_video.files import is_alive
 from hpm_video.preprocess.jobs import SPECIAL, count_reasons, keep_settings, run_jobs
 from hpm_video.types import UserError
 
@@ -141,7 +141,7 @@ def test_what_is_no_regular_file_is_not_opened(folder) -> None:
     assert [record.get("reason") for record in records] == [SPECIAL, None, SPECIAL] and done(folder) == ["a"]
 
 
-def test_killed_in_the_middle(folder) -> None:
+def test_killed_in_the_middle(folder, wait_for) -> None:
     names = [f"slow{n}" for n in range(30)]
     for name in names:
         (folder / "data" / name).touch()
@@ -159,18 +159,6 @@ def test_killed_in_the_middle(folder) -> None:
     done(folder)
     assert len(run(folder, names, {"a": 1})) == 30
     assert done(folder) == sorted(set(names) - recorded)
-
-
-def is_alive(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-
-def wait_for(condition, limit_s: float = 20.0) -> None:
-    begin = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begin < limit_s, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_settings_are_kept_and_a_change_is_named(tmp_path) -> None:

@@ -12,6 +12,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from hpm_video.catalog.rows import Row
@@ -21,6 +22,7 @@ from hpm_video.data.manifest import write_manifest
 from hpm_video.data.readers.probe import probe
 from hpm_video.data.readers.read import read_frames
 from hpm_video.data.source import open_source
+from hpm_video.files import is_alive
 from hpm_video.own_folder import MARK
 from hpm_video.preprocess import transcode as module
 from hpm_video.preprocess.copies import name_copies
@@ -187,7 +189,7 @@ def test_a_copy_with_other_frames_is_not_taken(videos, tmp_path, monkeypatch) ->
     assert not list((tmp_path / "out").rglob("*.mp4"))
 
 
-def test_kill_in_the_middle(tmp_path) -> None:
+def test_kill_in_the_middle(tmp_path, wait_for) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     root.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (16, 128, 160, 3), dtype=np.uint8)
@@ -201,9 +203,10 @@ def test_kill_in_the_middle(tmp_path) -> None:
     while not (results.exists() and results.read_text().count("\n") >= 2 and list(out.glob(".*.draft.mp4"))):
         assert process.poll() is None
         time.sleep(0.005)
+    workers = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(0.2)  # the workers go with it
+    wait_for(lambda: not any(is_alive(worker) for worker in workers))  # they go with it
     recorded = [json.loads(line) for line in results.read_text().splitlines()]
     assert 2 <= len(recorded) < 10
     taken = open_source(DataConfig(root=str(out)), "train")

@@ -2,11 +2,11 @@
 
 import importlib
 import os
-import time
 from contextlib import ExitStack
 
 import pytest
 
+from hpm_video.files import is_alive
 from hpm_video.profiling.subprocess import Subprocess
 
 ODD = """
@@ -45,7 +45,7 @@ def odd(tmp_path, monkeypatch):
     return importlib.import_module("odd_functions")
 
 
-def test_answers_and_faults(odd, tmp_path) -> None:
+def test_answers_and_faults(odd, tmp_path, wait_for) -> None:
     child = tmp_path / "child"
     with ExitStack() as stack:
         first = stack.enter_context(Subprocess(odd.hang, {"file": str(child)}, 20.0))
@@ -61,11 +61,8 @@ def test_answers_and_faults(odd, tmp_path) -> None:
         assert others["leave"] == ({}, "ended with exit status 7")
         assert others.keys() == set(names)
         first.until = 0.0
-        while not child.exists() or not child.read_text():
-            time.sleep(0.05)
+        wait_for(lambda: child.exists() and child.read_text())
         assert first.answer() == ({}, "no answer within 20 s")
-    time.sleep(0.1)
     with pytest.raises(ProcessLookupError):
         os.kill(first.process.pid, 0)
-    state = f"/proc/{child.read_text()}/stat"
-    assert not os.path.exists(state) or open(state).read().split()[2] == "Z"  # gone, but for who has to bury it
+    wait_for(lambda: not is_alive(int(child.read_text())))

@@ -8,7 +8,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +121,8 @@ def faulty(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def wait_for(true: Any) -> None:
-    until = time.monotonic() + 240
-    while not true() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert true()
-
-
 @pytest.mark.slow
-def test_a_stage_survives_what_happens_to_the_others(faulty, tmp_path, monkeypatch, capsys) -> None:
+def test_a_stage_survives_what_happens_to_the_others(faulty, tmp_path, monkeypatch, capsys, wait_for) -> None:
     """truth crashes, speed hangs, profile raises, feed lacks a package; a helpful package ends the process at its import."""
     run = script("run")
     limits = {stage: 10.0 if stage == "speed" else 300.0 for stage in STAGES}
@@ -154,7 +146,7 @@ def test_a_stage_survives_what_happens_to_the_others(faulty, tmp_path, monkeypat
     wait_for(lambda: not any(is_alive(pid) for pid in pids))
 
 
-def test_what_was_done_is_there_if_the_script_is_killed(faulty, tmp_path) -> None:
+def test_what_was_done_is_there_if_the_script_is_killed(faulty, tmp_path, wait_for) -> None:
     out = tmp_path / "out"
     words = [
         sys.executable,
