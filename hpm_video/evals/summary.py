@@ -31,9 +31,10 @@ def describe_doubt(scores: Mapping[str, Any]) -> str:
 
 def describe_score(scores: Mapping[str, Any]) -> str:
     """Return the lines 'NAME: VALUE' of one classifier on frozen features."""
+    features, pooling = _features(scores)
     lines = [
-        f"{HEADS[scores['head']]}, {_features(scores)}",
-        _probe(scores),
+        f"{HEADS[scores['head']]}, {features}",
+        pooling,
         f"top1: {format_share(scores['top1'], scores['top1_interval'])}",
     ]
     lines += [f"{name}: {format_share(scores[name])}" for name in ("top5", "mean_class_accuracy") if name in scores]
@@ -45,7 +46,8 @@ def describe_score(scores: Mapping[str, Any]) -> str:
 
 def describe_both(knn: Mapping[str, Any], linear: Mapping[str, Any]) -> str:
     """Return the lines of the kNN and the linear probe on the same features."""
-    lines = [f"kNN and linear probe, {_features(knn)}", _probe(knn)]
+    features, pooling = _features(knn)
+    lines = [f"kNN and linear probe, {features}", pooling]
     lines += [f"{s['head']}: {format_share(s['top1'], s['top1_interval'])}" for s in (knn, linear)]
     lines.append(f"linear_C: {linear['chosen']['C']:g}")
     return "\n".join([*lines, *_context(knn, [knn, linear])]) + "\n"
@@ -56,18 +58,14 @@ def format_probabilities(classes: Sequence[tuple[str, float]]) -> str:
     return "; ".join(f"{name} {share:.3f}" for name, share in classes)
 
 
-def _features(scores: Mapping[str, Any]) -> str:
+def _features(scores: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what the features are, and the line that says how they are pooled."""
     if "yardstick" in scores:
-        return (
-            f"features of {scores['yardstick']}, a network of pytorchvideo that was trained on labels of Kinetics-400"
-        )
-    return "every token" if scores["pooling"] == "tokens" else f"features pooled by '{scores['pooling']}'"
-
-
-def _probe(scores: Mapping[str, Any]) -> str:
-    if "yardstick" in scores:
-        return "pooling: the network's own, before its classifier"
-    return f"pooling: {POOLINGS[scores['pooling']]}"
+        network = f"{scores['yardstick']}, a network of pytorchvideo that was trained on labels of Kinetics-400"
+        return f"features of {network}", "pooling: the network's own, before its classifier"
+    pooling = scores["pooling"]
+    features = "every token" if pooling == "tokens" else f"features pooled by '{pooling}'"
+    return features, f"pooling: {POOLINGS[pooling]}"
 
 
 def _context(scores: Mapping[str, Any], heads: Sequence[Mapping[str, Any]]) -> list[str]:
