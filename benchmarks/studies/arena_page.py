@@ -42,6 +42,12 @@ def primary(scores: Mapping[str, Any]) -> float:
     return float(np.mean([of_kind(part) for kind, part in scores.items() if kind != SECONDARY]))
 
 
+def few_labels(scores: Mapping[str, Any]) -> float:
+    """Return the secondary metric of classes with few labels (above chance, as a share): the mean over the kinds that have it."""
+    found = [v for kind, part in scores.items() if kind != SECONDARY for k, v in part.items() if k.endswith(" labels")]
+    return float(np.mean(found)) if found else math.nan
+
+
 def read_runs(out: Path) -> Runs:
     """Return the results under OUT/runs, judges left out."""
     found: Runs = defaultdict(dict)
@@ -102,6 +108,8 @@ def write_study(name: str, study: Study, runs: Runs, lengths: Mapping[str, int])
         row.append("" if same else show(paired(found, base, lambda r: primary(last(r)["scores"]))))
         if has_curve:
             row.append("" if same else show(paired(found, base, area)))
+        few = [] if same else paired(found, base, lambda r: few_labels(last(r)["scores"]))
+        row.append("" if not few or np.isnan(few).any() else show(few))
         for kind in kinds:
             row.append("" if same else show(paired(found, base, lambda r, k=kind: of_kind(last(r)["scores"][k]))))
         row.append(measured(found, "held_out/motion_visible"))
@@ -109,7 +117,8 @@ def write_study(name: str, study: Study, runs: Runs, lengths: Mapping[str, int])
         row.append(judged(found))
         rows.append(row)
     equal = "equal compute" if study.equal_compute else "equal steps (finding the difficulty is free)"
-    head = ["variant", "steps", "seeds", "score", "difference", *(["of the whole curve"] if has_curve else []), *kinds]
+    head = ["variant", "steps", "seeds", "score", "difference", *(["of the whole curve"] if has_curve else [])]
+    head += ["with few labels", *kinds]
     head += ["motion visible", "hardness gain", "rank correlation"]
     return [Heading(f"{name}: {study.question}"), Paragraph(f"At {equal}; less {study.base}."), Table(head, rows)]
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from concurrent.futures import Future
+from math import isnan
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,19 @@ def test_runs_with_judge_and_oracle_to_the_page(arena, tmp_path, monkeypatch) ->
     assert "runs by" in text
 
 
+def test_the_primary_metric_has_no_probe_of_few_labels(arena) -> None:
+    motions = {"motion": 0.1, "motion, kNN": 0.5, "motion, 64 labels": 0.3}
+    scores = {"motions": motions, "items": {"item x": 0.2, "item, kNN": 0.9, "item, 64 labels": 0.5}}
+    page = arena["arena_page"]
+    assert page.primary(scores) == pytest.approx((0.5 + 0.2) / 2) and page.few_labels(scores) == pytest.approx(0.4)
+    lengths = {"random_half": 10, "hpm": 8}
+    points = {(v, n): {0: {"curve": [{"scores": {"motions": motions | {"motion, 64 labels": few}}, "measured": {}}], "judged": {}}}
+              for (v, n), few in zip(lengths.items(), (0.3, 0.45), strict=True)}  # fmt: skip
+    study = arena["arena_variants"].Study("Why?", ("random_half", "hpm"))
+    table = page.write_study("one", study, points, lengths)[-1]
+    assert dict(zip(table.head, table.rows[1], strict=True))["with few labels"] == "+0.150"
+
+
 def test_intervals_are_those_of_students_t(arena) -> None:
     values = [0.01, 0.03, -0.02, 0.05]
     mean, half = arena["arena_page"].interval(values)
@@ -117,6 +131,8 @@ def test_mixed_commits_are_said(arena, tmp_path) -> None:
         result |= {"commit": {"commit": commit, "dirty": False}, "scale": []}
         result |= {"machine": {"torch": "2", "processor": "p", "accelerator": "none"}}
         (runs / f"random_half-10-{seed}.json").write_text(json.dumps(result))
+    runs = arena["arena_page"].read_runs(tmp_path)
+    assert isnan(arena["arena_page"].few_labels(runs["random_half", 10][0]["curve"][-1]["scores"]))
     text = arena["arena_page"].write_page(tmp_path, "T")
     assert "**Runs of several commits stand side by side.**" in text and "aaaaaaa" in text and "bbbbbbb" in text
     assert "| random_half | 10 | 2 | 0.050 |" in text  # playback is not part of the primary metric
