@@ -147,7 +147,7 @@ def run_here(start_here) -> Callable[..., subprocess.CompletedProcess]:
 
     def run(*words: str) -> subprocess.CompletedProcess:
         with start_here(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            out, err = process.communicate(timeout=500)
+            out, err = process.communicate(timeout=1500)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     return run

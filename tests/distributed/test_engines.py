@@ -92,7 +92,7 @@ def run_two(*words: str) -> tuple[list[int], str]:
         for rank in ("0", "1")
     ]
     with ThreadPoolExecutor(2) as pool:
-        said = list(pool.map(lambda process: process.communicate(timeout=500)[0], started))
+        said = list(pool.map(lambda process: process.communicate(timeout=1500)[0], started))
     return [process.returncode for process in started], "".join(said)
 
 

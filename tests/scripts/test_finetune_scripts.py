@@ -69,7 +69,7 @@ def pretrained(ssv2, tmp_path_factory) -> Path:
 def run_script(name: str, *words: str, launch: str = "", folder: Path = ROOT) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHON": sys.executable, "LAUNCH": launch, "DS_ACCELERATOR": "cpu"}
     command = [str(ROOT / "scripts" / name), *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1500)
 
 
 def check(done: subprocess.CompletedProcess, out: Path, ranks: int) -> dict:
