@@ -90,7 +90,8 @@ def _time_sentence(results: Mapping[str, Any]) -> str:
 
 def _compare(results: Mapping[str, Any], one: str, other: str) -> str:
     """Return a sentence that compares two encoders by both scores."""
-    return f"{NAMES[one]} is {' and '.join(_judge(results, one, other, key) for key in SCORES)}."
+    name = NAMES[one][0].upper() + NAMES[one][1:]
+    return f"{name} is {' and '.join(_judge(results, one, other, key) for key in SCORES)}."
 
 
 def _judge(results: Mapping[str, Any], one: str, other: str, key: str) -> str:

@@ -42,7 +42,7 @@ def test_report_stands_alone_and_says_what_came_out(tmp_path) -> None:
     few = "MLP probe of 64 labels a class"
     assert f"and below random masking by {few} (-0.250 ± 0.034)" in page
     assert f"and level with untrained by {few} (-0.050 ± 0.035)" in page
-    assert f"and above untrained by {few} (+0.200" in page
+    assert f"and above untrained by {few} (+0.200" in page and "Random masking is above untrained" in page
     assert (
         "A single frame does not reveal the label: accuracy 0.260 (middle)" in page
         and "1.020. The masks are harder" in page
