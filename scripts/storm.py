@@ -38,11 +38,7 @@ KEYS = (
     "train.save_every_steps=2 train.num_pictures=1 engine.precision=fp32 engine.num_threads=1 engine.lost_after_s=20"
 ).split()
 ENGINES = ("plain", "zero0", "zero1", "zero2", "zero3", "ddp", "fsdp")
-LAUNCHERS = (
-    "launch",
-    "bin/deepspeed",
-    "torch.distributed.run",
-)  # in the command lines of processes that only start others
+LAUNCHERS = ("launch", "bin/deepspeed", "torch.distributed.run")  # these start the processes that train
 TARGETS = ("launcher", "rank", "worker", "save", "rewrite")
 MARK, MOMENT = "HPM_STORM_RUN", "HPM_STORM_MOMENT"
 

@@ -153,7 +153,7 @@ def test_killed_in_the_middle(folder, wait_for) -> None:
     process.kill()
     process.wait()
     workers = {int(line.split()[1]) for line in (folder / "log").read_text().splitlines()}
-    wait_for(lambda: not any(is_alive(worker) for worker in workers))
+    wait_for(lambda: not any(is_alive(worker) for worker in workers), 20)
     recorded = {json.loads(line)["path"] for line in results.read_text().splitlines()}
     assert 5 <= len(recorded) < 30
     done(folder)
