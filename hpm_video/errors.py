@@ -3,9 +3,13 @@
 import importlib
 from typing import Any
 
+MOST_CHARACTERS = 3000  # of a message
+
 
 class UserError(Exception):
     """Report an error that the user can fix: what is wrong, where, and what was expected. Printed without a traceback.
+
+    The middle of a very long message is left out: it quotes what a file holds.
 
     >>> try:
     ...     hv.load("nowhere")
@@ -13,6 +17,10 @@ class UserError(Exception):
     ...     print(error)
     nowhere does not exist; expected the folder of a run. To make one: hpm-video pretrain data.root=FOLDER train.output=RUN
     """
+
+    def __init__(self, message: str = "") -> None:
+        half = MOST_CHARACTERS // 2
+        super().__init__(message if len(message) <= 2 * half else f"{message[:half]} [...] {message[-half:]}")
 
 
 class UnreadableVideo(Exception):

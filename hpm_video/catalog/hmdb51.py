@@ -28,4 +28,4 @@ def read_hmdb51(root: Path, annotations: Path | None, split: int) -> Found:
             part, stem = HMDB51_MARKS[mark], name.rpartition(".")[0] or name
             if part:
                 entries[part].append(Entry(where, videos.find(f"{label}/{stem}", stem), f"{label}/{name}", label))
-    return collect_rows(dict(entries), None)
+    return collect_rows(entries, None, files=videos)

@@ -6,7 +6,7 @@ from pathlib import Path
 from hpm_video.catalog.class_folders import read_class_folders
 from hpm_video.catalog.listing import FileIndex, split_folders
 from hpm_video.catalog.rows import Entry, Found, collect_rows
-from hpm_video.catalog.texts import read_csv
+from hpm_video.catalog.texts import one_line, read_csv
 from hpm_video.errors import UserError
 
 KINETICS_FILES = {
@@ -31,7 +31,8 @@ def read_kinetics(root: Path, annotations: Path | None, version: int = 400) -> F
             replaced = {  # published later, for unreadable files of the archives
                 path.split("/")[-1][:11]: path for path in videos.paths.values() if path.startswith("replacement/")
             }
-            return collect_rows({s: _read_kinetics_csv(f, videos, replaced) for s, f in files.items() if f}, None)
+            entries = {s: _read_kinetics_csv(f, videos, replaced) for s, f in files.items() if f}
+            return collect_rows(entries, None, files=videos)
     if annotations or not split_folders(root):
         or_tree = "it there" if annotations else f"it, or class folders in {root / 'train'}"
         raise UserError(f"train.csv is not in {' or '.join(map(str, folders))}; expected {or_tree}")
@@ -43,9 +44,9 @@ def _read_kinetics_csv(file: Path, videos: FileIndex, replaced: dict[str, str]) 
     for where, row in read_csv(file, columns):
         try:
             start, end = (int(float(row[name])) for name in columns[1:])
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise UserError(
-                f"{where}: time '{row['time_start']}' to '{row['time_end']}'; expected seconds, as in 10,20"
+                f"{where}: time '{one_line(row['time_start'])}' to '{one_line(row['time_end'])}'; expected seconds, as in 10,20"
             ) from error
         name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
         path = replaced.get(row["youtube_id"]) or videos.find(name, row["youtube_id"])

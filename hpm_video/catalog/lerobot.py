@@ -1,13 +1,16 @@
 """Read LeRobot data sets. Each camera films every episode: version 2 stores one film per episode, version 3 many episodes per film."""
 
+import os
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hpm_video.catalog.columns import read_split
 from hpm_video.catalog.rows import Entry, Found, collect_rows
-from hpm_video.catalog.texts import parse_json, read_json, read_lines
-from hpm_video.errors import UserError
+from hpm_video.catalog.texts import name_some, parse_json, read_json, read_lines
+from hpm_video.errors import UserError, first_line
 
 Episode = dict[str, Any]
 
@@ -21,7 +24,8 @@ def read_lerobot(root: Path, cameras: tuple[str, ...] = ()) -> Found:
     file = root / "meta" / "info.json"
     info = read_json(file, dict, "the description of a LeRobot data set")
     features = info.get("features")
-    known = [k for k, v in features.items() if v.get("dtype") == "video"] if isinstance(features, dict) else []
+    pairs = features.items() if isinstance(features, dict) else ()
+    known = [name for name, kind in pairs if isinstance(kind, dict) and kind.get("dtype") == "video"]
     unknown = [name for name in cameras if name not in known]
     if unknown or not known:
         raise UserError(
@@ -31,14 +35,20 @@ def read_lerobot(root: Path, cameras: tuple[str, ...] = ()) -> Found:
     episodes = _read_episodes(root)
     classes = sorted({_task_of(episode) for episode in episodes} - {""})
     entries: dict[str, list[Entry]] = {}
-    splits = _read_splits(info, len(episodes), file)
+    splits = _read_splits(info, file)
+    unused = []  # numbers of episodes
     for episode in episodes:
-        split = splits.get(episode["episode_index"])
+        number = episode["episode_index"]
+        split = next((name for name, numbers in splits if number in numbers), "")
         if split:
             entries.setdefault(split, []).extend(
                 _entries_of(root, info, episode, cameras or tuple(known), len(classes) > 1)
             )
-    return collect_rows(dict(entries), classes if len(classes) > 1 else [])
+        else:
+            unused.append(str(number))
+    found = collect_rows(entries, classes if len(classes) > 1 else [])
+    note = f"{len(unused)} of {len(episodes)} episodes are in no split of info.json; left out: {name_some(unused)}"
+    return found._replace(notes=(note,)) if unused else found
 
 
 def _read_episodes(root: Path) -> list[Episode]:
@@ -72,7 +82,7 @@ def _read_table(file: Path) -> Iterator[Episode]:
         names = [n for n in table.schema_arrow.names if n in ("episode_index", "tasks") or n.startswith("videos/")]
         yield from table.read(names).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: {error}; expected the list of episodes as a Parquet table") from error
+        raise UserError(f"{file}: {first_line(error)}; expected the list of episodes as a Parquet table") from error
 
 
 def _task_of(episode: Episode) -> str:
@@ -80,16 +90,18 @@ def _task_of(episode: Episode) -> str:
     return "; ".join(map(str, tasks)) if isinstance(tasks, list) else str(tasks or "")
 
 
-def _read_splits(info: dict[str, Any], count: int, file: Path) -> dict[int, str]:
-    """Return episode -> split from the splits of info.json ("train": "0:50"); without them every episode is for training."""
-    given, splits = info.get("splits") or {"train": f"0:{count}"}, dict[int, str]()
+def _read_splits(info: dict[str, Any], file: Path) -> list[tuple[str, range]]:
+    """Return the splits of info.json ("train": "0:50") and the numbers of their episodes, the last one first, as it wins;
+    without them every episode is for training."""
+    given = info.get("splits") or {"train": "0:"}
     try:
-        for name, text in given.items():
-            start, _, stop = text.partition(":")
-            splits |= dict.fromkeys(range(int(start or 0), int(stop or count)), read_split(name, str(file), "splits"))
+        parts = [(name, text.partition(":")) for name, text in given.items()]
+        return [
+            (read_split(name, str(file), "splits"), range(int(start or 0), int(stop or sys.maxsize)))
+            for name, (start, _, stop) in reversed(parts)
+        ]
     except (AttributeError, ValueError) as error:
-        raise UserError(f'{file}: splits {given}; expected as in {{"train": "0:50"}}') from error
-    return splits
+        raise UserError(f'{file}: splits {str(given)[:80]}; expected as in {{"train": "0:50"}}') from error
 
 
 def _entries_of(
@@ -105,21 +117,26 @@ def _entries_of(
         }
         if f"videos/{camera}/file_index" in episode and video["file_index"] is None:
             continue
-        fields = {
-            "video_key": camera,
-            "episode_index": number,
-            "episode_chunk": number // int(info.get("chunks_size") or 1000),
-        }
+        fields = {"video_key": camera, "episode_index": number}
         fields |= {key: video[key] for key in ("chunk_index", "file_index") if video[key] is not None}
         try:
-            path = info["video_path"].format(**fields)
+            fields["episode_chunk"] = number // int(info.get("chunks_size") or 1000)
+            path = _fill(info["video_path"], fields)
             span = _snap(video["from_timestamp"], video["to_timestamp"], float(info["fps"]))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise UserError(
-                f"{root}/meta: {where} of {camera}: {error!r}; expected video_path and fps in info.json, and chunk_index, "
+                f"{root}/meta: {where} of {camera}: {repr(error)[:200]}; expected video_path and fps in info.json, and chunk_index, "
                 "file_index, from_timestamp and to_timestamp in the list of episodes"
             ) from error
-        yield Entry(where, path if (root / path).is_file() else None, path, label, where, *span)
+        yield Entry(where, path if os.path.isfile(root / path) else None, path, label, where, *span)
+
+
+def _fill(pattern: str, fields: dict[str, Any]) -> str:
+    """Return the path of a pattern such as videos/{video_key}/file-{file_index:03d}.mp4. Raises ValueError for other patterns:
+    they could read attributes, or ask for gigabytes of blanks."""
+    if other := re.search(r"\{(?!\w+(?::0?\d{1,2}d)?\})", pattern):
+        raise ValueError(f"video_path {pattern[other.start() :][:40]}")
+    return pattern.format(**fields)
 
 
 def _snap(start: float | None, stop: float | None, fps: float) -> tuple[float | None, float | None]:

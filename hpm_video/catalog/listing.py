@@ -127,7 +127,8 @@ class FileIndex:
 
     def __init__(self, root: Path, suffixes: tuple[str, ...] = SUFFIXES, may_be_empty: bool = False) -> None:
         self.paths: dict[str, str] = {}
-        self.shared: set[str] = set()  # names of more than one file
+        self.shared: dict[str, str] = {}  # names of more than one file, and one of the files that are not in `paths`
+        self._doubtful: dict[str, None] = {}  # of these, those that `find` returned a file for
         try:
             paths = list_folder(root, suffixes)
         except UserError:
@@ -138,11 +139,28 @@ class FileIndex:
             stem = os.path.splitext(path)[0]
             for name in {stem, "/".join(stem.split("/")[-2:]), stem.split("/")[-1]}:
                 if self.paths.setdefault(name, path) != path:
-                    self.shared.add(name)
+                    self.shared.setdefault(name, path)
 
     def find(self, *names: str) -> str | None:
-        """Return the path, relative to the root, of the first of these names (`stem` or `folder/stem`) that exists."""
-        return next((self.paths[name] for name in names if name in self.paths), None)
+        """Return the path, relative to the root, of the first of these names (`stem` or `folder/stem`) that exists. If several
+        files have that name, return the first of them, and say so in `notes`."""
+        name = next((name for name in names if name in self.paths), None)
+        if name is None:
+            return None
+        if name in self.shared:
+            self._doubtful[name] = None
+        return self.paths[name]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return a note for the user if `find` had to choose between several files."""
+        if not self._doubtful:
+            return ()
+        name = next(iter(self._doubtful))
+        return (
+            f"several files have the same name (names: {len(self._doubtful):,}; the first file is used: "
+            f"{self.paths[name]}, not {self.shared[name]}). If that is wrong, move the others out of the folder",
+        )
 
 
 def split_folders(root: Path) -> dict[str, str]:

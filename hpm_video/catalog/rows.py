@@ -1,10 +1,11 @@
 """Define the rows of a manifest, and turn entries of annotation files into rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from hpm_video.catalog.texts import name_some
+from hpm_video.catalog.listing import FileIndex
+from hpm_video.catalog.texts import name_some, one_line
 from hpm_video.errors import UserError
 
 
@@ -44,9 +45,15 @@ class Entry(NamedTuple):
     stop_s: float | None = None
 
 
-def collect_rows(entries: dict[str, Iterable[Entry]], classes: list[str] | None, frames: int | None = None) -> Found:
+def collect_rows(
+    entries: Mapping[str, Iterable[Entry]],
+    classes: list[str] | None,
+    frames: int | None = None,
+    files: FileIndex | None = None,
+) -> Found:
     """Turn the entries of each split into rows. If `classes` is None, the classes are the sorted labels.
 
+    files: the index that found the files of the entries; its notes become those of the result.
     Raises UserError for a label that is not one of `classes`.
     """
     read = {split: list(rows) for split, rows in entries.items()}
@@ -62,11 +69,11 @@ def collect_rows(entries: dict[str, Iterable[Entry]], classes: list[str] | None,
                 missing.setdefault(split, []).append(f"{entry.where}: {entry.name}")
             elif entry.label not in numbers:
                 some = f"{len(classes)}: {name_some(classes)}"
-                raise UserError(f"{entry.where}: class '{entry.label}'; expected one of {some}")
+                raise UserError(f"{entry.where}: class '{one_line(entry.label)}'; expected one of {some}")
             else:
                 row = Row(entry.path, numbers[entry.label], frames, group=entry.group)
                 splits[split].append(row._replace(start_s=entry.start_s, stop_s=entry.stop_s))
-    return Found(splits, classes, missing)
+    return Found(splits, classes, missing, files.notes if files else ())
 
 
 def find_folder(root: Path, given: Path | None, names: tuple[str, ...], pattern: str) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from hpm_video.catalog.columns import PLAIN_ENDS, plain
 from hpm_video.catalog.list_table import Table, sample_rows
 from hpm_video.catalog.places import Places
+from hpm_video.catalog.texts import one_line
 from hpm_video.errors import UserError
 
 CLOCK = r"(?:([0-9]+):)?([0-9]+):([0-9]+(?:[.,][0-9]*)?)"
@@ -55,7 +56,9 @@ def read_seconds(name: str, text: str, where: str) -> float | None:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise UserError(f"{where}: {name} '{text}'; expected a whole number, or seconds as 62.5 or 00:01:02.5")
+        raise UserError(
+            f"{where}: {name} '{one_line(text)}'; expected a whole number, or seconds as 62.5 or 00:01:02.5"
+        )
     return value
 
 

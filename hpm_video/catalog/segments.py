@@ -6,7 +6,7 @@ from pathlib import Path
 from hpm_video.catalog.listing import FileIndex
 from hpm_video.catalog.rows import Entry, Found, collect_rows, find_folder
 from hpm_video.catalog.seconds import read_seconds, read_span
-from hpm_video.catalog.texts import read_csv, read_json, read_lines
+from hpm_video.catalog.texts import one_line, read_csv, read_json, read_lines
 from hpm_video.errors import UserError
 
 FOLDERS = (".", "annotations")
@@ -29,7 +29,9 @@ def read_charades(root: Path, annotations: Path | None) -> Found:
             for action in filter(None, row["actions"].split(";")):
                 cells = action.split()
                 if len(cells) != 3 or cells[0] not in classes:
-                    raise UserError(f"{where}: '{action}'; expected a class of Charades_v1_classes.txt, start and end")
+                    raise UserError(
+                        f"{where}: '{one_line(action)}'; expected a class of Charades_v1_classes.txt, start and end"
+                    )
                 start, stop = (read_seconds("time", cell, where) or 0.0 for cell in cells[1:])
                 if stop <= start or (length_s and start >= length_s):
                     left_out.append(f"{where}: '{action}'")
@@ -38,10 +40,10 @@ def read_charades(root: Path, annotations: Path | None) -> Found:
                 yield Entry(where, path, f"{row['id']}.mp4", classes[cells[0]], row["subject"], start, stop)
 
     files = {"train": folder / "Charades_v1_train.csv", "validation": folder / "Charades_v1_test.csv"}
-    found = collect_rows({split: read(file) for split, file in files.items()}, list(classes.values()))
+    found = collect_rows({split: read(file) for split, file in files.items()}, list(classes.values()), files=videos)
     some = ", ".join(left_out[:3])
     note = f"{len(left_out)} intervals are empty or begin after the end of their film; left out: {some}"
-    return found._replace(notes=(note,)) if left_out else found
+    return found._replace(notes=(note, *found.notes)) if left_out else found
 
 
 def read_ava(root: Path, annotations: Path | None, cut_s: float = 0.0) -> Found:
@@ -69,7 +71,7 @@ def read_ava(root: Path, annotations: Path | None, cut_s: float = 0.0) -> Found:
         "train": max(folder.glob("ava_train_v*.csv")),
         "validation": max(folder.glob("ava_val_v*.csv"), default=None),
     }
-    return collect_rows({split: read(file) for split, file in files.items() if file}, [])
+    return collect_rows({split: read(file) for split, file in files.items() if file}, [], files=videos)
 
 
 def read_epic_kitchens(root: Path, annotations: Path | None, label: str = "verb") -> Found:
@@ -93,7 +95,7 @@ def read_epic_kitchens(root: Path, annotations: Path | None, label: str = "verb"
         for where, row in read_csv(file, columns):
             number = row[labels[0]] if labels else ""
             if labels and number not in keys:
-                raise UserError(f"{where}: {labels[0]} '{number}'; expected 0 to {len(classes) - 1}")
+                raise UserError(f"{where}: {labels[0]} '{one_line(number)}'; expected 0 to {len(classes) - 1}")
             span = read_span(row["start_timestamp"], row["stop_timestamp"], where)
             name = keys.get(number, "")
             yield Entry(
@@ -104,7 +106,8 @@ def read_epic_kitchens(root: Path, annotations: Path | None, label: str = "verb"
         split: (folder / f"EPIC_100_{name}.csv", () if split == "test" else (f"{label}_class",))
         for split, name in (("train", "train"), ("validation", "validation"), ("test", "test_timestamps"))
     }
-    return collect_rows({split: read(*part) for split, part in files.items() if part[0].is_file()}, classes)
+    entries = {split: read(*part) for split, part in files.items() if part[0].is_file()}
+    return collect_rows(entries, classes, files=videos)
 
 
 def read_diving48(root: Path, annotations: Path | None) -> Found:
@@ -129,4 +132,4 @@ def read_diving48(root: Path, annotations: Path | None) -> Found:
                 )
             yield Entry(where, videos.find(dive["vid_name"]), f"{dive['vid_name']}.mp4", classes[label])
 
-    return collect_rows({"train": read("train"), "validation": read("test")}, classes)
+    return collect_rows({"train": read("train"), "validation": read("test")}, classes, files=videos)

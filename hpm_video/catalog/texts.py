@@ -69,18 +69,24 @@ def read_csv(file: Path, columns: Sequence[str], header: bool = True) -> Iterato
 
     header: False if the file has no header and exactly these columns, in this order. Raises UserError.
     """
-    lines, names = read_lines(file, f"lines {','.join(columns)}"), list(columns)
-    if header:
-        names = next(csv.reader([lines[0][1]]), []) if lines else []
-        lines = lines[1:]
-    if set(columns) - set(names):
-        raise UserError(f"{file}, line 1: {','.join(names) or 'nothing'}; expected a header with {','.join(columns)}")
-    reader = csv.reader(line + "\n" for _, line in lines)
-    for cells in reader:
-        where = f"{file}, line {lines[reader.line_num - 1][0]}"
-        if len(cells) != len(names):
-            raise UserError(f"{where}: {len(cells)} cells; expected {len(names)} ({','.join(names)})")
-        yield where, dict(zip(names, cells, strict=True))
+    expected = f"lines {','.join(columns)}"
+    lines, names = read_lines(file, expected), list(columns)
+    where = f"{file}, line 1"
+    try:
+        if header:
+            names = next(csv.reader([lines[0][1]]), []) if lines else []
+            lines = lines[1:]
+        if set(columns) - set(names):
+            shown = ",".join(names)[:200] or "nothing"
+            raise UserError(f"{where}: {shown}; expected a header with {','.join(columns)}")
+        reader = csv.reader(line + "\n" for _, line in lines)
+        for cells in reader:
+            where = f"{file}, line {lines[reader.line_num - 1][0]}"
+            if len(cells) != len(names):
+                raise UserError(f"{where}: {len(cells)} cells; expected {len(names)} ({','.join(names)[:200]})")
+            yield where, dict(zip(names, cells, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{where} or the next one: {error}; expected {expected}") from error
 
 
 def _read_text(file: Path, expected: str) -> str:

@@ -24,7 +24,8 @@ def read_ucf101(root: Path, annotations: Path | None, split: int) -> Found:
         classes.append(cells[1])
     videos = FileIndex(root)
     lists = {name: folder / file.format(split) for name, file in UCF101_LISTS.items()}
-    return collect_rows({name: _read_ucf101_list(file, classes, videos) for name, file in lists.items()}, classes)
+    entries = {name: _read_ucf101_list(file, classes, videos) for name, file in lists.items()}
+    return collect_rows(entries, classes, files=videos)
 
 
 def _read_ucf101_list(file: Path, classes: list[str], videos: FileIndex) -> Iterator[Entry]:

@@ -15,7 +15,7 @@ from hpm_video.catalog.rows import Row
 from hpm_video.data.manifest_table import OPTIONAL, SCHEMA, complete, schema_of, table_of, text_bytes
 from hpm_video.data.piece_columns import PIECE, has_pieces, is_piece
 from hpm_video.data.row_cache import Rows, find_entry, share
-from hpm_video.errors import UserError
+from hpm_video.errors import UserError, first_line
 
 compute = pyarrow.compute
 NOT_NEGATIVE = ("frames", "width", "height", "first_frame", "start_s")
@@ -138,7 +138,9 @@ def _explained(file: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
-        raise UserError(f"{file}: not a manifest table ({error}); expected parquet with {SCHEMA.names}") from error
+        raise UserError(
+            f"{file}: not a manifest table ({first_line(error)}); expected parquet with {SCHEMA.names}"
+        ) from error
 
 
 def _find_known(source: Any) -> list[str]:
@@ -225,7 +227,9 @@ def _explained_csv(file: Path) -> Iterator[None]:
     try:
         yield
     except (UnicodeDecodeError, csv.Error, pa.ArrowException, OverflowError) as error:
-        raise UserError(f"{file}: not a UTF-8 csv ({error}); expected a table of {','.join(Row._fields)}") from error
+        raise UserError(
+            f"{file}: not a UTF-8 csv ({first_line(error)}); expected a table of {','.join(Row._fields)}"
+        ) from error
 
 
 def _read_names(lines: Iterator[list[str]], file: Path) -> list[str]:

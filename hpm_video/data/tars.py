@@ -26,6 +26,7 @@ from hpm_video.streams import TAR_ORDER
 
 log = logging.getLogger("hpm_video")
 SAMPLES = 1000  # per file of the index
+MOST_LABEL_BYTES = 16 << 20
 LABEL_SUFFIXES = (".json", ".cls", ".txt")  # files that may hold the label of a sample
 
 
@@ -114,14 +115,21 @@ def _read_tar(tar: Path, base: Path, suffixes: tuple[str, ...], label: str) -> I
                     frames = 1 if suffix in IMAGE_SUFFIXES else None
                     media = Member(key, f"{name}/{info.name}", info.offset_data, info.size, -1, 0, frames, name)
                 elif suffix in LABEL_SUFFIXES and label != "none":
-                    content = file.extractfile(info)
-                    labels |= _read_labels(f"{tar}, {info.name}", suffix, content.read() if content else b"", label)
+                    where = f"{tar}, {info.name}"
+                    labels |= _read_labels(where, suffix, _read_content(where, file, info), label)
             if media:
                 yield Found(f"{name}/{key}", media, labels)
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"data.root: {tar}: {error}; expected a whole tar that is not compressed") from error
     except OSError as error:
         raise UserError(f"data.root: {tar}: {error.strerror or error}; expected a tar that can be read") from error
+
+
+def _read_content(where: str, tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    if info.size > MOST_LABEL_BYTES:
+        raise UserError(f"{where} has {info.size:,} bytes; expected a label of at most {MOST_LABEL_BYTES:,}")
+    content = tar.extractfile(info)
+    return content.read() if content else b""
 
 
 def _read_labels(where: str, suffix: str, content: bytes, label: str) -> dict[str, str]:

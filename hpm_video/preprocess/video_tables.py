@@ -13,7 +13,7 @@ from hpm_video.catalog.columns import meaning_of, split_of_path
 from hpm_video.catalog.listing import SUFFIXES, split_folders
 from hpm_video.catalog.path_lists import read_lists
 from hpm_video.catalog.rows import Found, Row
-from hpm_video.errors import UserError, import_for
+from hpm_video.errors import UserError, first_line, import_for
 from hpm_video.files import disk_faults, replacing
 from hpm_video.own_folder import own_folder
 from hpm_video.progress import track
@@ -45,11 +45,9 @@ def find_tables(root: Path, label: str = "") -> list[VideoTable]:
         try:
             schema = parquet.read_schema(file)
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{file}: {error}; expected a Parquet table") from error
+            raise UserError(f"{file}: {first_line(error)}; expected a Parquet table") from error
         kinds = {field.name: field.type for field in schema}
-        videos = [
-            n for n, kind in kinds.items() if pa.types.is_struct(kind) and {"bytes", "path"} <= {f.name for f in kind}
-        ]
+        videos = [name for name, kind in kinds.items() if _holds_files(kind)]
         features = _read_features(schema.metadata or {})
         videos.sort(key=lambda name: features.get(name, {}).get("_type") != "Video")
         if not videos:
@@ -63,6 +61,16 @@ def find_tables(root: Path, label: str = "") -> list[VideoTable]:
     return found
 
 
+def _holds_files(kind: Any) -> bool:
+    """Return whether a column of this Arrow type holds the bytes and the path of files."""
+    import pyarrow as pa
+
+    if not pa.types.is_struct(kind) or not {"bytes", "path"} <= {field.name for field in kind}:
+        return False
+    content = kind.field("bytes").type
+    return bool(pa.types.is_binary(content) or pa.types.is_large_binary(content))
+
+
 def _read_features(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
     """Return column -> its feature in `datasets`; {} if another program wrote the table."""
     try:
@@ -73,8 +81,8 @@ def _read_features(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
 
 
 def write_videos(tables: list[VideoTable], out: Path, made_by: str) -> Found:
-    """Write the videos of tables as files SPLIT/NUMBER.mp4 into `out`, and return their rows. Existing files of the right
-    size are kept.
+    """Write the videos of tables as files SPLIT/NUMBER.mp4 into `out`, and return their rows. Existing files with the
+    same content are kept.
 
     Raises UserError, also for a label that is not a class.
     """
@@ -108,11 +116,15 @@ def write_videos(tables: list[VideoTable], out: Path, made_by: str) -> Found:
 
 def _read_labels(table: VideoTable) -> list[tuple[str, str]]:
     """Return (path, label) of each row, without the videos."""
+    import pyarrow as pa
     from pyarrow import parquet
 
     columns = [f"{table.video}.path", *([table.label] if table.label else [])]
-    read = parquet.ParquetFile(table.file).read(columns)
-    paths = [(cell or {}).get("path") or "" for cell in read[table.video].to_pylist()]
+    try:
+        read = parquet.ParquetFile(table.file).read(columns)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{table.file}: {first_line(error)}; expected a whole Parquet table") from error
+    paths = [str((cell or {}).get("path") or "") for cell in read[table.video].to_pylist()]
     labels = read[table.label].to_pylist() if table.label else [None] * len(paths)
     texts = ["" if label is None else str(label) for label in labels]
     if table.names:  # a ClassLabel holds numbers
@@ -130,7 +142,7 @@ def _read_contents(table: VideoTable) -> Iterator[bytes | None]:
         for batch in parquet.ParquetFile(table.file).iter_batches(ROWS_AT_ONCE, columns=[f"{table.video}.bytes"]):
             yield from ((cell or {}).get("bytes") for cell in batch[table.video].to_pylist())
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{table.file}: {error}; expected a whole Parquet table") from error
+        raise UserError(f"{table.file}: {first_line(error)}; expected a whole Parquet table") from error
 
 
 def _suffix_of(path: str) -> str:
@@ -141,7 +153,7 @@ def _suffix_of(path: str) -> str:
 def _write(file: Path, content: bytes) -> None:
     with disk_faults(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_file() and file.stat().st_size == len(content):
+        if file.is_file() and file.stat().st_size == len(content) and file.read_bytes() == content:
             return
     with replacing(file, tidy=False) as draft:
         draft.write_bytes(content)

@@ -83,6 +83,21 @@ def test_all_cameras_and_one_task(tmp_path) -> None:
     assert found.splits["train"][3][-2:] == (round(6.5 / 30, 6), round(11.5 / 30, 6))
 
 
+def test_episodes_without_a_split_are_counted(tmp_path) -> None:
+    put_set(tmp_path, splits={"train": "0:1", "val": "2:9999999999999"})
+    found = read_lerobot(tmp_path, (TOP,))
+    assert {split: len(rows) for split, rows in found.splits.items()} == {"train": 1, "validation": 1}
+    assert found.notes == ("1 of 3 episodes are in no split of info.json; left out: 1",)
+
+
+def test_without_splits_every_episode_is_for_training(tmp_path) -> None:
+    put_set(tmp_path, splits=None)
+    file = tmp_path / "meta/episodes/chunk-000/file-000.parquet"
+    table = parquet.read_table(file).to_pylist()
+    parquet.write_table(pa.Table.from_pylist(table[1:]), file)  # a part of a set keeps the numbers of its episodes
+    assert len(read_lerobot(tmp_path, (TOP,)).splits["train"]) == 2
+
+
 def test_version_2_has_a_film_for_each_episode(tmp_path) -> None:
     path = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
     put_set(tmp_path, video_path=path, splits=None, chunks_size=1)
@@ -105,6 +120,12 @@ def test_version_2_has_a_film_for_each_episode(tmp_path) -> None:
         ({"fps": 0}, (), "expected video_path and fps"),
         ({"splits": {"train": "all"}}, (), 'splits .*; expected as in {"train": "0:50"}'),
         ({"splits": {"most": "0:3"}}, (), "most"),
+        ({"splits": {"train": "0:1", "val": 2}}, (), "expected as in"),
+        ({"features": {"a": 3}}, (), "no video of any camera"),
+        ({"chunks_size": "many"}, (), "episode 0 of .*ValueError.*expected video_path and fps"),
+        ({"fps": 1e999}, (), "info.json.*Infinity is not a number"),
+        ({"video_path": "{episode_index:999999999}"}, (), "ValueError.*expected video_path and fps"),
+        ({"video_path": "{video_key.__class__}"}, (), "ValueError.*expected video_path and fps"),
     ],
 )
 def test_faults_of_a_set_are_named(tmp_path, more, cameras, words) -> None:

@@ -174,6 +174,13 @@ def test_a_file_that_is_no_tar(tmp_path, content, words) -> None:
         opened(tmp_path)
 
 
+def test_a_label_of_many_bytes_is_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("hpm_video.data.tars.MOST_LABEL_BYTES", 100)
+    put_tar(tmp_path / "a.tar", ("1.mp4", b"x" * 1000), ("1.json", b"{" + b" " * 100 + b"}"))
+    with pytest.raises(UserError, match=r"a.tar, 1.json has 102 bytes; expected a label of at most 100"):
+        opened(tmp_path)
+
+
 def test_a_tar_that_is_cut_off(tmp_path) -> None:
     put_tar(tmp_path / "0.tar", ("a.mp4", b"x" * 4000))
     (tmp_path / "0.tar").write_bytes((tmp_path / "0.tar").read_bytes()[:2000])

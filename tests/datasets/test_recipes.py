@@ -140,6 +140,7 @@ def test_kinetics_video_beside_the_class_folders(recipe, tmp_path) -> None:
     [
         ("zumba,x,10,20", "train.csv, line 6: 4 cells; expected 6"),
         ("zumba,x,ten,20,train,0", "train.csv, line 6: time 'ten' to '20'; expected seconds"),
+        ("zumba,x,10,inf,train,0", "train.csv, line 6: time '10' to 'inf'; expected seconds"),
     ],
 )
 def test_kinetics_bad_row(recipe, k400, line, words) -> None:
@@ -147,6 +148,16 @@ def test_kinetics_bad_row(recipe, k400, line, words) -> None:
         file.write(line + "\n")
     status, _, fault = recipe("kinetics400", k400)
     assert status == 1 and words in fault and not (k400 / "manifest").exists()
+
+
+def test_name_of_several_files_is_named(recipe, k400) -> None:
+    touch(k400, "old copies/-aaaaaaaaa0_000010_000020.mkv", "old copies/x.mp4", "train/x.mkv")
+    status, said, _ = recipe("kinetics400", k400)
+    assert status == 0 and rows(k400 / "manifest")[0] == ("old copies/-aaaaaaaaa0_000010_000020.mkv",)
+    assert (
+        "several files have the same name (names: 1; the first file is used: "
+        "old copies/-aaaaaaaaa0_000010_000020.mkv, not train/-aaaaaaaaa0_000010_000020.mp4)"
+    ) in said
 
 
 @pytest.fixture()

@@ -95,6 +95,30 @@ def test_videos_in_tables_become_files(recipe, tmp_path) -> None:
     assert "--label colour:" in recipe(root, "--label", "colour")[1]
 
 
+def test_another_video_of_the_same_size_is_not_kept(recipe, tmp_path) -> None:
+    root, out = tmp_path / "set", tmp_path / "out"
+    contents = [film(tmp_path, 10), b"\0" * len(film(tmp_path, 10))]
+    for content in contents:  # the same data set, of another revision
+        put_table(root / "data/train.parquet", [{"video": {"bytes": content, "path": "a.mkv"}}])
+        status, said = recipe(root, "--out", out)
+        assert status == 0, said
+        assert (Path(f"{out}_videos") / "train/0000000.mkv").read_bytes() == content
+
+
+def test_damaged_tables(recipe, tmp_path) -> None:
+    file = tmp_path / "set/train.parquet"
+    put_table(file, [{"video": {"bytes": film(tmp_path, 10), "path": f"{n}.mkv"}, "action": "run"} for n in range(9)])
+    content = bytearray(file.read_bytes())
+    footer = 8 + int.from_bytes(content[-8:-4], "little")
+    content[4:-footer] = bytes(len(content) - footer - 4)  # its schema is whole, its columns are not
+    file.write_bytes(content)
+    status, said = recipe(tmp_path / "set")
+    assert status == 1 and "train.parquet: " in said and "; expected a whole Parquet table" in said
+    kind = pa.struct([("bytes", pa.string()), ("path", pa.string())])
+    parquet.write_table(pa.table({"video": pa.array([{"bytes": "text", "path": "a"}], kind)}), file)
+    assert recipe(tmp_path / "set")[0] == 1  # text is no video
+
+
 def test_rows_without_bytes_and_tables_of_other_programs(recipe, tmp_path) -> None:
     rows = [
         {"video": {"bytes": None, "path": "gone.mp4"}, "action": "b"},
