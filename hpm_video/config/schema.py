@@ -20,6 +20,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from hpm_video.config.other_names import find_other_name
 from hpm_video.config.tables import Table
 from hpm_video.errors import UserError
 from hpm_video.files import expand_home
@@ -131,7 +132,7 @@ def _merge(schema: type, base: Any, update: Any, source: str) -> None:
         try:
             OmegaConf.update(base, name, value, merge=False)
         except (OmegaConfBaseException, TypeError, ValueError, OverflowError) as error:
-            wanted = f"{type_name(known[name])}: {known[name].metadata['help']}"
+            wanted = f"{type_name(known[name])}{_example(name, known[name])}: {known[name].metadata['help']}"
             raise UserError(f"{name}: {brief(value)} (from {source}); expected {wanted}") from error
 
 
@@ -143,10 +144,15 @@ def _expand_paths(config: Any) -> None:
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or difflib.get_close_matches(
-        name.split(".")[-1], [n.split(".")[-1] for n in known], n=1
-    )
-    near = [n for n in known if n == near[0] or n.endswith("." + near[0])] if near else []
+    """Return the end of a message: the key that was meant, by its own name, by one of other programs, or by its letters."""
+    section, _, leaf = name.rpartition(".")
+    other = [key for key in find_other_name(name) if key in known]
+    same = [key for key in known if key.endswith("." + leaf)]
+    near = [key for key in other if key.startswith(f"{section}.")] or same or other
+    near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not near:
+        leaves = difflib.get_close_matches(leaf, [key.split(".")[-1] for key in known], n=1)
+        near = [key for key in known if leaves and key.endswith("." + leaves[0])]
     return f"; did you mean '{near[0]}'?" if near else "; --help lists every key"
 
 
@@ -181,6 +187,12 @@ def type_name(f: dataclasses.Field) -> str:
     """Return the type of a key in plain words: 'int or null', 'list of float'."""
     text = f.type.__name__ if isinstance(f.type, type) and not typing.get_args(f.type) else str(f.type)
     return text.replace("list[", "list of ").replace("]", "").replace(" | None", " or null").replace(" | ", ", ")
+
+
+def _example(name: str, f: dataclasses.Field) -> str:
+    """Return ', as in KEY=[...]' for a list, whose form on the command line is not obvious."""
+    default = default_of(f)
+    return f", as in {name}=[{','.join(map(str, default))}]" if isinstance(default, list) and default else ""
 
 
 def describe_fields(schema: type) -> str:
