@@ -39,14 +39,13 @@ def run(given: argparse.Namespace) -> int:
     from hpm_video.evals.frozen.probe import open_evaluation, score_attentive, score_linear, score_mlp
 
     evaluation, found = open_evaluation(given.run, given.overrides), []
-    if given.head in ("linear", "both"):
-        found.append(score_linear(evaluation, given.pool))
-        say(describe_score(found[-1]))
-    if given.head in ("attentive", "both"):
-        found.append(score_attentive(evaluation, given.epochs, given.cache_gib))
-        say(describe_score(found[-1]))
-    if given.head == "mlp":
-        found.append(score_mlp(evaluation, given.pool, given.labels_per_class))
+    heads = {
+        "linear": lambda: score_linear(evaluation, given.pool),
+        "attentive": lambda: score_attentive(evaluation, given.epochs, given.cache_gib),
+        "mlp": lambda: score_mlp(evaluation, given.pool, given.labels_per_class),
+    }
+    for head in ("linear", "attentive") if given.head == "both" else (given.head,):
+        found.append(heads[head]())
         say(describe_score(found[-1]))
     if given.yardstick:
         from hpm_video.evals.frozen.probe import score_both

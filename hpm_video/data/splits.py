@@ -60,18 +60,21 @@ def _with_held_out(train: Source, validation: Source | None, config: DataConfig,
 
 def find_labelled(config: DataConfig) -> tuple[Source, Source] | None:
     """Return the training and the validation split; None if one is absent or there are no classes."""
-    train, validation = (open_source(config, split) for split in ("train", "validation"))
+    train, validation = _open_both(config)
     return None if train is None or validation is None or not train.classes else (train, validation)
 
 
 def open_scored(config: DataConfig) -> tuple[Source, Source]:
     """Return the training and the validation split of a labelled set, for feature scores. Raises UserError."""
-    found = find_labelled(config)
-    if found is None:
-        train = open_source(config, "train")
+    train, validation = _open_both(config)
+    if train is None or validation is None or not train.classes:
         absent = "no labels" if train is None or not train.classes else "no validation split"
         raise UserError(f"data.root: {config.root} has {absent}; expected labels and a validation split. {LABELS_HINT}")
-    return found
+    return train, validation
+
+
+def _open_both(config: DataConfig) -> tuple[Source | None, Source | None]:
+    return open_source(config, "train"), open_source(config, "validation")
 
 
 def open_tested(config: DataConfig, wanted: str, seed: int) -> tuple[str, Source]:
