@@ -24,7 +24,7 @@ def is_image(media: str | bytes) -> bool:
 
 
 def read_image(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
-    """Return uint8 [H, W, 3], rotated as its EXIF data says. Raises UnreadableVideo."""
+    """Return uint8 [H, W, 3], rotated as its EXIF data says; 16 bits become the nearest of 8. Raises UnreadableVideo."""
     from PIL import Image, ImageOps
 
     name = name_of(media)
@@ -36,7 +36,14 @@ def read_image(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> np.ndarra
             image = Image.open(io.BytesIO(media) if isinstance(media, bytes) else media)
         with image:
             limits.check_sample(name, 1, *image.size)
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            has_16_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+            upright = ImageOps.exif_transpose(image)
+            if has_16_bits:  # Pillow would cut all above 255
+                grey = (np.asarray(upright).astype(np.uint32) + 128) // 257
+                return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+            if upright.mode in ("I", "F"):
+                raise UnreadableVideo(name, "has values of 32 bits, whose range is unknown; expected 8 or 16 bits")
+            return np.asarray(upright.convert("RGB"))
     except UnreadableVideo:
         raise
     except Exception as error:  # Pillow raises many kinds: OSError, SyntaxError, ValueError

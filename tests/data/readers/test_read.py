@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hpm_video.config.readers import READERS
+from hpm_video.data.readers.images import read_image
 from hpm_video.data.readers.probe import probe
 from hpm_video.data.readers.read import is_installed, read_frames, read_item
 from hpm_video.preprocess.encode import write_video
@@ -167,7 +169,6 @@ def test_a_forced_reader_that_fails_is_said_and_replaced(tmp_path, caplog, reade
 
 
 def test_images_and_folders_of_frames(tmp_path) -> None:
-    from PIL import Image
 
     pictures = np.random.default_rng(0).integers(0, 256, (12, 8, 10, 3), dtype=np.uint8)
     for number, picture in enumerate(pictures, 1):
@@ -253,3 +254,17 @@ def check_odd_file(file: Path, row: dict[str, str], reader: str) -> None:
     size = (int(row["height"]), round(int(row["width"]) * probe(file).pixel_aspect))
     assert frames.shape[1:3] == (size[::-1] if row["rotation"] in ("90", "270") else size), file
     assert counts[-1] == known and (known >= 100 or len(frames) == known), file
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_grey_values_of_16_bits_keep_their_range(tmp_path, ending) -> None:
+    values = np.linspace(0, 65535, 64).astype(np.uint16)[None].repeat(8, axis=0)
+    Image.fromarray(values).save(tmp_path / f"deep.{ending}")  # thermal, depth and medical images
+    expected = np.rint(values / 257)[..., None].repeat(3, axis=2)
+    assert np.array_equal(read_image(str(tmp_path / f"deep.{ending}")), expected)
+
+
+def test_values_without_a_known_range_are_refused(tmp_path) -> None:
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "float.tif")
+    with pytest.raises(UnreadableVideo, match="float.tif: has values of 32 bits, whose range is unknown"):
+        read_image(str(tmp_path / "float.tif"))
