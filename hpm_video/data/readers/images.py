@@ -3,6 +3,7 @@
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,25 +26,19 @@ def is_image(media: str | bytes) -> bool:
 
 def read_image(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
     """Return uint8 [H, W, 3], rotated as its EXIF data says; 16 bits become the nearest of 8. Raises UnreadableVideo."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     name = name_of(media)
     if isinstance(media, str):
         check_file(media)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # data.max_pixels is checked instead
-            image = Image.open(io.BytesIO(media) if isinstance(media, bytes) else media)
-        with image:
+        # A stream, as Pillow 13 maps the file at a path, and then reads wrong pixels of rotated grey TIFF files
+        with io.BytesIO(media) if isinstance(media, bytes) else open(media, "rb") as stream:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # data.max_pixels is checked instead
+                image = Image.open(stream)
             limits.check_sample(name, 1, *image.size)
-            has_16_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
-            upright = ImageOps.exif_transpose(image)
-            if has_16_bits:  # Pillow would cut all above 255
-                grey = (np.asarray(upright).astype(np.uint32) + 128) // 257
-                return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
-            if upright.mode in ("I", "F"):
-                raise UnreadableVideo(name, "has values of 32 bits, whose range is unknown; expected 8 or 16 bits")
-            return np.asarray(upright.convert("RGB"))
+            return _to_rgb(image, name)
     except UnreadableVideo:
         raise
     except Exception as error:  # Pillow raises many kinds: OSError, SyntaxError, ValueError
@@ -52,6 +47,21 @@ def read_image(media: str | bytes, limits: Limits = DEFAULT_LIMITS) -> np.ndarra
         raise UnreadableVideo(
             name, name_content(media, "an image") or f"is not an image: {first_line(error)}"
         ) from error
+
+
+def _to_rgb(image: Any, name: str) -> np.ndarray:
+    """Return uint8 [H, W, 3] of a Pillow image, upright. Raises UnreadableVideo if the range of its values is unknown."""
+    from PIL import ImageOps
+
+    has_16_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    upright = ImageOps.exif_transpose(image)
+    if has_16_bits:  # Pillow would cut all above 255
+        grey = (np.asarray(upright).astype(np.uint32) + 128) // 257
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+    if upright.mode in ("I", "F"):
+        reason = f"has values of an unknown range (Pillow's mode {upright.mode}); expected 8 or 16 bits"
+        raise UnreadableVideo(name, reason)
+    return np.asarray(upright.convert("RGB"))
 
 
 def read_folder(item: Item, choose: Choose, fps: float | None, limits: Limits) -> np.ndarray:

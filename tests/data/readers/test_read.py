@@ -257,14 +257,19 @@ def check_odd_file(file: Path, row: dict[str, str], reader: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
-def test_grey_values_of_16_bits_keep_their_range(tmp_path, ending) -> None:
-    values = np.linspace(0, 65535, 64).astype(np.uint16)[None].repeat(8, axis=0)
-    Image.fromarray(values).save(tmp_path / f"deep.{ending}")  # thermal, depth and medical images
-    expected = np.rint(values / 257)[..., None].repeat(3, axis=2)
-    assert np.array_equal(read_image(str(tmp_path / f"deep.{ending}")), expected)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_images_keep_their_range_and_are_upright(tmp_path, ending, bits) -> None:
+    most = (1 << bits) - 1  # 16 bits: thermal, depth and medical images
+    values = np.linspace(0, most, 64).astype(f"uint{bits}")[None].repeat(8, axis=0)
+    expected = np.rint(values / (most / 255))[..., None].repeat(3, axis=2)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    for name, exif, shown in (("plain", None, expected), ("turned", turned, np.rot90(expected, -1))):
+        Image.fromarray(values).save(file := tmp_path / f"{name}.{ending}", **({"exif": exif} if exif else {}))
+        assert np.array_equal(read_image(str(file)), shown) and np.array_equal(read_image(file.read_bytes()), shown)
 
 
 def test_values_without_a_known_range_are_refused(tmp_path) -> None:
     Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "float.tif")
-    with pytest.raises(UnreadableVideo, match="float.tif: has values of 32 bits, whose range is unknown"):
+    with pytest.raises(UnreadableVideo, match="float.tif: has values of an unknown range"):
         read_image(str(tmp_path / "float.tif"))
