@@ -38,6 +38,7 @@ from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES
 from hpm_video.catalog.places import FrameFolders, Places, find_frames
 from hpm_video.catalog.rows import Found, Row
 from hpm_video.catalog.seconds import check_folder, find_seconds, read_span
+from hpm_video.catalog.split_flags import join_flags
 from hpm_video.errors import UserError
 from hpm_video.progress import track
 
@@ -134,6 +135,8 @@ def _read_list(file: Path, columns: tuple[str, ...], places: Places) -> _List:
             table = table._replace(rows=table.rows[1:])
             notes.append(f"{table.where}: skipped, as it is a header")
     elif table.names:
+        table, flags = join_flags(table)
+        notes += [f"read as the split of each row: {', '.join(flags)}"] if flags else []
         meanings, names = find_seconds(table, _choose_columns(table, places, notes), places), table.names
     else:
         meanings = names = _guess_columns(table)
@@ -142,6 +145,7 @@ def _read_list(file: Path, columns: tuple[str, ...], places: Places) -> _List:
                 f"{table.where}: '{','.join(table.rows[0][1])[:200]}' names no file and looks like a header; expected a "
                 "header with a column path, or say what the columns are: --columns path,label,... (- for one that is not used)"
             )
+        _check_path_is_first(table, places)
     _check_rows(table, meanings)
     if not table.rows:
         raise UserError(f"{file}: no lines after the header; expected {EXPECTED}")
@@ -175,6 +179,18 @@ def _guess_columns(table: Table) -> tuple[str, ...]:
     if count == 3 and all(row[-1] == "-1" for _, row in table.rows):
         return ("path", "start", "total")
     return BY_COUNT[count]
+
+
+def _check_path_is_first(table: Table, places: Places) -> None:
+    """Raise UserError if the last words of the lines name files, and the first ones do not."""
+    rows = [cells for _, cells in sample_rows(table.rows) if all(isinstance(cell, str) for cell in cells)]
+    lasts = [(cells[-1].split() or [""])[-1] for cells in rows]
+    if any(places.find(cells[0]) for cells in rows) or not any(map(places.find, lasts)):
+        return
+    raise UserError(
+        f"{table.where}: '{lasts[0]}' stands last, and is a file; expected the path first, or say what the columns are: "
+        "--columns label,path (- for one that is not used)"
+    )
 
 
 def _is_stray_header(table: Table, place: int, places: Places) -> bool:

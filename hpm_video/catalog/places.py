@@ -27,7 +27,7 @@ class Places:
         """Return the path relative to the root, or '' if it is not found."""
         self.shared = ""
         for folder in self.folders:
-            for name in dict.fromkeys((text.strip(), text)):
+            for name in dict.fromkeys((text.strip(), text, text.strip().replace("\\", "/"))):  # lists made on Windows
                 path = self._relative(folder, name)
                 if name and os.path.exists(self.root / path):
                     return path

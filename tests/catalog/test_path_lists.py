@@ -148,6 +148,10 @@ def test_columns_that_are_not_used_are_named(root) -> None:
     assert pairs(read(root, "v/a.mp4,7,jump\nv/b.mp4,7,run\n", columns=("path", "-", "label"))) == JUMPS
 
 
+def test_paths_with_the_slashes_of_windows(root) -> None:
+    assert pairs(read(root, "path,label\nv\\a.mp4,jump\n.\\v\\b.mp4,run\n")) == JUMPS
+
+
 def test_paths_beside_a_list_below_the_root(root) -> None:
     assert pairs(read(root, "file_name,label\na.mp4,jump\nb.mp4,run\n", "v/metadata.csv")) == JUMPS
 
@@ -197,6 +201,8 @@ def test_a_class_may_have_the_name_of_a_column(root, label) -> None:
         ("l.csv", "path,start_s,start_time\nv/a.mp4,0,1\n", "start_s and start_time both name the start_s; expected one"),
         ("l.csv", "path,start_s,stop_s\nframes/x,0,1\n", "line 2: seconds of frames/x; expected a film, or the frames of"),
         ("l.csv", "path\n", "no lines after the header"),
+        ("l.csv", "jump,v/a.mp4\nrun,v/b.mp4\n", "line 1: 'v/a.mp4' stands last.*expected the path first.*--columns label,path"),
+        ("l.txt", "0 v/a.mp4\n1 v/b.mp4\n", "line 1: 'v/a.mp4' stands last.*expected the path first.*--columns label,path"),
         ("trainlist01.txt", "v/a.mp4 1\n", "datasets/ucf101/prepare.py"),
         ("jump_test_split1.txt", "a.mp4 1\n", "datasets/hmdb51/prepare.py"),
         ("ava.csv", "a,0902,0.077,0.151,0.283,0.811,80,1\n", "8 columns; expected 1 to 4, a header, or --columns"),
