@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES, list_folder, split_folders
+from hpm_video.catalog.roots import find_similar
 from hpm_video.catalog.rows import Found, Row
 from hpm_video.catalog.texts import keep_utf8
 from hpm_video.errors import UserError
@@ -38,6 +39,10 @@ def read_class_folders(
             (os.path.normpath(f"{folder}/{p}"), clean(_one_line(p.split("/")[0])) if has_labels else "") for p in paths
         ]
     classes = sorted({name for rows in named.values() for _, name in rows} - {""})
+    if similar := find_similar(classes):
+        raise UserError(
+            f"{root}: {' and '.join(similar)} look like splits, not like classes; expected train/ and val/ (links are enough)"
+        )
     numbers = {name: number for number, name in enumerate(classes)}
     frames = 1 if suffixes == IMAGE_SUFFIXES else None
     splits = {split: [Row(p, numbers.get(n, -1), frames) for p, n in rows] for split, rows in named.items()}

@@ -127,10 +127,14 @@ def read_split(cell: str, where: str, column: str) -> str:
     return found
 
 
+def find_split(name: str) -> str:
+    """Return the split that a word of the name names, as in data-val-000.tar; '' if there is none."""
+    return next((_SPLITS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in _SPLITS), "")
+
+
 def split_of_path(path: Path) -> str:
-    """Return the split that a word of the path names, as in data-val-000.tar; else train."""
-    words = re.findall(r"[a-z]+", path.as_posix().lower())
-    return next((_SPLITS[word] for word in words if word in _SPLITS), "train")
+    """Return the split that a word of the path names; else train."""
+    return find_split(path.as_posix()) or "train"
 
 
 def check_columns(columns: Sequence[str]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpm_video.catalog.columns import find_split
 from hpm_video.catalog.kinds import LIST_ENDINGS, kind_of_file
 from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES, split_folders
 from hpm_video.catalog.texts import is_utf8, one_line
@@ -15,6 +16,7 @@ from hpm_video.errors import UserError
 
 log = logging.getLogger("hpm_video")
 LIST_WORDS = {"validation": r"(?<![a-z])(val|valid|validation|dev)(?![a-z])", "test": r"(?<![a-z])test(ing)?(?![a-z])"}
+MOST_SPLIT_FOLDERS = 6  # in a folder
 ANNOTATION_WORDS = r"train|val|test|label|annot|meta|list|split|class"
 
 
@@ -106,20 +108,53 @@ def holds_any(folder: Path, suffixes: tuple[str, ...]) -> bool:
     )
 
 
-def tell_use(root: Path, folders: dict[str, str]) -> None:
-    """Log what is used in a folder and what is not. folders: from `find_splits`."""
-    _tell_splits(root, folders)
+def tell_use(root: Path, folders: dict[str, str], all_is_meant: bool) -> None:
+    """Log what is used in a folder and what is not. folders: from `find_splits`. all_is_meant: the user asked for every file."""
+    if folders:
+        _tell_splits(root, folders)
+    elif not all_is_meant:
+        _tell_similar(root)
     _tell_lists(root, [root, *(root / folder for folder in folders.values())])
 
 
 def _tell_splits(root: Path, folders: dict[str, str]) -> None:
-    if not folders:
-        return
     parts = ", ".join(f"{name}/ is the {split} split" for split, name in folders.items())
     names = {entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")}
     others = sorted(one_line(name) for name in names - set(folders.values()))[:3]
     unused = f"; {', '.join(others)} beside them is not used" if others else ""
     log.info("data.root: %s: %s%s (data.format=folder trains on all of it)", root, parts, unused)
+
+
+def find_similar(names: Sequence[str]) -> list[str]:
+    """Return the folders among these that look like splits under other names, such as videos_train and videos_val; the one for
+    training first. [] if there is none, or so many folders that they may be classes."""
+    found = {split: name for name in sorted(names, reverse=True) if (split := find_split(name))}
+    if len(names) > MOST_SPLIT_FOLDERS or "train" not in found or len(found) < 2:
+        return []
+    return [found[split] for split in ("train", "validation", "test") if split in found]
+
+
+def _tell_similar(root: Path) -> None:
+    """Warn of folders that look like splits, but are not named train/ and val/: all of their files are trained on."""
+    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    similar = find_similar(names)
+    others = [f"{one_line(name)}/" for name in similar[1:] if holds_any(root / name, SUFFIXES + IMAGE_SUFFIXES)]
+    if others:
+        log.warning(
+            "data.root: %s: every file is a training sample, those in %s too. To leave them out: data.root=%s. Folders that "
+            "are named train/ and val/ (links are enough) are used as splits",
+            root,
+            " and ".join(others),
+            shlex.quote(str(root / similar[0])),
+        )
+    inner = [name for name in names[:MOST_SPLIT_FOLDERS] if find_splits(root / name, SUFFIXES + IMAGE_SUFFIXES)]
+    if inner and len(names) <= MOST_SPLIT_FOLDERS:
+        log.warning(
+            "data.root: %s: every file is a training sample, those of all splits in %s/ too. To use the splits: data.root=%s",
+            root,
+            one_line(inner[0]),
+            shlex.quote(str(root / inner[0])),
+        )
 
 
 def _tell_lists(root: Path, folders: list[Path]) -> None:

@@ -126,7 +126,7 @@ def _open(config: DataConfig, split: str, suffixes: Sequence[str] = ()) -> Sourc
         return None
     table = read_folder(root, folders.get(split, "."), wanted)
     if split == "train":
-        tell_use(root, folders)
+        tell_use(root, folders, config.format == "folder")
     return Manifest(root=root, table=table, classes=[], source=f"folder {root}")
 
 

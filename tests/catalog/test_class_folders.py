@@ -43,3 +43,14 @@ def test_share_and_pattern_that_cannot_be() -> None:
     for share, pattern, words in ((1.0, "", "0 to 1"), (0.5, "(", "expected a regular expression")):
         with pytest.raises(UserError, match=words):
             hold_out_share(found, share, 0, pattern)
+
+
+def test_folders_that_look_like_splits_are_no_classes(tmp_path) -> None:
+    for name in ("videos_train/a.mp4", "videos_val/b.mp4"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(
+        UserError, match="videos_train and videos_val look like splits, not like classes; expected train/"
+    ):
+        read_class_folders(tmp_path)
+    assert len(read_class_folders(tmp_path, unlabelled=True).splits["train"]) == 2

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,34 @@ def test_train_alone_or_an_empty_val_is_no_split(tmp_path) -> None:
     assert paths(tmp_path) == ["car/b.mp4", "train/a.mp4"] and paths(tmp_path, "validation") is None
     touch(tmp_path, "val/notes.txt")
     assert paths(tmp_path) == ["train/a.mp4"] and paths(tmp_path, "validation") is None
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            ("videos_train/x/a.mp4", "videos_val/x/b.mp4"),
+            "those in videos_val/ too.*data.root={root}/videos_train. Folders",
+        ),
+        (("train_256/a.mp4", "val_256/b.mp4", "test_256/c.mp4"), "those in val_256/ and test_256/ too"),
+        (("train/a.mp4", "eval/b.mp4"), "those in eval/ too.*data.root={root}/train"),
+        (("data/train/a.mp4", "data/val/b.mp4"), "those of all splits in data/ too.*data.root={root}/data"),
+    ],
+)
+def test_folders_that_look_like_splits_are_named(tmp_path, caplog, names, words) -> None:
+    touch(tmp_path, *names)
+    assert len(paths(tmp_path)) == len(names)
+    assert re.search(words.format(root=tmp_path), caplog.text), caplog.text
+    caplog.clear()
+    assert len(paths(tmp_path, format="folder")) == len(names) and not caplog.text
+
+
+@pytest.mark.parametrize("names", [("a/a.mp4", "b/b.mp4"), ("train/a.mp4", "eval/x.txt"), ("train/a.mp4", "bus/b.mp4")])
+def test_other_folders_are_not_taken_for_splits(tmp_path, caplog, names) -> None:
+    touch(tmp_path, *names)
+    assert paths(tmp_path) and not caplog.text
+    touch(tmp_path, "train set/a.mp4", *(f"{name}/a.mp4" for name in ("test drive", "c", "d", "e", "f")))
+    assert paths(tmp_path) and not caplog.text  # many folders are classes
 
 
 def test_two_folders_for_a_split(tmp_path) -> None:
