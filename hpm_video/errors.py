@@ -3,6 +3,8 @@
 import importlib
 from typing import Any
 
+from hpm_video.terminal import one_line
+
 MOST_CHARACTERS = 3000  # of a message
 
 
@@ -31,7 +33,7 @@ class UnreadableVideo(Exception):
         self.path, self.reason, self.hopeless = path, reason, hopeless
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{one_line(self.path)}: {self.reason}"
 
 
 def import_for(asking: str, module: str, package: str = "") -> Any:

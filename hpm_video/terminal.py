@@ -13,6 +13,11 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
+def one_line(name: str) -> str:
+    """Return a name for a message: on one line, with control characters and bytes that are not UTF-8 escaped."""
+    return printable(name).replace("\n", "\\n")
+
+
 class PlainStream:
     """A text stream that makes every text printable before it writes it; all else is the inner stream's."""
 

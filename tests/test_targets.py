@@ -320,6 +320,7 @@ def test_control_characters_in_names_do_not_reach_the_terminal(world, tmp_path, 
     shutil.copy(world.videos / "a.mkv", videos / NAME)
     (videos / ("bad" + NAME)).write_text("no video")
     (videos / "odd\udcff.mkv").write_bytes((world.videos / "b.mkv").read_bytes())
+    (videos / "x\n12:00:00 done: forged.mkv").write_text("no video")
     os.mkfifo(videos / f"pipe{NAME}")
     for words in (
         ["scan", videos, "--out", tmp_path / f"scan{NAME}", *JOBS],
@@ -333,6 +334,7 @@ def test_control_characters_in_names_do_not_reach_the_terminal(world, tmp_path, 
         assert run(words) in (0, 1)
         told = "".join(capfd.readouterr())
         assert "\x1b" not in told and "\x07" not in told and "\\x1b[31mred" in told and "Traceback" not in told, told
+        assert "\n12:00:00 done: forged" not in told, told
     assert f"scan{NAME}" in os.listdir(tmp_path)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from hpm_video.catalog.class_folders import read_class_folders
 from hpm_video.catalog.listing import FileIndex, split_folders
 from hpm_video.catalog.rows import Entry, Found, collect_rows
-from hpm_video.catalog.texts import one_line, read_csv
+from hpm_video.catalog.texts import read_csv
 from hpm_video.errors import UserError
+from hpm_video.terminal import one_line
 
 KINETICS_FILES = {
     "train": ("train.csv",),

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hpm_video.catalog.texts import keep_utf8, one_line
+from hpm_video.catalog.texts import keep_utf8
 from hpm_video.errors import UserError
+from hpm_video.terminal import one_line
 
 SUFFIXES = tuple(".webm .mp4 .mkv .avi .mov .m4v .mpg .mpeg .ogv .gif .flv .3gp .wmv .asf .ts".split())
 IMAGE_SUFFIXES = tuple(".jpg .jpeg .png .webp .bmp .tif .tiff".split())

@@ -11,8 +11,9 @@ from pathlib import Path
 from hpm_video.catalog.columns import find_split
 from hpm_video.catalog.kinds import LIST_ENDINGS, kind_of_file
 from hpm_video.catalog.listing import IMAGE_SUFFIXES, SUFFIXES, split_folders
-from hpm_video.catalog.texts import is_utf8, one_line
+from hpm_video.catalog.texts import is_utf8
 from hpm_video.errors import UserError
+from hpm_video.terminal import one_line
 
 log = logging.getLogger("hpm_video")
 LIST_WORDS = {"validation": r"(?<![a-z])(val|valid|validation|dev)(?![a-z])", "test": r"(?<![a-z])test(ing)?(?![a-z])"}

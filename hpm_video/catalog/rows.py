@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpm_video.catalog.listing import FileIndex
-from hpm_video.catalog.texts import name_some, one_line
+from hpm_video.catalog.texts import name_some
 from hpm_video.errors import UserError
+from hpm_video.terminal import one_line
 
 
 class Row(NamedTuple):

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from hpm_video.catalog.columns import PLAIN_ENDS, plain
 from hpm_video.catalog.list_table import Table, sample_rows
 from hpm_video.catalog.places import Places
-from hpm_video.catalog.texts import one_line
 from hpm_video.errors import UserError
+from hpm_video.terminal import one_line
 
 CLOCK = r"(?:([0-9]+):)?([0-9]+):([0-9]+(?:[.,][0-9]*)?)"
 

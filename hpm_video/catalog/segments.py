@@ -6,8 +6,9 @@ from pathlib import Path
 from hpm_video.catalog.listing import FileIndex
 from hpm_video.catalog.rows import Entry, Found, collect_rows, find_folder
 from hpm_video.catalog.seconds import read_seconds, read_span
-from hpm_video.catalog.texts import one_line, read_csv, read_json, read_lines
+from hpm_video.catalog.texts import read_csv, read_json, read_lines
 from hpm_video.errors import UserError
+from hpm_video.terminal import one_line
 
 FOLDERS = (".", "annotations")
 AVA_COLUMNS = "video_id middle_frame_timestamp x1 y1 x2 y2 action_id person_id".split()

@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.errors import UserError
-from hpm_video.terminal import printable
+from hpm_video.terminal import one_line
 
 log = logging.getLogger("hpm_video")
-
-
-def one_line(name: str) -> str:
-    """Return a name for a message: on one line, with control characters and bytes that are not UTF-8 escaped."""
-    return printable(name).replace("\n", "\\n")
 
 
 def name_some(names: Sequence[str]) -> str:

@@ -76,7 +76,8 @@ def prepare(root: Path, out: Path, short_side_px: int, gop: int, max_fps: float 
         sample = spread_sample(sizes)
         done = _copy(copying, sample, "sample", how, targets)
         ratio, estimate = estimate_set(done, list(sizes.values()), how["num_workers"])
-        log.info("%s", estimate)
+        for line in estimate.splitlines():
+            log.info("%s", line)
         if how["sample_only"]:
             return f"Sample only: {len(sample)} files are in {out}; the same command without --sample-only copies the others.\n"
         left = [name for name in names if name not in sample and not (out / targets[name]).exists()]

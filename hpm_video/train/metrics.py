@@ -29,7 +29,12 @@ SHOWN = (  # in log lines
 
 
 class PlainFormatter(logging.Formatter):
-    """Format log lines; control characters in file names are escaped, not sent to the terminal."""
+    """Format log lines; control characters in file names are escaped, not sent to the terminal. A message is one line, so that
+    no file name can look like another message."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name in logging)
+        record.message = record.message.replace("\n", "\\n")
+        return super().formatMessage(record)
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))

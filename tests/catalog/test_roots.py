@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hpm_video.catalog.texts import one_line
 from hpm_video.config import DataConfig
 from hpm_video.data.source import open_source
+from hpm_video.terminal import one_line
 from hpm_video.types import UserError
 
 

@@ -32,6 +32,7 @@ from hpm_video.own_folder import own_folder
 from hpm_video.preprocess.jobs import SPECIAL, is_special
 from hpm_video.progress import Progress
 from hpm_video.reading import parse_json, read_json
+from hpm_video.terminal import one_line
 from hpm_video.train.engines.start import prepare_process
 from hpm_video.weights.load import load_classifier
 
@@ -221,4 +222,4 @@ def describe_prediction(found: Prediction, written: Sequence[Path], num_top: int
     count = len(found.probabilities)
     over = f"mean of {count:,} windows of {found.ends_s[0] - found.begins_s[0]:.3g} s; " if count > 1 else ""
     text = format_probabilities(found.overall(num_top))
-    return f"{found.video}: {text}\n  {over}wrote {', '.join(map(str, written))}"
+    return f"{one_line(found.video)}: {text}\n  {over}wrote {one_line(', '.join(map(str, written)))}"
