@@ -22,7 +22,7 @@ class UserError(Exception):
 
     def __init__(self, message: str = "") -> None:
         half = MOST_CHARACTERS // 2
-        super().__init__(message if len(message) <= 2 * half else f"{message[:half]} [...] {message[-half:]}")
+        super().__init__(message if len(message) <= MOST_CHARACTERS else f"{message[:half]} [...] {message[-half:]}")
 
 
 class UnreadableVideo(Exception):

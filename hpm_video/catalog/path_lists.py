@@ -185,10 +185,11 @@ def _check_path_is_first(table: Table, places: Places) -> None:
     """Raise UserError if the last words of the lines name files, and the first ones do not."""
     rows = [cells for _, cells in sample_rows(table.rows) if all(isinstance(cell, str) for cell in cells)]
     lasts = [(cells[-1].split() or [""])[-1] for cells in rows]
-    if any(places.find(cells[0]) for cells in rows) or not any(map(places.find, lasts)):
+    files = (last for last in lasts if last.lower().endswith(SUFFIXES + IMAGE_SUFFIXES) and places.find(last))
+    if any(places.find(cells[0]) for cells in rows) or not (file := next(files, "")):
         return
     raise UserError(
-        f"{table.where}: '{lasts[0]}' stands last, and is a file; expected the path first, or say what the columns are: "
+        f"{table.where}: '{file}' stands last, and is a file; expected the path first, or say what the columns are: "
         "--columns label,path (- for one that is not used)"
     )
 

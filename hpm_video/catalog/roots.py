@@ -120,10 +120,13 @@ def tell_use(root: Path, folders: dict[str, str], all_is_meant: bool) -> None:
 
 def _tell_splits(root: Path, folders: dict[str, str]) -> None:
     parts = ", ".join(f"{name}/ is the {split} split" for split, name in folders.items())
-    names = {entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")}
-    others = sorted(one_line(name) for name in names - set(folders.values()))[:3]
+    others = [one_line(name) for name in _folders_in(root) if name not in folders.values()][:3]
     unused = f"; {', '.join(others)} beside them is not used" if others else ""
     log.info("data.root: %s: %s%s (data.format=folder trains on all of it)", root, parts, unused)
+
+
+def _folders_in(root: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def find_similar(names: Sequence[str]) -> list[str]:
@@ -137,7 +140,9 @@ def find_similar(names: Sequence[str]) -> list[str]:
 
 def _tell_similar(root: Path) -> None:
     """Warn of folders that look like splits, but are not named train/ and val/: all of their files are trained on."""
-    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    names = _folders_in(root)
+    if len(names) > MOST_SPLIT_FOLDERS:
+        return
     similar = find_similar(names)
     others = [f"{one_line(name)}/" for name in similar[1:] if holds_any(root / name, SUFFIXES + IMAGE_SUFFIXES)]
     if others:
@@ -148,14 +153,24 @@ def _tell_similar(root: Path) -> None:
             " and ".join(others),
             shlex.quote(str(root / similar[0])),
         )
-    inner = [name for name in names[:MOST_SPLIT_FOLDERS] if find_splits(root / name, SUFFIXES + IMAGE_SUFFIXES)]
-    if inner and len(names) <= MOST_SPLIT_FOLDERS:
+    inner = [name for name in names if _holds_splits(root / name)]
+    if inner:
         log.warning(
             "data.root: %s: every file is a training sample, those of all splits in %s/ too. To use the splits: data.root=%s",
             root,
             one_line(inner[0]),
             shlex.quote(str(root / inner[0])),
         )
+
+
+def _holds_splits(folder: Path) -> bool:
+    """Return whether a folder has splits. It is only looked at for a warning, so nothing in it is an error."""
+    try:
+        return bool(find_splits(folder, SUFFIXES + IMAGE_SUFFIXES))
+    except UserError:  # two folders for one split
+        return True
+    except OSError:  # it may not be read, as lost+found
+        return False
 
 
 def _tell_lists(root: Path, folders: list[Path]) -> None:

@@ -35,13 +35,9 @@ OTHER_NAMES = {  # key -> names
     "engine.precision": "amp use_amp bf16 fp16 dtype",
     "engine.micro_batch_size": "accum_iter update_freq accumulation_steps gradient_accumulation gradient_accumulation_steps",
 }
-_KEYS: dict[str, list[str]] = {}
-for _key, _names in OTHER_NAMES.items():
-    for _name in _names.split():
-        _KEYS.setdefault(_name, []).append(_key)
+_KEYS = {name: key for key, names in OTHER_NAMES.items() for name in names.split()}
 
 
-def find_other_name(name: str) -> list[str]:
-    """Return the keys that a name can stand for, the most likely first: `lr` or `optim.lr` for optim.base_lr."""
-    section, _, leaf = name.rpartition(".")
-    return sorted(_KEYS.get(leaf.lower().replace("-", "_"), []), key=lambda key: not key.startswith(f"{section}."))
+def find_other_name(name: str) -> str:
+    """Return the key that a name stands for, in any section: optim.base_lr for `lr` and `train.lr`; '' if there is none."""
+    return _KEYS.get(name.rpartition(".")[2].lower().replace("-", "_"), "")

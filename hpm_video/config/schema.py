@@ -146,9 +146,9 @@ def _expand_paths(config: Any) -> None:
 def _suggestion(name: str, known: Iterable[str]) -> str:
     """Return the end of a message: the key that was meant, by its own name, by one of other programs, or by its letters."""
     section, _, leaf = name.rpartition(".")
-    other = [key for key in find_other_name(name) if key in known]
+    other = [key for key in known if key == find_other_name(name)]
     same = [key for key in known if key.endswith("." + leaf)]
-    near = [key for key in other if key.startswith(f"{section}.")] or same or other
+    near = other + same if other and other[0].startswith(f"{section}.") else same + other
     near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not near:
         leaves = difflib.get_close_matches(leaf, [key.split(".")[-1] for key in known], n=1)

@@ -12,7 +12,7 @@ from typing import Any
 from hpm_video.files import disk_faults, to_json, write_text
 from hpm_video.reading import parse_json, read_rows
 from hpm_video.runs.kind import METRICS
-from hpm_video.terminal import printable
+from hpm_video.terminal import one_line, printable
 
 log = logging.getLogger("hpm_video")
 SHOWN = (  # in log lines
@@ -33,7 +33,7 @@ class PlainFormatter(logging.Formatter):
     no file name can look like another message."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name in logging)
-        record.message = record.message.replace("\n", "\\n")
+        record.message = one_line(record.message)
         return super().formatMessage(record)
 
     def format(self, record: logging.LogRecord) -> str:

@@ -148,6 +148,12 @@ def test_columns_that_are_not_used_are_named(root) -> None:
     assert pairs(read(root, "v/a.mp4,7,jump\nv/b.mp4,7,run\n", columns=("path", "-", "label"))) == JUMPS
 
 
+def test_a_label_that_names_a_folder_is_no_path(root) -> None:
+    (root / "jump").mkdir()
+    found = read(root, "gone.mp4,jump\nlost.mp4,run\n")
+    assert found.splits["train"] == [] and len(found.missing["train"]) == 2
+
+
 def test_paths_with_the_slashes_of_windows(root) -> None:
     assert pairs(read(root, "path,label\nv\\a.mp4,jump\n.\\v\\b.mp4,run\n")) == JUMPS
 

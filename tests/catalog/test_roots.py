@@ -74,6 +74,20 @@ def test_other_folders_are_not_taken_for_splits(tmp_path, caplog, names) -> None
     assert paths(tmp_path) and not caplog.text  # many folders are classes
 
 
+def test_a_warning_of_splits_stops_nothing(tmp_path, caplog, monkeypatch) -> None:
+    touch(tmp_path, "a/train/a.mp4", "a/val/b.mp4", "a/valid/c.mp4", "b.mp4")
+    (tmp_path / "lost+found").mkdir()
+    listdir = os.listdir
+
+    def refuse(path=".") -> list[str]:
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert len(paths(tmp_path)) == 4 and f"To use the splits: data.root={tmp_path}/a" in caplog.text
+
+
 def test_two_folders_for_a_split(tmp_path) -> None:
     touch(tmp_path, "train/a.mp4", "val/b.mp4", "valid/c.mp4")
     with pytest.raises(UserError, match="holds both val/ and valid/"):

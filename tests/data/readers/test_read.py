@@ -169,7 +169,6 @@ def test_a_forced_reader_that_fails_is_said_and_replaced(tmp_path, caplog, reade
 
 
 def test_images_and_folders_of_frames(tmp_path) -> None:
-
     pictures = np.random.default_rng(0).integers(0, 256, (12, 8, 10, 3), dtype=np.uint8)
     for number, picture in enumerate(pictures, 1):
         Image.fromarray(picture).save(tmp_path / f"img_{number}.png")  # 1, 2, ..., 10: by number, not by letter
